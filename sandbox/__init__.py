@@ -1,0 +1,1 @@
+"""Plays Stripe Identity: for development and tests only."""

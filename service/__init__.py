@@ -1,0 +1,1 @@
+"""Receives: verify, accept, answer. Also what both processes share."""

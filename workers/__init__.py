@@ -1,0 +1,1 @@
+"""Acts: claim, fetch, dispatch, settle."""
