@@ -146,7 +146,7 @@ class Settings(BaseSettings):
         """Which events are processed: as set, else the mode of the API key."""
         if self.stripe_livemode is not None or self.stripe_api_key is None:
             return self.stripe_livemode
-        return "_live_" in self.stripe_api_key.get_secret_value()
+        return self.stripe_api_key.get_secret_value().startswith(("sk_live_", "rk_live_"))
 
     @field_validator("stripe_webhook_secret", mode="before")
     @classmethod
