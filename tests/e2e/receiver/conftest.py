@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,13 +115,13 @@ class Receiver:
         started = time.monotonic()
         answer = b""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
-            try:
+            # It may answer and close before it has read everything; what it said stands.
+            with suppress(OSError):
                 connection.sendall(raw)
                 connection.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionError):
                 while part := connection.recv(65536):
                     answer += part
-            except ConnectionError:
-                pass  # closed before it read everything; what it said stands
         head, _, body = answer.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         fields = (line.partition(":") for line in lines)
