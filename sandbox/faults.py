@@ -1,0 +1,122 @@
+"""Faults on request: what can go wrong on the way of an event, or of an answer of the API.
+
+A fault strikes what it matches: every time, the ``next`` n times, or at a ``rate`` between 0 and 1.
+"""
+
+import fnmatch
+import random
+import secrets
+from typing import Any
+
+import msgspec
+
+#: Faults of deliveries, and what ``seconds``, ``times``, ``bytes`` mean to each.
+DELIVERY = {
+    "duplicate": "send it `times` more (1) after a try",
+    "reorder": "hold it until a later one to the same endpoint was sent, or for `seconds` (5)",
+    "delay": "send it `seconds` (60) of the sandbox's clock later",
+    "drop": "never send it",
+    "bad_signature": "sign with a secret the endpoint does not have",
+    "stale_timestamp": "sign for `seconds` (600) ago",
+    "future_timestamp": "sign for `seconds` (600) ahead",
+    "oversized": "add `bytes` (1048576) to the body",
+}
+#: Faults of the API. ``after`` lets the operation happen first, so that only its answer is lost.
+API = {
+    "rate_limit": "429 rate_limit; `retry_after` adds that header",
+    "lock_timeout": "429 lock_timeout",
+    "error": "`status` (500), e.g. 502 or 503; `saved` keeps it for the idempotency key",
+    "timeout": "no answer for `seconds` (30), then the connection ends",
+    "slow": "the answer comes after `seconds` (2)",
+    "cut": "half of the answer's body, then the connection ends",
+}
+
+
+class Fault(msgspec.Struct, forbid_unknown_fields=True):
+    """What to spoil. Fields that are not given match everything."""
+
+    kind: str
+    id: str = ""
+    #: Deliveries: the endpoint's id or url; the type of event (``*`` and ``?`` are wild).
+    endpoint: str | None = None
+    event_type: str | None = None
+    #: The API: ``GET /v1/identity/*``; a path alone matches any method.
+    route: str | None = None
+    next: int | None = None
+    rate: float | None = None
+    seconds: float | None = None
+    times: int = 1
+    bytes: int = 1_048_576
+    status: int = 500
+    retry_after: int | None = None
+    after: bool = False
+    saved: bool = False
+    struck: int = 0
+
+
+class Faults:
+    """The faults that are set. Callers hold the world's lock."""
+
+    def __init__(self) -> None:
+        self._set: dict[str, Fault] = {}
+
+    def add(self, fields: dict[str, Any]) -> Fault:
+        """Set a fault from a request's fields.
+
+        Raises:
+            ValueError: an unknown kind or field, or a value of the wrong type.
+        """
+        fault = msgspec.convert(fields, Fault, strict=False)
+        if fault.kind not in {**DELIVERY, **API}:
+            known = ", ".join([*DELIVERY, *API])
+            raise ValueError(f"Unknown fault {fault.kind!r}; there are: {known}.")
+        if fault.rate is not None and not 0 <= fault.rate <= 1:
+            raise ValueError("rate is between 0 and 1.")
+        if fault.status not in range(400, 600):
+            raise ValueError("status is between 400 and 599.")
+        fault.id = f"fault_{secrets.token_hex(4)}"
+        self._set[fault.id] = fault
+        return fault
+
+    def all(self) -> list[Fault]:
+        """Return the faults that are set."""
+        return list(self._set.values())
+
+    def clear(self, fault_id: str | None = None) -> int:
+        """Remove one fault or all of them; return how many."""
+        chosen = [fault_id] if fault_id in self._set else [] if fault_id else list(self._set)
+        for name in chosen:
+            del self._set[name]
+        return len(chosen)
+
+    def for_delivery(
+        self, endpoint_id: str, url: str, event_type: str, *, first: bool
+    ) -> list[Fault]:
+        """Return the faults that strike this try; some only strike the first one."""
+        once = {"duplicate", "reorder", "delay", "drop"}
+        return [
+            fault
+            for fault in self.all()
+            if fault.kind in DELIVERY
+            and (first or fault.kind not in once)
+            and fault.endpoint in {None, endpoint_id, url}
+            and fnmatch.fnmatchcase(event_type, fault.event_type or "*")
+            and self._strikes(fault)
+        ]
+
+    def for_call(self, method: str, path: str) -> Fault | None:
+        """Return the fault that strikes this call of the API, if one does."""
+        for fault in self.all():
+            pattern = fault.route or "*"
+            called = f"{method} {path}" if " " in pattern else path
+            if fault.kind in API and fnmatch.fnmatchcase(called, pattern) and self._strikes(fault):
+                return fault
+        return None
+
+    def _strikes(self, fault: Fault) -> bool:
+        if fault.rate is not None and random.random() >= fault.rate:  # noqa: S311 -- not a secret
+            return False
+        fault.struck += 1
+        if fault.next is not None and fault.struck >= fault.next:
+            self._set.pop(fault.id, None)
+        return True

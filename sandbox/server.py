@@ -1,0 +1,128 @@
+"""The web server of the sandbox: one process, many threads, because the state is in its memory."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Response, request
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+from gunicorn.sock import create_sockets
+from gunicorn.workers.gthread import ThreadWorker
+from werkzeug.exceptions import HTTPException
+
+from sandbox import control
+from sandbox.api import Api
+from sandbox.delivery import Deliverer
+from sandbox.faults import Faults
+from sandbox.state import Illegal, World
+from sandbox.wire import ApiError
+
+#: Enough that a handful of slow or hanging answers (faults) leave room for others.
+THREADS = 32
+
+
+def create_app(world: World, faults: Faults) -> Flask:
+    """Return the WSGI application: Stripe's API, the control routes and the pages."""
+    app = Flask(__name__)
+    api = Api(world, faults)
+    api.install(app)
+    control.install(app, world, faults)
+
+    @app.errorhandler(ApiError)
+    def refused(error: ApiError) -> tuple[dict[str, Any], int]:
+        return error.envelope("req_sandbox"), error.status
+
+    @app.errorhandler(Illegal)
+    def illegal(error: Illegal) -> tuple[dict[str, Any], int]:
+        return ApiError(400, str(error)).envelope("req_sandbox"), 400
+
+    @app.errorhandler(404)
+    @app.errorhandler(405)
+    def unknown(_: HTTPException) -> Response:
+        return api.unknown_route()
+
+    @app.errorhandler(500)
+    def broken(_: HTTPException) -> tuple[dict[str, Any], int]:
+        # The traceback is in the log of the sandbox.
+        error = ApiError(500, "The sandbox has a bug: see its log.", kind="api_error")
+        return error.envelope("req_sandbox"), 500
+
+    @app.before_request
+    def no_other_site() -> None:
+        # A page of another origin must not drive a sandbox that listens on the same machine.
+        origin = request.headers.get("Origin")
+        if origin and origin.partition("://")[2] != request.host:
+            raise ApiError(403, f"Requests from {origin} are not served.")
+
+    return app
+
+
+class _App(BaseApplication):
+    """What gunicorn's worker asks for: a configuration and a WSGI callable."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self._options.items():
+            self.cfg.set(name, value)
+
+
+class _Worker(ThreadWorker):
+    """gunicorn's threaded worker without a master: a second process would have a second state."""
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        # Every step is stored when it is made, so there is nothing to finish or to lose.
+        os._exit(0)
+
+    handle_quit = handle_exit
+
+    def is_parent_alive(self) -> bool:
+        return True
+
+
+def serve(host: str, port: int, make_world: Callable[[str], World], *, as_json: bool) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    ``make_world`` gets the address that is served. Port 0 takes a free one. The address is
+    printed when requests are answered.
+
+    Raises:
+        SystemExit: the address cannot be listened on.
+    """
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    app = _App(
+        {
+            "bind": [f"{f'[{host}]' if ':' in host else host}:{port}"],
+            "threads": THREADS,
+            "keepalive": 75,
+            "loglevel": "warning",
+        }
+    )
+    log = Logger(app.cfg)
+    sockets = create_sockets(app.cfg, log)
+    address, bound = sockets[0].getsockname()[:2]
+    url = f"http://{f'[{address}]' if ':' in address else address}:{bound}"
+
+    world, faults = make_world(url), Faults()
+    app.callable = collapse_slashes(create_app(world, faults))
+    Deliverer(world, faults).start()
+    sys.stdout.write((json.dumps({"url": url}) if as_json else f"sandbox: {url}") + "\n")
+    sys.stdout.flush()
+    # gunicorn wraps the sockets, and its own annotation of the worker forgets it.
+    _Worker(0, os.getppid(), sockets, app, 0, app.cfg, log).init_process()  # type: ignore[arg-type]
+
+
+def collapse_slashes(app: Any) -> Any:
+    """Take ``//v1/…`` for ``/v1/…``, as Stripe does, without a redirect."""
+
+    def wrapped(environ: dict[str, Any], start_response: Any) -> Any:
+        environ["PATH_INFO"] = "/" + environ["PATH_INFO"].lstrip("/")
+        return app(environ, start_response)
+
+    return wrapped

@@ -1,0 +1,65 @@
+"""The process: how it starts, stops, and what it refuses."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+import stripe
+
+from .conftest import Sandbox
+
+Run = Callable[..., Sandbox]
+
+
+def test_it_starts_within_a_second_and_stops_within_two(run: Run) -> None:
+    began = time.monotonic()
+    sandbox = run()
+    assert requests.get(f"{sandbox.url}/_sandbox/clock", timeout=5).status_code == 200
+    assert time.monotonic() - began < 1.0
+    assert sandbox.stop() < 2.0
+
+
+def test_a_state_file_outlives_the_process(run: Run, tmp_path: Path) -> None:
+    state = ("--state", str(tmp_path / "state.sqlite"))
+    first = run(*state)
+    session = first.client().v1.identity.verification_sessions.create({"type": "document"})
+    first.submit(session.id, hold=True)
+    first.control("POST", "clock", advance=1000)
+    events = [event.id for event in first.client().v1.events.list()]
+    first.stop()
+
+    second = run(*state)
+    assert second.control("GET", "clock")["ahead"] == 1000
+    client = second.client()
+    assert client.v1.identity.verification_sessions.retrieve(session.id).status == "processing"
+    assert [event.id for event in client.v1.events.list()] == events
+    second.control("POST", f"sessions/{session.id}/complete")
+    assert client.v1.identity.verification_sessions.retrieve(session.id).status == "verified"
+
+
+def test_live_keys_are_refused_and_told_why(sandbox: Sandbox) -> None:
+    for key in ("sk_live_0123456789", "rk_live_0123456789"):
+        with pytest.raises(stripe.AuthenticationError, match="takes no live keys") as caught:
+            sandbox.client(key).v1.identity.verification_sessions.list()
+        assert "0123456789" not in str(caught.value)
+
+
+def test_pages_of_other_origins_are_not_served(sandbox: Sandbox) -> None:
+    answer = requests.post(
+        f"{sandbox.url}/_sandbox/clock",
+        json={"advance": 1},
+        headers={"Origin": "https://evil.example"},
+        timeout=5,
+    )
+    assert answer.status_code == 403
+
+
+def test_it_never_redirects(sandbox: Sandbox) -> None:
+    for path in ("/v1/identity/verification_sessions/", "/v1//x", "//v1/events", "/nothing"):
+        answer = requests.get(
+            sandbox.url + path, auth=("sk_test_x", ""), allow_redirects=False, timeout=5
+        )
+        assert answer.status_code in {200, 404}
+        assert answer.headers["Request-Id"].startswith("req_")
