@@ -1,0 +1,130 @@
+"""The demo as its user sees it: from outside, by what it prints, its exit code, what it leaves."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+KINDS = {"created", "processing", "requires_input", "verified", "canceled", "redacted"}
+
+
+class Demo:
+    """A run of the demo, its processes marked by a variable in their environment."""
+
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+        self._mark = f"DEMO_UNDER_TEST={uuid.uuid4()}"
+        self.files = folder / "files"
+        self.files.mkdir()
+        self.output = folder / "output"
+        name, value = self._mark.split("=")
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "deploy.demo", *options],
+                cwd=ROOT,
+                env={**os.environ, "TMPDIR": str(self.files), name: value, **environment},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def end(self, within: float = 110) -> tuple[int, str]:
+        return self.process.wait(within), self.output.read_text()
+
+    def wait_until_it_says(self, words: str) -> None:
+        deadline = time.monotonic() + 60
+        while words not in self.output.read_text():
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, self.output.read_text()
+            time.sleep(0.05)
+
+    def left_running(self) -> list[int]:
+        return [pid for pid, environment in environments() if self._mark in environment]
+
+
+def environments() -> Iterator[tuple[int, list[str]]]:
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended meanwhile
+            yield int(file.parent.name), file.read_bytes().decode(errors="replace").split("\0")
+
+
+@pytest.fixture
+def demo(tmp_path):
+    started = []
+
+    def start(*options: str, **environment: str) -> Demo:
+        started.append(Demo(tmp_path, *options, **environment))
+        return started[0]
+
+    yield start
+    for run in started:
+        for pid in [*run.left_running()]:
+            os.kill(pid, signal.SIGKILL)
+        run.process.wait()
+
+
+def test_every_event_is_handled_and_nothing_is_left(demo):
+    run = demo()
+
+    code, output = run.end()
+
+    rows = [line.split() for line in output.splitlines() if " evt" in line]
+    assert code == 0, output
+    assert {row[0] for row in rows} == KINDS
+    assert {row[2] for row in rows} == {"snapshot", "thin"}
+    assert len(set(re.findall(r"^requires_input .* (\w+) +\d+$", output, re.MULTILINE))) >= 4
+    assert all(int(row[-1]) >= 0 for row in rows)
+    assert run.left_running() == []
+    assert list(run.files.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["starting", "people verify themselves"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_whatever_ends_it_ends_its_processes(demo, moment, number):
+    run = demo()
+    run.wait_until_it_says(moment)
+
+    run.process.send_signal(number)
+    code, output = run.end(within=40)
+
+    assert code != 0, output
+    deadline = time.monotonic() + 35
+    while run.left_running() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert run.left_running() == []
+
+
+def test_an_event_that_is_not_handled_fails_it(demo, tmp_path):
+    (tmp_path / "refusing.py").write_text(
+        "from workers import Discard, on\n\n"
+        "@on('verified')\n"
+        "def refuse(v):\n    raise Discard('of no use')\n"
+    )
+
+    code, output = demo(HANDLERS="refusing", PYTHONPATH=str(tmp_path)).end()
+
+    assert code == 1, output
+    assert "(verified) was not handled" in output
+    assert "refuse: dead" in output
+
+
+def test_a_process_that_ends_fails_it_and_its_log_is_shown(demo):
+    code, output = demo(HANDLERS="no.such.module").end()
+
+    assert code == 1, output
+    assert "the worker process ended with code" in output
+    assert "no.such.module" in output.partition("the end of worker's log")[2]
+
+
+def test_the_time_limit_fails_it(demo):
+    code, output = demo("--time-limit=0").end()
+
+    assert code == 1, output
+    assert "not handled in time: vs_" in output
