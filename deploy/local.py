@@ -59,7 +59,8 @@ class Processes:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        """Have SIGTERM and SIGHUP end the block as Ctrl-C does."""
+        """Have signals end the block, also where a script started us with Ctrl-C ignored."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _exit)
         return self

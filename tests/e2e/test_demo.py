@@ -1,7 +1,8 @@
-"""The demo as its user sees it: from outside, by what it prints, its exit code, what it leaves."""
+"""`make demo` and `make dev` as their user sees them: what they print, and what they leave."""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,27 +10,31 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
+import requests
 
 ROOT = Path(__file__).parents[2]
 KINDS = {"created", "processing", "requires_input", "verified", "canceled", "redacted"}
 
 
-class Demo:
-    """A run of the demo, its processes marked by a variable in their environment."""
+class Run:
+    """A run of one of the two, its processes marked by a variable in their environment."""
 
-    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
-        self._mark = f"DEMO_UNDER_TEST={uuid.uuid4()}"
+    def __init__(
+        self, folder: Path, module: str, *options: str, cwd: Path = ROOT, **environment: str
+    ) -> None:
+        self._mark = f"RUN_UNDER_TEST={uuid.uuid4()}"
         self.files = folder / "files"
         self.files.mkdir()
         self.output = folder / "output"
         name, value = self._mark.split("=")
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "deploy.demo", *options],
-                cwd=ROOT,
+                [sys.executable, "-m", module, *options],
+                cwd=cwd,
                 env={**os.environ, "TMPDIR": str(self.files), name: value, **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -56,18 +61,23 @@ def environments() -> Iterator[tuple[int, list[str]]]:
 
 
 @pytest.fixture
-def demo(tmp_path):
+def start(tmp_path):
     started = []
 
-    def start(*options: str, **environment: str) -> Demo:
-        started.append(Demo(tmp_path, *options, **environment))
+    def start(module: str, *options: str, **given) -> Run:
+        started.append(Run(tmp_path, module, *options, **given))
         return started[0]
 
     yield start
     for run in started:
-        for pid in [*run.left_running()]:
+        for pid in run.left_running():
             os.kill(pid, signal.SIGKILL)
         run.process.wait()
+
+
+@pytest.fixture
+def demo(start):
+    return partial(start, "deploy.demo")
 
 
 def test_every_event_is_handled_and_nothing_is_left(demo):
@@ -128,3 +138,38 @@ def test_the_time_limit_fails_it(demo):
 
     assert code == 1, output
     assert "not handled in time: vs_" in output
+
+
+def test_dev_stays_until_ctrl_c_and_only_once_in_a_folder(start, tmp_path):
+    here = tmp_path / "checkout"
+    for name in ("deploy", "service", "workers", "sandbox"):
+        shutil.copytree(ROOT / name, here / name)
+    shutil.copy(ROOT / "Procfile.dev", here)
+    run = start("deploy.local", cwd=here, LOG_FORMAT="console")
+    run.wait_until_it_says("Ctrl-C stops everything")
+
+    again = subprocess.run(
+        [sys.executable, "-m", "deploy.local"],
+        cwd=here,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    shown = dict(
+        re.findall(
+            r"^  (webhooks|sandbox) +(http://[0-9.:]+)", run.output.read_text(), re.MULTILINE
+        )
+    )
+    key = re.findall(r"curl -u (\w+):", run.output.read_text())[0]
+    url = f"{shown['sandbox']}/v1/identity/verification_sessions"
+    session = requests.post(url, {"type": "document"}, auth=(key, ""), timeout=10).json()["id"]
+    run.wait_until_it_says(f"outcome=created reason= session_id={session}")
+    run.process.send_signal(signal.SIGINT)
+    code, output = run.end(within=40)
+
+    assert again.returncode == 1
+    assert "already running" in again.stderr
+    assert code == 0, output
+    assert output.endswith("stopped\n")
+    assert run.left_running() == []
