@@ -33,6 +33,9 @@ _EventId = Annotated[str, msgspec.Meta(pattern=r"^evt_[A-Za-z0-9_]{1,120}\Z")]
 _SessionId = Annotated[str, msgspec.Meta(pattern=r"^vs_[A-Za-z0-9_]{1,120}\Z")]
 # One account, or a path of them from the platform down.
 _Account = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_]{1,64}(/[A-Za-z0-9_]{1,64}){0,3}\Z")]
+# Patterns, not Literals: msgspec's message for a wrong Literal quotes the value.
+_Envelope = Annotated[str, msgspec.Meta(pattern=r"^(event|v2\.core\.event)\Z")]
+_Session = Annotated[str, msgspec.Meta(pattern=r"^identity\.verification_session\Z")]
 
 
 class MalformedEvent(Exception):
@@ -95,13 +98,13 @@ class Event:
 
 
 class _Head(msgspec.Struct):
-    object: Literal["event", "v2.core.event"]
+    object: _Envelope
     type: str
 
 
 class _Object(msgspec.Struct):
     id: _SessionId
-    object: Literal["identity.verification_session"]
+    object: _Session
 
 
 class _Data(msgspec.Struct):
@@ -119,12 +122,12 @@ class _Snapshot(msgspec.Struct):
 
 class _Related(msgspec.Struct):
     id: _SessionId
-    type: Literal["identity.verification_session"]
+    type: _Session
 
 
 class _Thin(msgspec.Struct):
     id: _EventId
-    created: datetime
+    created: Annotated[datetime, msgspec.Meta(tz=True)]
     livemode: bool
     related_object: _Related
     context: _Account | None = None
@@ -150,8 +153,6 @@ def _snapshot(body: bytes, kind: Kind) -> Event:
 
 def _thin(body: bytes, kind: Kind) -> Event:
     event = _decode_thin(body)
-    if event.created.tzinfo is None:
-        raise MalformedEvent("Expected a time with its zone - at `$.created`")
     return Event(
         id=event.id,
         kind=kind,

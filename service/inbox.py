@@ -31,7 +31,7 @@ not_before  no claim before this moment
 waits       releases since anything was done: what the delay of the next one grows with
 lapses      leases that ran out unreleased since anything was done
 outcome     what the handlers were told: verified, needs_input, ...
-reason      why it waits, or why it died
+reason      why it waits, why it died, or the code of last_error the handlers were told
 settled     when it was finished
 h:<handler> status|attempts|ms since accepted|due again|reason
 =========== ====================================================================================

@@ -170,6 +170,8 @@ def _exceptions_as_places(_: WrappedLogger, __: str, event: EventDict) -> EventD
 
 
 def _only_allowed_keys(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for key in [key for key, value in event.items() if value is None]:
+        del event[key]
     dropped = sorted(key for key in event if key not in KEYS and not key.startswith("_"))
     for key in dropped:
         del event[key]

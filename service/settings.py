@@ -10,9 +10,9 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -26,7 +26,7 @@ Role = Literal["web", "worker", "tool"]
 
 _WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}\Z")
 _API_KEY = re.compile(r"(sk|rk)_(test|live)_[A-Za-z0-9_]{4,}\Z")
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}\Z")
+_NAME = re.compile(r"(?!whsec_)[A-Za-z0-9_.-]{1,32}\Z")  # it is shown: never a secret itself
 
 # What a role cannot run without. The web process needs no API key, the worker no signing secret:
 # give each only its own.
@@ -123,23 +123,19 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: with every fault in it.
         """
-        faults: list[str] = []
+        values, faults = _read_files()
+        settings = None
         try:
-            settings = cls()
+            settings = cls(**values)
         except ValidationError as error:
-            faults = [
+            faults += [
                 f"{_env_name(str(fault['loc'][0]))}: {fault['msg'].removeprefix('Value error, ')}"
                 for fault in error.errors(include_input=False, include_url=False)
             ]
-            invalid = {str(fault["loc"][0]).lower() for fault in error.errors()}
-            settings = None
-        else:
-            invalid = set()
         for name, sentence in _NEEDS[role].items():
-            given = any(os.environ.get(n) for n in (*_env_names(name), f"{_env_name(name)}_FILE"))
-            if not given and name not in invalid:
+            if not _is_given(name):
                 faults.append(f"{_env_name(name)}: missing. Set it to {sentence}")
-        if role == "web" and settings and settings.livemode is None:
+        if role == "web" and not (_is_given("stripe_livemode") or _is_given("stripe_api_key")):
             faults.append("STRIPE_LIVEMODE: set it to 1 or 0, or give STRIPE_API_KEY")
         if faults or settings is None:
             raise SettingsError("\n".join(["the settings are not complete:", *faults]))
@@ -150,7 +146,7 @@ class Settings(BaseSettings):
         """Which events are processed: as set, else the mode of the API key."""
         if self.stripe_livemode is not None or self.stripe_api_key is None:
             return self.stripe_livemode
-        return "_live_" in self.stripe_api_key.get_secret_value()
+        return self.stripe_api_key.get_secret_value().startswith(("sk_live_", "rk_live_"))
 
     @field_validator("stripe_webhook_secret", mode="before")
     @classmethod
@@ -207,6 +203,12 @@ class Settings(BaseSettings):
     def _check_redis_url(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("should start with redis://, rediss:// or unix://")
+        try:
+            _ = urlsplit(value.get_secret_value()).port
+        except ValueError:
+            raise ValueError(
+                "cannot be read: its port is no number, or the password needs percent-encoding"
+            ) from None
         return value
 
     @field_validator("stripe_log")
@@ -225,31 +227,34 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment, then the `_FILE` variants; nothing else is read."""
-        return init_settings, env_settings, _FileVariants(settings_cls)
+        """What `load` read from files, then the environment; nothing else."""
+        return init_settings, env_settings
 
 
-class _FileVariants(PydanticBaseSettingsSource):
-    """Takes the value of NAME from the file that NAME_FILE names."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        for name in _env_names(field_name):
-            if path := os.environ.get(f"{name}_FILE"):
-                return Path(path).read_text(encoding="utf-8").strip(), name, False
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for field_name, field in self.settings_cls.model_fields.items():
+def _read_files() -> tuple[dict[str, Any], list[str]]:
+    """Return the values of the `<NAME>_FILE` variants, and the faults met."""
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for field_name in Settings.model_fields:
+        names = _env_names(field_name)
+        if any(os.environ.get(name) for name in names):
+            continue  # given plainly
+        for name in names:
+            if not (path := os.environ.get(f"{name}_FILE")):
+                continue
             try:
-                value, name, _ = self.get_field_value(field, field_name)
+                text = Path(path).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(
-                    f"{_env_name(field_name)}_FILE: cannot be read ({type(error).__name__})"
-                ) from None
-            if value is not None:
-                values[name if field.validation_alias else field_name] = value
-        return values
+                faults.append(f"{name}_FILE: cannot be read ({type(error).__name__})")
+            else:
+                values[name if len(names) > 1 else field_name] = text
+    return values, faults
+
+
+def _is_given(field_name: str) -> bool:
+    return any(
+        os.environ.get(name) or os.environ.get(f"{name}_FILE") for name in _env_names(field_name)
+    )
 
 
 def _env_names(field_name: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ RQ calls `process_event`; `Processor.process` is the story, read top to bottom.
 from __future__ import annotations
 
 import contextlib
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import redis
 from structlog.contextvars import bound_contextvars
@@ -24,7 +24,6 @@ from workers.verification import (
     Outcome,
     Sensitive,
     Verification,
-    personal_values,
     standing,
 )
 from workers.watch import Stop, Watch
@@ -127,56 +126,62 @@ class Processor:
         if not due:
             return self._settle(claim, subscribed)
         try:
-            facts = self._api.fetch(claim.event)
-            outcome = Outcome.of(facts.session)
-            relation = standing(claim.event.kind, outcome.kind)
-            if relation == "stale" and claim.waits < MAX_STALE_READS:
-                return self._release(claim, backoff(claim.waits, FETCH_CAP), "read was too early")
-            superseded = relation != "current"
-            excused = {h.name: _excuse(h, outcome, superseded) for h in due}
-            sensitive = self._sensitive(claim, [h for h in due if not excused[h.name]])
-            self._metrics.count("fetches", "ok")
+            facts = self._fetch(claim, due)
         except StripeFailure as failure:
             return self._wait_for_stripe(claim, failure)
-
-        personal = personal_values(facts.session.to_dict())
-        with logs.masking([*personal, *map(str, sensitive.values() if sensitive else ())]):
+        with logs.masking(facts.personal_values()):
             for handler in due:
                 if claim.lost or self._stop.requested:
                     break
-                progress, delay = excused[handler.name], 0.0
-                if progress is None:
-                    verification = _verification(
-                        handler, claim, facts, outcome, superseded, sensitive
-                    )
-                    progress, delay = self._run(handler, claim, verification)
+                progress, delay = self._dispatch(handler, claim, facts)
                 if not self._inbox.record(claim, handler.name, progress, delay):
                     log.warning("claim_lost", handler=handler.name)
                     return None
                 self._metrics.count("handler_runs", handler.name, progress.status)
-        return self._settle(claim, subscribed, "superseded" if superseded else outcome.kind)
+        return self._settle(claim, subscribed, facts)
 
-    def _sensitive(self, claim: Claim, handlers: list[Handler]) -> Sensitive | None:
-        """Fetch, once, what these handlers need; None when Stripe shows it no more."""
-        needs = frozenset[str]().union(*(handler.needs for handler in handlers))
-        if not needs or self._restricted_api is None:
-            return Sensitive({})
-        try:
-            return self._restricted_api.fetch_sensitive(claim.event, needs)
-        except StripeFailure as failure:
-            age = claim.now / 1000 - claim.event.created
-            if failure.kind in {"key", "invalid"} and age > SENSITIVE_WINDOW:
+    def _fetch(self, claim: Claim, handlers: list[Handler]) -> Facts:
+        """Ask Stripe once, for all of these handlers."""
+        session, report = self._api.fetch(claim.event)
+        outcome = Outcome.of(session)
+        relation = standing(claim.event.kind, outcome.kind)
+        if relation == "stale" and claim.waits < MAX_STALE_READS:
+            raise StripeFailure("stale")
+        facts = Facts(session, report, outcome, superseded=relation != "current")
+        needs = frozenset[str]().union(
+            *(handler.needs for handler in handlers if not _excuse(handler, facts))
+        )
+        if needs and self._restricted_api is not None:
+            try:
+                facts.sensitive = self._restricted_api.fetch_sensitive(claim.event, needs)
+            except StripeFailure as failure:
+                age = claim.now / 1000 - claim.event.created
+                if failure.kind not in {"key", "invalid"} or age <= SENSITIVE_WINDOW:
+                    raise
                 log.exception("sensitive_expired", age_s=round(age))
-                return None
-            raise
+                facts.sensitive = None
+        self._metrics.count("fetches", "ok")
+        return facts
 
-    def _run(
-        self, handler: Handler, claim: Claim, verification: Verification | None
-    ) -> tuple[Progress, float]:
+    def _dispatch(self, handler: Handler, claim: Claim, facts: Facts) -> tuple[Progress, float]:
         """Run one handler; what it raises ends here, and only types and places of it go on."""
-        attempt = _attempt(handler, claim)
-        if verification is None:
+        if excuse := _excuse(handler, facts):
+            return excuse, 0
+        previous = claim.progress.get(handler.name)
+        attempt = previous.attempts + 1 if previous else 1
+        if handler.needs and facts.sensitive is None:
             return Progress("dead", attempt, reason="sensitive_expired"), 0
+        verification = Verification(
+            event=claim.event,
+            session=facts.session,
+            report=facts.report,
+            outcome=facts.outcome,
+            sensitive=(facts.sensitive or Sensitive({})).only(handler.needs),
+            idempotency_key=f"{claim.event.key}:{handler.name}",
+            attempt=attempt,
+            superseded=facts.superseded,
+            log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
+        )
         try:
             with self._watch.deadline(claim, handler, attempt):
                 handler.function(verification)
@@ -187,7 +192,7 @@ class Processor:
             reason = _reason("discarded", discard.reason)
             progress, delay = Progress("dead", attempt, reason=reason), 0.0
         except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)
-            reason = f"{type(error).__name__} at {logs.places(error.__traceback__, last=1)}"
+            reason = f"{type(error).__name__} at {logs.places(error.__traceback__, last=2)}"
             progress, delay = handler.failed(attempt, claim.age, _reason("failed", reason))
         else:
             return Progress("done", attempt), 0
@@ -206,7 +211,7 @@ class Processor:
         self._metrics.count("fetches", failure.kind)
         gone = failure.kind == "missing" and claim.waits >= MAX_MISSING
         if gone or failure.kind == "invalid":
-            return self._finish(claim, "dead", outcome="", reason=f"stripe: {failure}")
+            return self._finish(claim, "dead", "", f"stripe: {failure}")
         delay = backoff(claim.waits, FETCH_CAP)
         if failure.kind == "key":
             delay = KEY_DELAY
@@ -217,7 +222,7 @@ class Processor:
             delay += failure.retry_after
         return self._release(claim, delay, f"stripe: {failure}")
 
-    def _settle(self, claim: Claim, subscribed: list[Handler], outcome: str = "") -> None:
+    def _settle(self, claim: Claim, subscribed: list[Handler], facts: Facts | None = None) -> None:
         """End the event if every handler is through with it; else say when to come back."""
         names = {handler.name for handler in subscribed}
         waiting = {name: p for name, p in claim.progress.items() if not p.over}
@@ -231,20 +236,21 @@ class Processor:
         if waiting:
             delay = (min(p.due for p in waiting.values()) - claim.now) / 1000
             return self._release(claim, max(0.05, delay), "handlers wait for their retry")
+        outcome, reason = _told(facts) if names else ("no_handler", "")
         dead = {name: p.reason for name, p in claim.progress.items() if p.status == "dead"}
         if dead:
             name = min(dead)
-            return self._finish(claim, "dead", outcome=outcome, reason=f"{name}: {dead[name]}")
-        return self._finish(claim, "done", outcome=outcome or ("" if names else "no_handler"))
+            return self._finish(claim, "dead", outcome, f"{name}: {dead[name]}")
+        return self._finish(claim, "done", outcome, reason)
 
     def _release(self, claim: Claim, delay: float, reason: str) -> None:
         log.info("event_released", reason=reason, delay_s=round(delay, 3))
         self._inbox.release(claim, delay, reason)
 
-    def _finish(self, claim: Claim, state: str, *, outcome: str, reason: str = "") -> None:
-        took = self._inbox.finish(
-            claim, "dead" if state == "dead" else "done", outcome=outcome, reason=reason
-        )
+    def _finish(
+        self, claim: Claim, state: Literal["done", "dead"], outcome: str, reason: str
+    ) -> None:
+        took = self._inbox.finish(claim, state, outcome=outcome, reason=reason)
         if took is None:
             log.warning("claim_lost")
             return
@@ -256,42 +262,22 @@ class Processor:
         )
 
 
-def _excuse(handler: Handler, outcome: Outcome, superseded: bool) -> Progress | None:
+def _excuse(handler: Handler, facts: Facts) -> Progress | None:
     """Say why this handler need not run for the event, if so."""
-    if superseded and not handler.superseded:
+    if facts.superseded and not handler.superseded:
         return Progress("superseded", 0)
-    if handler.reasons and outcome.reason not in handler.reasons:
+    if handler.reasons and facts.outcome.reason not in handler.reasons:
         return Progress("skipped", 0)
     return None
 
 
-def _attempt(handler: Handler, claim: Claim) -> int:
-    previous = claim.progress.get(handler.name)
-    return previous.attempts + 1 if previous else 1
-
-
-def _verification(
-    handler: Handler,
-    claim: Claim,
-    facts: Facts,
-    outcome: Outcome,
-    superseded: bool,
-    sensitive: Sensitive | None,
-) -> Verification | None:
-    if sensitive is None and handler.needs:
-        return None
-    attempt = _attempt(handler, claim)
-    return Verification(
-        event=claim.event,
-        session=facts.session,
-        report=facts.report,
-        outcome=outcome,
-        sensitive=(sensitive or Sensitive({})).only(handler.needs),
-        idempotency_key=f"{claim.event.key}:{handler.name}",
-        attempt=attempt,
-        superseded=superseded,
-        log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
-    )
+def _told(facts: Facts | None) -> tuple[str, str]:
+    """Return outcome and reason for the record, in the words the handlers were told."""
+    if facts is None:
+        return "", ""
+    if facts.superseded:
+        return "superseded", ""
+    return facts.outcome.kind, facts.outcome.reason or ""
 
 
 def _reason(word: str, text: object) -> str:

@@ -15,7 +15,7 @@ import stripe
 
 from service.event import Event
 from service.settings import Settings
-from workers.verification import SENSITIVE, Facts, Sensitive
+from workers.verification import SENSITIVE, Sensitive
 
 if TYPE_CHECKING:
     from stripe import ListObject, RequestOptions
@@ -40,7 +40,7 @@ _EVENT_TYPES = [
     for kind in ("created", "processing", "requires_input", "verified", "canceled", "redacted")
 ]
 
-FailureKind = Literal["unreachable", "broken", "busy", "key", "missing", "invalid"]
+FailureKind = Literal["unreachable", "broken", "busy", "key", "missing", "invalid", "stale"]
 Answer = TypeVar("Answer")
 
 
@@ -49,7 +49,8 @@ class StripeFailure(Exception):
 
     Attributes:
         kind: `unreachable` (no answer), `broken` (5xx, or not JSON), `busy` (429, or locked),
-            `key` (401 or 403), `missing` (404), `invalid` (any other 4xx).
+            `key` (401 or 403), `missing` (404), `invalid` (any other 4xx), `stale` (an answer,
+            but from before the event).
         status: the HTTP status, if there was an answer.
         code: Stripe's error code, such as `resource_missing`.
         request_id: `req_...`, to look the call up in the Dashboard.
@@ -194,11 +195,11 @@ class StripeApi:
         except stripe.StripeError as error:
             raise StripeFailure.of(error) from None
 
-    def fetch(self, event: Event) -> Facts:
-        """Fetch the session of an event as it is now, with its report, in one call."""
+    def fetch(self, event: Event) -> tuple[VerificationSession, VerificationReport | None]:
+        """Fetch the session of an event as it is now, and its last report, in one call."""
         session = self.retrieve_session(event.session, expand=_EXPAND, account=event.account)
         report = session.last_verification_report
-        return Facts(session, None if isinstance(report, str) else report)
+        return session, None if isinstance(report, str) else report
 
     def fetch_sensitive(self, event: Event, needs: Iterable[str]) -> Sensitive:
         """Fetch these sensitive fields; this client must hold a restricted key."""

@@ -142,12 +142,23 @@ class Sensitive:
         return Sensitive({name: v for name, v in self._values.items() if name in names})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Facts:
-    """What Stripe answered about a session: fetched once, for all handlers of an event."""
+    """What Stripe answered about the session of an event: fetched once, for all its handlers.
+
+    `sensitive` is None when Stripe shows those fields no more (`SENSITIVE_WINDOW`).
+    """
 
     session: VerificationSession = field(repr=False)
     report: VerificationReport | None = field(repr=False)
+    outcome: Outcome
+    superseded: bool
+    sensitive: Sensitive | None = field(default_factory=lambda: Sensitive({}))
+
+    def personal_values(self) -> set[str]:
+        """Return every personal or secret text in it, to be masked in logs and reasons."""
+        sensitive = self.sensitive.values() if self.sensitive else []
+        return personal_values(self.session.to_dict()) | {str(v) for v in sensitive}
 
 
 @dataclass(frozen=True, slots=True)
