@@ -133,7 +133,7 @@ class Receiver:
         )
 
     def get(self, path: str) -> requests.Response:
-        return requests.get(self.url + path, timeout=10)
+        return requests.get(self.url + path, headers={"Connection": "close"}, timeout=10)
 
 
 @pytest.fixture(scope="session")
