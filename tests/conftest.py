@@ -257,6 +257,16 @@ def canary() -> str:
     return CANARY
 
 
+@pytest.fixture(name="wait_until")
+def wait_until_for_those_who_import_nothing() -> Callable[..., None]:
+    return wait_until
+
+
+@pytest.fixture(name="free_port")
+def free_port_for_those_who_import_nothing() -> Callable[[], int]:
+    return free_port
+
+
 @pytest.fixture(scope="session")
 def traces() -> Traces:
     return Traces()
