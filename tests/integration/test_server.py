@@ -69,14 +69,14 @@ def test_a_planted_marker_is_found_in_a_log(processes, traces) -> None:
 LEAKY = """
 import logging
 
-def test_stores(redis, canary):
-    redis.set("name", canary)
-
 def test_prints(canary):
     print("hello", canary)
 
 def test_logs(canary):
     logging.getLogger("workers").warning("failed for %s", canary)
+
+def test_stores(redis, canary):
+    redis.set("name", canary)
 
 def test_keeps_it(redis, canary):
     redis.set("name", hash(canary))
