@@ -8,6 +8,7 @@ like any function.
 from __future__ import annotations
 
 import inspect
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -223,8 +224,10 @@ def _marked(plugin: object, faults: list[str]) -> Iterator[Callable[[Verificatio
         except Exception as error:  # noqa: BLE001 (a plugin may raise anything)
             faults.append(f"cannot be built: {type(error).__name__}: {error}")
             return
-    for name, member in vars(type(plugin)).items():
-        if hasattr(member, _MARK):
+    # Inherited ones too. Under @staticmethod and @classmethod the inner function has the mark.
+    bases = reversed(type(plugin).__mro__)
+    for name, member in {n: m for base in bases for n, m in vars(base).items()}.items():
+        if hasattr(getattr(member, "__func__", member), _MARK):
             yield getattr(plugin, name)
 
 
@@ -239,12 +242,16 @@ def _faults(function: Callable[..., object], words: Subscription) -> Iterator[st
             yield f"unknown field in needs {need!r}: one of {', '.join(SENSITIVE)}"
     if words.reason and not {"requires_input", "*"} & set(words.events):
         yield "reason= filters requires_input events, which it does not subscribe to"
-    if words.retries is not None and words.retries < 0:
-        yield "retries= is negative"
-    if words.timeout <= 0:
-        yield "timeout= must be more than 0 seconds"
+    retries: Any = words.retries  # not every author runs a type checker
+    timeout: Any = words.timeout
+    if not (retries is None or (isinstance(retries, int) and retries >= 0)):
+        yield "retries= must be a whole number, 0 or more"
+    if not (isinstance(timeout, int | float) and 0 < timeout < math.inf):
+        yield "timeout= must be a number of seconds, more than 0"
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         yield "is async: handlers are plain functions"
+    elif inspect.isgeneratorfunction(function):
+        yield "is a generator: calling it runs nothing of it"
     try:
         inspect.signature(function).bind(None)
     except TypeError:
