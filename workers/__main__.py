@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -248,7 +248,7 @@ def _ask(call: Callable[[StripeApi], Any]) -> None:
 
 
 def _created(since: datetime | None) -> dict[str, Any]:
-    return {"created": {"gte": int(since.timestamp())}} if since else {}
+    return {"created": {"gte": int(since.replace(tzinfo=UTC).timestamp())}} if since else {}
 
 
 def _pairs(texts: tuple[str, ...]) -> dict[str, str]:

@@ -284,5 +284,5 @@ def _reason(word: str, text: object) -> str:
     """Return a handler's own reason, redacted; whatever `str` of it does."""
     try:
         return logs.redact(f"{word}: {text}").replace("|", "/")
-    except Exception:  # noqa: BLE001 (a handler may pass an object whose str raises)
+    except BaseException:  # noqa: BLE001 (a handler may pass an object whose str raises)
         return word

@@ -41,6 +41,10 @@ class Retry(Exception):
     `delay` is in seconds; without it the wait grows with each attempt. Counts as an attempt.
     """
 
+    # For a subclass that does not call `__init__`.
+    reason: str = ""
+    delay: float | None = None
+
     def __init__(self, reason: str, *, delay: float | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -50,6 +54,8 @@ class Retry(Exception):
 
 class Discard(Exception):
     """Raise it in a handler that can never succeed: the event is dead, with this reason."""
+
+    reason: str = ""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -91,10 +91,11 @@ class StripeFailure(Exception):
             kind = "busy"
         elif status in {401, 403}:
             kind = "key"
-        elif status == 404:
-            kind = "missing"
+        elif not envelope or not 400 <= status < 500:
+            # Not Stripe's words: a proxy's page says nothing of the session.
+            kind = "broken"
         else:
-            kind = "invalid" if 400 <= status < 500 else "broken"
+            kind = "missing" if status == 404 else "invalid"
         return cls(
             kind,
             status=status,
@@ -198,7 +199,7 @@ class StripeApi:
     def fetch(self, event: Event) -> tuple[VerificationSession, VerificationReport | None]:
         """Fetch the session of an event as it is now, and its last report, in one call."""
         session = self.retrieve_session(event.session, expand=_EXPAND, account=event.account)
-        report = session.last_verification_report
+        report = getattr(session, "last_verification_report", None)
         return session, None if isinstance(report, str) else report
 
     def fetch_sensitive(self, event: Event, needs: Iterable[str]) -> Sensitive:
