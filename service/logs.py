@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from traceback import walk_tb
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 from gunicorn.glogging import Logger as _GunicornBase
@@ -66,11 +66,12 @@ _mask_personal: ContextVar[Callable[[str], str] | None] = ContextVar("mask_perso
 get = structlog.get_logger
 
 
-def configure(settings: Settings) -> None:
-    """Send every log of this process through the one pipeline, to standard output."""
+def configure(settings: Settings, stream: TextIO | None = None) -> None:
+    """Send every log of this process through the one pipeline, by default to standard output."""
+    stream = stream or sys.stdout
     level = settings.log_level.upper()
     console = settings.log_format == "console" or (
-        settings.log_format == "auto" and sys.stdout.isatty()
+        settings.log_format == "auto" and stream.isatty()
     )
     renderer: Processor = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
@@ -90,7 +91,7 @@ def configure(settings: Settings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -123,6 +124,15 @@ def masking(values: Iterable[str]) -> Iterator[None]:
     finally:
         _mask_personal.reset(token)
         _personal.reset(words_token)
+
+
+def quote(value: object) -> str:
+    """Return the redacted text of anything (another's exception), whatever its `str` does."""
+    try:
+        text = str(value)
+    except BaseException:  # noqa: BLE001 (it is another's code)
+        return f"<{type(value).__name__}>"
+    return redact(text)
 
 
 def _forms(value: str) -> Iterator[str]:

@@ -55,7 +55,10 @@ def handlers(as_json: bool) -> None:
     """List the handlers a worker would run, where each comes from and what it asks for."""
 
     def show() -> int:
-        found = plugins.load(_settings("tool")).handlers
+        settings = Settings.load("tool")
+        # What plugins log as they are imported must not get into the answer.
+        logs.configure(settings, sys.stderr)
+        found = plugins.load(settings).handlers
         described = [
             {
                 "name": handler.name,

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
+from service import logs
 from service.event import KINDS, Kind
 from service.inbox import Progress
 from workers.verification import SENSITIVE, Verification
@@ -228,7 +229,7 @@ def _marked(plugin: object, faults: list[str]) -> Iterator[Callable[[Verificatio
             ]
             return
         except Exception as error:  # noqa: BLE001 (a plugin may raise anything)
-            faults.append(f"cannot be built: {type(error).__name__}: {error}")
+            faults.append(f"cannot be built: {type(error).__name__}: {logs.quote(error)}")
             return
     # Inherited ones too. Under @staticmethod and @classmethod the inner function has the mark.
     bases = reversed(type(plugin).__mro__)
