@@ -200,6 +200,7 @@ def _read_body() -> bytes:
     # than the limit is asked for here.
     length = request.content_length
     too_large = Refusal(413, "body_too_large", f"the limit is {MAX_BODY} bytes")
+    unreadable = Refusal(400, "body_unreadable", "the body is not as its headers say")
     if length is not None and length > MAX_BODY:
         raise too_large
     body = bytearray()
@@ -207,11 +208,12 @@ def _read_body() -> bytes:
         while len(body) <= MAX_BODY and (part := request.stream.read(MAX_BODY + 1 - len(body))):
             body += part
     except Exception as error:
-        # The server's parser raises classes of its own for bad chunks and cut bodies.
-        hint = "the body is not as its headers say"
-        raise Refusal(400, "body_unreadable", hint) from error
+        # The server's parser raises classes of its own for bad chunks.
+        raise unreadable from error
     if len(body) > MAX_BODY:
         raise too_large
+    if length is not None and len(body) != length:
+        raise unreadable  # cut off on the way
     return bytes(body)
 
 

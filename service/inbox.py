@@ -350,7 +350,8 @@ class Inbox:
             pipe.zrange(_DUE, 0, 0, withscores=True)
             pipe.time()
             pending, dead, queued, first, now = pipe.execute()
-        overdue = max(0.0, now[0] - first[0][1] / 1000) if first else 0.0
+        clock = now[0] + now[1] / 1e6
+        overdue = max(0.0, clock - first[0][1] / 1000) if first else 0.0
         return [
             ("pending_events", "Events accepted and not settled.", pending),
             ("dead_events", "Events that died and wait for a person.", dead),

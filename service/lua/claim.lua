@@ -19,12 +19,14 @@ if not_before and not_before > now then return {'early'} end
 
 -- A lease that ran out unreleased: its holder died. One that kills its worker again and again
 -- is set aside before it stops everything else.
-if ends and redis.call('HINCRBY', record, 'lapses', 1) >= tonumber(ARGV[4]) then
+if ends then
   let_go(key, record, fields[4])
-  redis.call('HSET', record, 'state', 'dead', 'reason', 'quarantined', 'settled', int(now))
-  redis.call('ZREM', due, key)
-  redis.call('ZADD', dead, int(now), key)
-  return {'quarantined'}
+  if redis.call('HINCRBY', record, 'lapses', 1) >= tonumber(ARGV[4]) then
+    redis.call('HSET', record, 'state', 'dead', 'reason', 'quarantined', 'settled', int(now))
+    redis.call('ZREM', due, key)
+    redis.call('ZADD', dead, int(now), key)
+    return {'quarantined'}
+  end
 end
 
 local lock = session_lock(record)
