@@ -7,6 +7,7 @@ What the SDK leaves to its user is settled here: timeouts (its default is 80 s),
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -34,6 +35,9 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 10.0
 NETWORK_RETRIES = 1
 """Immediate retries by the SDK on connection errors, 409 and 5xx, under one idempotency key."""
 
+LONGEST_RETRY_AFTER = 3600.0
+"""Seconds: after that we ask again whatever we were told."""
+
 _EXPAND = ["last_verification_report", "verified_outputs"]
 _EVENT_TYPES = [
     f"identity.verification_session.{kind}"
@@ -54,7 +58,7 @@ class StripeFailure(Exception):
         status: the HTTP status, if there was an answer.
         code: Stripe's error code, such as `resource_missing`.
         request_id: `req_...`, to look the call up in the Dashboard.
-        retry_after: seconds Stripe asked to wait.
+        retry_after: seconds Stripe asked to wait, an hour at most.
     """
 
     def __init__(
@@ -236,6 +240,7 @@ def _pick(value: object, path: str) -> object:
 
 def _seconds(value: str | None) -> float | None:
     try:
-        return max(0.0, float(value)) if value else None
-    except ValueError:
+        seconds = float(value or "nan")
+    except ValueError:  # a date: Stripe sends none
         return None
+    return None if math.isnan(seconds) else min(max(0.0, seconds), LONGEST_RETRY_AFTER)
