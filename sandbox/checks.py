@@ -66,7 +66,7 @@ def parts_of(session_type: str | None, options: Json, outcome: str) -> list[str]
     return [part for part in PARTS if asked[part] or part == failed_part(outcome)]
 
 
-def attempt(  # noqa: PLR0913 -- all that an attempt depends on
+def attempt(
     session_type: str | None,
     options: Json,
     provided: Json | None,

@@ -24,7 +24,7 @@ MAX_STRING = 5000
 class ApiError(Exception):
     """An answer in Stripe's error envelope."""
 
-    def __init__(  # noqa: PLR0913 -- the fields of Stripe's envelope
+    def __init__(
         self,
         status: int,
         message: str,
@@ -284,7 +284,7 @@ def sensitive(tree: Expand, allowed: Expand) -> bool:
 # -- pages -----------------------------------------------------------------------------------
 
 
-def page(  # noqa: PLR0913 -- what differs between the lists
+def page(
     items: Sequence[Item],
     params: Json,
     *,

@@ -1,0 +1,77 @@
+# Needs make and Python 3.11 or newer; everything else comes from requirements-dev.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+VENV := .venv/installed
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help: ## what this file can do
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo dev
+demo: $(VENV) ## the whole path on this machine: every event, to the end, in a table
+	@$(BIN)/python -m deploy.demo
+dev: $(VENV) ## the same processes, to work with; Ctrl-C stops them (PORT, SANDBOX_PORT, REDIS_PORT)
+	@$(BIN)/python -m deploy.local
+
+.PHONY: test lint types contracts unit integration coverage e2e
+test: lint types contracts unit integration coverage e2e ## everything that must hold; stops at the first group that does not
+	@echo "== all groups passed"
+lint: $(VENV) ## style and formatting
+	@echo "== lint"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+types: $(VENV) ## types, strictly
+	@echo "== types"
+	@$(BIN)/mypy
+	@$(BIN)/mypy -m deploy.local -m deploy.demo -m deploy.env_example -m deploy.readme_demo
+contracts: $(VENV) ## who may import whom
+	@echo "== contracts"
+	@$(BIN)/lint-imports
+unit: $(VENV) ## no I/O
+	@echo "== unit"
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest tests/unit
+integration: $(VENV) ## on a real Redis
+	@echo "== integration"
+	@$(BIN)/coverage run --append -m pytest tests/integration
+coverage: $(VENV) ## of the last unit and integration runs, branches included
+	@echo "== coverage"
+	@$(BIN)/coverage report --skip-covered
+e2e: $(VENV) ## real processes only
+	@echo "== e2e"
+	@$(BIN)/python -m pytest tests/e2e
+
+.PHONY: bench chaos
+bench: $(VENV) ## how fast, with the numbers printed
+	@$(BIN)/python -m pytest tests/benchmarks -s
+chaos: $(VENV) ## kill, freeze and cut everything; nothing may be lost
+	@$(BIN)/python -m pytest tests/chaos -s
+
+.PHONY: format lock env-example readme-demo
+format: $(VENV) ## let ruff write
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+lock: $(VENV) ## requirements*.txt from pyproject.toml; UPGRADE=1 takes newer releases
+	@test -x $(BIN)/uv || $(BIN)/pip install -q uv
+	@$(LOCK) pyproject.toml -o requirements.txt
+	@$(LOCK) pyproject.toml --group dev -o requirements-dev.txt
+env-example: $(VENV) ## deploy/env.example from the settings
+	@$(BIN)/python -m deploy.env_example > deploy/env.example
+readme-demo: $(VENV) ## run the demo and put its output into README.md
+	@$(BIN)/python -m deploy.readme_demo
+
+LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+$(VENV): requirements-dev.txt
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.11 or newer, or name it: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) -V 2>&1): Python 3.11 or newer is needed; name it: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "building .venv from requirements-dev.txt (about a minute) ..."
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@

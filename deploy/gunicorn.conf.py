@@ -1,0 +1,34 @@
+"""gunicorn's settings, for every place the receiver runs.
+
+The settings and their limits: https://docs.gunicorn.org/en/stable/settings.html.
+"""
+
+import os
+from pathlib import Path
+
+# No `bind`: gunicorn takes 0.0.0.0:$PORT where a platform sets PORT, else 127.0.0.1:8000.
+
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+worker_class = "gthread"
+threads = 8
+
+timeout = 30  # a worker process silent for so long is replaced; a request ends after 2 s (Redis)
+graceful_timeout = 20  # platforms kill 30 s after SIGTERM
+keepalive = 2
+max_requests = 100_000  # a fresh process now and then, against slow leaks; not both at once
+max_requests_jitter = 20_000
+
+# Stripe sends one short line and about a dozen headers.
+limit_request_line = 2048
+limit_request_fields = 40
+
+# One log line per thing that happens, written by the service; no access log beside it.
+logger_class = "service.logs.GunicornLogger"
+accesslog = None
+
+# On by default since gunicorn 26: a control socket in the home directory. Nobody asked for it.
+control_socket_disable = True
+
+# The heartbeat file on a disk that stalls looks like a worker that hangs.
+if Path("/dev/shm").is_dir():  # noqa: S108 - gunicorn makes its file there safely (mkstemp)
+    worker_tmp_dir = "/dev/shm"  # noqa: S108

@@ -1,0 +1,230 @@
+"""The receiver: verify, accept, answer.
+
+What the sender is told decides what it does next, so each answer is a decision (the delivery
+contract, docs/design.md):
+
+======================================== ====== ==============================================
+case                                     answer why
+======================================== ====== ==============================================
+accepted, or known already               200    it is in the inbox
+another event type, or the other mode    200    counted; sending it again would change nothing
+not proven to come from Stripe           400    nothing is stored
+signed, but no event                     400    nothing is stored
+too large                                413    nothing is stored
+inbox full, or Redis in trouble          503    "not now": Stripe keeps it and sends it again
+======================================== ====== ==============================================
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import redis
+from flask import Flask, Response, request
+from prometheus_client import CONTENT_TYPE_LATEST
+from werkzeug.exceptions import HTTPException
+
+from service import connection, logs, metrics, signature
+from service.connection import UnsafeRedis
+from service.event import Event, MalformedEvent
+from service.inbox import Accepted, Inbox
+from service.settings import Settings, SettingsError
+
+MAX_BODY = 262_144
+"""Bytes. A session has at most 50 metadata keys of 500 characters and no images; Stripe's own
+sample handlers limit the body to 65,536 (https://docs.stripe.com/webhooks)."""
+
+RETRY_AFTER = 30
+"""Seconds, sent with 503. Stripe keeps its own schedule; other senders may heed it."""
+
+_HINTS = {
+    "malformed_header": "no usable Stripe-Signature header: was this sent by Stripe?",
+    "signature_mismatch": "check that STRIPE_WEBHOOK_SECRET is this endpoint's, and that no proxy"
+    " changes the body",
+    "signature_expired": "check this machine's clock, and for a proxy that delays requests",
+}
+
+log = logs.get(__name__)
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Build the application; what gunicorn is pointed at.
+
+    Exits with a message on standard error and code 3, on which gunicorn stops, when the settings
+    are incomplete or Redis would lose events.
+    """
+    try:
+        settings = settings or Settings.load("web")
+        logs.configure(settings)
+        receiver = Receiver(settings)
+        receiver.check_redis()
+    except (SettingsError, UnsafeRedis) as error:
+        sys.stderr.write(f"refusing to start: {error}\n")
+        raise SystemExit(3) from None
+    except redis.RedisError as error:
+        # Not a reason to stay down: deliveries are answered 503 until it is there and safe.
+        log.warning("redis_unreachable", error=type(error).__name__)
+    app = Flask("service", static_folder=None)
+    app.add_url_rule("/webhooks/stripe", view_func=receiver.receive, methods=["POST"])
+    app.add_url_rule("/healthz", view_func=healthz)
+    app.add_url_rule("/readyz", view_func=receiver.readyz)
+    app.add_url_rule("/metrics", view_func=receiver.metrics_page)
+    app.register_error_handler(HTTPException, _http_error)
+    app.after_request(_harden)
+    return app
+
+
+class Receiver:
+    """The routes of the web process and what they share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._secrets = settings.stripe_webhook_secret
+        self._tolerance = settings.stripe_webhook_tolerance
+        self._livemode = settings.livemode
+        self._redis = connection.connect(settings)
+        self._inbox = Inbox(
+            self._redis,
+            limit=settings.inbox_limit,
+            reopen_dead=settings.reopen_dead_on_redelivery,
+        )
+        self._metrics = metrics.Metrics(self._redis)
+        self._redis_is_safe = False
+
+    def check_redis(self) -> None:
+        """Refuse a Redis that may lose events (UnsafeRedis); asked once per process."""
+        if not self._redis_is_safe:
+            connection.require_safe(self._redis, self._settings)
+            self._redis_is_safe = True
+
+    def receive(self) -> tuple[dict[str, Any], int]:
+        """Take one delivery: the whole way of an event into the inbox."""
+        try:
+            event = self._proven_event()
+        except Refusal as refusal:
+            return self._refuse(refusal)
+        if event is None:
+            answer = "ignored"
+        elif event.livemode != self._livemode:
+            answer = "other_mode"
+        else:
+            answer = self._accept(event)
+        return self._answer(answer, event)
+
+    def _proven_event(self) -> Event | None:
+        """Read the request; None when it is Stripe's but of no concern to us."""
+        body = _read_body()
+        header = request.headers.get("Stripe-Signature", "")
+        now = int(time.time())
+        try:
+            secret = signature.verify(
+                body, header, self._secrets, now=now, tolerance=self._tolerance
+            )
+            self._metrics.count("verified_with", secret.name)
+            return Event.parse(body)
+        except signature.SignatureError as error:
+            raise Refusal(400, error.code, _HINTS[error.code]) from None
+        except MalformedEvent as error:
+            raise Refusal(400, "malformed_event", str(error)) from None
+
+    def _accept(self, event: Event) -> str:
+        try:
+            self.check_redis()
+            return self._inbox.accept(event).value
+        except (redis.RedisError, UnsafeRedis):
+            log.exception("redis_failed", event_id=event.id)
+            return "redis_failed"
+
+    def readyz(self) -> tuple[dict[str, Any], int]:
+        """Whether deliveries would be accepted now, and if not, why."""
+        faults = []
+        try:
+            if not self._settings.accept_redis_loss:
+                faults += connection.loss_faults(self._redis)
+            self._redis.set("iw:probe", 1, ex=60)
+            if self._inbox.room() <= 0:
+                faults.append("the inbox is at its limit (INBOX_LIMIT): are the workers running?")
+        except redis.RedisError as error:
+            faults.append(f"Redis cannot be reached or written ({type(error).__name__})")
+        return {"ready": not faults, "faults": faults}, 503 if faults else 200
+
+    def metrics_page(self) -> Response:
+        """Answer with all metrics in the Prometheus text format."""
+        try:
+            self._metrics.flush()
+            text = metrics.render(self._redis, self._inbox)
+        except redis.RedisError:
+            return Response("the counters are in Redis, which cannot be reached\n", status=503)
+        return Response(text, content_type=CONTENT_TYPE_LATEST)
+
+    def _answer(self, answer: str, event: Event | None) -> tuple[dict[str, Any], int]:
+        status = 503 if answer in {Accepted.FULL, "redis_failed"} else 200
+        self._metrics.count("deliveries", answer)
+        if event is not None:
+            log.info(
+                "delivery_answered",
+                reason=answer,
+                status=status,
+                event_id=event.id,
+                kind=event.kind,
+                form=event.form,
+                session_id=event.session,
+                **({"account": event.account} if event.account else {}),
+            )
+        return {"received": status == 200, "answer": answer}, status
+
+    def _refuse(self, refusal: Refusal) -> tuple[dict[str, Any], int]:
+        self._metrics.count("refusals", refusal.reason)
+        log.warning("delivery_refused", status=refusal.status, reason=refusal.reason)
+        body = {"received": False, "error": refusal.reason, "hint": refusal.hint}
+        return body, refusal.status
+
+
+class Refusal(Exception):
+    """A delivery that is not taken: the status, a static reason, and what to check."""
+
+    def __init__(self, status: int, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.hint = status, reason, hint
+
+
+def healthz() -> dict[str, Any]:
+    """Answer that the process is alive; asks nothing else."""
+    return {"alive": True}
+
+
+def _read_body() -> bytes:
+    # Werkzeug's own limit cuts chunked bodies silently at the limit (measured), so one byte more
+    # than the limit is asked for here.
+    length = request.content_length
+    too_large = Refusal(413, "body_too_large", f"the limit is {MAX_BODY} bytes")
+    unreadable = Refusal(400, "body_unreadable", "the body is not as its headers say")
+    if length is not None and length > MAX_BODY:
+        raise too_large
+    body = bytearray()
+    try:
+        while len(body) <= MAX_BODY and (part := request.stream.read(MAX_BODY + 1 - len(body))):
+            body += part
+    except Exception as error:
+        # The server's parser raises classes of its own for bad chunks.
+        raise unreadable from error
+    if len(body) > MAX_BODY:
+        raise too_large
+    if length is not None and len(body) != length:
+        raise unreadable  # cut off on the way
+    return bytes(body)
+
+
+def _http_error(error: HTTPException) -> tuple[dict[str, Any], int]:
+    return {"error": error.name}, error.code or 500
+
+
+def _harden(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Content-Security-Policy"] = "default-src 'none'"
+    if response.status_code == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+    return response

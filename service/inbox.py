@@ -1,0 +1,403 @@
+"""The inbox: every accepted event, until it is settled, and for 35 days after.
+
+The inbox is the truth; an RQ job is only a wake-up for one event. Each change of state is one
+Lua script (service/lua/), so it happens whole or not at all, and is safe to ask for twice.
+
+Keys (all spelled here and in service/lua/lib.lua):
+
+========================= ====== ======= =====================================================
+key                       type   TTL     meaning
+========================= ====== ======= =====================================================
+iw:evt:<event key>        hash   35 d    the record of an event; TTL only once it is done
+iw:due                    zset   -       pending events by the moment to look at them again
+iw:dead                   zset   -       dead events by time of death
+iw:session:<account>:<vs> string lease   "<event key> <token>": who works on this session
+iw:seq                    int    -       number of the last wake-up
+iw:metrics                hash   -       counters (service/metrics.py)
+rq:job:<key>-<number>     hash   -       RQ's job, one per wake-up
+rq:queue:identity         list   -       RQ's queue
+========================= ====== ======= =====================================================
+
+Fields of a record:
+
+=========== ====================================================================================
+state       pending | done | dead
+kind form session created livemode account id    the event (service/event.py)
+accepted    when it was accepted; `reopened` when it was last put back
+wake        number of its last wake-up
+lease       until when it is claimed; absent when nobody holds it
+token       fencing token of the last claim
+not_before  no claim before this moment
+waits       releases since anything was done: what the delay of the next one grows with
+lapses      leases that ran out unreleased since anything was done
+outcome     what the handlers were told: verified, needs_input, ...
+reason      why it waits, why it died, or the code of last_error the handlers were told
+settled     when it was finished
+h:<handler> status|attempts|ms since accepted|due again|reason
+=========== ====================================================================================
+
+Invariant: a pending event is in `due` exactly once, any other never.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from importlib import resources
+from typing import Any, Literal, cast, get_args
+
+import redis
+
+from service.event import Event, Form, Kind
+
+LEASE = 10.0
+"""Seconds a claim lasts without a heartbeat: how long a killed worker's event waits."""
+
+HORIZON = 60.0
+"""Seconds until the sweep looks whether a wake-up got lost."""
+
+BUSY_DELAY = 1.0
+"""Seconds an event waits for another event of the same session."""
+
+MAX_LAPSES = 3
+"""Claims in a row that end with the worker's death before an event is quarantined
+(the rule of Sidekiq's super_fetch)."""
+
+KEEP = 35 * 86_400
+"""Seconds a done record is kept. Stripe lists and re-sends events for up to 30 days
+(https://docs.stripe.com/webhooks#behaviors)."""
+
+QUEUE = "identity"
+_RECORD, _DUE, _DEAD = "iw:evt:", "iw:due", "iw:dead"
+_SCRIPTS = ("accept", "claim", "renew", "record", "release", "finish", "sweep", "replay")
+
+State = Literal["pending", "done", "dead"]
+Status = Literal["done", "skipped", "superseded", "retry", "dead"]
+
+
+class Accepted(StrEnum):
+    """What accepting an event found. FULL alone means that it was not taken."""
+
+    NEW = "new"
+    PENDING = "pending"
+    DONE = "done"
+    DEAD = "dead"
+    REOPENED = "reopened"
+    FULL = "full"
+
+
+class Refused(StrEnum):
+    """Why an event could not be claimed. None of these is an error: a wake-up may be surplus."""
+
+    GONE = "gone"
+    DONE = "done"
+    DEAD = "dead"
+    LEASED = "leased"
+    EARLY = "early"
+    BUSY = "busy"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How one handler fared with one event.
+
+    Attributes:
+        status: `done`, `skipped` (its reason filter did not fit), `superseded`, `retry`, `dead`.
+        attempts: runs so far.
+        ms: milliseconds from accepted to this result.
+        due: for `retry`, when it may run again (milliseconds of Redis TIME).
+        reason: a word or a redacted sentence; never a handler's raw text.
+    """
+
+    status: Status
+    attempts: int = 1
+    ms: int = 0
+    due: int = 0
+    reason: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether this handler will not run again for this event."""
+        return self.status != "retry"
+
+    @classmethod
+    def parse(cls, text: str) -> Progress:
+        """Read a field `h:<handler>` of a record."""
+        status, attempts, ms, due, reason = text.split("|", 4)
+        if status not in get_args(Status):
+            raise ValueError(f"unknown status {status!r}")
+        return cls(cast("Status", status), int(attempts), int(ms), int(due or 0), reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An event as the inbox holds it, for people to look at."""
+
+    key: str
+    event: Event
+    state: State
+    accepted: datetime
+    settled_ms: int | None
+    outcome: str
+    reason: str
+    handlers: Mapping[str, Progress]
+
+    @classmethod
+    def read(cls, key: str, fields: Mapping[str, str]) -> Record:
+        """Build it from the fields of the hash."""
+        accepted = int(fields["accepted"])
+        return cls(
+            key=key,
+            event=_event(fields),
+            state=cast("State", fields["state"]),
+            accepted=datetime.fromtimestamp(accepted / 1000, UTC),
+            settled_ms=int(fields["settled"]) - accepted if "settled" in fields else None,
+            outcome=fields.get("outcome", ""),
+            reason=fields.get("reason", ""),
+            handlers=_progress(fields),
+        )
+
+
+@dataclass(slots=True)
+class Claim:
+    """An event held by this process until its lease ends.
+
+    Attributes:
+        event: the event.
+        token: the fencing token; the scripts refuse all but the last one given out.
+        progress: how each handler fared so far.
+        waits: releases since anything was done.
+        now: Redis TIME at the last answer, milliseconds.
+        since: when the event was accepted or last re-opened, milliseconds.
+        lost: set when a renewal was refused: start nothing more.
+    """
+
+    event: Event
+    token: str
+    progress: dict[str, Progress]
+    waits: int
+    now: int
+    since: int
+    lost: bool = field(default=False)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the event was accepted or last re-opened."""
+        return (self.now - self.since) / 1000
+
+    def is_due(self, handler: str) -> bool:
+        """Whether this handler has still to run, and may run now."""
+        progress = self.progress.get(handler)
+        return progress is None or (not progress.over and progress.due <= self.now)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep did: events woken, left because their wake-up still waits, stale entries."""
+
+    woken: int = 0
+    postponed: int = 0
+    stale: int = 0
+
+
+class Inbox:
+    """The state machine of events, on one Redis. Every method may raise `redis.RedisError`."""
+
+    def __init__(
+        self, client: redis.Redis, *, limit: int = 100_000, reopen_dead: bool = False
+    ) -> None:
+        self._redis = client
+        self._limit = limit
+        self._reopen_dead = int(reopen_dead)
+        folder = resources.files("service") / "lua"
+        lib = (folder / "lib.lua").read_text()
+        # All but taking in new events must go on when Redis is full, or it would never drain.
+        self._scripts = {
+            name: client.register_script(
+                ("#!lua flags=allow-oom\n" if name not in {"accept", "replay"} else "")
+                + lib
+                + (folder / f"{name}.lua").read_text()
+            )
+            for name in _SCRIPTS
+        }
+
+    def accept(self, event: Event) -> Accepted:
+        """Store the event once and wake a worker for it, in one round trip.
+
+        Safe to repeat: a second call, or a retry after a lost reply, changes nothing.
+        """
+        fields: dict[str, str | int] = {
+            "id": event.id,
+            "kind": event.kind,
+            "form": event.form,
+            "session": event.session,
+            "created": event.created,
+            "livemode": int(event.livemode),
+            **({"account": event.account} if event.account else {}),
+        }
+        flat: list[str | int] = [part for item in fields.items() for part in item]
+        args = [event.key, _ms(HORIZON), self._limit, self._reopen_dead, _stamp(), *flat]
+        return Accepted(_text(self._run("accept", event.key, *args)))
+
+    def claim(self, key: str) -> Claim | Refused:
+        """Take the event for `LEASE` seconds; or learn why not."""
+        answer = self._run("claim", key, key, _ms(LEASE), _ms(BUSY_DELAY), MAX_LAPSES)
+        verdict = _text(answer[0])
+        if verdict != "claimed":
+            return Refused(verdict)
+        fields = _fields(answer[3])
+        return Claim(
+            event=_event(fields),
+            token=_text(answer[1]),
+            progress=_progress(fields),
+            waits=int(fields.get("waits", 0)),
+            now=int(answer[2]),
+            since=int(fields.get("reopened", fields["accepted"])),
+        )
+
+    def renew(self, claim: Claim) -> bool:
+        """Extend the lease; False when the claim was lost, which is also noted in it."""
+        answer = self._run("renew", claim.event.key, claim.event.key, claim.token, _ms(LEASE))
+        claim.lost = claim.lost or not answer
+        return not claim.lost
+
+    def record(self, claim: Claim, handler: str, progress: Progress, delay: float = 0) -> bool:
+        """Write down how a handler fared; for `retry`, due again after `delay` seconds.
+
+        False when the claim was lost: nothing was written, and nothing more may be started.
+        """
+        now = self._run(
+            "record",
+            claim.event.key,
+            *(claim.token, handler, progress.status, progress.attempts, _ms(delay)),
+            progress.reason,
+        )
+        if not now:
+            claim.lost = True
+            return False
+        claim.now = int(now)
+        claim.progress[handler] = Progress(
+            progress.status,
+            progress.attempts,
+            due=claim.now + _ms(delay) if progress.status == "retry" else 0,
+            reason=progress.reason,
+        )
+        return True
+
+    def release(self, claim: Claim, delay: float, reason: str) -> bool:
+        """Give the event back, due again after `delay` seconds; 0 wakes a worker at once.
+
+        This spends no attempt of any handler.
+        """
+        key = claim.event.key
+        args = (key, claim.token, _ms(delay), reason, _ms(HORIZON), _stamp())
+        return bool(self._run("release", key, *args))
+
+    def finish(
+        self, claim: Claim, state: Literal["done", "dead"], *, outcome: str, reason: str = ""
+    ) -> float | None:
+        """End the event; the seconds since it was accepted, or None when the claim was lost."""
+        key = claim.event.key
+        took = int(self._run("finish", key, key, claim.token, state, outcome, reason, KEEP))
+        return None if took < 0 else took / 1000
+
+    def sweep(self, limit: int = 500) -> Swept:
+        """Wake up to `limit` events that are past due. Any number of processes may call it."""
+        answer = self._scripts["sweep"](keys=[_DUE], args=[limit, _ms(HORIZON), _stamp(), _RECORD])
+        return Swept(*map(int, cast("list[int]", answer)))
+
+    def replay(self, key: str, handlers: str = "dead") -> Literal["replayed", "pending", "gone"]:
+        """Run a settled event again: its dead handlers, `all` of them, or the one named."""
+        answer = _text(self._run("replay", key, key, handlers, _ms(HORIZON), _stamp()))
+        return cast('Literal["replayed", "pending", "gone"]', answer)
+
+    def find(self, key: str) -> Record | None:
+        """Look an event up."""
+        fields = _fields(self._redis.hgetall(_RECORD + key))
+        return Record.read(key, fields) if fields else None
+
+    def records(self, state: State | Literal["all"], limit: int) -> Iterator[Record]:
+        """Yield up to `limit` records: pending and dead by time, others in no order."""
+        keys: Iterator[bytes]
+        if state == "pending":
+            keys = iter(self._redis.zrange(_DUE, 0, limit - 1))  # type: ignore[arg-type]
+        elif state == "dead":
+            keys = iter(self._redis.zrange(_DEAD, 0, limit - 1, desc=True))  # type: ignore[arg-type]
+        else:
+            keys = self._redis.scan_iter(match=_RECORD + "*", count=1000)
+        for key in keys:
+            record = self.find(_text(key).removeprefix(_RECORD))
+            if record and state in {"all", record.state}:
+                yield record
+                limit -= 1
+            if limit <= 0:
+                return
+
+    def room(self) -> int:
+        """How many more events would be taken in."""
+        return self._limit - int(self._redis.zcard(_DUE))
+
+    def gauges(self) -> list[tuple[str, str, float]]:
+        """Name, sentence and value of what can be read off the inbox now."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zcard(_DUE)
+            pipe.zcard(_DEAD)
+            pipe.llen(f"rq:queue:{QUEUE}")
+            pipe.zrange(_DUE, 0, 0, withscores=True)
+            pipe.time()
+            pending, dead, queued, first, now = pipe.execute()
+        clock = now[0] + now[1] / 1e6
+        overdue = max(0.0, clock - first[0][1] / 1000) if first else 0.0
+        return [
+            ("pending_events", "Events accepted and not settled.", pending),
+            ("dead_events", "Events that died and wait for a person.", dead),
+            ("queued_jobs", "Wake-ups waiting in the queue.", queued),
+            ("overdue_seconds", "How long the most overdue event has not been woken.", overdue),
+        ]
+
+    def _run(self, script: str, key: str, *args: str | int) -> Any:
+        return self._scripts[script](keys=[_RECORD + key, _DUE, _DEAD], args=list(args))
+
+
+def _event(fields: Mapping[str, str]) -> Event:
+    return Event(
+        id=fields["id"],
+        kind=cast("Kind", fields["kind"]),
+        form=cast("Form", fields["form"]),
+        session=fields["session"],
+        created=int(fields["created"]),
+        livemode=fields["livemode"] == "1",
+        account=fields.get("account"),
+    )
+
+
+def _progress(fields: Mapping[str, str]) -> dict[str, Progress]:
+    return {
+        name.removeprefix("h:"): Progress.parse(text)
+        for name, text in fields.items()
+        if name.startswith("h:")
+    }
+
+
+def _fields(answer: Any) -> dict[str, str]:
+    """Read a hash as the client gives it: flat from a script, a dict from HGETALL."""
+    if not isinstance(answer, dict):
+        answer = dict(zip(answer[::2], answer[1::2], strict=True))
+    return {_text(name): _text(value) for name, value in answer.items()}
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _stamp() -> str:
+    """Return the time as RQ writes it into its jobs; only its tools read it, nothing of ours."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())

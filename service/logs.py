@@ -1,0 +1,200 @@
+"""One log for web, worker, gunicorn, RQ and stripe: one line per thing that happens.
+
+JSON lines, or columns on a terminal. Three rules keep personal data and secrets out:
+
+* **Keys are an allow-list** (`KEYS`): a value under any other key is dropped, and the line says
+  which keys were (`dropped`). Values are cut at 200 characters.
+* **Exceptions are types and places**: never their text, which may quote anything.
+* **Texts are masked**: API keys, signing secrets and passwords in URLs always; and while an event
+  is processed, every personal value that was fetched for it (`masking`), so that even a handler's
+  careless f-string does not leave the process.
+
+Event names are static snake_case words; identifiers are bound, not formatted into them.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from traceback import walk_tb
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from gunicorn.glogging import Logger as _GunicornBase
+
+from service.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
+
+KEYS = frozenset(
+    [
+        # what it concerns
+        *("event_id", "event_key", "kind", "form", "session_id", "account", "livemode"),
+        *("handler", "plugin", "origin", "attempt", "idempotency_key", "secret", "request_id"),
+        "subject",
+        # what happened
+        *("outcome", "reason", "code", "status", "error", "where", "fault", "faults", "hint"),
+        *("state", "count", "counts", "woken", "postponed", "stale", "pending", "dead"),
+        # how long and how much
+        *("delay_s", "age_s", "took_ms", "size", "limit"),
+        # which process
+        *("pid", "worker", "signal", "exit_code", "address", "version", "role"),
+        # made by the pipeline itself
+        *("event", "level", "timestamp", "logger", "dropped"),
+    ]
+)
+
+_SECRETS = re.compile(
+    r"(whsec_|[rs]k_(?:live|test)_)[A-Za-z0-9+/=_-]+|(?<=://)[^/@\s]*:[^/@\s]*(?=@)"
+)
+_MAX_TEXT = 200
+# At INFO RQ prints job descriptions and at ERROR the exception; urllib3 prints URLs.
+_QUIET = ("rq", "stripe", "urllib3", "redis", "werkzeug")
+
+_mask_personal: ContextVar[Callable[[str], str] | None] = ContextVar("mask_personal", default=None)
+
+get = structlog.get_logger
+
+
+def configure(settings: Settings) -> None:
+    """Send every log of this process through the one pipeline, to standard output."""
+    level = settings.log_level.upper()
+    console = settings.log_format == "console" or (
+        settings.log_format == "auto" and sys.stdout.isatty()
+    )
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    )
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _exceptions_as_places,
+        _only_allowed_keys,
+        _mask_texts,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    handler.addFilter(_template_only)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
+
+
+@contextmanager
+def masking(values: Iterable[str]) -> Iterator[None]:
+    """Mask these personal values in everything this thread logs or hands to `redact`."""
+    # Longest first, so that "Ann Lee" goes before "Ann". One and two letters mask too much.
+    words = sorted({re.escape(v) for v in values if len(v) > 2}, key=len, reverse=True)
+    pattern = re.compile("|".join(words), re.IGNORECASE) if words else None
+    token = _mask_personal.set((lambda text: pattern.sub("[personal]", text)) if pattern else None)
+    try:
+        yield
+    finally:
+        _mask_personal.reset(token)
+
+
+def redact(text: str) -> str:
+    """Return `text` on one line, at most 200 characters, without secrets or personal values."""
+    text = _SECRETS.sub(lambda match: f"{match[1] or ''}***", text)
+    if mask := _mask_personal.get():
+        text = mask(text)
+    return " ".join(text.split())[:_MAX_TEXT]
+
+
+def places(traceback: TracebackType | None, last: int = 3) -> str:
+    """Return where an exception came from, innermost last: `crm.py:42 save < jobs.py:7 run`."""
+    frames = [
+        f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{line} {frame.f_code.co_name}"
+        for frame, line in walk_tb(traceback)
+    ]
+    return " > ".join(frames[-last:])
+
+
+class GunicornLogger(_GunicornBase):
+    """Gunicorn's own messages in our pipeline. No access log: the app logs what it did."""
+
+    def setup(self, cfg: Any) -> None:
+        """Leave the handlers to `configure`, and pass everything up to the root logger."""
+        try:
+            configure(Settings.load("web"))
+        except SettingsError as error:
+            # Before any worker is started: gunicorn would restart those for ever.
+            sys.exit(f"refusing to start: {error}")
+        for logger in (self.error_log, self.access_log):
+            logger.propagate = True
+            logger.handlers[:] = []
+            logger.setLevel(logging.INFO)
+
+
+def _template_only(record: logging.LogRecord) -> bool:
+    """Drop the arguments of other people's messages: only their fixed text is known to be safe."""
+    if not isinstance(record.msg, dict) and record.name.split(".")[0] not in _OWN_FORMAT:
+        record.args = None
+    return True
+
+
+# These format nothing but signals, pids, addresses and worker names into their messages.
+_OWN_FORMAT = frozenset({"gunicorn"})
+
+
+def _exceptions_as_places(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    info: ExcInfo | bool | BaseException | None = event.pop("exc_info", None)
+    event.pop("stack_info", None)
+    error = sys.exception() if info is True else info[1] if isinstance(info, tuple) else info
+    if isinstance(error, BaseException):
+        event.setdefault("error", type(error).__name__)
+        event.setdefault("where", places(error.__traceback__))
+    return event
+
+
+def _only_allowed_keys(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for key in [key for key, value in event.items() if value is None]:
+        del event[key]
+    dropped = sorted(key for key in event if key not in KEYS and not key.startswith("_"))
+    for key in dropped:
+        del event[key]
+    if dropped:
+        event["dropped"] = [redact(key) for key in dropped]
+    return event
+
+
+def _mask_texts(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = redact(value)
+        elif not key.startswith("_") and not isinstance(value, int | float | bool | None):
+            event[key] = [redact(str(item)) for item in value] if _plain(value) else _shape(value)
+    return event
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str | int) for item in value)
+
+
+def _shape(value: object) -> object:
+    """Keep a dict of numbers (counts); of anything else only the type's name."""
+    if isinstance(value, dict) and all(isinstance(item, int | float) for item in value.values()):
+        return {redact(str(key)): item for key, item in value.items()}
+    return f"<{type(value).__name__}>"

@@ -1,0 +1,268 @@
+"""Every setting of the service, declared once: name, type, default, what it is for.
+
+Read from the environment; `<NAME>_FILE` names a file that holds the value instead, as Docker
+and Kubernetes secrets do. All faults are reported in one error, none shows a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from service.signature import TOLERANCE, Secret
+
+Role = Literal["web", "worker", "tool"]
+
+_WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}\Z")
+_API_KEY = re.compile(r"(sk|rk)_(test|live)_[A-Za-z0-9_]{4,}\Z")
+_NAME = re.compile(r"(?!whsec_)[A-Za-z0-9_.-]{1,32}\Z")  # it is shown: never a secret itself
+
+# What a role cannot run without. The web process needs no API key, the worker no signing secret:
+# give each only its own.
+_NEEDS: dict[Role, dict[str, str]] = {
+    "web": {"stripe_webhook_secret": "the signing secret of the webhook endpoint, whsec_..."},
+    "worker": {"stripe_api_key": "a key that may read Identity: rk_... (better) or sk_..."},
+    "tool": {},
+}
+
+
+class SettingsError(Exception):
+    """The environment does not make a configuration. The text lists every fault, a line each."""
+
+
+class Settings(BaseSettings):
+    """The configuration of a process."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", hide_input_in_errors=True, env_ignore_empty=True
+    )
+
+    stripe_webhook_secret: Annotated[tuple[Secret, ...], NoDecode] = Field(
+        default=(),
+        description="Signing secret of the webhook endpoint: one, several separated by commas"
+        " (while rolling, or for several endpoints), or name=whsec_... pairs.",
+    )
+    stripe_api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("STRIPE_API_KEY", "STRIPE_SECRET_KEY"),
+        description="Key with which the workers fetch sessions and reports. A restricted key"
+        " with read access to Identity and Events is enough.",
+    )
+    stripe_restricted_key: SecretStr | None = Field(
+        default=None,
+        description="Restricted key for handlers that need sensitive fields (date of birth,"
+        " document number). Only those handlers get what it fetches.",
+    )
+    stripe_livemode: bool | None = Field(
+        default=None,
+        description="Process live-mode events (1) or test-mode events (0). Default: what"
+        " STRIPE_API_KEY is.",
+    )
+    stripe_api_base: str = Field(
+        default="https://api.stripe.com",
+        description="Where Stripe's API is: the sandbox's address in development.",
+    )
+    stripe_webhook_tolerance: int = Field(
+        default=TOLERANCE,
+        ge=1,
+        le=3600,
+        description="Seconds a delivery's timestamp may differ from our clock, either way.",
+    )
+    redis_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="The Redis that holds inbox and queue: redis://, rediss:// or unix://.",
+    )
+    redis_tls_verify: bool = Field(
+        default=True,
+        description="Set to 0 where the server's certificate is self-signed (Heroku Key-Value"
+        " Store). The connection stays encrypted but is open to a man in the middle.",
+    )
+    accept_redis_loss: bool = Field(
+        default=False,
+        description="Set to 1 to run on a Redis that may lose accepted events: no append-only"
+        " file, or a policy that evicts keys.",
+    )
+    inbox_limit: int = Field(
+        default=100_000,
+        ge=1,
+        description="Pending events above which deliveries are answered 503, so that Stripe"
+        " keeps them. One pending event takes about 1 kB of Redis.",
+    )
+    reopen_dead_on_redelivery: bool = Field(
+        default=False,
+        description="Set to 1 to run a dead event again when Stripe delivers it again.",
+    )
+    handlers: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Plugins by dotted path, separated by commas: package.module or"
+        " package.module:object.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error."
+    )
+    log_format: Literal["json", "console", "auto"] = Field(
+        default="auto", description="json, console, or auto: console on a terminal, else json."
+    )
+    stripe_log: str = Field(default="", description="The SDK's own log. `debug` is refused.")
+
+    @classmethod
+    def load(cls, role: Role) -> Self:
+        """Read the environment for a process of this role.
+
+        Raises:
+            SettingsError: with every fault in it.
+        """
+        values, faults = _read_files()
+        settings = None
+        try:
+            settings = cls(**values)
+        except ValidationError as error:
+            faults += [
+                f"{_env_name(str(fault['loc'][0]))}: {fault['msg'].removeprefix('Value error, ')}"
+                for fault in error.errors(include_input=False, include_url=False)
+            ]
+        for name, sentence in _NEEDS[role].items():
+            if not _is_given(name):
+                faults.append(f"{_env_name(name)}: missing. Set it to {sentence}")
+        if role == "web" and not (_is_given("stripe_livemode") or _is_given("stripe_api_key")):
+            faults.append("STRIPE_LIVEMODE: set it to 1 or 0, or give STRIPE_API_KEY")
+        if faults or settings is None:
+            raise SettingsError("\n".join(["the settings are not complete:", *faults]))
+        return settings
+
+    @property
+    def livemode(self) -> bool | None:
+        """Which events are processed: as set, else the mode of the API key."""
+        if self.stripe_livemode is not None or self.stripe_api_key is None:
+            return self.stripe_livemode
+        return self.stripe_api_key.get_secret_value().startswith(("sk_live_", "rk_live_"))
+
+    @field_validator("stripe_webhook_secret", mode="before")
+    @classmethod
+    def _parse_secrets(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        secrets: list[Secret] = []
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        for number, part in enumerate(parts, 1):
+            # A secret may end in "=" itself: only what stands before `=whsec_` is a name.
+            name, named, rest = part.partition("=whsec_")
+            key = "whsec_" + rest if named else part
+            name = name if named else ("default" if len(parts) == 1 else str(number))
+            if not _NAME.match(name):
+                raise ValueError(f"the name of secret {number} may hold letters, digits, . _ -")
+            # A secret of few different characters is a placeholder, not a secret.
+            if not _WEBHOOK_SECRET.match(key) or len(set(key)) < 12:
+                raise ValueError(
+                    f"secret {name!r} is not a signing secret: copy it from the webhook endpoint"
+                    " in Stripe's Dashboard (whsec_ and at least 24 characters)"
+                )
+            secrets.append(Secret(name, key.encode()))
+        if not secrets:
+            raise ValueError("is empty: without a signing secret anyone could post events")
+        if len({secret.name for secret in secrets}) < len(secrets):
+            raise ValueError("two secrets have the same name")
+        return tuple(secrets)
+
+    @field_validator("handlers", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("stripe_api_key", "stripe_restricted_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _API_KEY.match(value.get_secret_value()):
+            raise ValueError("is not an API key: it should look like rk_test_... or sk_live_...")
+        return value
+
+    @field_validator("stripe_restricted_key")
+    @classmethod
+    def _check_restricted(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith("rk_"):
+            raise ValueError(
+                "is not a restricted key (rk_...): Stripe shows these fields to no other"
+            )
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("should start with redis://, rediss:// or unix://")
+        try:
+            _ = urlsplit(value.get_secret_value()).port
+        except ValueError:
+            raise ValueError(
+                "cannot be read: its port is no number, or the password needs percent-encoding"
+            ) from None
+        return value
+
+    @field_validator("stripe_log")
+    @classmethod
+    def _check_stripe_log(cls, value: str) -> str:
+        if value == "debug":
+            raise ValueError("=debug writes whole responses, personal data included: unset it")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What `load` read from files, then the environment; nothing else."""
+        return init_settings, env_settings
+
+
+def _read_files() -> tuple[dict[str, Any], list[str]]:
+    """Return the values of the `<NAME>_FILE` variants, and the faults met."""
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for field_name in Settings.model_fields:
+        names = _env_names(field_name)
+        if any(os.environ.get(name) for name in names):
+            continue  # given plainly
+        for name in names:
+            if not (path := os.environ.get(f"{name}_FILE")):
+                continue
+            try:
+                text = Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                faults.append(f"{name}_FILE: cannot be read ({type(error).__name__})")
+            else:
+                values[name if len(names) > 1 else field_name] = text
+    return values, faults
+
+
+def _is_given(field_name: str) -> bool:
+    return any(
+        os.environ.get(name) or os.environ.get(f"{name}_FILE") for name in _env_names(field_name)
+    )
+
+
+def _env_names(field_name: str) -> tuple[str, ...]:
+    field = Settings.model_fields.get(field_name)
+    if field is not None and isinstance(field.validation_alias, AliasChoices):
+        return tuple(str(choice) for choice in field.validation_alias.choices)
+    return (field_name.upper(),)
+
+
+def _env_name(field_name: str) -> str:
+    return _env_names(field_name)[0].upper()

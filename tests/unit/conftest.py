@@ -1,0 +1,16 @@
+"""The rule of this house: no test opens a socket."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        # Not an Exception: `except Exception` in the code under test does not swallow it.
+        pytest.fail("a unit test opened a socket: it belongs into tests/integration")
+
+    monkeypatch.setattr(socket.socket, "__init__", refuse)

@@ -1,0 +1,310 @@
+"""`service.settings`: every fault in one message, no secret in any."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from service.settings import Role, Settings, SettingsError
+from service.signature import Secret
+
+WHSEC = "whsec_q7H2kP9sXv4LbN8wRt3YcZ6m"
+OTHER = "whsec_Jd5Gf1Ue0Ta7Io2WnMxVbQhE"
+Load = Callable[..., Settings]
+Faults = Callable[..., list[str]]
+File = Callable[[str | bytes], str]
+WEB = {"STRIPE_WEBHOOK_SECRET": WHSEC, "STRIPE_LIVEMODE": "0"}
+WORKER = {"STRIPE_API_KEY": "rk_test_51Hb7ZkLdIwHu7ix"}
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("STRIPE_", "REDIS_", "LOG_", "HANDLERS", "INBOX_", "ACCEPT_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    def load(role: Role = "web", /, **env: str) -> Settings:
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        return Settings.load(role)
+
+    return load
+
+
+@pytest.fixture
+def faults(load: Load) -> Faults:
+    """Return the lines of the error, without its heading."""
+
+    def faults(role: Role = "web", /, **env: str) -> list[str]:
+        with pytest.raises(SettingsError) as caught:
+            load(role, **env)
+        heading, *lines = str(caught.value).split("\n")
+        assert heading == "the settings are not complete:"
+        return lines
+
+    return faults
+
+
+class TestComplete:
+    def test_web(self, load: Load) -> None:
+        settings = load("web", **WEB)
+        assert settings.stripe_webhook_secret == (Secret("default", WHSEC.encode()),)
+        assert settings.redis_url.get_secret_value() == "redis://127.0.0.1:6379/0"
+        assert settings.stripe_webhook_tolerance == 300
+        assert settings.handlers == ()
+        assert not settings.accept_redis_loss
+        assert not settings.reopen_dead_on_redelivery
+
+    def test_worker_needs_no_signing_secret(self, load: Load) -> None:
+        settings = load("worker", **WORKER)
+        assert settings.stripe_webhook_secret == ()
+        assert settings.stripe_api_key.get_secret_value() == WORKER["STRIPE_API_KEY"]
+
+    def test_tool_needs_nothing(self, load: Load) -> None:
+        assert load("tool").livemode is None
+
+    def test_settings_do_not_change(self, load: Load) -> None:
+        with pytest.raises(ValueError, match="frozen"):
+            load("tool").inbox_limit = 1
+
+    def test_empty_variables_are_unset(self, load: Load) -> None:
+        assert (
+            load("web", **WEB, REDIS_URL="", INBOX_LIMIT="", STRIPE_LOG="").inbox_limit == 100_000
+        )
+
+    def test_handlers_are_split(self, load: Load) -> None:
+        assert load("tool", HANDLERS="a.b, c.d:e,,").handlers == ("a.b", "c.d:e")
+
+    @pytest.mark.parametrize("name", ["STRIPE_API_KEY", "STRIPE_SECRET_KEY"])
+    def test_the_api_key_has_two_names(self, load: Load, name: str) -> None:
+        key = load("worker", **{name: "sk_test_51Hb7ZkLdIwHu7ix"}).stripe_api_key
+        assert key.get_secret_value() == "sk_test_51Hb7ZkLdIwHu7ix"
+
+
+class TestSecrets:
+    @pytest.mark.parametrize(
+        ("value", "names"),
+        [
+            (WHSEC, ["default"]),
+            (f" {WHSEC} ", ["default"]),
+            (f"{WHSEC},{OTHER}", ["1", "2"]),
+            (f"{WHSEC},\n {OTHER},", ["1", "2"]),
+            (f"snapshot={WHSEC}, thin={OTHER}", ["snapshot", "thin"]),
+            (f"{WHSEC},thin={OTHER}", ["1", "thin"]),
+            (f"eu-west.1_a={WHSEC}", ["eu-west.1_a"]),
+        ],
+    )
+    def test_names(self, load: Load, value: str, names: list[str]) -> None:
+        secrets = load("web", **WEB | {"STRIPE_WEBHOOK_SECRET": value}).stripe_webhook_secret
+        assert [secret.name for secret in secrets] == names
+        assert [secret.key.decode() for secret in secrets] == [WHSEC, OTHER][: len(names)]
+
+    def test_a_secret_may_end_in_an_equals_sign(self, load: Load) -> None:
+        for value in (f"{WHSEC}==", f"a={WHSEC}=="):
+            (secret,) = load("web", **WEB | {"STRIPE_WEBHOOK_SECRET": value}).stripe_webhook_secret
+            assert secret.key.decode() == f"{WHSEC}=="
+
+    @pytest.mark.parametrize(
+        ("value", "fault"),
+        [
+            (" ", "is empty"),
+            (",", "is empty"),
+            ("None", "'default' is not a signing secret"),
+            ("changeme", "'default' is not a signing secret"),
+            ("whsec_", "'default' is not a signing secret"),
+            (WHSEC[:-1], "'default' is not a signing secret"),
+            (f"whsec_{'x' * 32}", "'default' is not a signing secret"),
+            ("whsec_your_signing_secret_", "'default' is not a signing secret"),
+            (f"WHSEC_{WHSEC[6:]}", "'default' is not a signing secret"),
+            (f"{WHSEC} {OTHER}", "'default' is not a signing secret"),
+            (f"{WHSEC[:-1]}é", "'default' is not a signing secret"),
+            ("sk_test_51Hb7ZkLdIwHu7ix51Hb7ZkLdIwHu7ix", "'default' is not a signing secret"),
+            (f"{WHSEC},whsec_short", "'2' is not a signing secret"),
+            (f"a={WHSEC},b=whsec_short", "'b' is not a signing secret"),
+            (f"a={WHSEC},a={OTHER}", "two secrets have the same name"),
+            (f"2={WHSEC},{OTHER}", "two secrets have the same name"),
+            (f"my name={WHSEC}", "the name of secret 1"),
+            (f"={WHSEC}", "the name of secret 1"),
+            (f"{WHSEC}={OTHER}", "the name of secret 1"),
+        ],
+    )
+    def test_weak_or_unreadable(self, faults: Faults, value: str, fault: str) -> None:
+        (line,) = faults("web", **WEB | {"STRIPE_WEBHOOK_SECRET": value})
+        assert line.startswith("STRIPE_WEBHOOK_SECRET: ")
+        assert fault in line
+
+
+class TestLivemode:
+    @pytest.mark.parametrize(
+        ("env", "livemode"),
+        [
+            ({}, None),
+            ({"STRIPE_API_KEY": "sk_test_51Hb"}, False),
+            ({"STRIPE_API_KEY": "rk_live_51Hb"}, True),
+            ({"STRIPE_SECRET_KEY": "sk_live_51Hb"}, True),
+            ({"STRIPE_API_KEY": "sk_test_51_live_"}, False),
+            ({"STRIPE_API_KEY": "sk_test_51Hb", "STRIPE_LIVEMODE": "1"}, True),
+            ({"STRIPE_API_KEY": "sk_live_51Hb", "STRIPE_LIVEMODE": "0"}, False),
+            ({"STRIPE_LIVEMODE": "true"}, True),
+        ],
+    )
+    def test_as_set_else_as_the_key_says(
+        self, load, env: dict[str, str], livemode: bool | None
+    ) -> None:
+        assert load("tool", **env).livemode is livemode
+
+    def test_web_must_know(self, faults: Faults) -> None:
+        (line,) = faults("web", STRIPE_WEBHOOK_SECRET=WHSEC)
+        assert line.startswith("STRIPE_LIVEMODE: set it to 1 or 0")
+
+
+class TestFiles:
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> File:
+        def file(content: str | bytes) -> str:
+            path = tmp_path / str(len(list(tmp_path.iterdir())))
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+            return str(path)
+
+        return file
+
+    def test_every_setting_can_come_from_a_file(self, load: Load, file: File) -> None:
+        settings = load(
+            "web",
+            STRIPE_WEBHOOK_SECRET_FILE=file(f"{WHSEC}\n"),
+            STRIPE_SECRET_KEY_FILE=file("sk_live_51Hb7ZkLdIwHu7ix\n"),
+            REDIS_URL_FILE=file("redis://:p@10.0.0.1/0\r\n"),
+            INBOX_LIMIT_FILE=file("7"),
+            HANDLERS_FILE=file("a,b"),
+        )
+        assert settings.stripe_webhook_secret == (Secret("default", WHSEC.encode()),)
+        assert settings.livemode is True
+        assert settings.redis_url.get_secret_value() == "redis://:p@10.0.0.1/0"
+        assert settings.inbox_limit == 7
+        assert settings.handlers == ("a", "b")
+
+    def test_a_worker_with_its_key_in_a_file(self, load: Load, file: File) -> None:
+        for name in ("STRIPE_API_KEY_FILE", "STRIPE_SECRET_KEY_FILE"):
+            assert load("worker", **{name: file("rk_test_51Hb7ZkLdIwHu7ix")}).livemode is False
+
+    @pytest.mark.parametrize("name", ["STRIPE_API_KEY", "STRIPE_SECRET_KEY"])
+    def test_the_variable_goes_before_the_file(self, load: Load, file: File, name: str) -> None:
+        env = {name: "sk_test_51Hb", "STRIPE_API_KEY_FILE": file("sk_live_51Hb")}
+        assert load("tool", **env).livemode is False
+
+    def test_an_empty_file_is_no_secret(self, faults: Faults, file: File) -> None:
+        (line,) = faults("web", STRIPE_WEBHOOK_SECRET_FILE=file("\n"), STRIPE_LIVEMODE="0")
+        assert line.startswith("STRIPE_WEBHOOK_SECRET: is empty")
+
+    def test_unreadable_files(self, faults: Faults, file: File, tmp_path: Path) -> None:
+        lines = faults(
+            "web",
+            STRIPE_WEBHOOK_SECRET_FILE=str(tmp_path / "absent"),
+            STRIPE_SECRET_KEY_FILE=str(tmp_path),
+            REDIS_URL_FILE=file(b"\xff\xfe"),
+            INBOX_LIMIT="many",
+        )
+        assert lines == [
+            "STRIPE_WEBHOOK_SECRET_FILE: cannot be read (FileNotFoundError)",
+            "STRIPE_SECRET_KEY_FILE: cannot be read (IsADirectoryError)",
+            "REDIS_URL_FILE: cannot be read (UnicodeDecodeError)",
+            "INBOX_LIMIT: Input should be a valid integer, unable to parse string as an integer",
+        ]
+
+
+MARKER = "Zyxmarker"
+WRONG = {
+    "STRIPE_WEBHOOK_SECRET": f"whsec_{MARKER}",
+    "STRIPE_API_KEY": f"pk_live_{MARKER}",
+    "STRIPE_RESTRICTED_KEY": f"sk_live_{MARKER}",
+    "STRIPE_LIVEMODE": f"{MARKER}",
+    "STRIPE_WEBHOOK_TOLERANCE": "0",
+    "REDIS_URL": f"http://:{MARKER}@127.0.0.1/0",
+    "REDIS_TLS_VERIFY": MARKER,
+    "ACCEPT_REDIS_LOSS": MARKER,
+    "INBOX_LIMIT": "0",
+    "REOPEN_DEAD_ON_REDELIVERY": MARKER,
+    "LOG_LEVEL": MARKER,
+    "LOG_FORMAT": MARKER,
+    "STRIPE_LOG": "debug",
+}
+
+
+class TestFaults:
+    def test_nothing_set(self, faults: Faults) -> None:
+        assert [line.partition(":")[0] for line in faults("web")] == [
+            "STRIPE_WEBHOOK_SECRET",
+            "STRIPE_LIVEMODE",
+        ]
+
+    def test_a_worker_without_its_key(self, faults: Faults) -> None:
+        (line,) = faults("worker", **WEB)
+        assert line.startswith("STRIPE_API_KEY: missing. Set it to a key that may read Identity")
+
+    @pytest.mark.parametrize("role", get_args(Role))
+    def test_all_in_one_message(self, faults: Faults, role: Role) -> None:
+        lines = faults(role, **WRONG)
+        assert {line.partition(":")[0] for line in lines} == set(WRONG)
+        assert len(lines) == len(WRONG)
+
+    def test_the_missing_beside_the_wrong(self, faults: Faults) -> None:
+        lines = faults("web", INBOX_LIMIT="many")
+        assert [line.partition(":")[0] for line in lines] == [
+            "INBOX_LIMIT",
+            "STRIPE_WEBHOOK_SECRET",
+            "STRIPE_LIVEMODE",
+        ]
+
+    @pytest.mark.parametrize("name", WRONG)
+    def test_each_alone(self, faults: Faults, name: str) -> None:
+        (line,) = faults("web", **WEB | WORKER | {name: WRONG[name]})
+        assert line.startswith(f"{name}: ")
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            f"redis://:{MARKER}:{MARKER}/1@127.0.0.1:6379/0",
+            f"rediss://u:{MARKER}@127.0.0.1:{MARKER}",
+            "redis://127.0.0.1:99999",
+            f"//{MARKER}",
+        ],
+    )
+    def test_redis_urls(self, faults: Faults, url: str) -> None:
+        (line,) = faults("web", **WEB, REDIS_URL=url)
+        assert line.startswith("REDIS_URL: ")
+        assert MARKER not in line
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("STRIPE_WEBHOOK_TOLERANCE", "3601"), ("STRIPE_WEBHOOK_TOLERANCE", "nan")],
+    )
+    def test_limits(self, faults: Faults, name: str, value: str) -> None:
+        assert faults("web", **WEB, **{name: value})[0].startswith(f"{name}: ")
+
+
+class TestNothingShown:
+    def test_in_faults(self, load: Load) -> None:
+        with pytest.raises(SettingsError) as caught:
+            load("web", **WRONG)
+        assert MARKER not in "".join(traceback.format_exception(caught.value))
+        assert MARKER not in repr(caught.value)
+
+    def test_in_settings(self, load: Load) -> None:
+        settings = load(
+            "web",
+            STRIPE_WEBHOOK_SECRET=f"a={WHSEC}{MARKER},b={OTHER}{MARKER}",
+            STRIPE_API_KEY=f"rk_test_{MARKER}",
+            STRIPE_RESTRICTED_KEY=f"rk_test_{MARKER}",
+            REDIS_URL=f"redis://:{MARKER}@127.0.0.1/0",
+        )
+        for text in (repr(settings), str(settings), f"{settings}", f"{settings.__dict__}"):
+            assert "stripe_api_key" in text
+            assert MARKER not in text

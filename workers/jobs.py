@@ -1,0 +1,288 @@
+"""The story of one event: claim, fetch, dispatch, settle.
+
+RQ calls `process_event`; `Processor.process` is the story, read top to bottom.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import ClassVar, Literal
+
+import redis
+from structlog.contextvars import bound_contextvars
+
+from service import connection, logs
+from service.inbox import Claim, Inbox, Progress
+from service.metrics import Metrics
+from service.settings import Settings
+from workers import plugins
+from workers.router import Discard, Handler, Retry, Router, backoff
+from workers.stripe_api import StripeApi, StripeFailure
+from workers.verification import (
+    SENSITIVE_WINDOW,
+    Facts,
+    Outcome,
+    Sensitive,
+    Verification,
+    standing,
+)
+from workers.watch import Stop, Watch
+
+FETCH_CAP = 60.0
+"""Seconds: the longest wait after a fetch that failed for a reason that may pass."""
+
+KEY_DELAY = 60.0
+"""Seconds to wait when Stripe refuses our key: a person has to act."""
+
+MAX_STALE_READS = 8
+MAX_MISSING = 6
+"""Reads in a row that find the session as before the event, or not at all, before we believe
+them: with the jittered waits about two minutes. Stripe's reads are eventually consistent
+[secondary]."""
+
+log = logs.get(__name__)
+
+
+def process_event(key: str) -> None:
+    """Process the event with this key: the function that RQ's jobs name."""
+    if Processor.serving is None:
+        raise RuntimeError("start workers with `python -m workers`: `rq worker` loses events")
+    Processor.serving.process(key)
+
+
+class Processor:
+    """What takes one event from its wake-up to a settled record."""
+
+    serving: ClassVar[Processor | None] = None
+    """The one of this process. RQ hands the job nothing but the event's key."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        router: Router,
+        api: StripeApi,
+        metrics: Metrics,
+        stop: Stop,
+        restricted_api: StripeApi | None = None,
+    ) -> None:
+        self._inbox, self._router, self._metrics, self._stop = inbox, router, metrics, stop
+        self._api, self._restricted_api = api, restricted_api
+        self._watch = Watch(inbox, stop)
+
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, stop: Stop, router: Router | None = None
+    ) -> Processor:
+        """Wire it up. Raises `plugins.PluginError` when a plugin cannot be used."""
+        client = connection.connect(settings)
+        restricted = settings.stripe_restricted_key
+        return cls(
+            inbox=Inbox(client),
+            router=router or plugins.load(settings),
+            api=StripeApi.from_settings(settings),
+            metrics=Metrics(client),
+            stop=stop,
+            restricted_api=StripeApi(restricted.get_secret_value(), base=settings.stripe_api_base)
+            if restricted
+            else None,
+        )
+
+    def flush(self) -> None:
+        """Write the counts of this process to Redis, before it ends."""
+        self._metrics.flush()
+
+    def process(self, key: str) -> None:
+        """Take the event one step on: claim it, run what is due, settle it or give it back.
+
+        Nothing is raised: RQ would keep the text of it in Redis.
+        """
+        try:
+            claim = self._inbox.claim(key)
+        except redis.RedisError:
+            # Nobody holds the event, and it stands in `due`: the sweep will wake it again.
+            log.exception("claim_failed", event_key=key)
+            return
+        self._metrics.count("claims", "claimed" if isinstance(claim, Claim) else claim.value)
+        if not isinstance(claim, Claim):
+            # A surplus wake-up, or the session is busy: the inbox knows when to wake us again.
+            log.debug("claim_refused", event_key=key, reason=claim.value)
+            return
+        event = claim.event
+        with (
+            bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind),
+            self._watch.over(claim),
+        ):
+            try:
+                self._work(claim)
+            except Exception:
+                # A fault of ours, or Redis went away: the event is not to blame.
+                log.exception("processing_failed")
+                with contextlib.suppress(redis.RedisError):
+                    self._release(claim, backoff(claim.waits, FETCH_CAP), "processing failed")
+
+    def _work(self, claim: Claim) -> None:
+        subscribed = self._router.match(claim.event.kind)
+        due = [handler for handler in subscribed if claim.is_due(handler.name)]
+        if not due:
+            return self._settle(claim, subscribed)
+        try:
+            facts = self._fetch(claim, due)
+        except StripeFailure as failure:
+            return self._wait_for_stripe(claim, failure)
+        with logs.masking(facts.personal_values()):
+            for handler in due:
+                if claim.lost or self._stop.requested:
+                    break
+                progress, delay = self._dispatch(handler, claim, facts)
+                if not self._inbox.record(claim, handler.name, progress, delay):
+                    log.warning("claim_lost", handler=handler.name)
+                    return None
+                self._metrics.count("handler_runs", handler.name, progress.status)
+        return self._settle(claim, subscribed, facts)
+
+    def _fetch(self, claim: Claim, handlers: list[Handler]) -> Facts:
+        """Ask Stripe once, for all of these handlers."""
+        session, report = self._api.fetch(claim.event)
+        outcome = Outcome.of(session)
+        relation = standing(claim.event.kind, outcome.kind)
+        if relation == "stale" and claim.waits < MAX_STALE_READS:
+            raise StripeFailure("stale")
+        facts = Facts(session, report, outcome, superseded=relation != "current")
+        needs = frozenset[str]().union(
+            *(handler.needs for handler in handlers if not _excuse(handler, facts))
+        )
+        if needs and self._restricted_api is not None:
+            try:
+                facts.sensitive = self._restricted_api.fetch_sensitive(claim.event, needs)
+            except StripeFailure as failure:
+                age = claim.now / 1000 - claim.event.created
+                if failure.kind not in {"key", "invalid"} or age <= SENSITIVE_WINDOW:
+                    raise
+                log.exception("sensitive_expired", age_s=round(age))
+                facts.sensitive = None
+        self._metrics.count("fetches", "ok")
+        return facts
+
+    def _dispatch(self, handler: Handler, claim: Claim, facts: Facts) -> tuple[Progress, float]:
+        """Run one handler; what it raises ends here, and only types and places of it go on."""
+        if excuse := _excuse(handler, facts):
+            return excuse, 0
+        previous = claim.progress.get(handler.name)
+        attempt = previous.attempts + 1 if previous else 1
+        if handler.needs and facts.sensitive is None:
+            return Progress("dead", attempt, reason="sensitive_expired"), 0
+        verification = Verification(
+            event=claim.event,
+            session=facts.session,
+            report=facts.report,
+            outcome=facts.outcome,
+            sensitive=(facts.sensitive or Sensitive({})).only(handler.needs),
+            idempotency_key=f"{claim.event.key}:{handler.name}",
+            attempt=attempt,
+            superseded=facts.superseded,
+            log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
+        )
+        try:
+            with self._watch.deadline(claim, handler, attempt):
+                handler.function(verification)
+        except Retry as retry:
+            reason = _reason("retry", retry.reason)
+            progress, delay = handler.failed(attempt, claim.age, reason, retry.delay)
+        except Discard as discard:
+            reason = _reason("discarded", discard.reason)
+            progress, delay = Progress("dead", attempt, reason=reason), 0.0
+        except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)
+            reason = f"{type(error).__name__} at {logs.places(error.__traceback__, last=2)}"
+            progress, delay = handler.failed(attempt, claim.age, _reason("failed", reason))
+        else:
+            return Progress("done", attempt), 0
+        log.warning(
+            "handler_failed",
+            handler=handler.name,
+            attempt=attempt,
+            status=progress.status,
+            reason=progress.reason,
+            delay_s=round(delay, 3),
+        )
+        return progress, delay
+
+    def _wait_for_stripe(self, claim: Claim, failure: StripeFailure) -> None:
+        """Give the event back until the failure may have passed; dead when it will not."""
+        self._metrics.count("fetches", failure.kind)
+        gone = failure.kind == "missing" and claim.waits >= MAX_MISSING
+        if gone or failure.kind == "invalid":
+            return self._finish(claim, "dead", "", f"stripe: {failure}")
+        delay = backoff(claim.waits, FETCH_CAP)
+        if failure.kind == "key":
+            delay = KEY_DELAY
+            log.error(
+                "stripe_refuses_our_key", status=failure.status, request_id=failure.request_id
+            )
+        if failure.retry_after is not None:
+            delay += failure.retry_after
+        return self._release(claim, delay, f"stripe: {failure}")
+
+    def _settle(self, claim: Claim, subscribed: list[Handler], facts: Facts | None = None) -> None:
+        """End the event if every handler is through with it; else say when to come back."""
+        names = {handler.name for handler in subscribed}
+        waiting = {name: p for name, p in claim.progress.items() if not p.over}
+        if names - claim.progress.keys():
+            # Stopped, or lost the claim, before every handler had its turn.
+            return self._release(claim, 0, "worker stopped")
+        if unknown := waiting.keys() - names:
+            # Perhaps a newer release knows it (a rolling deploy); perhaps it was renamed.
+            log.warning("handler_unknown", handler=min(unknown))
+            return self._release(claim, FETCH_CAP, "unknown handler")
+        if waiting:
+            delay = (min(p.due for p in waiting.values()) - claim.now) / 1000
+            return self._release(claim, max(0.05, delay), "handlers wait for their retry")
+        outcome, reason = _told(facts) if names else ("no_handler", "")
+        dead = {name: p.reason for name, p in claim.progress.items() if p.status == "dead"}
+        if dead:
+            name = min(dead)
+            return self._finish(claim, "dead", outcome, f"{name}: {dead[name]}")
+        return self._finish(claim, "done", outcome, reason)
+
+    def _release(self, claim: Claim, delay: float, reason: str) -> None:
+        log.info("event_released", reason=reason, delay_s=round(delay, 3))
+        self._inbox.release(claim, delay, reason)
+
+    def _finish(
+        self, claim: Claim, state: Literal["done", "dead"], outcome: str, reason: str
+    ) -> None:
+        took = self._inbox.finish(claim, state, outcome=outcome, reason=reason)
+        if took is None:
+            log.warning("claim_lost")
+            return
+        self._metrics.count("settled", state, outcome)
+        self._metrics.observe("settle_seconds", took)
+        report = log.error if state == "dead" else log.info
+        report(
+            "event_settled", state=state, outcome=outcome, reason=reason, took_ms=round(took * 1000)
+        )
+
+
+def _excuse(handler: Handler, facts: Facts) -> Progress | None:
+    """Say why this handler need not run for the event, if so."""
+    if facts.superseded and not handler.superseded:
+        return Progress("superseded", 0)
+    if handler.reasons and facts.outcome.reason not in handler.reasons:
+        return Progress("skipped", 0)
+    return None
+
+
+def _told(facts: Facts | None) -> tuple[str, str]:
+    """Return outcome and reason for the record, in the words the handlers were told."""
+    if facts is None:
+        return "", ""
+    if facts.superseded:
+        return "superseded", ""
+    return facts.outcome.kind, facts.outcome.reason or ""
+
+
+def _reason(word: str, text: object) -> str:
+    """Return a handler's own reason, redacted; whatever `str` of it does."""
+    try:
+        return logs.redact(f"{word}: {text}").replace("|", "/")
+    except Exception:  # noqa: BLE001 (a handler may pass an object whose str raises)
+        return word

@@ -1,0 +1,78 @@
+"""Find plugins and build the router of this process.
+
+Three doors, in this order; every plugin of a process, ours too, comes through one of them:
+
+1. files in `workers/handlers/`;
+2. dotted paths in `HANDLERS`: `package.module` or `package.module:object`;
+3. installed distributions: entry points of the group `identity_webhooks.handlers`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from importlib import metadata
+
+from service.settings import Settings
+from workers import handlers as _built_in
+from workers.router import BadPlugin, Router
+
+GROUP = "identity_webhooks.handlers"
+
+
+class PluginError(Exception):
+    """Plugins that cannot be used. The text lists every fault of every plugin, a line each."""
+
+
+def load(settings: Settings) -> Router:
+    """Load every plugin.
+
+    Raises:
+        PluginError: when any plugin has a fault; a half-loaded process would lose events quietly.
+    """
+    router, faults = Router(), []
+    for name, origin, find in _doors(settings):
+        try:
+            router.add(_found(find), name, origin)
+        except BadPlugin as bad:
+            faults += [f"{origin}: {fault}" for fault in bad.faults]
+    needy = [handler for handler in router.handlers if handler.needs]
+    if needy and settings.stripe_restricted_key is None:
+        faults += [
+            f"{handler.origin}: {handler.name} needs {', '.join(sorted(handler.needs))}:"
+            " set STRIPE_RESTRICTED_KEY (rk_...)"
+            for handler in needy
+        ]
+    if faults:
+        raise PluginError("\n".join(["plugins that cannot be used:", *faults]))
+    return router
+
+
+def _doors(settings: Settings) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """Yield name, origin and finder of every plugin."""
+    for module in sorted(pkgutil.iter_modules(_built_in.__path__), key=lambda m: m.name):
+        path = f"{_built_in.__name__}.{module.name}"
+        yield module.name, f"file {path}", lambda path=path: importlib.import_module(path)  # type: ignore[misc]
+    for path in settings.handlers:
+        name = path.rpartition(":")[2].rpartition(".")[2]
+        yield name, f"HANDLERS {path}", lambda path=path: _resolve(path)  # type: ignore[misc]
+    points = metadata.entry_points(group=GROUP)
+    for point in sorted(points, key=lambda point: point.name):
+        where = point.dist.name if point.dist else "unknown"
+        yield point.name, f"entry point {point.name} of {where}", point.load
+
+
+def _resolve(path: str) -> object:
+    module_path, _, attribute = path.partition(":")
+    found: object = importlib.import_module(module_path)
+    for name in filter(None, attribute.split(".")):
+        found = getattr(found, name)
+    return found
+
+
+def _found(find: Callable[[], object]) -> object:
+    try:
+        return find()
+    except BaseException as error:  # noqa: BLE001 (importing a plugin runs its code)
+        raise BadPlugin([f"cannot be imported: {type(error).__name__}: {error}"]) from None

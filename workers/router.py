@@ -1,0 +1,251 @@
+"""Which handlers an event goes to, and what their answers mean.
+
+`on` only marks a function; a `Router` collects the marked functions of a plugin (a module, or an
+object with marked methods). So importing a plugin registers nothing, and a test calls a handler
+like any function.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal, TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
+from service.event import KINDS, Kind
+from service.inbox import Progress
+from workers.verification import SENSITIVE, Verification
+
+RETRY_BASE = 2.0
+RETRY_CAP = 3600.0
+"""Seconds: the longest wait before the n-th retry is `min(RETRY_CAP, RETRY_BASE * 2**n)`."""
+
+RETRY_FOR = 3 * 86_400
+"""Seconds a failing handler is retried when it sets no number: as long as Stripe itself retries
+deliveries in live mode (https://docs.stripe.com/webhooks#behaviors)."""
+
+_MARK = "__identity_webhooks__"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Retry(Exception):
+    """Raise it in a handler to be run again: `raise Retry("ledger is closed", delay=30)`.
+
+    `delay` is in seconds; without it the wait grows with each attempt. Counts as an attempt.
+    """
+
+    def __init__(self, reason: str, *, delay: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        # No longer than failing handlers are retried at all; nan and the like come out as 0.
+        self.delay = None if delay is None else min(max(0.0, float(delay)), RETRY_FOR)
+
+
+class Discard(Exception):
+    """Raise it in a handler that can never succeed: the event is dead, with this reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What `on` was told."""
+
+    events: tuple[str, ...]
+    needs: tuple[str, ...]
+    reason: tuple[str, ...]
+    superseded: bool
+    retries: int | None
+    timeout: float
+
+
+def on(
+    *events: Kind | Literal["*"],
+    needs: Iterable[str] = (),
+    reason: Iterable[str] = (),
+    superseded: bool = False,
+    retries: int | None = None,
+    timeout: float = 60,
+) -> Callable[[Function], Function]:
+    """Mark a function as a handler of these events; `"*"` is all of them.
+
+    Args:
+        events: `created`, `processing`, `requires_input`, `verified`, `canceled`, `redacted`.
+        needs: sensitive fields to fetch for it, by Stripe's path (`verified_outputs.dob`).
+        reason: only for these codes of `last_error` (with `requires_input`).
+        superseded: also for events that a later state has overtaken.
+        retries: how often to run it again when it fails; by default for three days.
+        timeout: seconds after which a run is ended, and with it its process.
+    """
+    words = Subscription(events, _words(needs), _words(reason), superseded, retries, timeout)
+
+    def mark(function: Function) -> Function:
+        setattr(function, _MARK, words)
+        return function
+
+    return mark
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A registered handler. `name` is `<plugin>.<function>`, and stays in the inbox's records."""
+
+    name: str
+    function: Callable[[Verification], object]
+    events: frozenset[Kind]
+    needs: frozenset[str]
+    reasons: frozenset[str]
+    superseded: bool
+    retries: int | None
+    timeout: float
+    origin: str
+
+    def failed(
+        self, attempt: int, age: float, reason: str, delay: float | None = None
+    ) -> tuple[Progress, float]:
+        """Return how a failed attempt is recorded, and the seconds until the next.
+
+        Args:
+            attempt: which one it was, from 1.
+            age: seconds since the event was accepted.
+            reason: what to write down; redacted already.
+            delay: what the handler asked for; else full jitter.
+        """
+        exhausted = age > RETRY_FOR if self.retries is None else attempt > self.retries
+        if exhausted:
+            return Progress("dead", attempt, reason=reason), 0
+        wait = backoff(attempt) if delay is None else delay
+        return Progress("retry", attempt, reason=reason), wait
+
+
+class BadPlugin(Exception):
+    """A plugin that cannot be used; `faults` says all that is wrong with it."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class Router:
+    """The handlers, in the order they were added."""
+
+    def __init__(self) -> None:
+        self.handlers: list[Handler] = []
+
+    def add(self, plugin: object, name: str, origin: str = "") -> None:
+        """Collect the marked functions of a module, or the marked methods of an object.
+
+        A pydantic-settings class is built first: its fields are the plugin's settings.
+
+        Raises:
+            BadPlugin: with every fault; nothing of the plugin was added then.
+        """
+        faults: list[str] = []
+        taken = {handler.name for handler in self.handlers}
+        found: list[Handler] = []
+        for function in _marked(plugin, faults):
+            handler_name = f"{name}.{function.__name__}"
+            if handler_name in taken:
+                faults.append(f"{handler_name}: the name is taken by another handler")
+            taken.add(handler_name)
+            words: Subscription = getattr(function, _MARK)
+            wrong = [f"{handler_name}: {fault}" for fault in _faults(function, words)]
+            faults += wrong
+            if not wrong:
+                found.append(_handler(handler_name, function, words, origin))
+        if not found and not faults:
+            faults.append("holds no handler: mark a function with @on(...)")
+        if faults:
+            raise BadPlugin(faults)
+        self.handlers += found
+
+    def match(self, kind: Kind) -> list[Handler]:
+        """Return the handlers that subscribe to this kind of event."""
+        return [handler for handler in self.handlers if kind in handler.events]
+
+
+def backoff(attempt: int, cap: float = RETRY_CAP) -> float:
+    """Return a wait in seconds with full jitter: between 0 and `min(cap, base * 2**attempt)`."""
+    return random.uniform(0, min(cap, RETRY_BASE * 2 ** min(attempt, 32)))  # noqa: S311 (no secret)
+
+
+def _words(value: Iterable[str]) -> tuple[str, ...]:
+    # A lone string is an iterable of letters, which nobody means.
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _handler(
+    name: str, function: Callable[[Verification], object], words: Subscription, origin: str
+) -> Handler:
+    events = KINDS if "*" in words.events else tuple(k for k in KINDS if k in words.events)
+    return Handler(
+        name=name,
+        function=function,
+        events=frozenset(events),
+        needs=frozenset(words.needs),
+        reasons=frozenset(words.reason),
+        superseded=words.superseded,
+        retries=words.retries,
+        timeout=words.timeout,
+        origin=origin,
+    )
+
+
+def _marked(plugin: object, faults: list[str]) -> Iterator[Callable[[Verification], object]]:
+    if isinstance(plugin, ModuleType):
+        # Only what is defined in it: an imported handler belongs to the module it came from.
+        for value in list(vars(plugin).values()):
+            if getattr(value, "__module__", None) != plugin.__name__:
+                continue
+            if inspect.isfunction(value) and hasattr(value, _MARK):
+                yield value
+            elif inspect.isclass(value) and issubclass(value, BaseSettings):
+                yield from _marked(value, faults)
+        return
+    if inspect.isclass(plugin):
+        try:
+            plugin = plugin()
+        except ValidationError as error:
+            prefix = getattr(plugin, "model_config", {}).get("env_prefix", "")
+            faults += [
+                f"setting {(prefix + str(fault['loc'][0])).upper()}: {fault['msg']}"
+                for fault in error.errors(include_input=False, include_url=False)
+            ]
+            return
+        except Exception as error:  # noqa: BLE001 (a plugin may raise anything)
+            faults.append(f"cannot be built: {type(error).__name__}: {error}")
+            return
+    for name, member in vars(type(plugin)).items():
+        if hasattr(member, _MARK):
+            yield getattr(plugin, name)
+
+
+def _faults(function: Callable[..., object], words: Subscription) -> Iterator[str]:
+    if not words.events:
+        yield f"names no event: one of {', '.join(KINDS)}, or '*'"
+    for event in words.events:
+        if event != "*" and event not in KINDS:
+            yield f"unknown event {event!r}: one of {', '.join(KINDS)}, or '*'"
+    for need in words.needs:
+        if need not in SENSITIVE:
+            yield f"unknown field in needs {need!r}: one of {', '.join(SENSITIVE)}"
+    if words.reason and not {"requires_input", "*"} & set(words.events):
+        yield "reason= filters requires_input events, which it does not subscribe to"
+    if words.retries is not None and words.retries < 0:
+        yield "retries= is negative"
+    if words.timeout <= 0:
+        yield "timeout= must be more than 0 seconds"
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        yield "is async: handlers are plain functions"
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        yield "must take one argument, the Verification"
