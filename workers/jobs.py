@@ -7,13 +7,14 @@ story, read top to bottom.
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Literal
 
 import redis
 from structlog.contextvars import bound_contextvars
 
 from service import connection, logs
-from service.inbox import Claim, Inbox, Progress
+from service.inbox import Claim, Inbox, Progress, Refused
 from service.metrics import Metrics
 from service.settings import Settings
 from workers import plugins
@@ -34,6 +35,9 @@ FETCH_CAP = 60.0
 
 KEY_DELAY = 60.0
 """Seconds to wait when Stripe refuses our key: a person has to act."""
+
+PAUSE_CHECK = 0.5
+"""Seconds between two looks whether a pause is over."""
 
 MAX_STALE_READS = 8
 MAX_MISSING = 6
@@ -100,6 +104,9 @@ class Processor:
                 self._metrics.count("claims", "claimed")
                 self._watch.begin(taken)
                 return taken
+            if taken is Refused.PAUSED:
+                time.sleep(PAUSE_CHECK)
+                return None
             # A surplus wake-up, or the session is busy: the inbox knows when to wake us again.
             self._metrics.count("claims", taken.value)
         return None
@@ -127,6 +134,9 @@ class Processor:
         if not due:
             return self._settle(claim, subscribed)
         try:
+            if not self._is_the_one(claim):
+                log.info("event_settled", state="done", outcome="twin")
+                return None
             facts = self._fetch(claim, due)
         except StripeFailure as failure:
             return self._wait_for_stripe(claim, failure)
@@ -140,6 +150,27 @@ class Processor:
                     return None
                 self._metrics.count("handler_runs", handler.name, progress.status)
         return self._settle(claim, subscribed, facts)
+
+    def _is_the_one(self, claim: Claim) -> bool:
+        """Whether this event, and not the same change in its other form, is to be worked on.
+
+        An account with destinations of both forms gets every change twice, under two ids. A thin
+        event, when fetched, names its snapshot event; a snapshot event names nothing.
+        """
+        event = claim.event
+        if event.form == "snapshot" or claim.twin is not None:
+            return True
+        try:
+            twin = self._api.snapshot_of(event)
+        except StripeFailure as failure:
+            if failure.kind != "missing":
+                raise
+            # Older than the 30 days that Stripe keeps events.
+            twin = None
+        if twin is None or self._inbox.link(claim, twin.key):
+            return True
+        self._metrics.count("settled", "done", "twin")
+        return False
 
     def _fetch(self, claim: Claim, handlers: list[Handler]) -> Facts:
         """Ask Stripe once, for all of these handlers."""
@@ -178,7 +209,7 @@ class Processor:
             report=facts.report,
             outcome=facts.outcome,
             sensitive=(facts.sensitive or Sensitive({})).only(handler.needs),
-            idempotency_key=f"{claim.event.key}:{handler.name}",
+            idempotency_key=f"{claim.identity}:{handler.name}",
             attempt=attempt,
             superseded=facts.superseded,
             log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
@@ -214,13 +245,17 @@ class Processor:
         if gone or failure.kind == "invalid":
             return self._finish(claim, "dead", "", f"stripe: {failure}")
         delay = backoff(claim.waits, FETCH_CAP)
+        if failure.retry_after is not None:
+            delay += failure.retry_after
         if failure.kind == "key":
+            # Every event would run into it, until a person has acted.
             delay = KEY_DELAY
+            self._inbox.pause(KEY_DELAY, "Stripe refuses our key")
             log.error(
                 "stripe_refuses_our_key", status=failure.status, request_id=failure.request_id
             )
-        if failure.retry_after is not None:
-            delay += failure.retry_after
+        elif failure.kind == "busy" and failure.status == 429:
+            self._inbox.pause(min(delay, FETCH_CAP), "Stripe limits our rate")
         return self._release(claim, delay, f"stripe: {failure}")
 
     def _settle(self, claim: Claim, subscribed: list[Handler], facts: Facts | None = None) -> None:

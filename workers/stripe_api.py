@@ -7,6 +7,7 @@ What the SDK leaves to its user is settled here: timeouts (its default is 80 s),
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
@@ -205,6 +206,16 @@ class StripeApi:
         session = self.retrieve_session(event.session, expand=_EXPAND, account=event.account)
         report = getattr(session, "last_verification_report", None)
         return session, None if isinstance(report, str) else report
+
+    def snapshot_of(self, event: Event) -> Event | None:
+        """Ask which snapshot event tells the same change as this thin one; None if none does.
+
+        `snapshot_event` is in the fetched event, not in the pushed one
+        (https://docs.stripe.com/webhooks/migrate-snapshot-to-thin-events).
+        """
+        fetched = self.retrieve_thin_event(event.id, account=event.account).to_dict()
+        twin = fetched.get("snapshot_event")
+        return dataclasses.replace(event, id=twin, form="snapshot") if twin else None
 
     def fetch_sensitive(self, event: Event, needs: Iterable[str]) -> Sensitive:
         """Fetch these sensitive fields; this client must hold a restricted key."""
