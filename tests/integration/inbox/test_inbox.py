@@ -229,7 +229,7 @@ class TestTwins:
     def test_an_id_that_leads_nowhere_is_new(self, inbox, redis) -> None:
         inbox.accept(event("thin"))
         inbox.link(claimed(inbox, "evt_thin"), "evt_snap")
-        redis.delete("iw:evt:evt_thin")
+        redis.delete("iw:evt:evt_thin", "iw:session::vs_1")
 
         assert inbox.accept(event("snap")) is Accepted.NEW
         assert isinstance(inbox.claim("evt_snap"), Claim)
