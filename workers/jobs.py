@@ -282,7 +282,4 @@ def _told(facts: Facts | None) -> tuple[str, str]:
 
 def _reason(word: str, text: object) -> str:
     """Return a handler's own reason, redacted; whatever `str` of it does."""
-    try:
-        return logs.redact(f"{word}: {text}").replace("|", "/")
-    except Exception:  # noqa: BLE001 (a handler may pass an object whose str raises)
-        return word
+    return f"{word}: {logs.quote(text)}".replace("|", "/")
