@@ -1,9 +1,18 @@
 """``python -m sandbox``: run the sandbox, and drive one that runs."""
 
+import functools
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 import click
+import urllib3
 
+from sandbox.checks import LAST_ERRORS, OUTCOMES
+from sandbox.objects import EVENT_TYPES
 from sandbox.state import REDACTION_TIME, RETRIES, Settings, World, all_events
 
 #: Stripe's hours between tries become seconds: 3600 s is 3.6 s.
@@ -113,6 +122,244 @@ def _both(url: str | None, secret: str | None, names: str) -> bool:
     if bool(url) != bool(secret):
         raise click.UsageError(f"{names} go together.")
     return bool(url)
+
+
+# -- driving a sandbox that runs -------------------------------------------------------------
+
+KEY = "sk_test_sandbox_command_line"
+CHANGES = tuple(name.rpartition(".")[2] for name in EVENT_TYPES)
+
+
+class Remote:
+    """A running sandbox, and how its answers are printed."""
+
+    def __init__(self, url: str, *, as_json: bool) -> None:
+        self.url = url.rstrip("/")
+        self.as_json = as_json
+
+    def call(
+        self, method: str, path: str, *, form: dict[str, str] | None = None, **body: Any
+    ) -> Any:
+        """Return the answer's JSON.
+
+        Raises:
+            ClickException: nobody answers, or the answer is an error.
+        """
+        headers = {"Authorization": f"Bearer {KEY}"}
+        try:
+            if form is not None:
+                answer = urllib3.request(
+                    method,
+                    self.url + path,
+                    body=urlencode(form),
+                    headers=headers | {"Content-Type": "application/x-www-form-urlencoded"},
+                )
+            else:
+                # A GET has no body at all.
+                sent = body if method == "POST" else None
+                answer = urllib3.request(method, self.url + path, headers=headers, json=sent)
+            result = answer.json()
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            raise click.ClickException(
+                f"No sandbox answers at {self.url}; start one with: python -m sandbox serve"
+            ) from error
+        if answer.status >= 400:
+            raise click.ClickException(result["error"]["message"])
+        return result
+
+    def create(self, form: dict[str, str]) -> Any:
+        """Create a session."""
+        return self.call("POST", "/v1/identity/verification_sessions", form=form)
+
+    def control(self, path: str, **body: Any) -> Any:
+        """Use a control route."""
+        return self.call("POST", f"/_sandbox/{path}", **body)
+
+    def show(self, result: Any, *lines: str) -> None:
+        """Print the result as JSON, or these lines."""
+        click.echo(json.dumps(result, indent=2) if self.as_json else "\n".join(lines))
+
+    def show_session(self, session: Any) -> None:
+        """Print a session."""
+        lines = [f"{session['id']}  {session['status']}"]
+        if session["last_error"]:
+            lines.append(f"last_error: {session['last_error']['code']}")
+        if session["redaction"]:
+            lines.append(f"redaction: {session['redaction']['status']}")
+        if session["url"]:
+            lines.append(session["url"])
+        self.show(session, *lines)
+
+
+Command = Callable[..., None]
+
+
+def remote(command: Command) -> Command:
+    """Give a command ``--url`` and ``--json``, and call it with a Remote."""
+
+    @click.option(
+        "--url",
+        default="http://127.0.0.1:12111",
+        show_default=True,
+        envvar="SANDBOX_URL",
+        help="Where the sandbox runs (also: SANDBOX_URL).",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @functools.wraps(command)
+    def wrapped(url: str, as_json: bool, **options: Any) -> None:
+        command(Remote(url, as_json=as_json), **options)
+
+    return wrapped
+
+
+@main.command()
+@click.option("--type", "kind", type=click.Choice(["document", "id_number"]), default="document")
+@click.option("--selfie", is_flag=True, help="Require a matching selfie.")
+@click.option("--id-number", is_flag=True, help="Require an ID number besides the document.")
+@click.option("--return-url", metavar="URL", help="Where the hosted page sends the user.")
+@click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="May be given again.")
+@remote
+def create(sandbox: Remote, /, **options: Any) -> None:
+    """Create a session; print its id, status and hosted page.
+
+    \b
+    Example:
+      python -m sandbox create --selfie --metadata user=42
+    """
+    form = {"type": options["kind"]}
+    if options["selfie"]:
+        form["options[document][require_matching_selfie]"] = "true"
+    if options["id_number"]:
+        form["options[document][require_id_number]"] = "true"
+    if options["return_url"]:
+        form["return_url"] = options["return_url"]
+    for pair in options["metadata"]:
+        name, _, value = pair.partition("=")
+        form[f"metadata[{name}]"] = value
+    sandbox.show_session(sandbox.create(form))
+
+
+@main.command()
+@click.argument("session")
+@click.argument("outcome", type=click.Choice(OUTCOMES), default="verified", metavar="[OUTCOME]")
+@click.option("--hold", is_flag=True, help="Stay in processing, until `complete`.")
+@click.option("--delay", type=float, default=0.0, help="Seconds of processing.")
+@remote
+def submit(sandbox: Remote, /, session: str, outcome: str, **how: Any) -> None:
+    """Do what the user does on the hosted page.
+
+    OUTCOME is what the check will find: verified (the default) or a last_error code.
+
+    \b
+    Examples:
+      python -m sandbox submit vs_123
+      python -m sandbox submit vs_123 selfie_face_mismatch
+      python -m sandbox submit vs_123 --hold
+    """
+    sandbox.show_session(sandbox.control(f"sessions/{session}/submit", outcome=outcome, **how))
+
+
+@main.command()
+@click.argument("session")
+@remote
+def complete(sandbox: Remote, /, session: str) -> None:
+    """End processing, or a redaction, now."""
+    sandbox.show_session(sandbox.control(f"sessions/{session}/complete"))
+
+
+@main.command()
+@click.argument("event", type=click.Choice(CHANGES), metavar="EVENT")
+@click.option(
+    "--outcome",
+    type=click.Choice(list(LAST_ERRORS)),
+    default="document_unverified_other",
+    show_default=True,
+    metavar="CODE",
+    help="The error of requires_input.",
+)
+@remote
+def trigger(sandbox: Remote, /, event: str, outcome: str) -> None:
+    """Make an event happen, by taking a new session there step by step.
+
+    EVENT is created, processing, verified, requires_input, canceled or redacted. Prints the
+    session and every event on the way.
+
+    \b
+    Examples:
+      python -m sandbox trigger verified
+      python -m sandbox trigger requires_input --outcome document_expired
+    """
+    session = sandbox.create({"type": "document"})["id"]
+    path = f"sessions/{session}"
+    match event:
+        case "processing":
+            sandbox.control(f"{path}/submit", hold=True)
+        case "verified":
+            sandbox.control(f"{path}/submit")
+        case "requires_input":
+            sandbox.control(f"{path}/submit", outcome=outcome)
+        case "canceled":
+            sandbox.call("POST", f"/v1/identity/verification_{path}/cancel", form={})
+        case "redacted":
+            sandbox.control(f"{path}/submit")
+            sandbox.control(f"{path}/redact")
+            sandbox.control(f"{path}/complete")
+    listed = sandbox.call("GET", "/v1/events?limit=100")["data"]
+    events = [
+        {"id": made["id"], "type": made["type"]}
+        for made in reversed(listed)
+        if made["data"]["object"]["id"] == session
+    ]
+    sandbox.show(
+        {"session": session, "events": events},
+        session,
+        *[f"{made['id']}  {made['type']}" for made in events],
+    )
+
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Duration(click.ParamType[float]):
+    """A number of seconds, or with a unit: 90, 15m, 2h, 4d."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return seconds."""
+        text = str(value)
+        unit = UNITS.get(text[-1:])
+        try:
+            return float(text[:-1]) * unit if unit else float(text)
+        except ValueError:
+            self.fail(f"{text!r} is no duration; try 90, 15m, 2h or 4d.", param, ctx)
+
+
+@main.command()
+@click.argument("duration", type=Duration())
+@remote
+def advance(sandbox: Remote, /, duration: float) -> None:
+    """Move the sandbox's clock forward; what falls due on the way happens.
+
+    \b
+    Examples:
+      python -m sandbox advance 4d
+      python -m sandbox advance 90
+    """
+    clock = sandbox.control("clock", advance=duration)
+    now = datetime.fromtimestamp(clock["now"], UTC).isoformat(timespec="seconds")
+    sandbox.show(clock, f"It is {now}, {clock['ahead']:.0f} s ahead of this machine.")
+
+
+@main.command()
+@click.argument("event")
+@remote
+def resend(sandbox: Remote, /, event: str) -> None:
+    """Deliver an event (evt_...) again."""
+    deliveries = sandbox.control(f"events/{event}/resend")
+    sandbox.show(deliveries, *[f"{d['event']}  {d['form']} to {d['url']}" for d in deliveries])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -561,8 +562,10 @@ def may_see_sensitive(call: Call, session: Session | None) -> None:
 
 def masked(key: str) -> str:
     """Return a key as Stripe prints it: its kind, stars, its last four characters."""
-    kind, secret = key[:8], key[8:]
-    return f"{kind}{'*' * max(len(secret) - 4, 3)}{secret[-4:] if len(secret) > 4 else ''}"
+    known = re.match(r"(sk|rk|pk)_(test|live)_", key)
+    kind = known.group() if known else ""
+    shown = key[-4:] if len(key) - len(kind) > 8 else ""
+    return f"{kind}{'*' * max(len(key) - len(kind) - len(shown), 3)}{shown}"
 
 
 # -- around every operation ------------------------------------------------------------------

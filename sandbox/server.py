@@ -14,7 +14,7 @@ from gunicorn.sock import create_sockets
 from gunicorn.workers.gthread import ThreadWorker
 from werkzeug.exceptions import HTTPException
 
-from sandbox import control
+from sandbox import control, pages
 from sandbox.api import Api
 from sandbox.delivery import Deliverer
 from sandbox.faults import Faults
@@ -31,6 +31,7 @@ def create_app(world: World, faults: Faults) -> Flask:
     api = Api(world, faults)
     api.install(app)
     control.install(app, world, faults)
+    pages.install(app, world, faults)
 
     @app.errorhandler(ApiError)
     def refused(error: ApiError) -> tuple[dict[str, Any], int]:

@@ -446,8 +446,7 @@ class World:
                 report.parts = {k: checks.redact_part(part) for k, part in report.parts.items()}
                 self._touch(report)
         erased = self.view(session)
-        for event_id in self._session_events[session.id]:
-            event = self.events[event_id]
+        for event in self.events_of(session):
             kept: Json = {"metadata": {}, "client_secret": None, "url": None}
             if "provided_details" in event.snapshot:
                 kept["provided_details"] = erased.get("provided_details")
@@ -486,6 +485,10 @@ class World:
         """Return an event by its id in either form, for 30 days."""
         event = self.events.get(self._thin.get(event_id, event_id))
         return event if event and event.created > self.now() - EVENT_LIFETIME else None
+
+    def events_of(self, session: Session) -> list[Event]:
+        """Return a session's events, oldest first."""
+        return [self.events[event_id] for event_id in self._session_events[session.id]]
 
     def pending_webhooks(self, event: Event) -> int:
         """Return how many endpoints have not answered this event with a 2xx."""

@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from service import logs
-from service.__main__ import table
 from service.connection import UnsafeRedis
 from service.event import KINDS
 from service.settings import Role, Settings, SettingsError
+from service.text import table
 from workers import plugins
 from workers.stripe_api import StripeApi, StripeFailure
 

@@ -34,8 +34,9 @@ from workers.jobs import Processor
 from workers.router import Router
 from workers.watch import GRACE, Stop
 
-WORKER_TTL = 20
-"""Seconds. RQ blocks in a pop for 15 s less than this, so an idle worker leaves within 5 s."""
+WORKER_TTL = 16
+"""Seconds. RQ blocks in a pop for 15 s less than this, so an idle worker leaves within a second;
+the price is a handful of Redis commands a second."""
 
 KILL_AFTER = GRACE + 3
 """Seconds after which the parent kills a child that did not stop; platforms kill both after 30."""
@@ -106,9 +107,12 @@ def _be_child(settings: Settings, router: Router) -> None:
         stop = _stop_on_signals()
         processor = Processor.serving = Processor.from_settings(settings, stop, router)
         while not stop.requested:
-            _rq_worker(settings, stop).work(logging_level="WARNING")
+            # RQ gives up when Redis goes away; we do not.
+            try:
+                _rq_worker(settings, stop).work(logging_level="WARNING")
+            except redis.RedisError:
+                log.exception("redis_unreachable")
             if not stop.requested:
-                # RQ gives up when Redis goes away; we do not.
                 time.sleep(1)
         processor.flush()
         code = 0
@@ -138,6 +142,16 @@ def _rq_worker(settings: Settings, stop: Stop) -> SimpleWorker:
         # RQ's alarm would hit our code, and needs the main thread; handlers have timeouts of ours.
         death_penalty_class = TimerDeathPenalty
         queue_class = FlaggedQueue
+        max_connection_wait_time = 2.0
+
+        def heartbeat(self, *args: Any, **kwargs: Any) -> None:
+            """Stop also while Redis is away, when RQ retries here and never reaches the pop."""
+            try:
+                super().heartbeat(*args, **kwargs)
+            except (redis.ConnectionError, redis.TimeoutError):
+                if stop.requested:
+                    raise StopRequested from None
+                raise
 
         def _install_signal_handlers(self) -> None:
             """Leave the handlers of `_stop_on_signals` in place."""

@@ -129,3 +129,201 @@ def test_bodies_hold_no_personal_data(run: Run, listener: Listener) -> None:
         session.id, {"expand": ["verified_outputs.id_number", "last_verification_report"]}
     )
     assert json.dumps(seen.to_dict(), default=str).count("CANARY") >= 10
+
+
+# -- faults ------------------------------------------------------------------------------------
+
+
+def test_a_duplicate_is_the_same_event_again(delivering: Sandbox, listener: Listener) -> None:
+    delivering.control("POST", "faults", kind="duplicate", times=2, next=1)
+    create(delivering)
+    create(delivering)
+    ids = [listener.next().json["id"] for _ in range(4)]
+    assert sorted(ids.count(one) for one in set(ids)) == [1, 3]
+    assert listener.silent()
+
+
+def test_a_reordered_event_comes_after_a_later_one(delivering: Sandbox, listener: Listener) -> None:
+    delivering.control("POST", "faults", kind="reorder", event_type="*.created")
+    session = create(delivering)
+    assert listener.silent()
+    delivering.submit(session.id, hold=True)
+    types = [listener.next().json["type"].rpartition(".")[2] for _ in range(2)]
+    assert types == ["processing", "created"]
+
+
+def test_a_reordered_event_with_nothing_behind_it_comes_in_time(
+    delivering: Sandbox, listener: Listener
+) -> None:
+    delivering.control("POST", "faults", kind="reorder", seconds=0.5)
+    create(delivering)
+    assert listener.silent()
+    assert listener.next().json["type"].endswith("created")
+
+
+def test_a_dropped_event_never_comes_and_stays_unsuccessful(
+    delivering: Sandbox, listener: Listener
+) -> None:
+    delivering.control("POST", "faults", kind="drop", next=1)
+    create(delivering)
+    assert listener.silent()
+    (dropped,) = delivering.client().v1.events.list({"delivery_success": False})
+    create(delivering)
+    assert listener.next().json["id"] != dropped.id
+    (delivery, _) = settled(delivering, 2)
+    assert delivery["state"] == "dropped"
+
+
+def test_a_delayed_event_comes_by_the_clock(delivering: Sandbox, listener: Listener) -> None:
+    delivering.control("POST", "faults", kind="delay", seconds=3600)
+    create(delivering)
+    assert listener.silent()
+    delivering.control("POST", "clock", advance=3600)
+    assert listener.next().json["type"].endswith("created")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("bad_signature", "No signatures found matching the expected signature for payload"),
+        ("stale_timestamp", "Timestamp outside the tolerance zone"),
+    ],
+)
+def test_a_delivery_the_sdk_refuses(
+    delivering: Sandbox, listener: Listener, kind: str, message: str
+) -> None:
+    delivering.control("POST", "faults", kind=kind, next=1)
+    listener.answers.append(400)
+    create(delivering)
+    bad, good = listener.next(), listener.next()
+    with pytest.raises(stripe.SignatureVerificationError, match=message):
+        stripe.Webhook.construct_event(bad.body, bad.signature, SECRET)
+    assert stripe.Webhook.construct_event(good.body, good.signature, SECRET)
+    (delivery,) = settled(delivering)
+    assert [a["fault"] for a in delivery["attempts"]] == [kind, None]
+
+
+def test_a_timestamp_in_the_future_and_a_body_too_large(
+    delivering: Sandbox, listener: Listener
+) -> None:
+    delivering.control("POST", "faults", kind="future_timestamp", seconds=900)
+    delivering.control("POST", "faults", kind="oversized", bytes=2_000_000)
+    create(delivering)
+    got = listener.next()
+    moment = int(got.signature.partition(",")[0].removeprefix("t="))
+    assert 890 < moment - time.time() < 901
+    assert len(got.body) > 2_000_000
+    assert stripe.Webhook.construct_event(got.body, got.signature, SECRET)
+
+
+def test_a_fault_of_one_endpoint_spares_the_other(run: Run, listener: Listener) -> None:
+    both = ("--deliver-to", f"{listener.url}/a", "--secret", SECRET)
+    thin = ("--deliver-thin-to", f"{listener.url}/b", "--thin-secret", THIN_SECRET)
+    sandbox = run(*both, *thin)
+    sandbox.control("POST", "faults", kind="drop", endpoint=f"{listener.url}/a")
+    create(sandbox)
+    assert listener.next().path == "/b"
+    assert listener.silent()
+    assert sandbox.control("DELETE", "faults") == {"cleared": 1}
+
+
+def test_a_rate_strikes_about_that_often(delivering: Sandbox) -> None:
+    delivering.control("POST", "faults", kind="drop", rate=0.5)
+    for _ in range(60):
+        create(delivering)
+    states = [d["state"] for d in settled(delivering, 60)]
+    # Six standard deviations around one half.
+    assert 7 <= states.count("dropped") <= 53
+
+
+# -- endpoints ---------------------------------------------------------------------------------
+
+
+def test_a_rolled_secret_signs_beside_the_new_one_until_it_expires(
+    delivering: Sandbox, listener: Listener
+) -> None:
+    (endpoint,) = delivering.client().v1.webhook_endpoints.list()
+    rolled = delivering.control("POST", f"webhook_endpoints/{endpoint.id}/roll", overlap=3600)
+    create(delivering)
+    got = listener.next()
+    assert got.signature.count("v1=") == 2
+    for secret in (SECRET, rolled["secret"]):
+        assert stripe.Webhook.construct_event(got.body, got.signature, secret)
+
+    delivering.control("POST", "clock", advance=3600)
+    create(delivering)
+    got = listener.next()
+    assert stripe.Webhook.construct_event(got.body, got.signature, rolled["secret"])
+    with pytest.raises(stripe.SignatureVerificationError):
+        stripe.Webhook.construct_event(got.body, got.signature, SECRET)
+
+
+def test_a_disabled_endpoint_gets_what_is_due_when_it_is_enabled(
+    run: Run, listener: Listener
+) -> None:
+    sandbox = run("--deliver-to", listener.url, "--secret", SECRET)
+    listener.answers.append(500)
+    create(sandbox)
+    listener.next()
+    client = sandbox.client()
+    (endpoint,) = client.v1.webhook_endpoints.list()
+    client.v1.webhook_endpoints.update(endpoint.id, {"disabled": True})
+    sandbox.control("POST", "clock", advance=4 * 3600)
+    assert listener.silent()
+    client.v1.webhook_endpoints.update(endpoint.id, {"disabled": False})
+    assert listener.next().json["type"].endswith("created")
+
+
+def test_a_deleted_endpoint_gets_nothing_more(run: Run, listener: Listener) -> None:
+    sandbox = run("--deliver-to", listener.url, "--secret", SECRET)
+    listener.answers.append(500)
+    create(sandbox)
+    listener.next()
+    client = sandbox.client()
+    (endpoint,) = client.v1.webhook_endpoints.list()
+    client.v1.webhook_endpoints.delete(endpoint.id)
+    sandbox.control("POST", "clock", advance=4 * 3600)
+    assert listener.silent()
+    (delivery,) = settled(sandbox)
+    assert delivery["state"] == "canceled"
+
+
+def test_the_live_schedule_goes_on_for_three_days(run: Run, listener: Listener) -> None:
+    sandbox = run(
+        "--deliver-to", listener.url, "--secret", SECRET, "--retries", "live",
+        "--retry-after-scale", "1",
+    )  # fmt: skip
+    listener.answers += [500] * 9
+    create(sandbox)
+    waits = []
+    for _ in range(9):
+        listener.next()
+        (delivery,) = waiting(sandbox)
+        waits.append(round(delivery["next_try"] - delivery["attempts"][-1]["time"]))
+        sandbox.control("POST", "clock", advance=delivery["next_try"] - sandbox_now(sandbox))
+    listener.next()
+    assert waits == sorted(waits), "exponential back-off"
+    assert 2 < sum(waits) / 86400 < 3.1
+    (delivery,) = settled(sandbox)
+    assert delivery["state"] == "delivered"
+
+
+def waiting(sandbox: Sandbox) -> list[Any]:
+    for _ in range(100):
+        found = [d for d in sandbox.control("GET", "deliveries") if d["next_try"]]
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("nothing waits")
+
+
+def sandbox_now(sandbox: Sandbox) -> float:
+    return float(sandbox.control("GET", "clock")["now"])
+
+
+def test_an_endpoint_that_does_not_listen(run: Run) -> None:
+    sandbox = run("--deliver-to", "http://127.0.0.1:9/", "--secret", SECRET)
+    create(sandbox)
+    (delivery,) = waiting(sandbox)
+    assert delivery["attempts"][0]["status"] is None
+    assert "refused" in delivery["attempts"][0]["error"]

@@ -43,6 +43,12 @@ class Output(io.StringIO):
         return json.loads(text)
 
 
+@pytest.fixture(scope="session")
+def canary() -> str:
+    """Another word than everyone's: pytest itself prints what these tests log, unfiltered."""
+    return "ZyxPersonal9Q"
+
+
 @pytest.fixture
 def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Output]]:
     root = logging.getLogger()

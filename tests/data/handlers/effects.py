@@ -1,0 +1,78 @@
+"""Handlers for the tests of workers: what they do is written, line by line, to the file EFFECTS.
+
+A line: event id, handler, pid, attempt, word, idempotency key. BEHAVIOUR says what `second` does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from workers import Discard, Retry, Verification, on
+
+EFFECTS = Path(os.environ.get("EFFECTS", "/dev/null"))
+BEHAVIOUR = os.environ.get("BEHAVIOUR", "")
+
+
+def note(v: Verification, handler: str, word: str) -> None:
+    line = f"{v.event.id} {handler} {os.getpid()} {v.attempt} {word} {v.idempotency_key}\n"
+    with EFFECTS.open("a") as file:
+        file.write(line)
+
+
+@on("verified")
+def first(v: Verification) -> None:
+    note(v, "first", "done")
+
+
+@on("verified", timeout=2 if BEHAVIOUR == "hang" else 60, retries=5)
+def second(v: Verification) -> None:
+    note(v, "second", "started")
+    if v.attempt == 1 or BEHAVIOUR == "never":
+        misbehave(v)
+    note(v, "second", "done")
+
+
+@on("verified")
+def third(v: Verification) -> None:
+    # The canary did arrive: here it is in our hands.
+    name = v.session.verified_outputs.first_name if v.session.verified_outputs else None
+    note(v, "third", "saw-personal-data" if name else "saw-nothing")
+    note(v, "third", "done")
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text for you")
+
+
+def misbehave(v: Verification) -> None:
+    outputs = v.session.verified_outputs
+    name = outputs.first_name if outputs else "nobody"
+    match BEHAVIOUR:
+        case "slow":
+            time.sleep(3)
+        case "hang":
+            while True:
+                try:
+                    time.sleep(60)
+                except BaseException:  # noqa: BLE001, S112
+                    continue
+        case "raise":
+            raise ValueError(f"no account for {name}")
+        case "exit":
+            sys.exit(f"giving up on {name}")
+        case "base":
+            raise BaseException(name)  # noqa: TRY002
+        case "unprintable":
+            raise Unprintable
+        case "os-exit":
+            os._exit(3)
+        case "retry":
+            raise Retry(f"wait for {name}", delay=0.1)
+        case "never":
+            raise Discard(f"no such user: {name}")
+        case "long":
+            time.sleep(60)

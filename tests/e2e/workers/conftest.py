@@ -1,0 +1,164 @@
+"""The whole service as processes: receiver, worker, periodic, sandbox, Redis."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import stripe
+
+ROOT = Path(__file__).parents[3]
+SECRET = "whsec_QmFzZTY0VGVzdFNlY3JldDEyMzQ1Njc4"
+
+
+@dataclass
+class System:
+    """A running service, and what a test asks of it."""
+
+    processes: Any
+    environment: dict[str, str]
+    port: int
+    effects_file: Path
+    redis: Any
+    wait_until: Callable[..., None]
+    sandbox: str = ""
+    workers: list[tuple[subprocess.Popen[bytes], Path]] = field(default_factory=list)
+
+    def start(self, canary: str, **extra: str) -> None:
+        self.environment |= extra
+        hook = f"http://127.0.0.1:{self.port}/webhooks/stripe"
+        _, said = self.processes.python(
+            *("-m", "sandbox", "serve", "--port", "0", "--json", "--marker", canary),
+            *("--deliver-to", hook, "--secret", SECRET),
+        )
+        self.wait_until(lambda: said.read_text().endswith("}\n"))
+        self.sandbox = json.loads(said.read_text())["url"]
+        self.environment["STRIPE_API_BASE"] = self.sandbox
+        self.processes.python(
+            *("-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "--workers", "1"),
+            *("--bind", f"127.0.0.1:{self.port}", "service.app:create_app()"),
+            env=self.environment,
+        )
+        self.processes.python("-m", "workers", "periodic", env=self.environment)
+        self.start_worker()
+        self.wait_until(self.ready)
+
+    def start_worker(self, **extra: str) -> subprocess.Popen[bytes]:
+        process, log = self.processes.python("-m", "workers", env=self.environment | extra)
+        self.workers.append((process, log))
+        self.wait_until(lambda: "worker_started" in log.read_text())
+        return process
+
+    def ready(self) -> bool:
+        try:
+            answer = requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5)
+        except requests.ConnectionError:
+            return False
+        return answer.status_code == 200
+
+    def verify(self, outcome: str = "verified") -> str:
+        """Take a new session through a whole verification; its id."""
+        session = requests.post(
+            f"{self.sandbox}/v1/identity/verification_sessions",
+            data={"type": "document"},
+            auth=("sk_test_workers", ""),
+            timeout=5,
+        ).json()["id"]
+        self.control(f"sessions/{session}/submit", outcome=outcome)
+        return session
+
+    def deliver(self, event: dict[str, Any]) -> int:
+        """Deliver the event once more, as Stripe would; the status of the answer."""
+        body = requests.get(
+            f"{self.sandbox}/v1/events/{event['id']}", auth=("sk_test_workers", ""), timeout=5
+        ).text
+        signature = stripe.WebhookSignature.generate_signature_header(body, SECRET)
+        return requests.post(
+            f"http://127.0.0.1:{self.port}/webhooks/stripe",
+            data=body.encode(),
+            headers={"Stripe-Signature": signature},
+            timeout=10,
+        ).status_code
+
+    def control(self, path: str, **body: str) -> Any:
+        answer = requests.post(f"{self.sandbox}/_sandbox/{path}", json=body, timeout=5)
+        answer.raise_for_status()
+        return answer.json()
+
+    def command(self, *arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        ).stdout
+
+    def event(self, session: str, kind: str = "verified") -> dict[str, Any] | None:
+        """What the inbox holds of this session's event of this kind."""
+        listed = json.loads(self.command("service", "events", "list", "--json"))
+        found = [e for e in listed if e["session"] == session and e["kind"] == kind]
+        return found[0] if found else None
+
+    def settled(self, session: str, *, state: str = "done", within: float = 20) -> dict[str, Any]:
+        def over() -> bool:
+            event = self.event(session)
+            return event is not None and event["state"] == state
+
+        self.wait_until(over, within=within)
+        event = self.event(session)
+        assert event is not None
+        return event
+
+    def effects(self) -> list[list[str]]:
+        """Lines of event id, handler, pid, attempt, word, idempotency key."""
+        text = self.effects_file.read_text() if self.effects_file.exists() else ""
+        return [line.split() for line in text.splitlines()]
+
+    def words(self, handler: str) -> list[str]:
+        return [line[4] for line in self.effects() if line[1] == handler]
+
+    def running(self, handler: str = "second") -> int:
+        """The process id of the worker that runs this handler, once it does."""
+        self.wait_until(lambda: "started" in self.words(handler), within=15)
+        return int(next(line[2] for line in self.effects() if line[1] == handler))
+
+    def worker_log(self) -> str:
+        return "".join(log.read_text() for _, log in self.workers)
+
+
+@pytest.fixture
+def system(processes, new_server, free_port, wait_until, canary, tmp_path):
+    """Return a function that starts the service; environment variables as arguments."""
+
+    def start(**extra: str) -> System:
+        redis = new_server()
+        system = System(
+            processes=processes,
+            redis=redis,
+            environment={
+                "PATH": "/usr/bin:/bin",
+                "REDIS_URL": redis.url,
+                "STRIPE_WEBHOOK_SECRET": SECRET,
+                "STRIPE_API_KEY": "sk_test_workers",
+                "HANDLERS": "effects",
+                "PYTHONPATH": str(ROOT / "tests" / "data" / "handlers"),
+                "EFFECTS": str(tmp_path / "effects"),
+            },
+            port=free_port(),
+            effects_file=tmp_path / "effects",
+            wait_until=wait_until,
+        )
+        system.start(canary, **extra)
+        return system
+
+    return start

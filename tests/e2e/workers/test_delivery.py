@@ -1,0 +1,196 @@
+"""What the service promises about handlers, with real processes that really die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+
+def kill(*pids: int) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def statuses(event: dict) -> dict[str, tuple[str, int]]:
+    return {h["name"]: (h["status"], h["attempts"]) for h in event["handlers"]}
+
+
+ALL_DONE = {
+    "audit.log_event": ("done", 1),
+    "effects.first": ("done", 1),
+    "effects.second": ("done", 1),
+    "effects.third": ("done", 1),
+}
+
+
+def test_every_handler_runs_once_and_sees_the_personal_data(system) -> None:
+    running = system()
+    event = running.settled(running.verify())
+
+    assert statuses(event) == ALL_DONE
+    assert running.words("third") == ["saw-personal-data", "done"]
+    assert len({line[5] for line in running.effects() if line[1] == "first"}) == 1
+    assert event["outcome"] == "verified"
+
+
+def test_fifty_posts_of_one_event_are_one_run_per_handler(system) -> None:
+    running = system(BEHAVIOUR="slow")
+    session = running.verify()
+    running.wait_until(lambda: running.event(session))
+    event = running.event(session)
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: running.deliver(event), range(50)))
+
+    assert answers == [200] * 50
+    assert statuses(running.settled(session)) == ALL_DONE
+    assert running.words("first") == ["done"]
+    listed = json.loads(running.command("service", "events", "list", "--json"))
+    assert [e["id"] for e in listed].count(event["id"]) == 1
+
+
+@pytest.mark.parametrize("who", ["child", "both"])
+def test_a_worker_killed_in_the_second_handler_costs_only_that_run(system, who) -> None:
+    running = system(BEHAVIOUR="slow")
+    session = running.verify()
+    child = running.running()
+    parent = running.workers[0][0]
+    if who == "both":
+        kill(parent.pid, child)
+        running.start_worker()
+    else:
+        kill(child)
+    killed = time.monotonic()
+    running.wait_until(lambda: running.words("second").count("started") == 2, within=15)
+    event = running.settled(session)
+
+    assert time.monotonic() - killed < 30
+    assert statuses(event) == ALL_DONE
+    assert running.words("first") == ["done"], "what was done is not done again"
+    assert running.words("second") == ["started", "started", "done"]
+    assert running.words("third")[-1] == "done"
+    assert (parent.poll() is None) == (who == "child"), "the parent starts a new child by itself"
+    if who == "child":
+        assert "worker_died" in running.worker_log()
+
+
+def test_sigterm_lets_the_running_handler_finish_and_gives_the_rest_back(system) -> None:
+    running = system(BEHAVIOUR="slow")
+    session = running.verify()
+    running.running()
+    worker = running.workers[0][0]
+    worker.terminate()
+    assert worker.wait(20) == 0
+
+    assert running.words("second") == ["started", "done"]
+    assert running.words("third") == [], "nothing new was begun"
+    running.start_worker()
+    assert statuses(running.settled(session)) == ALL_DONE
+    assert running.words("first") == ["done"]
+
+
+def test_sigterm_gives_back_what_does_not_finish_in_time(system) -> None:
+    running = system(BEHAVIOUR="long")
+    session = running.verify()
+    running.running()
+    worker = running.workers[0][0]
+    worker.terminate()
+    started = time.monotonic()
+    assert worker.wait(35) == 0
+
+    assert 20 < time.monotonic() - started < 30
+    event = running.event(session)
+    assert event is not None
+    assert event["state"] == "pending"
+    assert "effects.second" not in statuses(event), "no attempt was spent"
+
+
+def test_a_worker_leaves_also_while_redis_is_away(system) -> None:
+    running = system()
+    worker = running.workers[0][0]
+    running.redis.stop()
+    time.sleep(3)
+    worker.terminate()
+
+    assert worker.wait(10) == 0
+
+
+def test_an_idle_worker_leaves_soon(system) -> None:
+    running = system()
+    worker = running.workers[0][0]
+    worker.terminate()
+
+    assert worker.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "trace"),
+    [
+        ("raise", "ValueError"),
+        ("exit", "SystemExit"),
+        ("base", "BaseException"),
+        ("unprintable", "Unprintable"),
+        ("retry", "wait for [personal]"),
+    ],
+)
+def test_whatever_a_handler_raises_is_its_own_trouble(system, behaviour, trace) -> None:
+    running = system(BEHAVIOUR=behaviour)
+    session = running.verify()
+    event = running.settled(session, within=30)
+
+    assert statuses(event) == ALL_DONE | {"effects.second": ("done", 2)}
+    assert running.words("first") == ["done"]
+    assert running.words("third") == ["saw-personal-data", "done"]
+    assert trace in running.worker_log()
+    assert "worker_died" not in running.worker_log()
+
+
+def test_a_handler_that_hangs_is_ended_and_tried_again(system) -> None:
+    running = system(BEHAVIOUR="hang")
+    session = running.verify()
+    event = running.settled(session, within=40)
+
+    assert statuses(event) == ALL_DONE | {"effects.second": ("done", 2)}
+    assert "handler_timeout" in running.worker_log()
+    assert running.words("first") == ["done"]
+
+
+def test_a_handler_that_ends_its_process_does_not_end_the_worker(system) -> None:
+    running = system(BEHAVIOUR="os-exit")
+    session = running.verify()
+    running.wait_until(lambda: running.words("second").count("started") >= 2, within=20)
+    # Without an answer from it, no attempt is counted: it is `v.attempt == 1` again.
+    running.settled(session, state="dead", within=60)
+
+    assert running.event(session)["reason"] == "quarantined"
+    assert running.words("first") == ["done"]
+    assert running.words("second").count("started") == 3
+
+
+def test_a_dead_event_stays_dead_on_redelivery_and_can_be_replayed(system) -> None:
+    running = system(BEHAVIOUR="never")
+    session = running.verify()
+    event = running.settled(session, state="dead")
+    assert event["reason"] == "effects.second: discarded: no such user: [personal]"
+
+    assert running.deliver(event) == 200
+    time.sleep(2)
+    assert running.words("second").count("started") == 1
+    running.command("service", "events", "replay", event["key"])
+    running.wait_until(lambda: running.words("second").count("started") == 2)
+    running.settled(session, state="dead")
+    assert running.words("first") == ["done"]
+
+
+def test_a_dead_event_is_reopened_on_redelivery_if_so_set(system) -> None:
+    running = system(BEHAVIOUR="never", REOPEN_DEAD_ON_REDELIVERY="1")
+    session = running.verify()
+    event = running.settled(session, state="dead")
+    assert running.deliver(event) == 200
+
+    running.wait_until(lambda: running.words("second").count("started") == 2)
+    assert running.words("first") == ["done"]

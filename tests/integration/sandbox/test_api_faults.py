@@ -1,0 +1,129 @@
+"""An API that fails, as the SDK sees it."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+import requests
+import stripe
+
+from .conftest import Sandbox
+
+SESSIONS = "/v1/identity/verification_sessions"
+
+
+@pytest.fixture(autouse=True)
+def no_fault_stays(sandbox: Sandbox) -> Any:
+    yield
+    sandbox.control("DELETE", "faults")
+
+
+def fault(sandbox: Sandbox, kind: str, **fields: Any) -> None:
+    sandbox.control("POST", "faults", kind=kind, **fields)
+
+
+def post(sandbox: Sandbox, key: str, timeout: float = 10) -> requests.Response:
+    return requests.post(
+        sandbox.url + SESSIONS,
+        data={"type": "document"},
+        auth=("sk_test_x", ""),
+        headers={"Idempotency-Key": key},
+        timeout=timeout,
+    )
+
+
+def create(sandbox: Sandbox, **options: Any) -> Any:
+    client = sandbox.client(**options)
+    return client.v1.identity.verification_sessions.create({"type": "document"})
+
+
+def test_rate_limits(sandbox: Sandbox) -> None:
+    fault(sandbox, "rate_limit", next=1, retry_after=7)
+    with pytest.raises(stripe.RateLimitError) as caught:
+        create(sandbox, max_network_retries=2)
+    assert caught.value.json_body["error"]["code"] == "rate_limit"
+    assert caught.value.json_body["error"]["type"] == "invalid_request_error"
+    assert caught.value.headers["Retry-After"] == "7"
+    assert caught.value.headers["Stripe-Rate-Limited-Reason"] == "global-rate"
+    assert create(sandbox)
+
+    fault(sandbox, "rate_limit", next=1)
+    with pytest.raises(stripe.RateLimitError) as caught:
+        create(sandbox)
+    assert "Retry-After" not in caught.value.headers
+
+
+def test_a_lock_timeout_is_retried_by_the_sdk(sandbox: Sandbox) -> None:
+    fault(sandbox, "lock_timeout", next=2)
+    with pytest.raises(stripe.RateLimitError) as caught:
+        create(sandbox)
+    assert caught.value.json_body["error"]["code"] == "lock_timeout"
+    assert create(sandbox, max_network_retries=1)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_server_errors_are_retried_by_the_sdk(sandbox: Sandbox, status: int) -> None:
+    fault(sandbox, "error", status=status, next=2)
+    with pytest.raises(stripe.APIError) as caught:
+        create(sandbox)
+    assert caught.value.http_status == status
+    assert create(sandbox, max_network_retries=1)
+
+
+def test_a_lost_answer_is_given_again(sandbox: Sandbox) -> None:
+    before = len(sandbox.client().v1.events.list({"limit": 100}).data)
+    fault(sandbox, "error", status=503, after=True, next=1)
+    assert create(sandbox, max_network_retries=1)
+    after = len(sandbox.client().v1.events.list({"limit": 100}).data)
+    assert after == before + 1, "the retry carried the same idempotency key"
+
+
+def test_an_error_can_be_what_is_kept_for_a_key(sandbox: Sandbox) -> None:
+    fault(sandbox, "error", saved=True, next=1)
+    first, again = post(sandbox, "kept"), post(sandbox, "kept")
+    assert first.status_code == again.status_code == 500
+    assert first.content == again.content
+    assert again.headers["Idempotent-Replayed"] == "true"
+
+
+def test_one_route_only(sandbox: Sandbox) -> None:
+    fault(sandbox, "error", route=f"POST {SESSIONS}")
+    assert sandbox.client().v1.identity.verification_sessions.list()
+    with pytest.raises(stripe.APIError):
+        create(sandbox)
+
+
+def test_an_answer_that_does_not_come(sandbox: Sandbox) -> None:
+    fault(sandbox, "timeout", seconds=0.5, next=2)
+    began = time.monotonic()
+    with pytest.raises(requests.ConnectionError):
+        post(sandbox, "ended")
+    assert time.monotonic() - began >= 0.5
+    with pytest.raises(requests.ReadTimeout):
+        post(sandbox, "ended", timeout=0.2)
+
+
+def test_a_slow_answer_and_a_second_request_with_its_key(sandbox: Sandbox) -> None:
+    fault(sandbox, "slow", seconds=0.6, next=1)
+    slow: list[requests.Response] = []
+    thread = threading.Thread(target=lambda: slow.append(post(sandbox, "slow")))
+    thread.start()
+    time.sleep(0.2)
+    conflict = post(sandbox, "slow")
+    assert conflict.status_code == 409
+    assert conflict.json()["error"]["code"] == "idempotency_key_in_use"
+    assert conflict.headers["Stripe-Should-Retry"] == "true"
+    thread.join()
+    assert slow[0].status_code == 200
+    assert post(sandbox, "slow").content == slow[0].content
+
+
+def test_a_cut_answer(sandbox: Sandbox) -> None:
+    fault(sandbox, "cut", next=1)
+    with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+        post(sandbox, "cut")
+    fault(sandbox, "cut", next=1)
+    # stripe-python 16.1 does not retry an answer that was cut, however many retries it may make.
+    with pytest.raises(stripe.APIConnectionError):
+        create(sandbox, max_network_retries=1)

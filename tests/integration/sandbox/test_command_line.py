@@ -1,0 +1,85 @@
+"""The commands that drive a running sandbox."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from .conftest import Sandbox
+
+TYPE = "identity.verification_session"
+
+
+def command(sandbox: Sandbox, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "sandbox", *words, "--url", sandbox.url],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def as_json(sandbox: Sandbox, *words: str) -> Any:
+    return json.loads(command(sandbox, *words, "--json"))
+
+
+@pytest.mark.parametrize(
+    ("event", "on_the_way"),
+    [
+        ("created", ["created"]),
+        ("processing", ["created", "processing"]),
+        ("verified", ["created", "processing", "verified"]),
+        ("requires_input", ["created", "processing", "requires_input"]),
+        ("canceled", ["created", "canceled"]),
+        ("redacted", ["created", "processing", "verified", "redacted"]),
+    ],
+)
+def test_trigger(sandbox: Sandbox, event: str, on_the_way: list[str]) -> None:
+    result = as_json(sandbox, "trigger", event)
+    assert [made["type"] for made in result["events"]] == [f"{TYPE}.{name}" for name in on_the_way]
+    retrieved = sandbox.client().v1.events.retrieve(result["events"][-1]["id"])
+    assert retrieved.data.object["id"] == result["session"]
+
+
+def test_one_session_by_hand(sandbox: Sandbox) -> None:
+    session = as_json(
+        sandbox, "create", "--selfie", "--id-number", "--metadata", "user=42",
+        "--return-url", "https://app.example",
+    )  # fmt: skip
+    assert session["metadata"] == {"user": "42"}
+    assert session["options"]["document"] == {
+        "require_matching_selfie": True,
+        "require_id_number": True,
+    }
+    failed = command(sandbox, "submit", session["id"], "selfie_manipulated")
+    assert "last_error: selfie_manipulated" in failed
+    assert "processing" in command(sandbox, "submit", session["id"], "--hold")
+    assert "verified" in command(sandbox, "complete", session["id"])
+    (event, *_) = sandbox.client().v1.events.list()
+    assert as_json(sandbox, "resend", event.id) == []
+    before = sandbox.control("GET", "clock")["ahead"]
+    assert as_json(sandbox, "advance", "2m")["ahead"] == before + 120
+
+
+def test_mistakes_are_explained(sandbox: Sandbox) -> None:
+    for words, why in (
+        (["submit", "vs_x", "--url", sandbox.url], "No such VerificationSession: 'vs_x'"),
+        (["advance", "soon"], "is no duration"),
+        (["create", "--url", "http://127.0.0.1:9"], "python -m sandbox serve"),
+        (["serve", "--deliver-to", "http://127.0.0.1:9"], "--deliver-to and --secret go together"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "sandbox", *words],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert why in done.stderr
+        assert "Traceback" not in done.stderr

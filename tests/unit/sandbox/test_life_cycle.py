@@ -1,0 +1,319 @@
+"""What each operation does in each status, and what each outcome leaves behind."""
+
+from typing import Any
+
+import pytest
+
+from sandbox.checks import LAST_ERRORS, failed_part
+
+from .conftest import REPORTS, SESSIONS, Api
+
+DAY = 24 * 3600
+
+
+def in_status(api: Api, status: str) -> str:
+    """Bring a new session into a status; return its id."""
+    id_: str = api.create("type=document&metadata[user]=u1")["id"]
+    steps: dict[str, list[tuple[str, dict[str, Any]]]] = {
+        "requires_input": [],
+        "processing": [("submit", {"hold": True})],
+        "verified": [("submit", {})],
+        "failed": [("submit", {"outcome": "document_expired"})],
+        "canceled": [],
+        "redacting": [("submit", {}), ("redact", {})],
+        "redacted": [("submit", {}), ("redact", {}), ("complete", {})],
+    }
+    for step, body in steps[status]:
+        assert api.control(f"sessions/{id_}/{step}", **body).status_code == 200
+    if status == "canceled":
+        api.post(f"{SESSIONS}/{id_}/cancel")
+    return id_
+
+
+ILLEGAL = {
+    (verb, status): (
+        f'You cannot {verb} this VerificationSession because it has a status of "{status}".'
+        f' Only a VerificationSession in "requires_input" status may be {participle}.'
+    )
+    for verb, participle in (
+        ("update", "updated"),
+        ("cancel", "canceled"),
+        ("submit", "submitted"),
+    )
+    for status in ("processing", "verified", "canceled")
+} | {
+    (verb, status): f"You cannot {verb} this VerificationSession because it has been redacted."
+    for verb in ("update", "cancel", "submit")
+    for status in ("redacting", "redacted")
+}
+ILLEGAL["redact", "processing"] = (
+    'You cannot redact this VerificationSession because it has a status of "processing".'
+    " Wait until processing has ended."
+)
+
+# operation, status before -> status after, redaction, events; None: refused
+TABLE = {
+    ("retrieve", "requires_input"): ("requires_input", None, []),
+    ("retrieve", "failed"): ("requires_input", None, []),
+    ("retrieve", "processing"): ("processing", None, []),
+    ("retrieve", "verified"): ("verified", None, []),
+    ("retrieve", "canceled"): ("canceled", None, []),
+    ("retrieve", "redacting"): ("verified", "processing", []),
+    ("retrieve", "redacted"): ("verified", "redacted", []),
+    ("update", "requires_input"): ("requires_input", None, []),
+    ("update", "failed"): ("requires_input", None, []),
+    ("update", "processing"): None,
+    ("update", "verified"): None,
+    ("update", "canceled"): None,
+    ("update", "redacting"): None,
+    ("update", "redacted"): None,
+    ("cancel", "requires_input"): ("canceled", None, ["canceled"]),
+    ("cancel", "failed"): ("canceled", None, ["canceled"]),
+    ("cancel", "processing"): None,
+    ("cancel", "verified"): None,
+    ("cancel", "canceled"): ("canceled", None, []),
+    ("cancel", "redacting"): None,
+    ("cancel", "redacted"): None,
+    ("redact", "requires_input"): ("canceled", "processing", ["canceled"]),
+    ("redact", "failed"): ("canceled", "processing", ["canceled"]),
+    ("redact", "processing"): None,
+    ("redact", "verified"): ("verified", "processing", []),
+    ("redact", "canceled"): ("canceled", "processing", []),
+    ("redact", "redacting"): ("verified", "processing", []),
+    ("redact", "redacted"): ("verified", "redacted", []),
+    ("submit", "requires_input"): ("verified", None, ["processing", "verified"]),
+    ("submit", "failed"): ("verified", None, ["processing", "verified"]),
+    ("submit", "processing"): None,
+    ("submit", "verified"): None,
+    ("submit", "canceled"): None,
+    ("submit", "redacting"): None,
+    ("submit", "redacted"): None,
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "status"), TABLE, ids=[f"{op}-{status}" for op, status in TABLE]
+)
+def test_operation_in_status(api: Api, operation: str, status: str) -> None:
+    id_ = in_status(api, status)
+    before = api.get(f"{SESSIONS}/{id_}").json
+    known = len(api.world.events)
+    path = f"{SESSIONS}/{id_}"
+    answer = {
+        "retrieve": lambda: api.get(path),
+        "update": lambda: api.post(path, "metadata[user]=u2"),
+        "cancel": lambda: api.post(f"{path}/cancel"),
+        "redact": lambda: api.post(f"{path}/redact"),
+        "submit": lambda: api.control(f"sessions/{id_}/submit"),
+    }[operation]()
+    after = api.get(path).json
+    assert before
+    assert after
+    events = [e.type.rpartition(".")[2] for e in list(api.world.events.values())[known:]]
+
+    expected = TABLE[operation, status]
+    if expected is None:
+        assert answer.status_code == 400
+        error = api.error(answer)
+        assert error["type"] == "invalid_request_error"
+        assert error["message"] == ILLEGAL[operation, status]
+        assert "code" not in error, "no code is on record for illegal transitions"
+        assert after == before, "a refused operation changes nothing"
+        assert events == []
+        return
+
+    assert answer.status_code == 200
+    assert answer.json == after
+    assert (after["status"], (after["redaction"] or {}).get("status"), events) == expected
+    open_ = after["status"] == "requires_input"
+    assert bool(after["url"]) == bool(after["client_secret"]) == open_
+    if after["status"] == "canceled":
+        assert after["last_error"] is None
+    if operation == "update":
+        assert after["metadata"] == {"user": "u2"}
+
+
+@pytest.mark.parametrize("code", LAST_ERRORS)
+def test_each_error_code_is_an_outcome(api: Api, code: str) -> None:
+    id_ = in_status(api, "requires_input")
+    answer = api.control(f"sessions/{id_}/submit", outcome=code).json
+    assert answer["status"] == "requires_input"
+    assert answer["last_error"] == {"code": code, "reason": LAST_ERRORS[code]}
+    assert answer["url"] is answer["client_secret"] is None, "until it is retrieved again"
+
+    report = api.get(f"{REPORTS}/{answer['last_verification_report']}").json
+    assert report
+    assert report["verification_session"] == id_
+    if part := failed_part(code):
+        assert report[part]["status"] == "unverified"
+        assert report[part]["error"] == {"code": code, "reason": LAST_ERRORS[code]}
+    else:
+        assert report["document"]["status"] == "unverified"
+        assert report["document"]["error"] is None
+
+    retrieved = api.get(f"{SESSIONS}/{id_}").json
+    assert retrieved
+    assert retrieved["url"]
+    assert retrieved["client_secret"].startswith(f"{id_}_secret_test_")
+
+
+def test_each_attempt_has_its_own_report(api: Api) -> None:
+    id_ = in_status(api, "failed")
+    first = api.get(f"{SESSIONS}/{id_}").json
+    held = api.control(f"sessions/{id_}/submit", hold=True).json
+    assert first
+    assert held["last_verification_report"] == first["last_verification_report"]
+    done = api.control(f"sessions/{id_}/complete").json
+    assert done["last_verification_report"] != first["last_verification_report"]
+    listed = api.get(f"{REPORTS}?verification_session={id_}").json
+    assert listed
+    assert len(listed["data"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        ("type=document", {"document"}),
+        ("type=document&options[document][require_id_number]=true", {"document", "id_number"}),
+        ("type=document&options[document][require_matching_selfie]=true", {"document", "selfie"}),
+        ("type=id_number", {"id_number"}),
+        ("verification_flow=vf_1&provided_details[email]=a@b.c", {"document", "email", "phone"}),
+    ],
+)
+def test_a_report_has_the_parts_its_options_ask_for(api: Api, body: str, parts: set[str]) -> None:
+    session = api.create(body)
+    verified = api.control(f"sessions/{session['id']}/submit").json
+    report = api.get(f"{REPORTS}/{verified['last_verification_report']}").json
+    assert report
+    all_parts = {"document", "id_number", "selfie", "email", "phone"}
+    assert {part for part in all_parts if part in report} == parts
+    assert report["options"] == session["options"]
+    assert report["type"] == session["type"]
+
+
+def test_delay_and_hold(api: Api) -> None:
+    id_ = in_status(api, "requires_input")
+    assert api.control(f"sessions/{id_}/submit", delay=60).json["status"] == "processing"
+    api.control("clock", advance=59)
+    assert api.world.sessions[id_].status == "processing"
+    api.control("clock", advance=1)
+    assert api.world.sessions[id_].status == "verified"
+
+    held = in_status(api, "processing")
+    api.control("clock", advance=30 * DAY)
+    assert api.world.sessions[held].status == "processing"
+    completed = api.control(f"sessions/{held}/complete", outcome="selfie_manipulated").json
+    assert completed["last_error"]["code"] == "selfie_manipulated"
+    assert api.control(f"sessions/{held}/complete").status_code == 400
+
+
+def test_redaction_ends_by_the_clock(api: Api) -> None:
+    id_ = in_status(api, "redacting")
+    api.control("clock", advance=4 * DAY - 1)
+    session = api.get(f"{SESSIONS}/{id_}").json
+    assert session
+    assert session["redaction"] == {"status": "processing"}
+    assert session["metadata"] == {"user": "u1"}
+    api.control("clock", advance=1)
+    last = list(api.world.events.values())[-1]
+    assert last.type == "identity.verification_session.redacted"
+    assert last.created == 1_795_000_000 + 4 * DAY
+
+
+def test_redaction_puts_placeholders_everywhere(api: Api) -> None:
+    session = api.create(
+        "type=document&options[document][require_matching_selfie]=true&metadata[a]=SECRETDATA"
+        "&provided_details[email]=SECRETDATA@x.y&options[document][require_id_number]=true",
+        Idempotency_Key="k",
+    )
+    id_ = session["id"]
+    api.control(f"sessions/{id_}/submit", outcome="selfie_face_mismatch")
+    api.control(f"sessions/{id_}/submit")
+    api.post(f"{SESSIONS}/{id_}/redact")
+    api.control(f"sessions/{id_}/complete")
+
+    sensitive = "&".join(
+        f"expand[]={field}"
+        for field in (
+            "verified_outputs.dob",
+            "verified_outputs.id_number",
+            "verified_outputs.sex",
+            "last_verification_report.document.number",
+            "last_verification_report.document.expiration_date",
+        )
+    )
+    shown = api.get(f"{SESSIONS}/{id_}?{sensitive}", key="rk_test_unit").json
+    assert shown
+    outputs = shown["verified_outputs"]
+    assert outputs["first_name"] == outputs["last_name"] == outputs["id_number"] == "[redacted]"
+    assert outputs["dob"] == {"day": 1, "month": 1, "year": 1}
+    assert outputs["address"] == {
+        "line1": "[redacted]",
+        "line2": "[redacted]",
+        "city": "[redacted]",
+        "state": "[redacted]",
+        "postal_code": "[redacted]",
+        "country": "US",
+    }
+    document = shown["last_verification_report"]["document"]
+    assert document["number"] == "[redacted]"
+    assert (
+        document["expiration_date"] == document["issued_date"] == {"day": 1, "month": 1, "year": 1}
+    )
+    assert shown["metadata"] == {}
+    assert shown["status"] == "verified"
+
+    everything = (
+        api.get("/v1/events?limit=100", key="rk_test_unit").text
+        + api.get(f"{REPORTS}?limit=100").text
+        + api.post(SESSIONS, replay_body(session), Idempotency_Key="k").text
+        + api.get(f"{SESSIONS}/{id_}?{sensitive}", key="rk_test_unit").text
+    )
+    assert "CANARY" not in everything
+    assert "SECRETDATA" not in everything
+
+
+def replay_body(_: Any) -> str:
+    return (
+        "type=document&options[document][require_matching_selfie]=true&metadata[a]=SECRETDATA"
+        "&provided_details[email]=SECRETDATA@x.y&options[document][require_id_number]=true"
+    )
+
+
+def test_the_redaction_status_validated_is_shown_on_request(api: Api) -> None:
+    id_ = in_status(api, "redacting")
+    validated = api.control(f"sessions/{id_}/complete", validated=True).json
+    assert validated["redaction"] == {"status": "validated"}
+    assert api.control(f"sessions/{id_}/complete").json["redaction"] == {"status": "redacted"}
+
+
+def test_a_url_expires_and_retrieval_makes_a_fresh_one(api: Api) -> None:
+    session = api.create()
+    again = api.get(f"{SESSIONS}/{session['id']}").json
+    assert again
+    assert again["url"] == session["url"]
+    api.control("clock", advance=DAY)
+    fresh = api.get(f"{SESSIONS}/{session['id']}").json
+    assert fresh
+    assert fresh["url"] != session["url"]
+
+
+def test_updates_merge(api: Api) -> None:
+    session = api.create("type=document&metadata[a]=1&metadata[b]=2")
+    path = f"{SESSIONS}/{session['id']}"
+
+    def update(body: str) -> Any:
+        return api.post(path, body).json
+
+    assert update("metadata[a]=&metadata[c]=3")["metadata"] == {"b": "2", "c": "3"}
+    assert update("metadata=")["metadata"] == {}
+    selfie = update("options[document][require_matching_selfie]=true")["options"]
+    assert selfie == {"document": {"require_matching_selfie": True}}
+    both = update("options[document][allowed_types][]=passport")["options"]
+    assert both == {"document": {"require_matching_selfie": True, "allowed_types": ["passport"]}}
+    assert update("options[document]=")["options"] == {"document": {}}
+    assert update("provided_details[phone]=%2B1")["provided_details"] == {"phone": "+1"}
+    assert "provided_details" not in update("provided_details[phone]=")
+    changed = update("type=id_number")
+    assert (changed["type"], changed["options"]) == ("id_number", {"id_number": {}})
+    assert len(api.world.events) == 1, "updates fire nothing"

@@ -1,0 +1,69 @@
+"""The forms behind the pages, without a browser."""
+
+import re
+
+import pytest
+
+from sandbox.checks import LAST_ERRORS
+
+from .conftest import Api
+
+
+def path_of(session: dict[str, str]) -> str:
+    return re.sub(r"^http://[^/]+", "", session["url"])
+
+
+@pytest.mark.parametrize("code", LAST_ERRORS)
+def test_each_error_code_can_be_chosen(api: Api, code: str) -> None:
+    session = api.create()
+    answer = api.client.post(path_of(session), data={"do": "fail", "code": code})
+    assert answer.status_code == 200
+    error = api.world.sessions[session["id"]].last_error
+    assert error
+    assert error["code"] == code
+
+
+def test_after_ten_seconds(api: Api) -> None:
+    session = api.create()
+    api.client.post(path_of(session), data={"do": "verified", "when": "soon"})
+    assert api.world.sessions[session["id"]].status == "processing"
+    api.control("clock", advance=10)
+    assert api.world.sessions[session["id"]].status == "verified"
+
+
+def test_the_user_returns_where_the_app_said(api: Api) -> None:
+    for choice in ("verified", "leave"):
+        session = api.create("type=document&return_url=https://app.example/back?x=1")
+        answer = api.client.post(path_of(session), data={"do": choice})
+        assert answer.status_code == 303
+        assert answer.headers["Location"] == "https://app.example/back?x=1"
+
+
+def test_bad_forms(api: Api) -> None:
+    session = api.create()
+    assert api.client.post(path_of(session), data={"do": "nonsense"}).status_code == 400
+    assert api.client.post("/start/test_x", data={"do": "verified"}).status_code == 404
+    assert api.client.get("/start/test_x").status_code == 404
+    assert api.client.get("/_sandbox/sessions/vs_x").status_code == 404
+    assert api.client.post("/_sandbox/", data={"action": "nonsense"}).status_code == 400
+    elsewhere = {"action": "advance", "seconds": "1", "back": "https://evil.example"}
+    assert api.client.post("/_sandbox/", data=elsewhere).status_code == 400
+
+
+def test_a_refused_button_says_why(api: Api) -> None:
+    session = api.create()["id"]
+    back = f"/_sandbox/sessions/{session}"
+    api.control(f"sessions/{session}/submit", hold=True)
+    answer = api.client.post(
+        "/_sandbox/",
+        data={"action": "cancel", "session": session, "back": back},
+        follow_redirects=True,
+    )
+    assert "You cannot cancel this VerificationSession" in answer.text
+
+
+def test_what_a_user_typed_is_escaped(api: Api) -> None:
+    session = api.create("type=document&metadata[a]=<script>x</script>")["id"]
+    page = api.client.get(f"/_sandbox/sessions/{session}").text
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page

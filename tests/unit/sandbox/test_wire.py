@@ -1,0 +1,634 @@
+"""Keys, parameters, errors, expansion, pages and idempotency, as domain facts have them."""
+
+import base64
+from typing import Any
+
+import pytest
+
+from .conftest import REPORTS, SESSIONS, Api
+
+DAY = 24 * 3600
+
+
+# -- keys --------------------------------------------------------------------------------------
+
+
+def test_no_key(api: Api) -> None:
+    answer = api.client.get(SESSIONS)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == 'Basic realm="Stripe"'
+    assert api.error(answer)["message"].startswith("You did not provide an API key.")
+    assert api.error(answer)["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("key", ["nonsense", "pk_test_1234", "sk_live_12345678"])
+def test_bad_key_is_masked(api: Api, key: str) -> None:
+    answer = api.get(SESSIONS, key=key)
+    assert answer.status_code == 401
+    message = api.error(answer)["message"]
+    assert message.startswith("Invalid API Key provided: ")
+    assert key not in message
+
+
+def test_basic_auth_as_curl_sends_it(api: Api) -> None:
+    credentials = base64.b64encode(b"sk_test_x:").decode()
+    answer = api.client.get(SESSIONS, headers={"Authorization": f"Basic {credentials}"})
+    assert answer.status_code == 200
+    answer = api.client.get(SESSIONS, headers={"Authorization": "Basic %%%"})
+    assert answer.status_code == 401
+
+
+def test_a_key_can_have_fewer_rights_and_be_revoked(api: Api) -> None:
+    key = api.control("keys", permissions=["verification_session_read"]).json["key"]
+    assert api.get(SESSIONS, key=key).status_code == 200
+    refused = api.post(SESSIONS, "type=document", key=key)
+    assert refused.status_code == 403
+    message = api.error(refused)["message"]
+    assert "does not have the required permissions for this endpoint on account 'acct_" in message
+    assert "'rak_verification_session_write'" in message
+    assert "code" not in api.error(refused)
+
+    api.control("keys/revoke", key=key)
+    assert api.get(SESSIONS, key=key).status_code == 401
+    api.control("keys/revoke", key="sk_test_unit")
+    assert api.get(SESSIONS).status_code == 401
+    assert len(api.client.get("/_sandbox/keys").json or ()) == 2
+
+
+def test_sensitive_fields_need_a_restricted_key_and_recent_results(api: Api) -> None:
+    id_ = api.create("type=document&options[document][require_id_number]=true")["id"]
+    report = api.control(f"sessions/{id_}/submit").json["last_verification_report"]
+    paths = (
+        f"{SESSIONS}/{id_}?expand[]=verified_outputs.dob",
+        f"{SESSIONS}/{id_}?expand[]=last_verification_report.document.number",
+        f"{SESSIONS}?expand[]=data.verified_outputs.id_number",
+        f"{REPORTS}/{report}?expand[]=document.expiration_date",
+        f"{REPORTS}?expand[]=data.id_number.id_number",
+    )
+    for path in paths:
+        refused = api.get(path)
+        assert refused.status_code == 403
+        assert "access sensitive verification results" in api.error(refused)["message"]
+        assert api.get(path, key="rk_test_x").status_code == 200
+
+    api.control("clock", advance=2 * DAY)
+    every = api.control(
+        "keys",
+        permissions=["verification_session_read", "sensitive_verification_results_all"],
+    ).json["key"]
+    for path in paths:
+        assert api.get(path, key="rk_test_x").status_code == 403
+        assert api.get(path, key=every).status_code == 200
+
+
+def test_what_is_hidden_and_what_is_shown(api: Api) -> None:
+    id_ = api.create("type=document&options[document][require_id_number]=true")["id"]
+    api.control(f"sessions/{id_}/submit")
+    plain = api.get(f"{SESSIONS}/{id_}").json
+    assert plain
+    assert "verified_outputs" not in plain
+    assert plain["last_verification_report"].startswith("vr_")
+
+    shown = api.get(
+        f"{SESSIONS}/{id_}?expand[0]=verified_outputs&expand[1]=last_verification_report"
+    ).json
+    assert shown
+    assert set(shown["verified_outputs"]) == {
+        "address",
+        "email",
+        "first_name",
+        "id_number_type",
+        "last_name",
+        "phone",
+    }
+    assert set(shown["last_verification_report"]["document"]) == {
+        "address",
+        "error",
+        "files",
+        "first_name",
+        "issued_date",
+        "issuing_country",
+        "last_name",
+        "status",
+        "type",
+    }
+    named = api.get(
+        f"{SESSIONS}/{id_}?expand[]=verified_outputs.dob&expand[]=verified_outputs.sex",
+        key="rk_test_x",
+    ).json
+    assert named
+    assert named["verified_outputs"]["dob"] == {"day": 17, "month": 7, "year": 1990}
+    assert named["verified_outputs"]["sex"] == "female"
+    assert "id_number" not in named["verified_outputs"]
+
+
+def test_verified_outputs_are_null_until_verified(api: Api) -> None:
+    id_ = api.create()["id"]
+    api.control(f"sessions/{id_}/submit", outcome="document_expired")
+    session = api.get(f"{SESSIONS}/{id_}?expand[]=verified_outputs").json
+    assert session
+    assert session["verified_outputs"] is None
+
+
+# -- parameters and errors ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message", "param"),
+    [
+        ("", "parameter_missing", "Missing required param: type.", "type"),
+        ("type=document&foo=1", "parameter_unknown", "Received unknown parameter: foo", "foo"),
+        (
+            "type=document&options[selfie]=1",
+            "parameter_unknown",
+            "Received unknown parameter: options[selfie]",
+            "options[selfie]",
+        ),
+        (
+            "type=passport",
+            None,
+            "Invalid type: must be one of document or id_number",
+            "type",
+        ),
+        ("type[a]=b", None, 'Invalid string: {"a": "b"}', "type"),
+        (
+            "type=document&options[document][require_id_number]=maybe",
+            None,
+            "Invalid boolean: maybe",
+            "options[document][require_id_number]",
+        ),
+        (
+            "type=document&options[document][allowed_types]=passport",
+            None,
+            "Invalid array",
+            "options[document][allowed_types]",
+        ),
+        (
+            "type=document&options[document][allowed_types][0]=visa",
+            None,
+            "Invalid options[document][allowed_types][0]: must be one of driving_license, id_card"
+            " or passport",
+            "options[document][allowed_types][0]",
+        ),
+        ("type=document&options=x", None, "Invalid object", "options"),
+        (
+            "type=document&related_person[account]=acct_1",
+            "parameter_missing",
+            "Missing required param: related_person[person].",
+            "related_person[person]",
+        ),
+        (
+            "type=document&expand[]=options",
+            None,
+            "This property cannot be expanded (options).",
+            None,
+        ),
+        (
+            "type=document&expand[]=a.b.c.d.e",
+            None,
+            "You cannot expand more than 4 levels of a property (a.b.c.d.e).",
+            None,
+        ),
+        (
+            "type=document&metadata=x",
+            None,
+            "Invalid metadata: metadata must be a set of key-value pairs",
+            "metadata",
+        ),
+        (f"type=document&metadata[{'k' * 41}]=x", None, "", f"metadata[{'k' * 41}]"),
+        (f"type=document&metadata[k]={'x' * 501}", None, "", "metadata[k]"),
+        ("type=document&metadata[k][l]=x", None, 'Invalid string: {"l": "x"}', "metadata[k]"),
+        (f"type=document&return_url={'x' * 5001}", None, "", "return_url"),
+        ("type=document&return_url=", "parameter_invalid_empty", "", "return_url"),
+        ("{}", "parameter_unknown", "Received unknown parameter: {}", "{}"),
+    ],
+)
+def test_bad_parameters(
+    api: Api, body: str, code: str | None, message: str, param: str | None
+) -> None:
+    answer = api.post(SESSIONS, body)
+    assert answer.status_code == 400
+    error = api.error(answer)
+    assert error["type"] == "invalid_request_error"
+    assert error.get("code") == code
+    assert error["message"] == (message or error["message"])
+    assert error.get("param") == param
+    if code:
+        assert error["doc_url"] == f"https://stripe.com/docs/error-codes/{code.replace('_', '-')}"
+    assert not api.world.sessions
+
+
+def test_more_than_fifty_metadata_keys(api: Api) -> None:
+    body = "&".join(f"metadata[k{n}]=x" for n in range(51))
+    assert api.post(SESSIONS, f"type=document&{body}").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "message", "param"),
+    [
+        (f"{SESSIONS}/vs_x", 404, "No such VerificationSession: 'vs_x'", "session"),
+        (f"{REPORTS}/vr_x", 404, "No such VerificationReport: 'vr_x'", "report"),
+        ("/v1/events/evt_x", 404, "No such event: 'evt_x'", "id"),
+        ("/v1/webhook_endpoints/we_x", 404, "No such webhook endpoint: 'we_x'", "id"),
+        (
+            f"{SESSIONS}?starting_after=vs_x",
+            400,
+            "No such VerificationSession: 'vs_x'",
+            "starting_after",
+        ),
+        (
+            f"{REPORTS}?ending_before=vr_x",
+            400,
+            "No such VerificationReport: 'vr_x'",
+            "ending_before",
+        ),
+    ],
+)
+def test_unknown_ids(api: Api, path: str, status: int, message: str, param: str) -> None:
+    answer = api.get(path)
+    assert answer.status_code == status
+    error = api.error(answer)
+    assert (error["code"], error["message"], error["param"]) == ("resource_missing", message, param)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("limit=x", "Invalid integer: x"),
+        (
+            "expand[]=verified_outputs",
+            "This property cannot be expanded (verified_outputs). You may want to try expanding"
+            " 'data.verified_outputs' instead.",
+        ),
+        ("expand[]=data.nothing", "This property cannot be expanded (data.nothing)."),
+        ("created[near]=1", "Received unknown parameter: created[near]"),
+        (
+            "status=pending",
+            "Invalid status: must be one of canceled, processing, requires_input or verified",
+        ),
+    ],
+)
+def test_bad_queries(api: Api, query: str, message: str) -> None:
+    answer = api.get(f"{SESSIONS}?{query}")
+    assert answer.status_code == 400
+    assert api.error(answer)["message"] == message
+
+
+def test_unknown_route_and_method(api: Api) -> None:
+    for answer in (api.get("/v1/foo"), api.client.put("/v1/foo"), api.client.patch(SESSIONS)):
+        assert answer.status_code == 404
+        assert api.error(answer)["message"].startswith("Unrecognized request URL (")
+    assert "remove the trailing slash" in api.error(api.get(f"{SESSIONS}/"))["message"]
+
+
+def test_headers_of_every_answer(api: Api) -> None:
+    for answer in (api.get(SESSIONS, Stripe_Version="x"), api.get("/v1/foo"), api.post(SESSIONS)):
+        assert answer.headers["Request-Id"].startswith("req_")
+        assert answer.headers["Content-Type"] == "application/json"
+        assert answer.headers["Stripe-Version"]
+    assert api.get(SESSIONS, **{"Stripe-Version": "2023-10-16"}).headers["Stripe-Version"] == (
+        "2023-10-16"
+    )
+
+
+def test_form_decoding_as_both_sdks_send_it(api: Api) -> None:
+    python = "options[document][allowed_types][0]=passport&metadata[user]=u+1&type=document"
+    node = "options[document][allowed_types][0]=passport&metadata[user]=u%201&type=document"
+    curl = "options[document][allowed_types][]=passport&metadata[user]=u%201&type=document"
+    escaped = "options%5Bdocument%5D%5Ballowed_types%5D%5B0%5D=passport&metadata%5Buser%5D=u 1"
+    for body in (python, node, curl, f"{escaped}&type=document&expand[]=verified_outputs"):
+        session = api.create(body)
+        assert session["metadata"] == {"user": "u 1"}
+        assert session["options"] == {"document": {"allowed_types": ["passport"]}}
+    assert api.create("type=document&metadata[%C3%A9]=%E2%82%AC")["metadata"] == {"é": "€"}
+
+
+def test_strange_forms_are_refused_not_broken(api: Api) -> None:
+    for body in (
+        "a[]=1&a[][b]=2",
+        "a[b][]=1&a[b]=2",
+        "[]=1",
+        "a[=1",
+        "=",
+        "type=document&type[]=x",
+    ):
+        assert api.post(SESSIONS, body).status_code == 400
+
+
+# -- shape -------------------------------------------------------------------------------------
+
+
+def test_a_new_session_has_the_keys_of_the_newest_api_in_stripes_order(api: Api) -> None:
+    session = api.create("type=document&client_reference_id=ref&related_customer=cus_1")
+    assert list(session) == [
+        "id",
+        "object",
+        "client_reference_id",
+        "client_secret",
+        "created",
+        "last_error",
+        "last_verification_report",
+        "livemode",
+        "metadata",
+        "options",
+        "redaction",
+        "related_customer",
+        "related_customer_account",
+        "status",
+        "type",
+        "url",
+    ]
+    token = session["url"].rpartition("/start/test_")[2]
+    assert session["client_secret"] == f"{session['id']}_secret_test_{token}"
+
+
+def test_the_newest_parameters_are_kept(api: Api) -> None:
+    session = api.create(
+        "verification_flow=vf_1&provided_details[email]=a@b.c&related_customer_account=acct_2"
+        "&related_person[account]=acct_1&related_person[person]=person_1"
+    )
+    assert session["type"] == "verification_flow"
+    assert session["verification_flow"] == "vf_1"
+    assert session["provided_details"] == {"email": "a@b.c"}
+    assert session["related_customer_account"] == "acct_2"
+    assert session["related_person"] == {"account": "acct_1", "person": "person_1"}
+
+
+# -- pages -------------------------------------------------------------------------------------
+
+
+def ids(answer: Any) -> list[str]:
+    return [item["id"] for item in answer.json["data"]]
+
+
+def test_pages_both_ways(api: Api) -> None:
+    made = [api.create()["id"] for _ in range(7)]
+    newest_first = made[::-1]
+    first = api.get(f"{SESSIONS}?limit=3")
+    assert first.json
+    assert list(first.json) == ["object", "data", "has_more", "url"]
+    assert (ids(first), first.json["has_more"]) == (newest_first[:3], True)
+    second = api.get(f"{SESSIONS}?limit=4&starting_after={ids(first)[-1]}")
+    assert second.json
+    assert (ids(second), second.json["has_more"]) == (newest_first[3:], False)
+
+    back = api.get(f"{SESSIONS}?limit=2&ending_before={ids(second)[-1]}")
+    assert back.json
+    assert (ids(back), back.json["has_more"]) == (newest_first[4:6], True)
+    both = api.get(f"{SESSIONS}?starting_after={made[0]}&ending_before={made[1]}")
+    assert api.error(both)["message"] == (
+        "Received both starting_after and ending_before parameters. Please pass in only one."
+    )
+    unknown = api.get(f"{SESSIONS}?starting_after={made[0]}&ending_before=vs_x")
+    assert api.error(unknown)["param"] == "ending_before", "the cursors are looked up first"
+
+
+@pytest.mark.parametrize(("limit", "count"), [("0", 1), ("-5", 1), ("101", 100), ("7", 7)])
+def test_limits_are_clamped(api: Api, limit: str, count: int) -> None:
+    for _ in range(101):
+        api.create()
+    assert len(ids(api.get(f"{SESSIONS}?limit={limit}"))) == count
+    assert len(ids(api.get(SESSIONS))) == 10
+
+
+def test_filters_combine(api: Api) -> None:
+    now = 1_795_000_000
+    old = api.create("type=document&client_reference_id=a")["id"]
+    api.control("clock", advance=100)
+    new = api.create("type=document&client_reference_id=a&related_customer=cus_1")["id"]
+    api.post(f"{SESSIONS}/{new}/cancel")
+
+    def found(query: str) -> list[str]:
+        return ids(api.get(f"{SESSIONS}?{query}"))
+
+    assert found("client_reference_id=a") == [new, old]
+    assert found("client_reference_id=a&status=canceled") == [new]
+    assert found("related_customer=cus_1") == [new]
+    assert found(f"created={now}") == [old]
+    assert found(f"created[gt]={now}") == [new]
+    assert found(f"created[gte]={now}&created[lt]={now + 100}") == [old]
+    assert found(f"created[lte]={now + 100}") == [new, old]
+    assert found("related_customer_account=acct_9") == []
+
+
+# -- idempotency -------------------------------------------------------------------------------
+
+
+def test_the_same_key_answers_the_same(api: Api) -> None:
+    first = api.post(SESSIONS, "type=document", Idempotency_Key="key-1")
+    again = api.post(SESSIONS, "type=document", Idempotency_Key="key-1")
+    assert first.data == again.data
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert "Idempotent-Replayed" not in first.headers
+    assert first.headers["Idempotency-Key"] == again.headers["Idempotency-Key"] == "key-1"
+    assert again.headers["Original-Request"] == first.headers["Request-Id"]
+    assert again.headers["Request-Id"] != first.headers["Request-Id"]
+    assert len(api.world.sessions) == 1
+    (event,) = api.world.events.values()
+    assert event.request == first.headers["Request-Id"]
+    assert event.idempotency_key == "key-1"
+
+
+def test_the_same_key_with_other_parameters(api: Api) -> None:
+    api.post(SESSIONS, "type=document", Idempotency_Key="key-1")
+    answer = api.post(SESSIONS, "type=id_number", Idempotency_Key="key-1")
+    assert answer.status_code == 400
+    assert api.error(answer)["type"] == "idempotency_error"
+    assert api.error(answer)["message"] == (
+        "Keys for idempotent requests can only be used with the same parameters they were first"
+        " used with. Try using a key other than 'key-1' if you meant to execute a different"
+        " request."
+    )
+
+
+def test_what_is_kept_for_a_key_and_for_how_long(api: Api) -> None:
+    bad = api.post(SESSIONS, "type=nonsense", Idempotency_Key="key-1")
+    good = api.post(SESSIONS, "type=document", Idempotency_Key="key-1")
+    assert (bad.status_code, good.status_code) == (400, 200)
+    api.control("clock", advance=DAY)
+    later = api.post(SESSIONS, "type=document", Idempotency_Key="key-1")
+    assert "Idempotent-Replayed" not in later.headers
+
+    session = api.create()["id"]
+    api.control(f"sessions/{session}/submit", hold=True)
+    refused = api.post(f"{SESSIONS}/{session}/cancel", Idempotency_Key="key-2")
+    api.control(f"sessions/{session}/complete", outcome="document_expired")
+    again = api.post(f"{SESSIONS}/{session}/cancel", Idempotency_Key="key-2")
+    assert refused.status_code == again.status_code == 400
+    assert refused.data == again.data
+    assert api.post(SESSIONS, "type=document", Idempotency_Key="k" * 256).status_code == 400
+
+
+def test_a_key_belongs_to_an_account(api: Api) -> None:
+    own = api.create("type=document", Idempotency_Key="key-1")
+    other = api.create("type=document", Idempotency_Key="key-1", Stripe_Account="acct_9")
+    assert own["id"] != other["id"]
+    assert api.get(f"{SESSIONS}/{other['id']}").status_code == 404
+    seen = api.get(f"{SESSIONS}/{other['id']}", **{"Stripe-Account": "acct_9"})
+    assert seen.status_code == 200
+    assert ids(api.get("/v1/events", **{"Stripe-Account": "acct_9"})) != ids(api.get("/v1/events"))
+    assert api.get(SESSIONS, **{"Stripe-Account": "someone"}).status_code == 403
+
+
+# -- events ------------------------------------------------------------------------------------
+
+
+def test_events_are_listed_by_type_time_and_for_thirty_days(api: Api) -> None:
+    session = api.create()["id"]
+    api.control(f"sessions/{session}/submit")
+
+    def types(query: str) -> list[str]:
+        answer = api.get(f"/v1/events?{query}")
+        assert answer.json
+        return [event["type"].rpartition(".")[2] for event in answer.json["data"]]
+
+    prefix = "identity.verification_session"
+    assert types("") == ["verified", "processing", "created"]
+    assert types(f"type={prefix}.created") == ["created"]
+    assert types("type=identity.*") == ["verified", "processing", "created"]
+    assert types("type=invoice.*") == []
+    assert types(f"types[]={prefix}.created&types[]={prefix}.verified") == ["verified", "created"]
+    assert types("created[gt]=1795000000") == []
+    both = api.get(f"/v1/events?type=*&types[]={prefix}.created")
+    assert both.status_code == 400
+    many = "&".join(f"types[]=t{n}" for n in range(21))
+    assert api.get(f"/v1/events?{many}").status_code == 400
+
+    newest = ids(api.get("/v1/events"))[0]
+    api.control("clock", advance=30 * DAY)
+    assert types("") == []
+    assert api.get(f"/v1/events/{newest}").status_code == 404
+
+
+def test_both_forms_of_one_event(api: Api) -> None:
+    session = api.create("type=document", Idempotency_Key="key-1")
+    (event,) = api.world.events.values()
+    snapshot = api.get(f"/v1/events/{event.id}").json
+    thin = api.get(f"/v2/core/events/{event.thin_id}").json
+    assert snapshot
+    assert thin
+    assert snapshot["data"] == {"object": session}
+    assert snapshot["request"] == {"id": event.request, "idempotency_key": "key-1"}
+    assert snapshot["pending_webhooks"] == 0
+    assert "account" not in snapshot
+    assert thin["snapshot_event"] == event.id
+    assert thin["id"] != snapshot["id"]
+    assert thin["type"] == f"v1.{snapshot['type']}"
+    assert thin["created"] == "2026-11-18T11:06:40.000Z"
+    assert thin["reason"]["request"]["idempotency_key"] == "key-1"
+    assert thin["related_object"] == {
+        "id": session["id"],
+        "type": "identity.verification_session",
+        "url": f"{SESSIONS}/{session['id']}",
+    }
+    assert api.get(f"/v2/core/events/{event.id}").status_code == 404
+    assert api.get(f"/v1/events/{event.thin_id}").status_code == 404
+    api.control(f"sessions/{session['id']}/submit")
+    by_stripe = list(api.world.events.values())[-1]
+    unasked = api.get(f"/v1/events/{by_stripe.id}").json
+    assert unasked
+    assert unasked["request"] == {"id": None, "idempotency_key": None}
+
+
+# -- webhook endpoints -------------------------------------------------------------------------
+
+ENDPOINTS = "/v1/webhook_endpoints"
+
+
+def test_webhook_endpoints(api: Api) -> None:
+    made = api.post(ENDPOINTS, "url=http://x.example/hook&enabled_events[]=*").json
+    assert made
+    assert made["secret"].startswith("whsec_")
+    path = f"{ENDPOINTS}/{made['id']}"
+    retrieved = api.get(path).json
+    assert retrieved
+    assert "secret" not in retrieved
+    changed = api.post(
+        path, "disabled=true&description=d&metadata[a]=b&url=http://y.example&enabled_events[]=x"
+    ).json
+    assert changed
+    assert (changed["status"], changed["description"]) == ("disabled", "d")
+    assert (changed["url"], changed["metadata"]) == ("http://y.example", {"a": "b"})
+    cleared = api.post(path, "metadata=&description=").json
+    assert cleared
+    assert (cleared["metadata"], cleared["description"]) == ({}, None)
+    assert ids(api.get(ENDPOINTS)) == [made["id"]]
+    deleted = api.client.delete(path, headers={"Authorization": "Bearer sk_test_x"}).json
+    assert deleted == {"id": made["id"], "object": "webhook_endpoint", "deleted": True}
+    assert api.get(path).status_code == 404
+    for _ in range(16):
+        assert api.post(ENDPOINTS, "url=http://x.example&enabled_events[]=*").status_code == 200
+    assert api.post(ENDPOINTS, "url=http://x.example&enabled_events[]=*").status_code == 400
+    assert api.post(ENDPOINTS, "url=http://x.example").status_code == 400
+
+
+def test_a_wildcard_does_not_take_redacted(api: Api) -> None:
+    prefix = "identity.verification_session"
+    star = api.post(ENDPOINTS, "url=http://a&enabled_events[]=*").json
+    named = api.post(ENDPOINTS, f"url=http://b&enabled_events[]={prefix}.redacted").json
+    thin = api.post(
+        ENDPOINTS, f"url=http://c&event_payload=thin&enabled_events[]=v1.{prefix}.redacted"
+    ).json
+    own = api.post(ENDPOINTS, "url=http://d&enabled_events[]=*&connect=true").json
+    assert star
+    assert named
+    assert thin
+    assert own
+    session = api.create()["id"]
+    api.post(f"{SESSIONS}/{session}/redact")
+    api.control(f"sessions/{session}/complete")
+
+    def received(endpoint: Any) -> list[str]:
+        listed: Any = api.client.get("/_sandbox/deliveries").json
+        return [d["type"].rpartition(".")[2] for d in listed if d["endpoint"] == endpoint["id"]]
+
+    assert received(star) == ["created", "canceled"]
+    assert received(named) == ["redacted"]
+    assert received(thin) == ["redacted"]
+    assert received(own) == [], "connect endpoints get connected accounts' events only"
+
+
+# -- control routes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("sessions/SESSION/submit", {"outcome": "nonsense"}),
+        ("sessions/SESSION/submit", {"surprise": 1}),
+        ("sessions/SESSION/submit", {"delay": "long"}),
+        ("sessions/SESSION/complete", {"validated": True}),
+        ("clock", {"advance": -1}),
+        ("clock", {}),
+        ("faults", {"kind": "nonsense"}),
+        ("faults", {"kind": "drop", "rate": 2}),
+        ("faults", {"kind": "error", "status": 200}),
+        ("faults", {"kind": "drop", "surprise": 1}),
+        ("keys", {"permissions": ["everything"]}),
+        ("keys", {"kind": "publishable"}),
+    ],
+)
+def test_control_routes_refuse_what_they_do_not_know(
+    api: Api, path: str, body: dict[str, Any]
+) -> None:
+    session = api.create()["id"]
+    answer = api.control(path.replace("SESSION", session), **body)
+    assert answer.status_code == 400
+    assert api.error(answer)["message"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["sessions/vs_x/submit", "events/evt_x/resend", "webhook_endpoints/we_x/roll", "nothing"],
+)
+def test_control_routes_know_what_there_is(api: Api, path: str) -> None:
+    assert api.control(path).status_code == 404
+
+
+def test_control_routes_take_forms_too(api: Api) -> None:
+    session = api.create()["id"]
+    answer = api.client.post(
+        f"/_sandbox/sessions/{session}/submit", data={"outcome": "verified", "hold": "true"}
+    )
+    assert answer.json
+    assert answer.json["status"] == "processing"
