@@ -72,7 +72,10 @@ KEEP = 35 * 86_400
 
 QUEUE = "identity"
 _RECORD, _DUE, _DEAD = "iw:evt:", "iw:due", "iw:dead"
-_SCRIPTS = ("accept", "claim", "renew", "record", "release", "finish", "sweep", "replay")
+_QUEUE_KEY = f"rq:queue:{QUEUE}"
+_SCRIPTS = (
+    *("accept", "take", "claim", "renew", "record", "release", "finish", "sweep", "replay"),
+)
 
 State = Literal["pending", "done", "dead"]
 Status = Literal["done", "skipped", "superseded", "retry", "dead"]
@@ -171,6 +174,7 @@ class Claim:
         token: the fencing token; the scripts refuse all but the last one given out.
         progress: how each handler fared so far.
         waits: releases since anything was done.
+        lapses: claims that ended with their holder's death since anything was done.
         now: Redis TIME at the last answer, milliseconds.
         since: when the event was accepted or last re-opened, milliseconds.
         lost: set when a renewal was refused: start nothing more.
@@ -180,6 +184,7 @@ class Claim:
     token: str
     progress: dict[str, Progress]
     waits: int
+    lapses: int
     now: int
     since: int
     lost: bool = field(default=False)
@@ -243,21 +248,17 @@ class Inbox:
         args = [event.key, _ms(HORIZON), self._limit, self._reopen_dead, _stamp(), *flat]
         return Accepted(_text(self._run("accept", event.key, *args)))
 
-    def claim(self, key: str) -> Claim | Refused:
-        """Take the event for `LEASE` seconds; or learn why not."""
-        answer = self._run("claim", key, key, _ms(LEASE), _ms(BUSY_DELAY), MAX_LAPSES)
-        verdict = _text(answer[0])
-        if verdict != "claimed":
-            return Refused(verdict)
-        fields = _fields(answer[3])
-        return Claim(
-            event=_event(fields),
-            token=_text(answer[1]),
-            progress=_progress(fields),
-            waits=int(fields.get("waits", 0)),
-            now=int(answer[2]),
-            since=int(fields.get("reopened", fields["accepted"])),
+    def take(self) -> Claim | Refused | None:
+        """Pop the next wake-up and claim its event, in one step; None when there is none."""
+        answer = self._scripts["take"](
+            keys=[_QUEUE_KEY, _DUE, _DEAD],
+            args=[_RECORD, _ms(LEASE), _ms(BUSY_DELAY), MAX_LAPSES],
         )
+        return _claim(answer[1]) if answer else None
+
+    def claim(self, key: str) -> Claim | Refused:
+        """Take this event for `LEASE` seconds; or learn why not."""
+        return _claim(self._run("claim", key, key, _ms(LEASE), _ms(BUSY_DELAY), MAX_LAPSES))
 
     def renew(self, claim: Claim) -> bool:
         """Extend the lease; False when the claim was lost, which is also noted in it."""
@@ -346,7 +347,7 @@ class Inbox:
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.zcard(_DUE)
             pipe.zcard(_DEAD)
-            pipe.llen(f"rq:queue:{QUEUE}")
+            pipe.llen(_QUEUE_KEY)
             pipe.zrange(_DUE, 0, 0, withscores=True)
             pipe.time()
             pending, dead, queued, first, now = pipe.execute()
@@ -361,6 +362,22 @@ class Inbox:
 
     def _run(self, script: str, key: str, *args: str | int) -> Any:
         return self._scripts[script](keys=[_RECORD + key, _DUE, _DEAD], args=list(args))
+
+
+def _claim(answer: Any) -> Claim | Refused:
+    verdict = _text(answer[0])
+    if verdict != "claimed":
+        return Refused(verdict)
+    fields = _fields(answer[3])
+    return Claim(
+        event=_event(fields),
+        token=_text(answer[1]),
+        progress=_progress(fields),
+        waits=int(fields.get("waits", 0)),
+        lapses=int(fields.get("lapses", 0)),
+        now=int(answer[2]),
+        since=int(fields.get("reopened", fields["accepted"])),
+    )
 
 
 def _event(fields: Mapping[str, str]) -> Event:

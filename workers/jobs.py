@@ -1,12 +1,13 @@
 """The story of one event: claim, fetch, dispatch, settle.
 
-RQ calls `process_event`; `Processor.process` is the story, read top to bottom.
+The worker (workers/runner.py) calls `Processor.take` and `Processor.process`; the latter is the
+story, read top to bottom.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import ClassVar, Literal
+from typing import Literal
 
 import redis
 from structlog.contextvars import bound_contextvars
@@ -44,17 +45,15 @@ log = logs.get(__name__)
 
 
 def process_event(key: str) -> None:
-    """Process the event with this key: the function that RQ's jobs name."""
-    if Processor.serving is None:
-        raise RuntimeError("start workers with `python -m workers`: `rq worker` loses events")
-    Processor.serving.process(key)
+    """Refuse to run: the name that RQ's jobs carry, for RQ's own tools to show.
+
+    Our worker never calls it. It takes the event from the inbox in the step that pops the job.
+    """
+    raise RuntimeError(f"{key}: start workers with `python -m workers`; `rq worker` loses events")
 
 
 class Processor:
     """What takes one event from its wake-up to a settled record."""
-
-    serving: ClassVar[Processor | None] = None
-    """The one of this process. RQ hands the job nothing but the event's key."""
 
     def __init__(
         self,
@@ -91,27 +90,27 @@ class Processor:
         """Write the counts of this process to Redis, before it ends."""
         self._metrics.flush()
 
-    def process(self, key: str) -> None:
-        """Take the event one step on: claim it, run what is due, settle it or give it back.
+    def take(self) -> Claim | None:
+        """Take the next event that is to be worked on; None when no wake-up is waiting.
 
-        Nothing is raised: RQ would keep the text of it in Redis.
+        May raise `redis.RedisError`.
         """
-        try:
-            claim = self._inbox.claim(key)
-        except redis.RedisError:
-            # Nobody holds the event, and it stands in `due`: the sweep will wake it again.
-            log.exception("claim_failed", event_key=key)
-            return
-        self._metrics.count("claims", "claimed" if isinstance(claim, Claim) else claim.value)
-        if not isinstance(claim, Claim):
+        while (taken := self._inbox.take()) is not None:
+            if isinstance(taken, Claim):
+                self._metrics.count("claims", "claimed")
+                self._watch.begin(taken)
+                return taken
             # A surplus wake-up, or the session is busy: the inbox knows when to wake us again.
-            log.debug("claim_refused", event_key=key, reason=claim.value)
-            return
+            self._metrics.count("claims", taken.value)
+        return None
+
+    def process(self, claim: Claim) -> None:
+        """Take the event one step on: run what is due, settle it or give it back.
+
+        Nothing is raised, whatever happens.
+        """
         event = claim.event
-        with (
-            bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind),
-            self._watch.over(claim),
-        ):
+        with bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind):
             try:
                 self._work(claim)
             except Exception:
@@ -119,6 +118,8 @@ class Processor:
                 log.exception("processing_failed")
                 with contextlib.suppress(redis.RedisError):
                     self._release(claim, backoff(claim.waits, FETCH_CAP), "processing failed")
+            finally:
+                self._watch.end(claim)
 
     def _work(self, claim: Claim) -> None:
         subscribed = self._router.match(claim.event.kind)
