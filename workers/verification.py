@@ -117,18 +117,22 @@ class Sensitive:
         document_dob: date | None
         document_expiration_date: date | None
 
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            # Not `self._values`, which an instance that is being copied does not have yet.
+            values = object.__getattribute__(self, "_values")
+            if name in values:
+                return values[name]
+            for need, attribute in SENSITIVE.items():
+                if attribute == name:
+                    raise AttributeError(f"{name} was not fetched: declare needs=[{need!r}]")
+            raise AttributeError(f"there is no sensitive field {name!r}")
+
     __slots__ = ("_values",)
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = dict(values)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self._values:
-            return self._values[name]
-        for need, attribute in SENSITIVE.items():
-            if attribute == name:
-                raise AttributeError(f"{name} was not fetched: declare needs=[{need!r}]")
-        raise AttributeError(f"there is no sensitive field {name!r}")
 
     def __repr__(self) -> str:
         return f"<Sensitive: {', '.join(self._values) or 'nothing declared'}>"

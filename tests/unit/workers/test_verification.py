@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import date
 from typing import Any, get_args
 
@@ -134,6 +135,11 @@ class TestSensitive:
         sensitive = Sensitive({"dob": self.DOB, "id_number": canary})
         assert repr(sensitive) == str(sensitive) == "<Sensitive: dob, id_number>"
         assert repr(Sensitive({})) == "<Sensitive: nothing declared>"
+
+    def test_it_can_be_copied(self) -> None:
+        sensitive = Sensitive({"dob": self.DOB})
+        assert copy.deepcopy(sensitive).dob == self.DOB
+        assert copy.copy(sensitive).dob == self.DOB
 
     def test_only_gives_what_these_needs_name(self) -> None:
         sensitive = Sensitive({"dob": self.DOB, "id_number": "1234"})
