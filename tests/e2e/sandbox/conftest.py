@@ -15,9 +15,6 @@ import pytest
 import requests
 import stripe
 
-SECRET, THIN_SECRET = "whsec_snapshot_test", "whsec_thin_test"
-MARKER = "CANARY7Q"
-
 
 @dataclass
 class Received:
@@ -144,6 +141,6 @@ def run() -> Iterator[Callable[..., Sandbox]]:
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
     """One sandbox for all tests that do not change it as a whole."""
-    shared = start("--marker", MARKER)
+    shared = start("--marker", "CANARY7Q")
     yield shared
     shared.stop()
