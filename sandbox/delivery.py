@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 
-import stripe
 import urllib3
 
 from sandbox.faults import Fault, Faults
@@ -130,6 +129,9 @@ class Deliverer:
             moment += int(future.seconds or 600)
         if "bad_signature" in faults:
             secrets = ["whsec_that_the_endpoint_does_not_have"]
+        # Imported late: it would be a third of the time the sandbox takes to start.
+        import stripe  # noqa: PLC0415
+
         sign = stripe.WebhookSignature.generate_signature_header
         stamp, *first = sign(text, secrets[0], moment).split(",")
         others = [sign(text, secret, moment).partition(",")[2] for secret in secrets[1:]]

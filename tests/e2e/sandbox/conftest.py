@@ -15,9 +15,6 @@ import pytest
 import requests
 import stripe
 
-SECRET, THIN_SECRET = "whsec_snapshot_test", "whsec_thin_test"
-MARKER = "CANARY7Q"
-
 
 @dataclass
 class Received:
@@ -115,7 +112,7 @@ class Sandbox:
         return time.monotonic() - began
 
 
-def start(*options: str) -> Sandbox:
+def start_one(*options: str) -> Sandbox:
     process = subprocess.Popen(
         [sys.executable, "-m", "sandbox", "serve", "--port", "0", "--json", *options],
         stdout=subprocess.PIPE,
@@ -126,13 +123,19 @@ def start(*options: str) -> Sandbox:
     return Sandbox(json.loads(line)["url"], process)
 
 
+@pytest.fixture(scope="session")
+def start() -> Callable[..., Sandbox]:
+    """Start a sandbox that the caller stops."""
+    return start_one
+
+
 @pytest.fixture
 def run() -> Iterator[Callable[..., Sandbox]]:
     """Start sandboxes that stop when the test ends."""
     started: list[Sandbox] = []
 
     def run_one(*options: str) -> Sandbox:
-        started.append(start(*options))
+        started.append(start_one(*options))
         return started[-1]
 
     yield run_one
@@ -144,6 +147,6 @@ def run() -> Iterator[Callable[..., Sandbox]]:
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
     """One sandbox for all tests that do not change it as a whole."""
-    shared = start("--marker", MARKER)
+    shared = start_one("--marker", "CANARY7Q")
     yield shared
     shared.stop()

@@ -2,28 +2,25 @@
 
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import stripe
 
-from .conftest import SECRET, THIN_SECRET, Listener, Sandbox
-
-Run = Callable[..., Sandbox]
+SECRET, THIN_SECRET = "whsec_snapshot_test", "whsec_thin_test"
 FAST = ("--retry-after-scale", "0.00002")  # the hour before the second try is 72 ms
 
 
 @pytest.fixture
-def delivering(run: Run, listener: Listener) -> Sandbox:
+def delivering(run: Any, listener: Any) -> Any:
     return run("--deliver-to", f"{listener.url}/hook", "--secret", SECRET, *FAST)
 
 
-def create(sandbox: Sandbox, **params: Any) -> Any:
+def create(sandbox: Any, **params: Any) -> Any:
     return sandbox.client().v1.identity.verification_sessions.create({"type": "document", **params})
 
 
-def settled(sandbox: Sandbox, count: int = 1) -> list[Any]:
+def settled(sandbox: Any, count: int = 1) -> list[Any]:
     """Return the deliveries once so many are no longer under way."""
     for _ in range(100):
         deliveries = sandbox.control("GET", "deliveries")
@@ -34,9 +31,7 @@ def settled(sandbox: Sandbox, count: int = 1) -> list[Any]:
     raise AssertionError(f"still under way: {deliveries}")
 
 
-def test_every_change_arrives_signed_and_the_sdk_takes_it(
-    delivering: Sandbox, listener: Listener
-) -> None:
+def test_every_change_arrives_signed_and_the_sdk_takes_it(delivering: Any, listener: Any) -> None:
     session = create(delivering)
     delivering.submit(session.id, "selfie_face_mismatch")
     delivering.submit(session.id)
@@ -52,7 +47,7 @@ def test_every_change_arrives_signed_and_the_sdk_takes_it(
     assert got.headers["Content-Type"] == "application/json; charset=utf-8"
 
 
-def test_thin_events_are_parsed_and_fetched_by_the_sdk(run: Run, listener: Listener) -> None:
+def test_thin_events_are_parsed_and_fetched_by_the_sdk(run: Any, listener: Any) -> None:
     sandbox = run("--deliver-thin-to", listener.url, "--thin-secret", THIN_SECRET)
     session = create(sandbox)
     got = listener.next()
@@ -65,7 +60,7 @@ def test_thin_events_are_parsed_and_fetched_by_the_sdk(run: Run, listener: Liste
 
 
 def test_a_failed_delivery_is_tried_again_with_a_fresh_signature(
-    delivering: Sandbox, listener: Listener
+    delivering: Any, listener: Any
 ) -> None:
     listener.answers += [500, 301]
     create(delivering)
@@ -78,7 +73,7 @@ def test_a_failed_delivery_is_tried_again_with_a_fresh_signature(
 
 
 def test_after_three_tries_it_is_given_up_and_can_be_sent_again(
-    delivering: Sandbox, listener: Listener
+    delivering: Any, listener: Any
 ) -> None:
     listener.answers += [500] * 3
     create(delivering)
@@ -98,7 +93,7 @@ def test_after_three_tries_it_is_given_up_and_can_be_sent_again(
     assert [e.id for e in client.v1.events.list({"delivery_success": True})] == [event]
 
 
-def test_connected_accounts_events_say_whose_they_are(run: Run, listener: Listener) -> None:
+def test_connected_accounts_events_say_whose_they_are(run: Any, listener: Any) -> None:
     both = ("--deliver-to", listener.url, "--secret", SECRET)
     thin = ("--deliver-thin-to", f"{listener.url}/thin", "--thin-secret", THIN_SECRET)
     sandbox = run(*both, *thin)
@@ -120,7 +115,7 @@ def test_connected_accounts_events_say_whose_they_are(run: Run, listener: Listen
     assert notification.fetch_related_object().id == session.id  # type: ignore[union-attr]
 
 
-def test_bodies_hold_no_personal_data(run: Run, listener: Listener) -> None:
+def test_bodies_hold_no_personal_data(run: Any, listener: Any) -> None:
     sandbox = run("--deliver-to", listener.url, "--secret", SECRET, "--marker", "CANARY")
     session = create(sandbox)
     sandbox.submit(session.id)
@@ -134,7 +129,7 @@ def test_bodies_hold_no_personal_data(run: Run, listener: Listener) -> None:
 # -- faults ------------------------------------------------------------------------------------
 
 
-def test_a_duplicate_is_the_same_event_again(delivering: Sandbox, listener: Listener) -> None:
+def test_a_duplicate_is_the_same_event_again(delivering: Any, listener: Any) -> None:
     delivering.control("POST", "faults", kind="duplicate", times=2, next=1)
     create(delivering)
     create(delivering)
@@ -143,7 +138,7 @@ def test_a_duplicate_is_the_same_event_again(delivering: Sandbox, listener: List
     assert listener.silent()
 
 
-def test_a_reordered_event_comes_after_a_later_one(delivering: Sandbox, listener: Listener) -> None:
+def test_a_reordered_event_comes_after_a_later_one(delivering: Any, listener: Any) -> None:
     delivering.control("POST", "faults", kind="reorder", event_type="*.created")
     session = create(delivering)
     assert listener.silent()
@@ -153,7 +148,7 @@ def test_a_reordered_event_comes_after_a_later_one(delivering: Sandbox, listener
 
 
 def test_a_reordered_event_with_nothing_behind_it_comes_in_time(
-    delivering: Sandbox, listener: Listener
+    delivering: Any, listener: Any
 ) -> None:
     delivering.control("POST", "faults", kind="reorder", seconds=0.5)
     create(delivering)
@@ -161,9 +156,7 @@ def test_a_reordered_event_with_nothing_behind_it_comes_in_time(
     assert listener.next().json["type"].endswith("created")
 
 
-def test_a_dropped_event_never_comes_and_stays_unsuccessful(
-    delivering: Sandbox, listener: Listener
-) -> None:
+def test_a_dropped_event_never_comes_and_stays_unsuccessful(delivering: Any, listener: Any) -> None:
     delivering.control("POST", "faults", kind="drop", next=1)
     create(delivering)
     assert listener.silent()
@@ -174,7 +167,7 @@ def test_a_dropped_event_never_comes_and_stays_unsuccessful(
     assert delivery["state"] == "dropped"
 
 
-def test_a_delayed_event_comes_by_the_clock(delivering: Sandbox, listener: Listener) -> None:
+def test_a_delayed_event_comes_by_the_clock(delivering: Any, listener: Any) -> None:
     delivering.control("POST", "faults", kind="delay", seconds=3600)
     create(delivering)
     assert listener.silent()
@@ -190,7 +183,7 @@ def test_a_delayed_event_comes_by_the_clock(delivering: Sandbox, listener: Liste
     ],
 )
 def test_a_delivery_the_sdk_refuses(
-    delivering: Sandbox, listener: Listener, kind: str, message: str
+    delivering: Any, listener: Any, kind: str, message: str
 ) -> None:
     delivering.control("POST", "faults", kind=kind, next=1)
     listener.answers.append(400)
@@ -203,9 +196,7 @@ def test_a_delivery_the_sdk_refuses(
     assert [a["fault"] for a in delivery["attempts"]] == [kind, None]
 
 
-def test_a_timestamp_in_the_future_and_a_body_too_large(
-    delivering: Sandbox, listener: Listener
-) -> None:
+def test_a_timestamp_in_the_future_and_a_body_too_large(delivering: Any, listener: Any) -> None:
     delivering.control("POST", "faults", kind="future_timestamp", seconds=900)
     delivering.control("POST", "faults", kind="oversized", bytes=2_000_000)
     create(delivering)
@@ -216,7 +207,7 @@ def test_a_timestamp_in_the_future_and_a_body_too_large(
     assert stripe.Webhook.construct_event(got.body, got.signature, SECRET)
 
 
-def test_a_fault_of_one_endpoint_spares_the_other(run: Run, listener: Listener) -> None:
+def test_a_fault_of_one_endpoint_spares_the_other(run: Any, listener: Any) -> None:
     both = ("--deliver-to", f"{listener.url}/a", "--secret", SECRET)
     thin = ("--deliver-thin-to", f"{listener.url}/b", "--thin-secret", THIN_SECRET)
     sandbox = run(*both, *thin)
@@ -227,7 +218,7 @@ def test_a_fault_of_one_endpoint_spares_the_other(run: Run, listener: Listener) 
     assert sandbox.control("DELETE", "faults") == {"cleared": 1}
 
 
-def test_a_rate_strikes_about_that_often(delivering: Sandbox) -> None:
+def test_a_rate_strikes_about_that_often(delivering: Any) -> None:
     delivering.control("POST", "faults", kind="drop", rate=0.5)
     for _ in range(60):
         create(delivering)
@@ -240,7 +231,7 @@ def test_a_rate_strikes_about_that_often(delivering: Sandbox) -> None:
 
 
 def test_a_rolled_secret_signs_beside_the_new_one_until_it_expires(
-    delivering: Sandbox, listener: Listener
+    delivering: Any, listener: Any
 ) -> None:
     (endpoint,) = delivering.client().v1.webhook_endpoints.list()
     rolled = delivering.control("POST", f"webhook_endpoints/{endpoint.id}/roll", overlap=3600)
@@ -258,9 +249,7 @@ def test_a_rolled_secret_signs_beside_the_new_one_until_it_expires(
         stripe.Webhook.construct_event(got.body, got.signature, SECRET)
 
 
-def test_a_disabled_endpoint_gets_what_is_due_when_it_is_enabled(
-    run: Run, listener: Listener
-) -> None:
+def test_a_disabled_endpoint_gets_what_is_due_when_it_is_enabled(run: Any, listener: Any) -> None:
     sandbox = run("--deliver-to", listener.url, "--secret", SECRET)
     listener.answers.append(500)
     create(sandbox)
@@ -274,7 +263,7 @@ def test_a_disabled_endpoint_gets_what_is_due_when_it_is_enabled(
     assert listener.next().json["type"].endswith("created")
 
 
-def test_a_deleted_endpoint_gets_nothing_more(run: Run, listener: Listener) -> None:
+def test_a_deleted_endpoint_gets_nothing_more(run: Any, listener: Any) -> None:
     sandbox = run("--deliver-to", listener.url, "--secret", SECRET)
     listener.answers.append(500)
     create(sandbox)
@@ -288,7 +277,7 @@ def test_a_deleted_endpoint_gets_nothing_more(run: Run, listener: Listener) -> N
     assert delivery["state"] == "canceled"
 
 
-def test_the_live_schedule_goes_on_for_three_days(run: Run, listener: Listener) -> None:
+def test_the_live_schedule_goes_on_for_three_days(run: Any, listener: Any) -> None:
     sandbox = run(
         "--deliver-to", listener.url, "--secret", SECRET, "--retries", "live",
         "--retry-after-scale", "1",
@@ -308,7 +297,7 @@ def test_the_live_schedule_goes_on_for_three_days(run: Run, listener: Listener) 
     assert delivery["state"] == "delivered"
 
 
-def waiting(sandbox: Sandbox) -> list[Any]:
+def waiting(sandbox: Any) -> list[Any]:
     for _ in range(100):
         found = [d for d in sandbox.control("GET", "deliveries") if d["next_try"]]
         if found:
@@ -317,11 +306,11 @@ def waiting(sandbox: Sandbox) -> list[Any]:
     raise AssertionError("nothing waits")
 
 
-def sandbox_now(sandbox: Sandbox) -> float:
+def sandbox_now(sandbox: Any) -> float:
     return float(sandbox.control("GET", "clock")["now"])
 
 
-def test_an_endpoint_that_does_not_listen(run: Run) -> None:
+def test_an_endpoint_that_does_not_listen(run: Any) -> None:
     sandbox = run("--deliver-to", "http://127.0.0.1:9/", "--secret", SECRET)
     create(sandbox)
     (delivery,) = waiting(sandbox)

@@ -8,22 +8,20 @@ import pytest
 import requests
 import stripe
 
-from .conftest import Sandbox
-
 SESSIONS = "/v1/identity/verification_sessions"
 
 
 @pytest.fixture(autouse=True)
-def no_fault_stays(sandbox: Sandbox) -> Any:
+def no_fault_stays(sandbox: Any) -> Any:
     yield
     sandbox.control("DELETE", "faults")
 
 
-def fault(sandbox: Sandbox, kind: str, **fields: Any) -> None:
+def fault(sandbox: Any, kind: str, **fields: Any) -> None:
     sandbox.control("POST", "faults", kind=kind, **fields)
 
 
-def post(sandbox: Sandbox, key: str, timeout: float = 10) -> requests.Response:
+def post(sandbox: Any, key: str, timeout: float = 10) -> requests.Response:
     return requests.post(
         sandbox.url + SESSIONS,
         data={"type": "document"},
@@ -33,12 +31,12 @@ def post(sandbox: Sandbox, key: str, timeout: float = 10) -> requests.Response:
     )
 
 
-def create(sandbox: Sandbox, **options: Any) -> Any:
+def create(sandbox: Any, **options: Any) -> Any:
     client = sandbox.client(**options)
     return client.v1.identity.verification_sessions.create({"type": "document"})
 
 
-def test_rate_limits(sandbox: Sandbox) -> None:
+def test_rate_limits(sandbox: Any) -> None:
     fault(sandbox, "rate_limit", next=1, retry_after=7)
     with pytest.raises(stripe.RateLimitError) as caught:
         create(sandbox, max_network_retries=2)
@@ -54,7 +52,7 @@ def test_rate_limits(sandbox: Sandbox) -> None:
     assert "Retry-After" not in caught.value.headers
 
 
-def test_a_lock_timeout_is_retried_by_the_sdk(sandbox: Sandbox) -> None:
+def test_a_lock_timeout_is_retried_by_the_sdk(sandbox: Any) -> None:
     fault(sandbox, "lock_timeout", next=2)
     with pytest.raises(stripe.RateLimitError) as caught:
         create(sandbox)
@@ -63,7 +61,7 @@ def test_a_lock_timeout_is_retried_by_the_sdk(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
-def test_server_errors_are_retried_by_the_sdk(sandbox: Sandbox, status: int) -> None:
+def test_server_errors_are_retried_by_the_sdk(sandbox: Any, status: int) -> None:
     fault(sandbox, "error", status=status, next=2)
     with pytest.raises(stripe.APIError) as caught:
         create(sandbox)
@@ -71,7 +69,7 @@ def test_server_errors_are_retried_by_the_sdk(sandbox: Sandbox, status: int) -> 
     assert create(sandbox, max_network_retries=1)
 
 
-def test_a_lost_answer_is_given_again(sandbox: Sandbox) -> None:
+def test_a_lost_answer_is_given_again(sandbox: Any) -> None:
     before = len(sandbox.client().v1.events.list({"limit": 100}).data)
     fault(sandbox, "error", status=503, after=True, next=1)
     assert create(sandbox, max_network_retries=1)
@@ -79,7 +77,7 @@ def test_a_lost_answer_is_given_again(sandbox: Sandbox) -> None:
     assert after == before + 1, "the retry carried the same idempotency key"
 
 
-def test_an_error_can_be_what_is_kept_for_a_key(sandbox: Sandbox) -> None:
+def test_an_error_can_be_what_is_kept_for_a_key(sandbox: Any) -> None:
     fault(sandbox, "error", saved=True, next=1)
     first, again = post(sandbox, "kept"), post(sandbox, "kept")
     assert first.status_code == again.status_code == 500
@@ -87,14 +85,14 @@ def test_an_error_can_be_what_is_kept_for_a_key(sandbox: Sandbox) -> None:
     assert again.headers["Idempotent-Replayed"] == "true"
 
 
-def test_one_route_only(sandbox: Sandbox) -> None:
+def test_one_route_only(sandbox: Any) -> None:
     fault(sandbox, "error", route=f"POST {SESSIONS}")
     assert sandbox.client().v1.identity.verification_sessions.list()
     with pytest.raises(stripe.APIError):
         create(sandbox)
 
 
-def test_an_answer_that_does_not_come(sandbox: Sandbox) -> None:
+def test_an_answer_that_does_not_come(sandbox: Any) -> None:
     fault(sandbox, "timeout", seconds=0.5, next=2)
     began = time.monotonic()
     with pytest.raises(requests.ConnectionError):
@@ -104,7 +102,7 @@ def test_an_answer_that_does_not_come(sandbox: Sandbox) -> None:
         post(sandbox, "ended", timeout=0.2)
 
 
-def test_a_slow_answer_and_a_second_request_with_its_key(sandbox: Sandbox) -> None:
+def test_a_slow_answer_and_a_second_request_with_its_key(sandbox: Any) -> None:
     fault(sandbox, "slow", seconds=0.6, next=1)
     slow: list[requests.Response] = []
     thread = threading.Thread(target=lambda: slow.append(post(sandbox, "slow")))
@@ -119,7 +117,7 @@ def test_a_slow_answer_and_a_second_request_with_its_key(sandbox: Sandbox) -> No
     assert post(sandbox, "slow").content == slow[0].content
 
 
-def test_a_cut_answer(sandbox: Sandbox) -> None:
+def test_a_cut_answer(sandbox: Any) -> None:
     fault(sandbox, "cut", next=1)
     with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
         post(sandbox, "cut")
