@@ -18,7 +18,7 @@ from stripe.identity import VerificationSession
 
 from service import logs
 from service.event import Event, Kind
-from service.inbox import Accepted, Inbox, Record
+from service.inbox import Accepted, Claim, Inbox, Record
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.conftest import CANARY, Processes, Traces, wait_until
@@ -75,6 +75,17 @@ def sandbox(_sandbox: Sandbox) -> Iterator[Sandbox]:
     _sandbox.control("faults", "DELETE")
 
 
+class Steps(Processor):
+    """The processor, made to take up one event by name."""
+
+    def step(self, key: str) -> None:
+        taken = self._inbox.claim(key)
+        self._metrics.count("claims", "claimed" if isinstance(taken, Claim) else taken.value)
+        if isinstance(taken, Claim):
+            self._watch.begin(taken)
+            self.process(taken)
+
+
 class Desk:
     """Where the events of a test are worked on."""
 
@@ -87,12 +98,12 @@ class Desk:
 
     def processor(
         self, *functions: Callable[..., Any], key: str = KEY, restricted_key: str | None = None
-    ) -> Processor:
+    ) -> Steps:
         """Wire a processor whose plugin `p` holds these marked functions."""
         handlers = Router()
         members = {function.__name__: staticmethod(function) for function in functions}
         handlers.add(type("Plugin", (), members)(), "p")
-        return Processor(
+        return Steps(
             self.inbox,
             handlers,
             self.sandbox.api(key),
@@ -122,11 +133,11 @@ class Desk:
         assert record is not None
         return record
 
-    def settle(self, processor: Processor, event: Event, within: float = 10) -> Record:
+    def settle(self, processor: Steps, event: Event, within: float = 10) -> Record:
         """Process the event as often as it takes."""
 
         def settled() -> bool:
-            processor.process(event.key)
+            processor.step(event.key)
             return self.record(event).state != "pending"
 
         wait_until(settled, within=within)

@@ -15,7 +15,7 @@ import pytest
 import redis as redis_py
 
 from service.event import Event
-from service.inbox import Accepted, Inbox
+from service.inbox import BUSY_DELAY, Accepted, Inbox
 from tests.conftest import CANARY, free_port
 from workers import Discard, Retry, Verification, jobs, on, stripe_api
 from workers.stripe_api import StripeApi
@@ -83,8 +83,8 @@ class TestOneEvent:
         processor = desk.processor(seen.handler("*"))
         event = desk.accept("created", desk.sandbox.session())
         for _ in range(3):
-            processor.process(event.key)
-        processor.process("evt_unknown")
+            processor.step(event.key)
+        processor.step("evt_unknown")
         assert len(seen) == 1
         counts = desk.counts()
         assert (counts["claims|done"], counts["claims|gone"]) == (2, 1)
@@ -139,7 +139,7 @@ class TestAnswers:
 
         processor = desk.processor(seen.handler("*", name="a"), unsteady)
         event = desk.accept("created", desk.sandbox.session())
-        processor.process(event.key)
+        processor.step(event.key)
         halfway = desk.record(event)
         assert statuses(halfway) == {"p.a": ("done", 1), "p.unsteady": ("retry", 1)}
         assert halfway.handlers["p.unsteady"].reason == "retry: ledger is closed"
@@ -150,9 +150,9 @@ class TestAnswers:
     def test_retry_waits_as_long_as_it_says(self, desk) -> None:
         event = desk.accept("created", desk.sandbox.session())
         processor = desk.processor(raising(lambda _: Retry("later", delay=30)))
-        processor.process(event.key)
+        processor.step(event.key)
         assert 29 < desk.wait(event) <= 30
-        processor.process(event.key)
+        processor.step(event.key)
         assert desk.counts()["claims|early"] == 1
         assert statuses(desk.record(event)) == {"p.failing": ("retry", 1)}
 
@@ -162,7 +162,7 @@ class TestAnswers:
         )
         soon.__name__, late.__name__ = "soon", "late"
         event = desk.accept("created", desk.sandbox.session())
-        desk.processor(late, soon).process(event.key)
+        desk.processor(late, soon).step(event.key)
         assert 19 < desk.wait(event) <= 20
 
     def test_discard_is_dead_at_once(self, desk) -> None:
@@ -296,7 +296,7 @@ class TestTime:
         seen = Seen()
         processor = desk.processor(seen.handler("*"))
         event = desk.accept("verified", session)
-        processor.process(event.key)
+        processor.step(event.key)
         assert (desk.record(event).reason, seen) == ("stripe: stale", [])
         desk.sandbox.control(f"sessions/{session.id}/submit", outcome="verified")
         assert desk.settle(processor, event).outcome == "verified"
@@ -326,13 +326,13 @@ class TestTime:
         processor = desk.processor(slow)
         first, second = (desk.accept(kind, session) for kind in ("processing", "verified"))
         other = desk.accept("created", desk.sandbox.session())
-        thread = threading.Thread(target=processor.process, args=(first.key,))
+        thread = threading.Thread(target=processor.step, args=(first.key,))
         thread.start()
         assert running.wait(10)
-        processor.process(second.key)
+        processor.step(second.key)
         assert desk.counts()["claims|busy"] == 1
-        assert 0 < desk.wait(second) <= 1
-        processor.process(other.key)
+        assert 0 < desk.wait(second) <= BUSY_DELAY
+        processor.step(other.key)
         assert desk.record(other).state == "done", "another session does not wait"
         go_on.set()
         thread.join()
@@ -350,7 +350,7 @@ class TestTime:
             desk.redis.hincrby(f"iw:evt:{v.event.key}", "token", 1)
 
         event = desk.accept("created", desk.sandbox.session())
-        desk.processor(slow, seen.handler("*", name="z")).process(event.key)
+        desk.processor(slow, seen.handler("*", name="z")).step(event.key)
         assert (desk.record(event).state, desk.record(event).handlers, seen) == ("pending", {}, [])
         assert [line["handler"] for line in desk.logged("claim_lost")] == ["p.slow"]
 
@@ -381,7 +381,7 @@ class TestStripeFails:
         seen = Seen()
         processor = desk.processor(seen.handler("*"))
         desk.sandbox.fault(**fault)
-        processor.process(event.key)
+        processor.step(event.key)
         self.released(desk, event, reason)
         assert desk.settle(processor, event).state == "done"
         assert [v.attempt for v in seen] == [1]
@@ -390,7 +390,7 @@ class TestStripeFails:
         event = desk.accept("created", "vs_1")
         processor = desk.processor(Seen().handler("*"))
         processor._api = StripeApi("sk_test_x", base=f"http://127.0.0.1:{free_port()}")
-        processor.process(event.key)
+        processor.step(event.key)
         self.released(desk, event, "stripe: unreachable")
 
     def test_a_hanging_connection_ends(self, desk, monkeypatch) -> None:
@@ -401,28 +401,28 @@ class TestStripeFails:
             port = silent.getsockname()[1]
             processor._api = StripeApi("sk_test_x", base=f"http://127.0.0.1:{port}")
             started = time.monotonic()
-            processor.process(event.key)
+            processor.step(event.key)
         assert time.monotonic() - started < 2
         self.released(desk, event, "stripe: unreachable")
 
     def test_retry_after_is_honoured(self, desk) -> None:
         event = desk.accept("created", desk.sandbox.session())
         desk.sandbox.fault("rate_limit", retry_after=7)
-        desk.processor(Seen().handler("*")).process(event.key)
+        desk.processor(Seen().handler("*")).step(event.key)
         assert 6.5 < desk.wait(event) <= 7.1
 
     def test_the_sdk_tries_twice(self, desk, monkeypatch) -> None:
         monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 1)
         event = desk.accept("created", desk.sandbox.session())
         desk.sandbox.fault("error", status=500)
-        desk.processor(Seen().handler("*")).process(event.key)
+        desk.processor(Seen().handler("*")).step(event.key)
         assert desk.record(event).state == "done"
 
     def test_a_revoked_key_waits_for_a_person(self, desk) -> None:
         key = desk.sandbox.control("keys", kind="secret")["key"]
         event = desk.accept("created", desk.sandbox.session())
         desk.sandbox.control("keys/revoke", key=key)
-        desk.processor(Seen().handler("*"), key=key).process(event.key)
+        desk.processor(Seen().handler("*"), key=key).step(event.key)
         self.released(desk, event, "stripe: key 401")
         assert 59 < desk.wait(event) <= 60
         (line,) = desk.logged("stripe_refuses_our_key")
@@ -432,7 +432,7 @@ class TestStripeFails:
     def test_a_key_that_may_not_waits_for_a_person(self, desk) -> None:
         made = desk.sandbox.control("keys", kind="restricted", permissions=["event_read"])
         event = desk.accept("created", desk.sandbox.session())
-        desk.processor(Seen().handler("*"), key=made["key"]).process(event.key)
+        desk.processor(Seen().handler("*"), key=made["key"]).step(event.key)
         self.released(desk, event, "stripe: key 403")
 
     def test_a_session_that_stays_missing_is_dead(self, desk) -> None:
@@ -446,7 +446,7 @@ class TestStripeFails:
     def test_a_request_stripe_calls_invalid_is_dead(self, desk) -> None:
         event = desk.accept("created", desk.sandbox.session())
         desk.sandbox.fault("error", status=400)
-        desk.processor(Seen().handler("*")).process(event.key)
+        desk.processor(Seen().handler("*")).step(event.key)
         assert desk.record(event).state == "dead"
         assert desk.record(event).reason == "stripe: invalid 400"
 
@@ -455,7 +455,7 @@ class TestStripeFails:
         processor = desk.processor(seen.handler("*"))
         event = desk.accept("created", desk.sandbox.session())
         desk.sandbox.fault("error", status=400)
-        processor.process(event.key)
+        processor.step(event.key)
         assert desk.inbox.replay(event.key) == "replayed"
         assert statuses(desk.settle(processor, event)) == {"p.handle": ("done", 1)}
 
@@ -516,7 +516,7 @@ class TestSensitive:
             fresh, id="evt_old", kind="verified", session=session.id, created=fresh.created - age
         )
         assert desk.inbox.accept(event) is Accepted.NEW
-        processor.process(event.key)
+        processor.step(event.key)
         record = desk.record(event)
         if age < 48 * 3600:
             assert (record.state, record.reason) == ("pending", "stripe: key 403")
@@ -536,7 +536,7 @@ class TestComingBack:
 
         handlers = (first, seen.handler("*", name="second"))
         event = desk.accept("created", desk.sandbox.session())
-        desk.processor(*handlers).process(event.key)
+        desk.processor(*handlers).step(event.key)
         assert statuses(desk.record(event)) == {"p.first": ("done", 1)}
         assert desk.record(event).state == "pending"
         assert desk.redis.llen("rq:queue:identity") == 2, "somebody else is woken at once"
@@ -548,9 +548,9 @@ class TestComingBack:
         seen = Seen()
         event = desk.accept("created", desk.sandbox.session())
         new = seen.handler("*", name="new")
-        desk.processor(raising(lambda _: Retry("", delay=0)), new).process(event.key)
+        desk.processor(raising(lambda _: Retry("", delay=0)), new).step(event.key)
         time.sleep(0.06)
-        desk.processor(new).process(event.key)
+        desk.processor(new).step(event.key)
         record = desk.record(event)
         assert (record.state, record.reason) == ("pending", "unknown handler")
         assert desk.logged("handler_unknown")[0]["handler"] == "p.failing"
@@ -560,7 +560,7 @@ class TestComingBack:
         seen = Seen()
         event = desk.accept("created", desk.sandbox.session())
         old = raising(lambda v: Retry("", delay=0) if v.attempt == 1 else Discard("enough"))
-        desk.processor(old).process(event.key)
+        desk.processor(old).step(event.key)
         record = desk.settle(desk.processor(old, seen.handler("*", name="new")), event)
         assert statuses(record) == {"p.failing": ("dead", 2), "p.new": ("done", 1)}
 
@@ -604,13 +604,12 @@ class TestComingBack:
 
 
 class TestRedisFails:
-    def test_while_claiming(self, desk, monkeypatch) -> None:
-        event = desk.accept("created", desk.sandbox.session())
+    def test_while_taking(self, desk) -> None:
         client = redis_py.Redis(port=free_port(), retry=None)
         processor = desk.processor(Seen().handler("*"))
         processor._inbox = Inbox(client)
-        processor.process(event.key)
-        assert desk.logged("claim_failed")[0]["event_key"] == event.key
+        with pytest.raises(redis_py.ConnectionError):
+            processor.take()
         client.close()
 
     def test_while_writing_down_what_a_handler_did(self, desk, monkeypatch) -> None:
@@ -623,7 +622,7 @@ class TestRedisFails:
 
         with monkeypatch.context() as patch:
             patch.setattr(Inbox, "record", fail)
-            processor.process(event.key)
+            processor.step(event.key)
         assert desk.record(event).reason == "processing failed"
         assert desk.logged("processing_failed")[0]["error"] == "ConnectionError"
         record = desk.settle(processor, event)
@@ -635,10 +634,3 @@ class TestDoor:
     def test_a_job_without_our_worker_says_how_to_start_one(self) -> None:
         with pytest.raises(RuntimeError, match="python -m workers"):
             jobs.process_event("evt_1")
-
-    def test_a_job_goes_to_the_processor_of_the_process(self, desk, monkeypatch) -> None:
-        seen = Seen()
-        monkeypatch.setattr(jobs.Processor, "serving", desk.processor(seen.handler("*")))
-        event = desk.accept("created", desk.sandbox.session())
-        jobs.process_event(event.key)
-        assert len(seen) == 1
