@@ -102,7 +102,12 @@ class Desk:
         )
 
     def accept(
-        self, kind: Kind, session: VerificationSession | str, *, account: str | None = None
+        self,
+        kind: Kind,
+        session: VerificationSession | str,
+        *,
+        account: str | None = None,
+        age: int = 0,
     ) -> Event:
         """Take an event in, as the receiver does."""
         event = Event(
@@ -110,7 +115,7 @@ class Desk:
             kind=kind,
             form="snapshot",
             session=session if isinstance(session, str) else session.id,
-            created=int(time.time()),
+            created=int(time.time()) - age,
             livemode=False,
             account=account,
         )
@@ -122,11 +127,22 @@ class Desk:
         assert record is not None
         return record
 
+    def turn(self, processor: Processor) -> None:
+        """Wake what is due and, if an event waits for a worker, work on it."""
+        self.inbox.sweep()
+        claim = processor.take()
+        if claim is not None:
+            processor.process(claim)
+
+    def wake(self, key: str) -> None:
+        """Put a surplus wake-up into the queue."""
+        self.redis.rpush("rq:queue:identity", f"{key}-999")
+
     def settle(self, processor: Processor, event: Event, within: float = 10) -> Record:
-        """Process the event as often as it takes."""
+        """Take turns until the event is settled."""
 
         def settled() -> bool:
-            processor.process(event.key)
+            self.turn(processor)
             return self.record(event).state != "pending"
 
         wait_until(settled, within=within)
@@ -162,6 +178,7 @@ def desk(
     """The desk: waits are short, the SDK does not retry, and the log is searched for the canary."""
     for module in (jobs, router):
         monkeypatch.setattr(module, "backoff", lambda *_: 0.01)
+    monkeypatch.setattr(jobs, "PAUSE_CHECK", 0.01)
     monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 0)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
