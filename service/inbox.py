@@ -304,7 +304,7 @@ class Inbox:
 
     def pause(self, seconds: float, why: str) -> None:
         """Have no worker take an event for a while: for what every event would run into."""
-        self._redis.set(_PAUSE, why, px=_ms(seconds))
+        self._redis.set(_PAUSE, why, px=max(1, _ms(seconds)))
 
     def record(self, claim: Claim, handler: str, progress: Progress, delay: float = 0) -> bool:
         """Write down how a handler fared; for `retry`, due again after `delay` seconds.

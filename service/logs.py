@@ -192,6 +192,9 @@ def _template_only(record: logging.LogRecord) -> bool:
         record.msg, record.args = f"<{type(record.msg).__name__}>", None
     elif record.exc_info or record.name.split(".")[0] not in _OWN_FORMAT:
         record.args = None
+    elif record.msg.startswith("Invalid request from"):
+        # Then what a stranger sent: gunicorn quotes the line or header it could not read.
+        record.msg = re.sub(r"""(['"]).*\1""", "'...'", record.msg, flags=re.DOTALL)
     return True
 
 

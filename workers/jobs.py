@@ -248,9 +248,11 @@ class Processor:
         if failure.retry_after is not None:
             delay += failure.retry_after
         if failure.kind == "key":
-            # Every event would run into it, until a person has acted.
+            # Until a person has acted.
             delay = KEY_DELAY
-            self._inbox.pause(KEY_DELAY, "Stripe refuses our key")
+            if failure.status == 401:
+                # Every event would run into it. A 403 is of one account, or of one field.
+                self._inbox.pause(KEY_DELAY, "Stripe refuses our key")
             log.error(
                 "stripe_refuses_our_key", status=failure.status, request_id=failure.request_id
             )
