@@ -178,7 +178,7 @@ class World:
                     self._keep(self.endpoints, record)
                 case Key():
                     self._keep(self.keys, record)
-                case Answer():
+                case Answer() if record.status:  # one that was being made never will be
                     self._keep(self.answers, record)
         self._touched.clear()
 
