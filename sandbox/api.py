@@ -275,6 +275,7 @@ def _strike(fault: Fault) -> None:
     """Do what a fault of the API does instead of answering."""
     match fault.kind:
         case "rate_limit":
+            # The sentence is on record. Whether Stripe asks to retry is not: no SDK does by itself.
             headers = {
                 "Stripe-Should-Retry": "false",
                 "Stripe-Rate-Limited-Reason": "global-rate",

@@ -391,6 +391,13 @@ def test_limits_are_clamped(api: Api, limit: str, count: int) -> None:
     assert len(ids(api.get(SESSIONS))) == 10
 
 
+def test_data_alone_expands_nothing(api: Api) -> None:
+    session = api.create()
+    listed = api.get(f"{SESSIONS}?expand[]=data").json
+    assert listed
+    assert listed["data"] == [session]
+
+
 def test_filters_combine(api: Api) -> None:
     now = 1_795_000_000
     old = api.create("type=document&client_reference_id=a")["id"]
