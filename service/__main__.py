@@ -12,6 +12,7 @@ import redis
 from service import connection
 from service.inbox import Inbox, Record
 from service.settings import Settings, SettingsError
+from service.text import table
 
 State = Literal["pending", "done", "dead", "all"]
 
@@ -139,16 +140,6 @@ def describe(record: Record) -> dict[str, Any]:
             for name, progress in sorted(record.handlers.items())
         ],
     }
-
-
-def table(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    """Lay rows out in columns under their heads."""
-    lines = [heads, *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
 
 
 if __name__ == "__main__":

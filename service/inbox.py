@@ -3,27 +3,30 @@
 The inbox is the truth; an RQ job is only a wake-up for one event. Each change of state is one
 Lua script (service/lua/), so it happens whole or not at all, and is safe to ask for twice.
 
-Keys (all spelled here and in service/lua/lib.lua):
+Keys (all spelled here, and handed to the scripts by these names):
 
-========================= ====== ======= =====================================================
-key                       type   TTL     meaning
-========================= ====== ======= =====================================================
-iw:evt:<event key>        hash   35 d    the record of an event; TTL only once it is done
-iw:due                    zset   -       pending events by the moment to look at them again
-iw:dead                   zset   -       dead events by time of death
-iw:session:<account>:<vs> string lease   "<event key> <token>": who works on this session
-iw:seq                    int    -       number of the last wake-up
-iw:metrics                hash   -       counters (service/metrics.py)
-rq:job:<key>-<number>     hash   -       RQ's job, one per wake-up
-rq:queue:identity         list   -       RQ's queue
-========================= ====== ======= =====================================================
+=========================== ====== ======= ===================================================
+key                         type   TTL     meaning
+=========================== ====== ======= ===================================================
+iw:evt:<event key>          hash   35 d    the record of an event; TTL only once it is done
+iw:due                      zset   -       pending events by the moment to look at them again
+iw:dead                     zset   -       dead events by time of death
+iw:session:<account>:<vs>   string lease   "<event key> <token>": who works on this session
+iw:waiting:<account>:<vs>   list   -       events that found it busy, first come first
+iw:pause                    string itself  why no event is taken for a while
+iw:seq                      int    -       number of the last wake-up
+iw:metrics                  hash   -       counters (service/metrics.py)
+rq:job:<event key>-<number> hash   -       RQ's job, one per wake-up
+rq:queue:identity           list   -       RQ's queue
+=========================== ====== ======= ===================================================
 
 Fields of a record:
 
 =========== ====================================================================================
-state       pending | done | dead
+state       pending | done | dead; `twin` where this is only another id of an event
 kind form session created livemode account id    the event (service/event.py)
 accepted    when it was accepted; `reopened` when it was last put back
+twin        the key of the same change in its other form (the event worked on, for a `twin`)
 wake        number of its last wake-up
 lease       until when it is claimed; absent when nobody holds it
 token       fencing token of the last claim
@@ -41,7 +44,6 @@ Invariant: a pending event is in `due` exactly once, any other never.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -59,8 +61,8 @@ LEASE = 10.0
 HORIZON = 60.0
 """Seconds until the sweep looks whether a wake-up got lost."""
 
-BUSY_DELAY = 1.0
-"""Seconds an event waits for another event of the same session."""
+BUSY_DELAY = 5.0
+"""Seconds an event waits for another event of the same session, if nothing wakes it before."""
 
 MAX_LAPSES = 3
 """Claims in a row that end with the worker's death before an event is quarantined
@@ -71,8 +73,27 @@ KEEP = 35 * 86_400
 (https://docs.stripe.com/webhooks#behaviors)."""
 
 QUEUE = "identity"
-_RECORD, _DUE, _DEAD = "iw:evt:", "iw:due", "iw:dead"
-_SCRIPTS = ("accept", "claim", "renew", "record", "release", "finish", "sweep", "replay")
+_RECORD, _DUE, _DEAD, _PAUSE = "iw:evt:", "iw:due", "iw:dead", "iw:pause"
+_QUEUE_KEY = f"rq:queue:{QUEUE}"
+
+_NAMES: dict[str, str | int] = {
+    "RECORD": _RECORD,
+    "SESSION": "iw:session:",
+    "WAITING": "iw:waiting:",
+    "DUE": _DUE,
+    "DEAD": _DEAD,
+    "PAUSE": _PAUSE,
+    "SEQUENCE": "iw:seq",
+    "QUEUE": _QUEUE_KEY,
+    "LEASE": round(LEASE * 1000),
+    "HORIZON": round(HORIZON * 1000),
+    "BUSY": round(BUSY_DELAY * 1000),
+    "KEEP": KEEP,
+    "MAX_LAPSES": MAX_LAPSES,
+}
+# All but taking in new events must go on when Redis is full, or it would never drain.
+_TAKING_IN = ("accept", "replay")
+_WORKING_OFF = ("take", "claim", "renew", "record", "release", "finish", "link", "sweep")
 
 State = Literal["pending", "done", "dead"]
 Status = Literal["done", "skipped", "superseded", "retry", "dead"]
@@ -98,6 +119,7 @@ class Refused(StrEnum):
     LEASED = "leased"
     EARLY = "early"
     BUSY = "busy"
+    PAUSED = "paused"
     QUARANTINED = "quarantined"
 
 
@@ -171,8 +193,10 @@ class Claim:
         token: the fencing token; the scripts refuse all but the last one given out.
         progress: how each handler fared so far.
         waits: releases since anything was done.
+        lapses: claims that ended with their holder's death since anything was done.
         now: Redis TIME at the last answer, milliseconds.
         since: when the event was accepted or last re-opened, milliseconds.
+        twin: the key of the same change in its other form, once that is known.
         lost: set when a renewal was refused: start nothing more.
     """
 
@@ -180,9 +204,16 @@ class Claim:
     token: str
     progress: dict[str, Progress]
     waits: int
+    lapses: int
     now: int
     since: int
+    twin: str | None = None
     lost: bool = field(default=False)
+
+    @property
+    def identity(self) -> str:
+        """The key of the change, the same whichever form it came in: that of its snapshot event."""
+        return self.twin or self.event.key
 
     @property
     def age(self) -> float:
@@ -213,16 +244,8 @@ class Inbox:
         self._redis = client
         self._limit = limit
         self._reopen_dead = int(reopen_dead)
-        folder = resources.files("service") / "lua"
-        lib = (folder / "lib.lua").read_text()
-        # All but taking in new events must go on when Redis is full, or it would never drain.
         self._scripts = {
-            name: client.register_script(
-                ("#!lua flags=allow-oom\n" if name not in {"accept", "replay"} else "")
-                + lib
-                + (folder / f"{name}.lua").read_text()
-            )
-            for name in _SCRIPTS
+            name: client.register_script(_source(name)) for name in (*_TAKING_IN, *_WORKING_OFF)
         }
 
     def accept(self, event: Event) -> Accepted:
@@ -240,30 +263,39 @@ class Inbox:
             **({"account": event.account} if event.account else {}),
         }
         flat: list[str | int] = [part for item in fields.items() for part in item]
-        args = [event.key, _ms(HORIZON), self._limit, self._reopen_dead, _stamp(), *flat]
-        return Accepted(_text(self._run("accept", event.key, *args)))
+        answer = self._run("accept", event.key, self._limit, self._reopen_dead, *flat)
+        return Accepted(_text(answer))
+
+    def take(self) -> Claim | Refused | None:
+        """Pop the next wake-up and claim its event, in one step; None when there is none."""
+        answer = self._run("take")
+        return _claim(answer) if answer else None
 
     def claim(self, key: str) -> Claim | Refused:
-        """Take the event for `LEASE` seconds; or learn why not."""
-        answer = self._run("claim", key, key, _ms(LEASE), _ms(BUSY_DELAY), MAX_LAPSES)
-        verdict = _text(answer[0])
-        if verdict != "claimed":
-            return Refused(verdict)
-        fields = _fields(answer[3])
-        return Claim(
-            event=_event(fields),
-            token=_text(answer[1]),
-            progress=_progress(fields),
-            waits=int(fields.get("waits", 0)),
-            now=int(answer[2]),
-            since=int(fields.get("reopened", fields["accepted"])),
-        )
+        """Take this event for `LEASE` seconds; or learn why not."""
+        return _claim(self._run("claim", key))
 
     def renew(self, claim: Claim) -> bool:
         """Extend the lease; False when the claim was lost, which is also noted in it."""
-        answer = self._run("renew", claim.event.key, claim.event.key, claim.token, _ms(LEASE))
-        claim.lost = claim.lost or not answer
+        claim.lost = claim.lost or not self._run("renew", claim.event.key, claim.token)
         return not claim.lost
+
+    def link(self, claim: Claim, twin: str) -> bool:
+        """Say that the claimed event and `twin` are one change in two forms; is this the one?
+
+        False: the other is known already and is the one; this event is settled as its `twin`, or
+        the claim was lost.
+        """
+        first = _text(self._run("link", claim.event.key, claim.token, twin)) == "first"
+        if first:
+            claim.twin = twin
+        else:
+            claim.lost = True
+        return first
+
+    def pause(self, seconds: float, why: str) -> None:
+        """Have no worker take an event for a while: for what every event would run into."""
+        self._redis.set(_PAUSE, why, px=_ms(seconds))
 
     def record(self, claim: Claim, handler: str, progress: Progress, delay: float = 0) -> bool:
         """Write down how a handler fared; for `retry`, due again after `delay` seconds.
@@ -272,9 +304,8 @@ class Inbox:
         """
         now = self._run(
             "record",
-            claim.event.key,
-            *(claim.token, handler, progress.status, progress.attempts, _ms(delay)),
-            progress.reason,
+            *(claim.event.key, claim.token),
+            *(handler, progress.status, progress.attempts, _ms(delay), progress.reason),
         )
         if not now:
             claim.lost = True
@@ -293,31 +324,30 @@ class Inbox:
 
         This spends no attempt of any handler.
         """
-        key = claim.event.key
-        args = (key, claim.token, _ms(delay), reason, _ms(HORIZON), _stamp())
-        return bool(self._run("release", key, *args))
+        return bool(self._run("release", claim.event.key, claim.token, _ms(delay), reason))
 
     def finish(
         self, claim: Claim, state: Literal["done", "dead"], *, outcome: str, reason: str = ""
     ) -> float | None:
         """End the event; the seconds since it was accepted, or None when the claim was lost."""
-        key = claim.event.key
-        took = int(self._run("finish", key, key, claim.token, state, outcome, reason, KEEP))
+        took = int(self._run("finish", claim.event.key, claim.token, state, outcome, reason))
         return None if took < 0 else took / 1000
 
     def sweep(self, limit: int = 500) -> Swept:
         """Wake up to `limit` events that are past due. Any number of processes may call it."""
-        answer = self._scripts["sweep"](keys=[_DUE], args=[limit, _ms(HORIZON), _stamp(), _RECORD])
-        return Swept(*map(int, cast("list[int]", answer)))
+        return Swept(*map(int, self._run("sweep", limit)))
 
     def replay(self, key: str, handlers: str = "dead") -> Literal["replayed", "pending", "gone"]:
         """Run a settled event again: its dead handlers, `all` of them, or the one named."""
-        answer = _text(self._run("replay", key, key, handlers, _ms(HORIZON), _stamp()))
+        answer = _text(self._run("replay", key, handlers))
         return cast('Literal["replayed", "pending", "gone"]', answer)
 
     def find(self, key: str) -> Record | None:
-        """Look an event up."""
+        """Look an event up, by the id of either form."""
         fields = _fields(self._redis.hgetall(_RECORD + key))
+        if fields.get("state") == "twin":
+            key = fields["twin"]
+            fields = _fields(self._redis.hgetall(_RECORD + key))
         return Record.read(key, fields) if fields else None
 
     def records(self, state: State | Literal["all"], limit: int) -> Iterator[Record]:
@@ -330,8 +360,9 @@ class Inbox:
         else:
             keys = self._redis.scan_iter(match=_RECORD + "*", count=1000)
         for key in keys:
-            record = self.find(_text(key).removeprefix(_RECORD))
-            if record and state in {"all", record.state}:
+            name = _text(key).removeprefix(_RECORD)
+            record = self.find(name)
+            if record and record.key == name and state in {"all", record.state}:
                 yield record
                 limit -= 1
             if limit <= 0:
@@ -346,7 +377,7 @@ class Inbox:
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.zcard(_DUE)
             pipe.zcard(_DEAD)
-            pipe.llen(f"rq:queue:{QUEUE}")
+            pipe.llen(_QUEUE_KEY)
             pipe.zrange(_DUE, 0, 0, withscores=True)
             pipe.time()
             pending, dead, queued, first, now = pipe.execute()
@@ -359,8 +390,34 @@ class Inbox:
             ("overdue_seconds", "How long the most overdue event has not been woken.", overdue),
         ]
 
-    def _run(self, script: str, key: str, *args: str | int) -> Any:
-        return self._scripts[script](keys=[_RECORD + key, _DUE, _DEAD], args=list(args))
+    def _run(self, script: str, *args: str | int) -> Any:
+        return self._scripts[script](args=list(args))
+
+
+def _source(name: str) -> str:
+    """Return a script with all that stands in front of it."""
+    folder = resources.files("service") / "lua"
+    flags = "#!lua flags=allow-oom\n" if name in _WORKING_OFF else "#!lua\n"
+    names = "".join(f"local {key} = {value!r}\n" for key, value in _NAMES.items())
+    lib, script = ((folder / f"{file}.lua").read_text() for file in ("lib", name))
+    return flags + names + lib + script
+
+
+def _claim(answer: Any) -> Claim | Refused:
+    verdict = _text(answer[0])
+    if verdict != "claimed":
+        return Refused(verdict)
+    fields = _fields(answer[3])
+    return Claim(
+        event=_event(fields),
+        token=_text(answer[1]),
+        progress=_progress(fields),
+        waits=int(fields.get("waits", 0)),
+        lapses=int(fields.get("lapses", 0)),
+        twin=fields.get("twin"),
+        now=int(answer[2]),
+        since=int(fields.get("reopened", fields["accepted"])),
+    )
 
 
 def _event(fields: Mapping[str, str]) -> Event:
@@ -396,8 +453,3 @@ def _text(value: Any) -> str:
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _stamp() -> str:
-    """Return the time as RQ writes it into its jobs; only its tools read it, nothing of ours."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())

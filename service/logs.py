@@ -14,6 +14,7 @@ Event names are static snake_case words; identifiers are bound, not formatted in
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from traceback import walk_tb
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 from gunicorn.glogging import Logger as _GunicornBase
@@ -50,23 +51,27 @@ KEYS = frozenset(
     ]
 )
 
-_SECRETS = re.compile(
-    r"(whsec_|[rs]k_(?:live|test)_)[A-Za-z0-9+/=_-]+|(?<=://)[^/@\s]*:[^/@\s]*(?=@)"
-)
+# Keys, and whatever stands before the last @ of a URL's host. Neither part can be tried in more
+# than one way, so no text takes long.
+_SECRETS = re.compile(r"(whsec_|[rs]k_(?:live|test)_)[A-Za-z0-9+/=_-]+|(?<=://)[^/\s]+(?=@)")
 _MAX_TEXT = 200
+# What structlog's formatter keeps in the event, and removes.
+_META = frozenset({"_record", "_from_structlog"})
 # At INFO RQ prints job descriptions and at ERROR the exception; urllib3 prints URLs.
 _QUIET = ("rq", "stripe", "urllib3", "redis", "werkzeug")
 
+_personal: ContextVar[frozenset[str]] = ContextVar("personal", default=frozenset())
 _mask_personal: ContextVar[Callable[[str], str] | None] = ContextVar("mask_personal", default=None)
 
 get = structlog.get_logger
 
 
-def configure(settings: Settings) -> None:
-    """Send every log of this process through the one pipeline, to standard output."""
+def configure(settings: Settings, stream: TextIO | None = None) -> None:
+    """Send every log of this process through the one pipeline, by default to standard output."""
+    stream = stream or sys.stdout
     level = settings.log_level.upper()
     console = settings.log_format == "console" or (
-        settings.log_format == "auto" and sys.stdout.isatty()
+        settings.log_format == "auto" and stream.isatty()
     )
     renderer: Processor = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
@@ -86,7 +91,7 @@ def configure(settings: Settings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -104,23 +109,53 @@ def configure(settings: Settings) -> None:
 
 @contextmanager
 def masking(values: Iterable[str]) -> Iterator[None]:
-    """Mask these personal values in everything this thread logs or hands to `redact`."""
-    # Longest first, so that "Ann Lee" goes before "Ann". One and two letters mask too much.
-    words = sorted({re.escape(v) for v in values if len(v) > 2}, key=len, reverse=True)
-    pattern = re.compile("|".join(words), re.IGNORECASE) if words else None
+    """Mask these personal values in everything this thread logs or hands to `redact`.
+
+    Blocks may be nested: the outer one's values stay masked in the inner one.
+    """
+    words = _personal.get() | frozenset(values)
+    # Longest first, so that "Ann Lee" goes before "Ann".
+    forms = sorted({form for word in words for form in _forms(word)}, key=len, reverse=True)
+    pattern = re.compile("|".join(forms), re.IGNORECASE) if forms else None
+    words_token = _personal.set(words)
     token = _mask_personal.set((lambda text: pattern.sub("[personal]", text)) if pattern else None)
     try:
         yield
     finally:
         _mask_personal.reset(token)
+        _personal.reset(words_token)
+
+
+def quote(value: object) -> str:
+    """Return the redacted text of anything (another's exception), whatever its `str` does."""
+    try:
+        text = str(value)
+    except BaseException:  # noqa: BLE001 (it is another's code)
+        return f"<{type(value).__name__}>"
+    return redact(text)
+
+
+def _forms(value: str) -> Iterator[str]:
+    """Yield patterns of a value: as it is, in JSON, in a `repr`."""
+    value = value.strip()
+    for text in {value, json.dumps(value)[1:-1], repr(value)[1:-1]}:
+        pattern = r"\s+".join(map(re.escape, text.split()))
+        if len(text) > 2:
+            yield pattern
+        elif any(map(str.isalpha, text)):
+            # "Li" is a name and no part of "outline"; "12" says nothing of anyone.
+            yield rf"(?<![A-Za-z0-9_]){pattern}(?![A-Za-z0-9_])"
 
 
 def redact(text: str) -> str:
-    """Return `text` on one line, at most 200 characters, without secrets or personal values."""
+    """Return `text` on one line, at most 200 characters, without secrets or personal values.
+
+    What cannot be encoded (a lone surrogate) becomes a question mark.
+    """
     text = _SECRETS.sub(lambda match: f"{match[1] or ''}***", text)
     if mask := _mask_personal.get():
         text = mask(text)
-    return " ".join(text.split())[:_MAX_TEXT]
+    return " ".join(text.split())[:_MAX_TEXT].encode(errors="replace").decode()
 
 
 def places(traceback: TracebackType | None, last: int = 3) -> str:
@@ -150,12 +185,18 @@ class GunicornLogger(_GunicornBase):
 
 def _template_only(record: logging.LogRecord) -> bool:
     """Drop the arguments of other people's messages: only their fixed text is known to be safe."""
-    if not isinstance(record.msg, dict) and record.name.split(".")[0] not in _OWN_FORMAT:
+    if hasattr(record, "_logger"):  # structlog's: the pipeline has been over it
+        return True
+    if not isinstance(record.msg, str):
+        # `logger.error(exception)`: its text may quote anything.
+        record.msg, record.args = f"<{type(record.msg).__name__}>", None
+    elif record.exc_info or record.name.split(".")[0] not in _OWN_FORMAT:
         record.args = None
     return True
 
 
-# These format nothing but signals, pids, addresses and worker names into their messages.
+# These format nothing but signals, pids, addresses and worker names into their messages, unless
+# they report an exception: then the request's URL.
 _OWN_FORMAT = frozenset({"gunicorn"})
 
 
@@ -172,7 +213,7 @@ def _exceptions_as_places(_: WrappedLogger, __: str, event: EventDict) -> EventD
 def _only_allowed_keys(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     for key in [key for key, value in event.items() if value is None]:
         del event[key]
-    dropped = sorted(key for key in event if key not in KEYS and not key.startswith("_"))
+    dropped = sorted(key for key in event if key not in KEYS and key not in _META)
     for key in dropped:
         del event[key]
     if dropped:
@@ -184,7 +225,7 @@ def _mask_texts(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = redact(value)
-        elif not key.startswith("_") and not isinstance(value, int | float | bool | None):
+        elif key not in _META and not isinstance(value, int | float | bool | None):
             event[key] = [redact(str(item)) for item in value] if _plain(value) else _shape(value)
     return event
 

@@ -108,6 +108,13 @@ class Settings(BaseSettings):
         description="Plugins by dotted path, separated by commas: package.module or"
         " package.module:object.",
     )
+    worker_concurrency: int = Field(
+        default=20,
+        ge=1,
+        le=200,
+        description="Events a worker process works on at once, each on a thread. 20 calls of 200 ms"
+        " are Stripe's limit in live mode, 100 a second. Set to 1 if a handler is not thread-safe.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error."
     )

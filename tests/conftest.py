@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -277,6 +277,18 @@ def no_canary(traces: Traces) -> Iterator[None]:
     """Search for the canary when everything else of the test is over."""
     yield
     traces.require_absent(CANARY)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Search what the test's own process printed and logged, too."""
+    report = yield
+    # The last report holds what all three phases printed.
+    printed = report.capstdout + report.capstderr + report.caplog
+    if report.when == "teardown" and report.passed and CANARY.lower() in printed.lower():
+        report.outcome = "failed"
+        report.longrepr = f"{CANARY} stands in what the test printed or logged"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from service import logs
-from service.__main__ import table
 from service.connection import UnsafeRedis
 from service.event import KINDS
 from service.settings import Role, Settings, SettingsError
+from service.text import table
 from workers import plugins
 from workers.stripe_api import StripeApi, StripeFailure
 
@@ -55,7 +55,10 @@ def handlers(as_json: bool) -> None:
     """List the handlers a worker would run, where each comes from and what it asks for."""
 
     def show() -> int:
-        found = plugins.load(_settings("tool")).handlers
+        settings = Settings.load("tool")
+        # What plugins log as they are imported must not get into the answer.
+        logs.configure(settings, sys.stderr)
+        found = plugins.load(settings).handlers
         described = [
             {
                 "name": handler.name,
@@ -248,7 +251,7 @@ def _ask(call: Callable[[StripeApi], Any]) -> None:
 
 
 def _created(since: datetime | None) -> dict[str, Any]:
-    return {"created": {"gte": int(since.timestamp())}} if since else {}
+    return {"created": {"gte": int(since.replace(tzinfo=UTC).timestamp())}} if since else {}
 
 
 def _pairs(texts: tuple[str, ...]) -> dict[str, str]:

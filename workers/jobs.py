@@ -1,18 +1,20 @@
 """The story of one event: claim, fetch, dispatch, settle.
 
-RQ calls `process_event`; `Processor.process` is the story, read top to bottom.
+The worker (workers/runner.py) calls `Processor.take` and `Processor.process`; the latter is the
+story, read top to bottom.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import ClassVar, Literal
+import time
+from typing import Literal
 
 import redis
 from structlog.contextvars import bound_contextvars
 
 from service import connection, logs
-from service.inbox import Claim, Inbox, Progress
+from service.inbox import Claim, Inbox, Progress, Refused
 from service.metrics import Metrics
 from service.settings import Settings
 from workers import plugins
@@ -34,6 +36,9 @@ FETCH_CAP = 60.0
 KEY_DELAY = 60.0
 """Seconds to wait when Stripe refuses our key: a person has to act."""
 
+PAUSE_CHECK = 0.5
+"""Seconds between two looks whether a pause is over."""
+
 MAX_STALE_READS = 8
 MAX_MISSING = 6
 """Reads in a row that find the session as before the event, or not at all, before we believe
@@ -44,17 +49,15 @@ log = logs.get(__name__)
 
 
 def process_event(key: str) -> None:
-    """Process the event with this key: the function that RQ's jobs name."""
-    if Processor.serving is None:
-        raise RuntimeError("start workers with `python -m workers`: `rq worker` loses events")
-    Processor.serving.process(key)
+    """Refuse to run: the name that RQ's jobs carry, for RQ's own tools to show.
+
+    Our worker never calls it. It takes the event from the inbox in the step that pops the job.
+    """
+    raise RuntimeError(f"{key}: start workers with `python -m workers`; `rq worker` loses events")
 
 
 class Processor:
     """What takes one event from its wake-up to a settled record."""
-
-    serving: ClassVar[Processor | None] = None
-    """The one of this process. RQ hands the job nothing but the event's key."""
 
     def __init__(
         self,
@@ -91,27 +94,30 @@ class Processor:
         """Write the counts of this process to Redis, before it ends."""
         self._metrics.flush()
 
-    def process(self, key: str) -> None:
-        """Take the event one step on: claim it, run what is due, settle it or give it back.
+    def take(self) -> Claim | None:
+        """Take the next event that is to be worked on; None when no wake-up is waiting.
 
-        Nothing is raised: RQ would keep the text of it in Redis.
+        May raise `redis.RedisError`.
         """
-        try:
-            claim = self._inbox.claim(key)
-        except redis.RedisError:
-            # Nobody holds the event, and it stands in `due`: the sweep will wake it again.
-            log.exception("claim_failed", event_key=key)
-            return
-        self._metrics.count("claims", "claimed" if isinstance(claim, Claim) else claim.value)
-        if not isinstance(claim, Claim):
+        while (taken := self._inbox.take()) is not None:
+            if isinstance(taken, Claim):
+                self._metrics.count("claims", "claimed")
+                self._watch.begin(taken)
+                return taken
+            if taken is Refused.PAUSED:
+                time.sleep(PAUSE_CHECK)
+                return None
             # A surplus wake-up, or the session is busy: the inbox knows when to wake us again.
-            log.debug("claim_refused", event_key=key, reason=claim.value)
-            return
+            self._metrics.count("claims", taken.value)
+        return None
+
+    def process(self, claim: Claim) -> None:
+        """Take the event one step on: run what is due, settle it or give it back.
+
+        Nothing is raised, whatever happens.
+        """
         event = claim.event
-        with (
-            bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind),
-            self._watch.over(claim),
-        ):
+        with bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind):
             try:
                 self._work(claim)
             except Exception:
@@ -119,6 +125,8 @@ class Processor:
                 log.exception("processing_failed")
                 with contextlib.suppress(redis.RedisError):
                     self._release(claim, backoff(claim.waits, FETCH_CAP), "processing failed")
+            finally:
+                self._watch.end(claim)
 
     def _work(self, claim: Claim) -> None:
         subscribed = self._router.match(claim.event.kind)
@@ -126,6 +134,9 @@ class Processor:
         if not due:
             return self._settle(claim, subscribed)
         try:
+            if not self._is_the_one(claim):
+                log.info("event_settled", state="done", outcome="twin")
+                return None
             facts = self._fetch(claim, due)
         except StripeFailure as failure:
             return self._wait_for_stripe(claim, failure)
@@ -139,6 +150,27 @@ class Processor:
                     return None
                 self._metrics.count("handler_runs", handler.name, progress.status)
         return self._settle(claim, subscribed, facts)
+
+    def _is_the_one(self, claim: Claim) -> bool:
+        """Whether this event, and not the same change in its other form, is to be worked on.
+
+        An account with destinations of both forms gets every change twice, under two ids. A thin
+        event, when fetched, names its snapshot event; a snapshot event names nothing.
+        """
+        event = claim.event
+        if event.form == "snapshot" or claim.twin is not None:
+            return True
+        try:
+            twin = self._api.snapshot_of(event)
+        except StripeFailure as failure:
+            if failure.kind != "missing":
+                raise
+            # Older than the 30 days that Stripe keeps events.
+            twin = None
+        if twin is None or self._inbox.link(claim, twin.key):
+            return True
+        self._metrics.count("settled", "done", "twin")
+        return False
 
     def _fetch(self, claim: Claim, handlers: list[Handler]) -> Facts:
         """Ask Stripe once, for all of these handlers."""
@@ -177,7 +209,7 @@ class Processor:
             report=facts.report,
             outcome=facts.outcome,
             sensitive=(facts.sensitive or Sensitive({})).only(handler.needs),
-            idempotency_key=f"{claim.event.key}:{handler.name}",
+            idempotency_key=f"{claim.identity}:{handler.name}",
             attempt=attempt,
             superseded=facts.superseded,
             log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
@@ -213,13 +245,17 @@ class Processor:
         if gone or failure.kind == "invalid":
             return self._finish(claim, "dead", "", f"stripe: {failure}")
         delay = backoff(claim.waits, FETCH_CAP)
+        if failure.retry_after is not None:
+            delay += failure.retry_after
         if failure.kind == "key":
+            # Every event would run into it, until a person has acted.
             delay = KEY_DELAY
+            self._inbox.pause(KEY_DELAY, "Stripe refuses our key")
             log.error(
                 "stripe_refuses_our_key", status=failure.status, request_id=failure.request_id
             )
-        if failure.retry_after is not None:
-            delay += failure.retry_after
+        elif failure.kind == "busy" and failure.status == 429:
+            self._inbox.pause(min(delay, FETCH_CAP), "Stripe limits our rate")
         return self._release(claim, delay, f"stripe: {failure}")
 
     def _settle(self, claim: Claim, subscribed: list[Handler], facts: Facts | None = None) -> None:
@@ -282,7 +318,4 @@ def _told(facts: Facts | None) -> tuple[str, str]:
 
 def _reason(word: str, text: object) -> str:
     """Return a handler's own reason, redacted; whatever `str` of it does."""
-    try:
-        return logs.redact(f"{word}: {text}").replace("|", "/")
-    except Exception:  # noqa: BLE001 (a handler may pass an object whose str raises)
-        return word
+    return f"{word}: {logs.quote(text)}".replace("|", "/")

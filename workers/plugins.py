@@ -14,6 +14,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from importlib import metadata
 
+from service import logs
 from service.settings import Settings
 from workers import handlers as _built_in
 from workers.router import BadPlugin, Router
@@ -75,4 +76,5 @@ def _found(find: Callable[[], object]) -> object:
     try:
         return find()
     except BaseException as error:  # noqa: BLE001 (importing a plugin runs its code)
-        raise BadPlugin([f"cannot be imported: {type(error).__name__}: {error}"]) from None
+        text = f"cannot be imported: {type(error).__name__}: {logs.quote(error)}"
+        raise BadPlugin([text]) from None

@@ -8,6 +8,7 @@ like any function.
 from __future__ import annotations
 
 import inspect
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
+from service import logs
 from service.event import KINDS, Kind
 from service.inbox import Progress
 from workers.verification import SENSITIVE, Verification
@@ -40,6 +42,10 @@ class Retry(Exception):
     `delay` is in seconds; without it the wait grows with each attempt. Counts as an attempt.
     """
 
+    # For a subclass that does not call `__init__`.
+    reason: str = ""
+    delay: float | None = None
+
     def __init__(self, reason: str, *, delay: float | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -49,6 +55,8 @@ class Retry(Exception):
 
 class Discard(Exception):
     """Raise it in a handler that can never succeed: the event is dead, with this reason."""
+
+    reason: str = ""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -221,10 +229,12 @@ def _marked(plugin: object, faults: list[str]) -> Iterator[Callable[[Verificatio
             ]
             return
         except Exception as error:  # noqa: BLE001 (a plugin may raise anything)
-            faults.append(f"cannot be built: {type(error).__name__}: {error}")
+            faults.append(f"cannot be built: {type(error).__name__}: {logs.quote(error)}")
             return
-    for name, member in vars(type(plugin)).items():
-        if hasattr(member, _MARK):
+    # Inherited ones too. Under @staticmethod and @classmethod the inner function has the mark.
+    bases = reversed(type(plugin).__mro__)
+    for name, member in {n: m for base in bases for n, m in vars(base).items()}.items():
+        if hasattr(getattr(member, "__func__", member), _MARK):
             yield getattr(plugin, name)
 
 
@@ -239,12 +249,16 @@ def _faults(function: Callable[..., object], words: Subscription) -> Iterator[st
             yield f"unknown field in needs {need!r}: one of {', '.join(SENSITIVE)}"
     if words.reason and not {"requires_input", "*"} & set(words.events):
         yield "reason= filters requires_input events, which it does not subscribe to"
-    if words.retries is not None and words.retries < 0:
-        yield "retries= is negative"
-    if words.timeout <= 0:
-        yield "timeout= must be more than 0 seconds"
+    retries: Any = words.retries  # not every author runs a type checker
+    timeout: Any = words.timeout
+    if not (retries is None or (isinstance(retries, int) and retries >= 0)):
+        yield "retries= must be a whole number, 0 or more"
+    if not (isinstance(timeout, int | float) and 0 < timeout < math.inf):
+        yield "timeout= must be a number of seconds, more than 0"
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         yield "is async: handlers are plain functions"
+    elif inspect.isgeneratorfunction(function):
+        yield "is a generator: calling it runs nothing of it"
     try:
         inspect.signature(function).bind(None)
     except TypeError:

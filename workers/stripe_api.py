@@ -7,6 +7,8 @@ What the SDK leaves to its user is settled here: timeouts (its default is 80 s),
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -34,6 +36,9 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 10.0
 NETWORK_RETRIES = 1
 """Immediate retries by the SDK on connection errors, 409 and 5xx, under one idempotency key."""
 
+LONGEST_RETRY_AFTER = 3600.0
+"""Seconds: after that we ask again whatever we were told."""
+
 _EXPAND = ["last_verification_report", "verified_outputs"]
 _EVENT_TYPES = [
     f"identity.verification_session.{kind}"
@@ -54,7 +59,7 @@ class StripeFailure(Exception):
         status: the HTTP status, if there was an answer.
         code: Stripe's error code, such as `resource_missing`.
         request_id: `req_...`, to look the call up in the Dashboard.
-        retry_after: seconds Stripe asked to wait.
+        retry_after: seconds Stripe asked to wait, an hour at most.
     """
 
     def __init__(
@@ -91,10 +96,11 @@ class StripeFailure(Exception):
             kind = "busy"
         elif status in {401, 403}:
             kind = "key"
-        elif status == 404:
-            kind = "missing"
+        elif not envelope or not 400 <= status < 500:
+            # Not Stripe's words: a proxy's page says nothing of the session.
+            kind = "broken"
         else:
-            kind = "invalid" if 400 <= status < 500 else "broken"
+            kind = "missing" if status == 404 else "invalid"
         return cls(
             kind,
             status=status,
@@ -198,8 +204,18 @@ class StripeApi:
     def fetch(self, event: Event) -> tuple[VerificationSession, VerificationReport | None]:
         """Fetch the session of an event as it is now, and its last report, in one call."""
         session = self.retrieve_session(event.session, expand=_EXPAND, account=event.account)
-        report = session.last_verification_report
+        report = getattr(session, "last_verification_report", None)
         return session, None if isinstance(report, str) else report
+
+    def snapshot_of(self, event: Event) -> Event | None:
+        """Ask which snapshot event tells the same change as this thin one; None if none does.
+
+        `snapshot_event` is in the fetched event, not in the pushed one
+        (https://docs.stripe.com/webhooks/migrate-snapshot-to-thin-events).
+        """
+        fetched = self.retrieve_thin_event(event.id, account=event.account).to_dict()
+        twin = fetched.get("snapshot_event")
+        return dataclasses.replace(event, id=twin, form="snapshot") if twin else None
 
     def fetch_sensitive(self, event: Event, needs: Iterable[str]) -> Sensitive:
         """Fetch these sensitive fields; this client must hold a restricted key."""
@@ -235,6 +251,7 @@ def _pick(value: object, path: str) -> object:
 
 def _seconds(value: str | None) -> float | None:
     try:
-        return max(0.0, float(value)) if value else None
-    except ValueError:
+        seconds = float(value or "nan")
+    except ValueError:  # a date: Stripe sends none
         return None
+    return None if math.isnan(seconds) else min(max(0.0, seconds), LONGEST_RETRY_AFTER)

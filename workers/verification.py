@@ -74,7 +74,8 @@ class Outcome:
     @classmethod
     def of(cls, session: VerificationSession) -> Outcome:
         """Read it off a session."""
-        redaction = session.redaction
+        # Stripe's schema requires neither `redaction` nor `last_error` to be there.
+        redaction = getattr(session, "redaction", None)
         # Redaction takes up to four days; only then are the data gone. Its third status,
         # `validated`, is undocumented, and taken for one that comes after.
         if redaction is not None and redaction.status != "processing":
@@ -84,7 +85,7 @@ class Outcome:
             # Stripe may add statuses; one we do not know is not final.
             return cls(kinds.get(session.status, "processing"))
         # The first and the failed status have one name; `last_error` tells them apart.
-        error = session.last_error
+        error = getattr(session, "last_error", None)
         if error is None or not error.code:
             return cls("created", user_can_retry=True)
         return cls("needs_input", error.code, user_can_retry=error.code not in _FINAL_CODES)
@@ -116,18 +117,22 @@ class Sensitive:
         document_dob: date | None
         document_expiration_date: date | None
 
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            # Not `self._values`, which an instance that is being copied does not have yet.
+            values = object.__getattribute__(self, "_values")
+            if name in values:
+                return values[name]
+            for need, attribute in SENSITIVE.items():
+                if attribute == name:
+                    raise AttributeError(f"{name} was not fetched: declare needs=[{need!r}]")
+            raise AttributeError(f"there is no sensitive field {name!r}")
+
     __slots__ = ("_values",)
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = dict(values)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self._values:
-            return self._values[name]
-        for need, attribute in SENSITIVE.items():
-            if attribute == name:
-                raise AttributeError(f"{name} was not fetched: declare needs=[{need!r}]")
-        raise AttributeError(f"there is no sensitive field {name!r}")
 
     def __repr__(self) -> str:
         return f"<Sensitive: {', '.join(self._values) or 'nothing declared'}>"
@@ -158,7 +163,7 @@ class Facts:
     def personal_values(self) -> set[str]:
         """Return every personal or secret text in it, to be masked in logs and reasons."""
         sensitive = self.sensitive.values() if self.sensitive else []
-        return personal_values(self.session.to_dict()) | {str(v) for v in sensitive}
+        return personal_values(self.session.to_dict()) | {str(v) for v in sensitive if v}
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +199,7 @@ class Verification:
 
         Redaction empties the metadata; `client_reference_id` is the safer place.
         """
-        reference = self.session.client_reference_id
+        reference = getattr(self.session, "client_reference_id", None)
         return reference or self.session.metadata.to_dict().get("user_id")
 
 

@@ -73,19 +73,20 @@ class Watch:
         self._started = False
         self._parent = os.getppid()
 
-    @contextmanager
-    def over(self, claim: Claim) -> Iterator[None]:
-        """Keep this claim alive for as long as the block runs."""
+    def begin(self, claim: Claim) -> None:
+        """Keep this claim alive from now on."""
         with self._lock:
             self._watched[claim.event.key] = _Watched(claim)
             if not self._started:
                 threading.Thread(target=self._run, name="watch", daemon=True).start()
                 self._started = True
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._watched.pop(claim.event.key, None)
+
+    def end(self, claim: Claim) -> None:
+        """Let go of it: it is settled or given back."""
+        with self._lock:
+            watched = self._watched.get(claim.event.key)
+            if watched is not None and watched.claim is claim:
+                del self._watched[claim.event.key]
 
     @contextmanager
     def deadline(self, claim: Claim, handler: Handler, attempt: int) -> Iterator[None]:

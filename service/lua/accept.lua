@@ -1,22 +1,25 @@
 -- Store an event once, and wake a worker for it: the record, the moment to look again and the RQ
 -- job are written together or not at all. Asked again (a duplicate, or a retry after a lost
 -- reply) it changes nothing.
--- KEYS   record, due, dead
--- ARGV   key, horizon (ms), limit of pending events, reopen dead ones (1 or 0), time stamp for RQ,
---        then the fields of the record: name, value, ...
+-- ARGV   key, limit of pending events, reopen dead ones (1 or 0), then the fields of the record:
+--        name, value, ...
 -- Answers new | pending | done | dead | reopened | full
-local record, due, dead = KEYS[1], KEYS[2], KEYS[3]
-local key, horizon, stamp = ARGV[1], tonumber(ARGV[2]), ARGV[5]
-
-local state = redis.call('HGET', record, 'state')
-if state and not (state == 'dead' and ARGV[4] == '1') then return state end
-if redis.call('ZCARD', due) >= tonumber(ARGV[3]) then return 'full' end
+local key = ARGV[1]
+local fields = redis.call('HMGET', RECORD .. key, 'state', 'twin')
+local state = fields[1]
+if state == 'twin' then
+  -- The same change came in the other form and is known under that id.
+  state = redis.call('HGET', RECORD .. fields[2], 'state')
+  if state then key = fields[2] else redis.call('DEL', RECORD .. key) end
+end
+if state and not (state == 'dead' and ARGV[3] == '1') then return state end
+if redis.call('ZCARD', DUE) >= tonumber(ARGV[2]) then return 'full' end
 
 local now = now_ms()
 if state then
-  reopen(key, record, due, dead, 'dead')
-else
-  redis.call('HSET', record, 'state', 'pending', 'accepted', int(now), unpack(ARGV, 6))
+  reopen(key, 'dead', now)
+  return 'reopened'
 end
-wake(key, record, due, now, horizon, stamp)
-return state and 'reopened' or 'new'
+redis.call('HSET', RECORD .. key, 'state', 'pending', 'accepted', int(now), unpack(ARGV, 4))
+wake(key, now)
+return 'new'

@@ -66,9 +66,26 @@ def test_a_planted_marker_is_found_in_a_log(processes, traces) -> None:
         traces.require_absent(PLANTED)
 
 
+LEAKY = """
+import logging
+
+def test_prints(canary):
+    print("hello", canary)
+
+def test_logs(canary):
+    logging.getLogger("workers").warning("failed for %s", canary)
+
+def test_stores(redis, canary):
+    redis.set("name", canary)
+
+def test_keeps_it(redis, canary):
+    redis.set("name", hash(canary))
+"""
+
+
 def test_a_test_that_leaves_the_canary_fails(tmp_path: Path) -> None:
     leaky = tmp_path / "test_leaky.py"
-    leaky.write_text("def test_leaks(redis, canary):\n    redis.set('name', canary)\n")
+    leaky.write_text(LEAKY)
     run = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-c", ROOT / "pyproject.toml"),
@@ -82,5 +99,7 @@ def test_a_test_that_leaves_the_canary_fails(tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == 1
-    assert "1 passed, 1 error" in run.stdout
+    assert "4 passed, 3 errors" in run.stdout
     assert re.search("stands where no personal data may be: .*append-only.*key b'name'", run.stdout)
+    said = re.findall("^ZyxCanary7Q stands in what the test printed", run.stdout, re.MULTILINE)
+    assert len(said) == 2

@@ -133,7 +133,7 @@ class Receiver:
         )
 
     def get(self, path: str) -> requests.Response:
-        return requests.get(self.url + path, timeout=10)
+        return requests.get(self.url + path, headers={"Connection": "close"}, timeout=10)
 
 
 @pytest.fixture(scope="session")
@@ -146,12 +146,18 @@ def environment(canary: str) -> dict[str, str]:
     }
 
 
-def started(processes, **env: str) -> Receiver:
+@pytest.fixture(scope="session")
+def gunicorn() -> tuple[str, ...]:
+    """The command of the Procfile, behind `python`."""
+    return GUNICORN
+
+
+def started(processes, secret: str, **env: str) -> Receiver:
     """Start gunicorn as the Procfile does, and wait until it answers."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     process, log = processes.python(*GUNICORN, "--bind", f"127.0.0.1:{port}", env=env)
-    receiver = Receiver(port, env["STRIPE_WEBHOOK_SECRET"])
+    receiver = Receiver(port, secret)
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -166,7 +172,9 @@ def started(processes, **env: str) -> Receiver:
 
 @pytest.fixture(scope="session")
 def session_receiver(session_processes, server, environment, traces) -> Receiver:
-    receiver = started(session_processes, **environment, REDIS_URL=server.url, WEB_CONCURRENCY="2")
+    secret = environment["STRIPE_WEBHOOK_SECRET"]
+    env = environment | {"REDIS_URL": server.url, "WEB_CONCURRENCY": "2"}
+    receiver = started(session_processes, secret, **env)
     traces.watch(lambda: metrics_page(receiver))
     return receiver
 
@@ -188,8 +196,10 @@ def receiver(session_receiver: Receiver, redis) -> Receiver:  # empties the inbo
 def new_receiver(processes, environment) -> Callable[..., Receiver]:
     """Start a receiver of the test's own: `new_receiver(REDIS_URL=..., INBOX_LIMIT="3")`."""
 
-    def new_receiver(**env: str) -> Receiver:
-        return started(processes, **environment | {"WEB_CONCURRENCY": "1"} | env)
+    def new_receiver(**env: str | None) -> Receiver:
+        env = environment | {"WEB_CONCURRENCY": "1"} | env
+        given = {name: value for name, value in env.items() if value is not None}
+        return started(processes, environment["STRIPE_WEBHOOK_SECRET"], **given)
 
     return new_receiver
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import requests
+import stripe
 
 ROOT = Path(__file__).parents[3]
 SECRET = "whsec_QmFzZTY0VGVzdFNlY3JldDEyMzQ1Njc4"
@@ -25,6 +26,7 @@ class System:
     environment: dict[str, str]
     port: int
     effects_file: Path
+    redis: Any
     wait_until: Callable[..., None]
     sandbox: str = ""
     workers: list[tuple[subprocess.Popen[bytes], Path]] = field(default_factory=list)
@@ -49,9 +51,10 @@ class System:
         self.wait_until(self.ready)
 
     def start_worker(self, **extra: str) -> subprocess.Popen[bytes]:
-        started = self.processes.python("-m", "workers", env=self.environment | extra)
-        self.workers.append(started)
-        return started[0]
+        process, log = self.processes.python("-m", "workers", env=self.environment | extra)
+        self.workers.append((process, log))
+        self.wait_until(lambda: "worker_started" in log.read_text())
+        return process
 
     def ready(self) -> bool:
         try:
@@ -70,6 +73,19 @@ class System:
         ).json()["id"]
         self.control(f"sessions/{session}/submit", outcome=outcome)
         return session
+
+    def deliver(self, event: dict[str, Any]) -> int:
+        """Deliver the event once more, as Stripe would; the status of the answer."""
+        body = requests.get(
+            f"{self.sandbox}/v1/events/{event['id']}", auth=("sk_test_workers", ""), timeout=5
+        ).text
+        signature = stripe.WebhookSignature.generate_signature_header(body, SECRET)
+        return requests.post(
+            f"http://127.0.0.1:{self.port}/webhooks/stripe",
+            data=body.encode(),
+            headers={"Stripe-Signature": signature},
+            timeout=10,
+        ).status_code
 
     def control(self, path: str, **body: str) -> Any:
         answer = requests.post(f"{self.sandbox}/_sandbox/{path}", json=body, timeout=5)
@@ -125,11 +141,13 @@ def system(processes, new_server, free_port, wait_until, canary, tmp_path):
     """Return a function that starts the service; environment variables as arguments."""
 
     def start(**extra: str) -> System:
+        redis = new_server()
         system = System(
             processes=processes,
+            redis=redis,
             environment={
                 "PATH": "/usr/bin:/bin",
-                "REDIS_URL": new_server().url,
+                "REDIS_URL": redis.url,
                 "STRIPE_WEBHOOK_SECRET": SECRET,
                 "STRIPE_API_KEY": "sk_test_workers",
                 "HANDLERS": "effects",

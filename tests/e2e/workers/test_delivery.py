@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import requests
 
 
 def kill(*pids: int) -> None:
@@ -39,20 +39,18 @@ def test_every_handler_runs_once_and_sees_the_personal_data(system) -> None:
 
 
 def test_fifty_posts_of_one_event_are_one_run_per_handler(system) -> None:
-    running = system()
+    running = system(BEHAVIOUR="slow")
     session = running.verify()
-    key = running.settled(session)["id"]
+    running.wait_until(lambda: running.event(session))
+    event = running.event(session)
     with ThreadPoolExecutor(50) as pool:
-        list(pool.map(lambda _: running.control(f"events/{key}/resend"), range(50)))
-    metrics = f"http://127.0.0.1:{running.port}/metrics"
+        answers = list(pool.map(lambda _: running.deliver(event), range(50)))
 
-    def page() -> str:
-        return requests.get(metrics, timeout=5).text
-
-    running.wait_until(lambda: 'deliveries_total{answer="done"} 50.0' in page())
-
-    assert running.words("first") == ["done"]
+    assert answers == [200] * 50
     assert statuses(running.settled(session)) == ALL_DONE
+    assert running.words("first") == ["done"]
+    listed = json.loads(running.command("service", "events", "list", "--json"))
+    assert [e["id"] for e in listed].count(event["id"]) == 1
 
 
 @pytest.mark.parametrize("who", ["child", "both"])
@@ -109,6 +107,16 @@ def test_sigterm_gives_back_what_does_not_finish_in_time(system) -> None:
     assert event is not None
     assert event["state"] == "pending"
     assert "effects.second" not in statuses(event), "no attempt was spent"
+
+
+def test_a_worker_leaves_also_while_redis_is_away(system) -> None:
+    running = system()
+    worker = running.workers[0][0]
+    running.redis.stop()
+    time.sleep(3)
+    worker.terminate()
+
+    assert worker.wait(10) == 0
 
 
 def test_an_idle_worker_leaves_soon(system) -> None:
@@ -169,7 +177,7 @@ def test_a_dead_event_stays_dead_on_redelivery_and_can_be_replayed(system) -> No
     event = running.settled(session, state="dead")
     assert event["reason"] == "effects.second: discarded: no such user: [personal]"
 
-    running.control(f"events/{event['id']}/resend")
+    assert running.deliver(event) == 200
     time.sleep(2)
     assert running.words("second").count("started") == 1
     running.command("service", "events", "replay", event["key"])
@@ -182,7 +190,7 @@ def test_a_dead_event_is_reopened_on_redelivery_if_so_set(system) -> None:
     running = system(BEHAVIOUR="never", REOPEN_DEAD_ON_REDELIVERY="1")
     session = running.verify()
     event = running.settled(session, state="dead")
-    running.control(f"events/{event['id']}/resend")
+    assert running.deliver(event) == 200
 
     running.wait_until(lambda: running.words("second").count("started") == 2)
     assert running.words("first") == ["done"]

@@ -141,6 +141,117 @@ def test_two_events_of_one_session_are_not_held_at_once(inbox, pass_time) -> Non
     assert isinstance(inbox.claim("evt_2"), Claim)
 
 
+def test_the_next_event_of_a_session_is_woken_when_it_is_free(inbox, redis) -> None:
+    for name in ("1", "2", "3"):
+        inbox.accept(event(name))
+    first = inbox.take()
+    assert isinstance(first, Claim)
+    assert [inbox.take(), inbox.take()] == [Refused.BUSY, Refused.BUSY]
+    assert inbox.take() is None
+
+    inbox.finish(first, "done", outcome="")
+    second = inbox.take()
+    assert isinstance(second, Claim)
+    assert second.event.id == "evt_2"
+    assert inbox.take() is None
+    inbox.release(second, 30, "stripe: busy")
+    third = inbox.take()
+    assert isinstance(third, Claim)
+    assert third.event.id == "evt_3"
+    inbox.finish(third, "done", outcome="")
+    assert inbox.take() is None
+    assert redis.keys("iw:waiting:*") == []
+
+
+class TestTwins:
+    """A change that comes in both forms, under two ids."""
+
+    def test_the_one_known_first_is_worked_on(self, inbox) -> None:
+        inbox.accept(event("thin"))
+        claim = claimed(inbox, "evt_thin")
+
+        assert inbox.link(claim, "evt_snap")
+        assert claim.identity == "evt_snap"
+        assert inbox.accept(event("snap")) is Accepted.PENDING, "it leads to the other"
+        assert inbox.claim("evt_snap") is Refused.GONE
+        inbox.finish(claim, "done", outcome="verified")
+        assert inbox.accept(event("snap")) is Accepted.DONE
+        found = inbox.find("evt_snap")
+        assert found is not None
+        assert found.key == "evt_thin"
+        assert len(list(inbox.records("all", 10))) == 1
+
+    @pytest.mark.parametrize("state", ["pending", "done", "dead"])
+    def test_the_one_that_comes_later_yields(self, inbox, redis, state, pass_time) -> None:
+        inbox.accept(event("snap"))
+        if state != "pending":
+            inbox.finish(claimed(inbox, "evt_snap"), state, outcome="verified")
+        inbox.accept(event("thin"))
+        late = claimed(inbox, "evt_thin")
+
+        assert not inbox.link(late, "evt_snap")
+        assert late.lost
+        settled = inbox.find("evt_thin")
+        assert settled is not None
+        assert (settled.state, settled.outcome, settled.reason) == ("done", "twin", "evt_snap")
+        kept = inbox.find("evt_snap")
+        assert kept is not None
+        assert kept.state == state
+
+    def test_linking_again_is_the_same(self, inbox, pass_time) -> None:
+        inbox.accept(event("thin"))
+        inbox.link(claimed(inbox, "evt_thin"), "evt_snap")
+        pass_time(module.LEASE)
+        again = claimed(inbox, "evt_thin")
+
+        assert again.twin == "evt_snap"
+        assert inbox.link(again, "evt_snap")
+
+    def test_a_lost_claim_links_nothing(self, inbox, redis, pass_time) -> None:
+        inbox.accept(event("thin"))
+        old = claimed(inbox, "evt_thin")
+        pass_time(module.LEASE)
+        claimed(inbox, "evt_thin")
+
+        assert not inbox.link(old, "evt_snap")
+        assert not redis.exists("iw:evt:evt_snap")
+
+    def test_a_dead_one_is_reopened_by_either_id(self, redis) -> None:
+        inbox = Inbox(redis, reopen_dead=True)
+        inbox.accept(event("thin"))
+        claim = claimed(inbox, "evt_thin")
+        inbox.link(claim, "evt_snap")
+        inbox.finish(claim, "dead", outcome="", reason="no")
+
+        assert inbox.accept(event("snap")) is Accepted.REOPENED
+        assert isinstance(inbox.claim("evt_thin"), Claim)
+
+    def test_an_id_that_leads_nowhere_is_new(self, inbox, redis) -> None:
+        inbox.accept(event("thin"))
+        inbox.link(claimed(inbox, "evt_thin"), "evt_snap")
+        redis.delete("iw:evt:evt_thin", "iw:session::vs_1")
+
+        assert inbox.accept(event("snap")) is Accepted.NEW
+        assert isinstance(inbox.claim("evt_snap"), Claim)
+
+
+def test_while_paused_nothing_is_taken(inbox, redis) -> None:
+    inbox.accept(event())
+    inbox.pause(30, "Stripe refuses our key")
+
+    assert inbox.take() is Refused.PAUSED
+    redis.delete("iw:pause")
+    assert isinstance(inbox.take(), Claim)
+
+
+def test_a_foreign_job_is_dropped(inbox, redis) -> None:
+    redis.rpush("rq:queue:identity", "os-system", "evt_0-1; rm", "x:y-3")
+    redis.hset("rq:job:os-system", "data", '["os.system", null, ["true"], {}]')
+
+    assert [inbox.take() for _ in range(4)] == [Refused.GONE] * 3 + [None]
+    assert redis.keys("rq:job:*") == []
+
+
 def test_a_claim_that_slept_through_its_lease_yields_to_another_event_of_the_session(
     inbox, pass_time
 ) -> None:

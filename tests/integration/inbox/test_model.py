@@ -44,6 +44,7 @@ class Modelled:
     state: str = "pending"
     due: float = 0.0
     wake: int = 0
+    accepted: float = 0.0
     lease: float | None = None
     not_before: float = 0.0
     token: int = 0
@@ -67,6 +68,8 @@ class InboxMachine(RuleBasedStateMachine):
         self.wakes = 0
         self.locks: dict[str, tuple[str, int, float]] = {}
         self.claims: list[Claim] = []
+        # Who found a session busy, first come first.
+        self.waiting: dict[str, list[str]] = {}
 
     def wake(self, key: str) -> None:
         self.wakes += 1
@@ -84,10 +87,18 @@ class InboxMachine(RuleBasedStateMachine):
         return modelled if mine and modelled.lease is not None else None
 
     def let_go(self, key: str, modelled: Modelled) -> None:
-        held = self.lock(modelled.session)
-        if held and held[:2] == (key, modelled.token):
-            del self.locks[modelled.session]
         modelled.lease = None
+        held = self.lock(modelled.session)
+        if not held or held[:2] != (key, modelled.token):
+            return
+        del self.locks[modelled.session]
+        waiting = self.waiting.get(modelled.session)
+        if waiting:
+            waiter = waiting.pop(0)
+            woken = self.events[waiter]
+            if woken.state == "pending" and woken.lease is None:
+                woken.not_before = 0.0
+                self.wake(waiter)
 
     @rule(key=keys)
     def accept(self, key: str) -> None:
@@ -99,14 +110,26 @@ class InboxMachine(RuleBasedStateMachine):
             expected = Accepted.FULL
         else:
             expected = Accepted.NEW
-            self.events[key] = Modelled(SESSION_OF[key])
+            self.events[key] = Modelled(SESSION_OF[key], accepted=self.now)
             self.wake(key)
         event = Event(key, "verified", "thin", SESSION_OF[key], 1_700_000_000, livemode=False)
         assert self.inbox.accept(event) is expected
 
     @rule(key=keys)
     def claim(self, key: str) -> None:
-        answer = self.inbox.claim(key)
+        self.check_claim(key, self.inbox.claim(key))
+
+    @rule()
+    def take(self) -> None:
+        answer = self.inbox.take()
+        if not self.queue:
+            assert answer is None
+            return
+        key, _ = self.queue.pop(0)
+        assert answer is not None
+        self.check_claim(key, answer)
+
+    def check_claim(self, key: str, answer: Claim | Refused) -> None:
         modelled = self.events.get(key)
         if modelled is None:
             assert answer is Refused.GONE
@@ -131,6 +154,9 @@ class InboxMachine(RuleBasedStateMachine):
         if held and held[0] != key:
             assert answer is Refused.BUSY
             modelled.due = modelled.not_before = self.now + BUSY_DELAY
+            waiting = self.waiting.setdefault(modelled.session, [])
+            if key not in waiting:
+                waiting.append(key)
             return
         assert isinstance(answer, Claim)
         modelled.token += 1
@@ -139,6 +165,8 @@ class InboxMachine(RuleBasedStateMachine):
         modelled.lease = modelled.due = self.now + LEASE
         modelled.not_before = 0.0
         self.locks[modelled.session] = (key, modelled.token, self.now + LEASE)
+        if key in self.waiting.get(modelled.session, []):
+            self.waiting[modelled.session].remove(key)
         self.claims.append(answer)
 
     @rule(data=st.data())
@@ -206,7 +234,7 @@ class InboxMachine(RuleBasedStateMachine):
         for _, key in sorted(overdue):
             modelled = self.events[key]
             if self.queue and modelled.wake >= self.queue[0][1]:
-                modelled.due = self.now + HORIZON
+                modelled.due = self.now + max(HORIZON, (self.now - modelled.accepted) / 2)
                 postponed += 1
             else:
                 self.wake(key)

@@ -1,0 +1,17 @@
+-- Say that a claimed event and another id are one change, delivered in two forms. Whichever is
+-- known first is the one that is worked on; the other id leads to it.
+-- ARGV   key, token, key of the other form
+-- Answers first: this event is the one | second: the other is, and this one is settled
+--         | lost: the claim is no longer the owner
+local key, twin = ARGV[1], ARGV[3]
+if not owned(key, ARGV[2]) then return 'lost' end
+local other = redis.call('HMGET', RECORD .. twin, 'state', 'twin')
+if not other[1] or (other[1] == 'twin' and other[2] == key) then
+  redis.call('HSET', RECORD .. twin, 'state', 'twin', 'twin', key)
+  redis.call('HSET', RECORD .. key, 'twin', twin)
+  return 'first'
+end
+local now = now_ms()
+let_go(key, ARGV[2], now)
+settle(key, 'done', 'twin', twin, now)
+return 'second'

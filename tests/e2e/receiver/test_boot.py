@@ -1,0 +1,105 @@
+"""What the receiver refuses to start on, and whether its message says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+UNREACHABLE = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def refusal(processes, gunicorn, environment) -> Callable[..., str]:
+    """Start gunicorn, expect that it gives up, and return what it printed."""
+
+    def refusal(**env: str | None) -> str:
+        env = {"REDIS_URL": UNREACHABLE, "WEB_CONCURRENCY": "1", **environment, **env}
+        given = {name: value for name, value in env.items() if value is not None}
+        process, log = processes.python(*gunicorn, "--bind", "127.0.0.1:0", env=given)
+        assert process.wait(15) != 0
+        text = log.read_text()
+        assert "refusing to start: " in text
+        assert "Traceback" not in text
+        return text
+
+    return refusal
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (
+            {"STRIPE_WEBHOOK_SECRET": None},
+            "STRIPE_WEBHOOK_SECRET: missing. Set it to the signing secret of the webhook endpoint",
+        ),
+        ({"STRIPE_WEBHOOK_SECRET": ""}, "STRIPE_WEBHOOK_SECRET: missing. Set it"),
+        ({"STRIPE_WEBHOOK_SECRET": " "}, "STRIPE_WEBHOOK_SECRET: is empty"),
+        ({"STRIPE_WEBHOOK_SECRET": "None"}, "copy it from the webhook endpoint"),
+        ({"STRIPE_WEBHOOK_SECRET": "whsec_ZyxCanary7Q"}, "copy it from the webhook endpoint"),
+        ({"STRIPE_LIVEMODE": None}, "STRIPE_LIVEMODE: set it to 1 or 0"),
+        ({"STRIPE_LOG": "debug"}, "STRIPE_LOG: =debug writes whole responses"),
+        ({"REDIS_URL": "redis://:ZyxCanary7Q/x@127.0.0.1"}, "REDIS_URL: "),
+        (
+            {"STRIPE_WEBHOOK_SECRET_FILE": "/absent", "STRIPE_WEBHOOK_SECRET": None},
+            "cannot be read",
+        ),
+    ],
+    ids=["missing", "empty", "blank", "None", "weak", "mode", "log", "url", "file"],
+)
+def test_settings(refusal, env, message) -> None:
+    assert message in refusal(**env)
+
+
+def test_all_faults_at_once(refusal) -> None:
+    text = refusal(STRIPE_WEBHOOK_SECRET="whsec_weak", STRIPE_LOG="debug", INBOX_LIMIT="0")
+    for name in ("STRIPE_WEBHOOK_SECRET: ", "STRIPE_LOG: ", "INBOX_LIMIT: "):
+        assert name in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--appendonly", "no"), "set `appendonly yes`"),
+        (("--maxmemory-policy", "allkeys-lru"), "set `maxmemory-policy noeviction`"),
+        (("--maxmemory-policy", "volatile-ttl"), "set `maxmemory-policy noeviction`"),
+        (("--replicaof", "127.0.0.1 1"), "give REDIS_URL the primary's address"),
+    ],
+    ids=["no AOF", "evicts", "evicts volatile", "replica"],
+)
+def test_a_redis_that_loses_events(refusal, new_server, options, message) -> None:
+    text = refusal(REDIS_URL=new_server(*options).url)
+    assert message in text
+    assert "ACCEPT_REDIS_LOSS=1" in text
+
+
+def test_the_loss_can_be_accepted_by_name(new_server, new_receiver) -> None:
+    server = new_server("--appendonly", "no", "--maxmemory-policy", "allkeys-lru")
+    receiver = new_receiver(REDIS_URL=server.url, ACCEPT_REDIS_LOSS="1")
+    assert receiver.deliver(receiver.event()).status == 200
+    assert receiver.get("/readyz").status_code == 200
+
+
+def test_secrets_from_files(new_server, new_receiver, environment, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(environment["STRIPE_WEBHOOK_SECRET"] + "\n")
+    receiver = new_receiver(
+        REDIS_URL=new_server().url, STRIPE_WEBHOOK_SECRET=None, STRIPE_WEBHOOK_SECRET_FILE=str(file)
+    )
+    assert receiver.deliver(receiver.event()).status == 200
+
+
+def test_two_named_secrets(new_server, new_receiver, environment) -> None:
+    snapshot = environment["STRIPE_WEBHOOK_SECRET"]
+    thin = f"whsec_{snapshot[:5:-1]}"
+    receiver = new_receiver(
+        REDIS_URL=new_server().url, STRIPE_WEBHOOK_SECRET=f"snapshot={snapshot},thin={thin}"
+    )
+    body = receiver.event()
+    assert receiver.deliver(body, receiver.sign(body, secret=snapshot)).status == 200
+    body = receiver.thin_event()
+    assert receiver.deliver(body, receiver.sign(body, secret=thin)).status == 200
+    page = receiver.get("/metrics").text
+    for name in ("snapshot", "thin"):
+        assert f'identity_webhooks_verified_with_total{{secret="{name}"}} 1.0' in page

@@ -1,0 +1,190 @@
+"""A sandbox as a process, and the workers' side of things wired to it and to a real Redis."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import structlog
+from redis import Redis
+from stripe.identity import VerificationSession
+
+from service import logs
+from service.event import Event, Kind
+from service.inbox import Accepted, Claim, Inbox, Record
+from service.metrics import Metrics
+from service.settings import Settings
+from tests.conftest import CANARY, Processes, Traces, wait_until
+from workers import jobs, router, stripe_api
+from workers.jobs import Processor
+from workers.router import Router
+from workers.stripe_api import StripeApi
+from workers.watch import Stop
+
+KEY, RESTRICTED_KEY = "sk_test_workers", "rk_test_workers"
+
+
+class Sandbox:
+    """A running sandbox, whose people's data all hold the canary."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def control(self, path: str, method: str = "POST", **body: Any) -> Any:
+        answer = requests.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=10)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def api(self, key: str = KEY) -> StripeApi:
+        return StripeApi(key, base=self.url)
+
+    def session(
+        self, outcome: str | None = None, *, account: str | None = None, **params: Any
+    ) -> VerificationSession:
+        """Create a session and, with an outcome, have it verified or refused."""
+        session = self.api().create_session({"type": "document", **params}, account=account)
+        if outcome:
+            self.control(f"sessions/{session.id}/submit", outcome=outcome)
+        return session
+
+    def fault(self, kind: str, **fields: Any) -> None:
+        """Spoil answers of the API; by default one."""
+        self.control("faults", kind=kind, **{"next": 1, **fields})
+
+
+@pytest.fixture(scope="session")
+def _sandbox(session_processes: Processes) -> Sandbox:
+    _, log = session_processes.python(
+        *("-m", "sandbox", "serve", "--port", "0", "--json", "--marker", CANARY)
+    )
+    wait_until(lambda: "\n" in log.read_text(), within=20)
+    return Sandbox(json.loads(log.read_text().split("\n")[0])["url"])
+
+
+@pytest.fixture
+def sandbox(_sandbox: Sandbox) -> Iterator[Sandbox]:
+    """The sandbox of the session, without faults."""
+    yield _sandbox
+    _sandbox.control("faults", "DELETE")
+
+
+class Steps(Processor):
+    """The processor, made to take up one event by name."""
+
+    def step(self, key: str) -> None:
+        taken = self._inbox.claim(key)
+        self._metrics.count("claims", "claimed" if isinstance(taken, Claim) else taken.value)
+        if isinstance(taken, Claim):
+            self._watch.begin(taken)
+            self.process(taken)
+
+
+class Desk:
+    """Where the events of a test are worked on."""
+
+    def __init__(self, redis: Redis, sandbox: Sandbox, log_path: Path) -> None:
+        self.redis, self.sandbox, self._log_path = redis, sandbox, log_path
+        self.inbox = Inbox(redis)
+        self.metrics = Metrics(redis)
+        self.stop = Stop()
+        self._number = itertools.count(1)
+
+    def processor(
+        self, *functions: Callable[..., Any], key: str = KEY, restricted_key: str | None = None
+    ) -> Steps:
+        """Wire a processor whose plugin `p` holds these marked functions."""
+        handlers = Router()
+        members = {function.__name__: staticmethod(function) for function in functions}
+        handlers.add(type("Plugin", (), members)(), "p")
+        return Steps(
+            self.inbox,
+            handlers,
+            self.sandbox.api(key),
+            self.metrics,
+            self.stop,
+            self.sandbox.api(restricted_key) if restricted_key else None,
+        )
+
+    def accept(
+        self, kind: Kind, session: VerificationSession | str, *, account: str | None = None
+    ) -> Event:
+        """Take an event in, as the receiver does."""
+        event = Event(
+            id=f"evt_{next(self._number)}",
+            kind=kind,
+            form="snapshot",
+            session=session if isinstance(session, str) else session.id,
+            created=int(time.time()),
+            livemode=False,
+            account=account,
+        )
+        assert self.inbox.accept(event) is Accepted.NEW
+        return event
+
+    def record(self, event: Event) -> Record:
+        record = self.inbox.find(event.key)
+        assert record is not None
+        return record
+
+    def settle(self, processor: Steps, event: Event, within: float = 10) -> Record:
+        """Process the event as often as it takes."""
+
+        def settled() -> bool:
+            processor.step(event.key)
+            return self.record(event).state != "pending"
+
+        wait_until(settled, within=within)
+        return self.record(event)
+
+    def wait(self, event: Event) -> float:
+        """Return the seconds until the event is due, negative when it is."""
+        seconds, micros = self.redis.time()
+        return self.redis.zscore("iw:due", event.key) / 1000 - seconds - micros / 1e6
+
+    def fields(self, event: Event) -> dict[bytes, bytes]:
+        return self.redis.hgetall(f"iw:evt:{event.key}")
+
+    def counts(self) -> dict[str, int]:
+        self.metrics.flush()
+        counted = self.redis.hgetall("iw:metrics").items()
+        return {name.decode(): int(value) for name, value in counted}
+
+    def logged(self, name: str) -> list[dict[str, Any]]:
+        """Return the lines with this event name."""
+        lines = map(json.loads, self._log_path.read_text().splitlines())
+        return [line for line in lines if line["event"] == name]
+
+
+@pytest.fixture
+def desk(
+    redis: Redis,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    traces: Traces,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Desk]:
+    """The desk: waits are short, the SDK does not retry, and the log is searched for the canary."""
+    for module in (jobs, router):
+        monkeypatch.setattr(module, "backoff", lambda *_: 0.01)
+    monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 0)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    log_path = tmp_path / "desk.log"
+    with log_path.open("w") as stream:
+        logs.configure(Settings(log_format="json", log_level="debug"), stream)
+        traces.watch_file(log_path)
+        desk = Desk(redis, sandbox, log_path)
+        yield desk
+        # Or its thread would write them into the next test's database.
+        desk.metrics.flush()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.captureWarnings(capture=False)
+        structlog.reset_defaults()

@@ -1,0 +1,247 @@
+"""The commands, as processes: what they print and how they exit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.event import Event
+from service.inbox import Accepted, Claim, Inbox, Progress
+from tests.conftest import ROOT, free_port
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run(module: str, *arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run `python -m <module> ...`. Not kept as a process's log: answers hold personal data."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=kept | env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+class TestStripe:
+    """`python -m workers sessions|reports`."""
+
+    @pytest.fixture
+    def workers(self, sandbox) -> Run:
+        def workers(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+            given = {"STRIPE_API_KEY": "sk_test_workers", "STRIPE_API_BASE": sandbox.url}
+            return run("workers", *arguments, env=given | env)
+
+        return workers
+
+    @pytest.fixture
+    def ask(self, workers) -> Callable[..., Any]:
+        def ask(*arguments: str) -> Any:
+            done = workers(*arguments)
+            assert (done.returncode, done.stderr) == (0, "")
+            return json.loads(done.stdout)
+
+        return ask
+
+    def test_from_create_to_redact(self, ask, sandbox, canary) -> None:
+        session = ask(
+            *("sessions", "create", "--type", "document", "--reference", "u-1"),
+            *("--metadata", "a=1", "--metadata", "b=x=y", "--return-url", "https://example.com/"),
+        )
+        id_ = session["id"]
+        assert session["client_reference_id"] == "u-1"
+        assert session["metadata"] == {"a": "1", "b": "x=y"}
+        updated = ask("sessions", "update", id_, "--metadata", "a=", "--type", "id_number")
+        assert (updated["metadata"], updated["type"]) == ({"b": "x=y"}, "id_number")
+        sandbox.control(f"sessions/{id_}/submit", outcome="verified")
+        shown = ask("sessions", "retrieve", id_, "--expand", "last_verification_report")
+        report = shown["last_verification_report"]
+        assert canary in report["id_number"]["first_name"]
+        assert ask("reports", "retrieve", report["id"])["verification_session"] == id_
+        listed = ask("reports", "list", "--session", id_, "--limit", "1")
+        assert [each["id"] for each in listed["data"]] == [report["id"]]
+        assert ask("sessions", "redact", id_, "--yes")["redaction"]["status"] == "processing"
+
+    def test_cancel_and_a_connected_account(self, ask, sandbox) -> None:
+        account = "acct_1Commands"
+        session = sandbox.session(account=account)
+        canceled = ask("sessions", "cancel", session.id, "--account", account)
+        assert canceled["status"] == "canceled"
+        listed = ask("sessions", "list", "--status", "canceled", "--account", account)
+        assert [each["id"] for each in listed["data"]] == [session.id]
+
+    def test_since_is_utc_wherever_one_is(self, workers, sandbox) -> None:
+        account = "acct_1Clock"
+        session = sandbox.session(account=account)
+        now = time.time()
+        for seconds, expected in [(-60, [session.id]), (60, [])]:
+            since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now + seconds))
+            done = workers(
+                *("sessions", "list", "--since", since, "--account", account), TZ="Asia/Tokyo"
+            )
+            assert [each["id"] for each in json.loads(done.stdout)["data"]] == expected
+
+    def test_redaction_asks_first(self, workers, sandbox) -> None:
+        session = sandbox.session("verified")
+        done = workers("sessions", "redact", session.id)
+        assert done.returncode == 1
+        assert "This cannot be undone. [y/N]" in done.stdout
+        assert sandbox.api().retrieve_session(session.id).redaction is None
+
+    def test_what_stripe_refuses(self, workers) -> None:
+        done = workers("sessions", "retrieve", "vs_nowhere")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("Stripe: missing 404 resource_missing (req_")
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (("sessions", "create", "--metadata", "novalue"), "should be KEY=VALUE"),
+            (("sessions", "list", "--limit", "101"), "101 is not in the range 1<=x<=100"),
+            (("sessions", "list", "--status", "lost"), "'lost' is not one of"),
+            (("reports", "list", "--since", "yesterday"), "'yesterday' does not match the formats"),
+            (("sessions", "retrieve"), "Missing argument 'SESSION'"),
+        ],
+        ids=["metadata", "limit", "status", "since", "nothing"],
+    )
+    def test_wrong_usage(self, arguments, words, workers) -> None:
+        done = workers(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert words in done.stderr
+
+    def test_without_a_key(self, workers) -> None:
+        done = workers("sessions", "list", STRIPE_API_KEY="")
+        assert done.returncode == 78
+        assert "STRIPE_API_KEY: missing" in done.stderr
+
+
+class TestEvents:
+    """`python -m service events`."""
+
+    @pytest.fixture
+    def service(self, server, redis) -> Run:
+        def service(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+            return run("service", *arguments, env={"REDIS_URL": server.url} | env)
+
+        return service
+
+    @pytest.fixture
+    def keys(self, redis) -> list[str]:
+        """Put a pending, a done and two dead events into the inbox."""
+        inbox = Inbox(redis)
+        keys = []
+        for number, state in enumerate(("pending", "done", "dead", "dead")):
+            event = Event(
+                id=f"evt_{number}",
+                kind="verified",
+                form="snapshot",
+                session=f"vs_{number}",
+                created=1_790_000_000,
+                livemode=False,
+                account="acct_1" if number == 3 else None,
+            )
+            assert inbox.accept(event) is Accepted.NEW
+            keys.append(event.key)
+            if state == "pending":
+                continue
+            claim = inbox.claim(event.key)
+            assert isinstance(claim, Claim)
+            inbox.record(claim, "p.a", Progress("done"))
+            reason = ""
+            if state == "dead":
+                inbox.record(claim, "p.b", Progress("dead", 3, reason="discarded: no | user"))
+                reason = "p.b: discarded: no | user"
+            inbox.finish(claim, state, outcome="verified", reason=reason)
+        return keys
+
+    def test_list(self, service, keys) -> None:
+        lines = service("events", "list").stdout.splitlines()
+        assert lines[0].split() == ["EVENT", "KIND", "SESSION", "STATE", "OUTCOME", "REASON"]
+        assert sorted(line.split()[0] for line in lines[1:]) == sorted(keys)
+
+    def test_list_as_json(self, service, keys) -> None:
+        done = service("events", "list", "--state", "dead", "--json")
+        assert done.returncode == 0
+        newest, oldest = json.loads(done.stdout)
+        assert (newest["key"], oldest["key"]) == ("acct_1-evt_3", "evt_2")
+        assert (newest["id"], newest["account"]) == ("evt_3", "acct_1")
+        assert newest["reason"] == "p.b: discarded: no | user"
+        limited = json.loads(service("events", "list", "--limit", "3", "--json").stdout)
+        assert len(limited) == 3
+
+    def test_show(self, service, keys) -> None:
+        shown = service("events", "show", "evt_2").stdout
+        assert "state        dead" in shown
+        assert shown.splitlines()[-1].split()[:3] == ["p.b", "dead", "3"]
+        described = json.loads(service("events", "show", "evt_2", "--json").stdout)
+        assert described.pop("accepted_at").endswith("+00:00")
+        assert described.pop("settled_ms") >= 0
+        milliseconds = [handler.pop("ms") for handler in described["handlers"]]
+        assert all(ms >= 0 for ms in milliseconds)
+        assert described == {
+            "key": "evt_2",
+            "id": "evt_2",
+            "kind": "verified",
+            "form": "snapshot",
+            "session": "vs_2",
+            "account": None,
+            "livemode": False,
+            "created": 1_790_000_000,
+            "state": "dead",
+            "outcome": "verified",
+            "reason": "p.b: discarded: no | user",
+            "handlers": [
+                {"name": "p.a", "status": "done", "attempts": 1, "reason": ""},
+                {"name": "p.b", "status": "dead", "attempts": 3, "reason": "discarded: no | user"},
+            ],
+        }
+
+    def test_replay(self, service, keys, redis) -> None:
+        done = service("events", "replay", "evt_2", "evt_0", "evt_none")
+        assert done.returncode == 1
+        assert done.stdout.splitlines() == ["evt_2 replayed", "evt_0 pending", "evt_none gone"]
+        assert list(Inbox(redis).find("evt_2").handlers) == ["p.a"], "only the dead one runs again"
+        done = service("events", "replay", "--dead")
+        assert (done.returncode, done.stdout) == (0, "acct_1-evt_3 replayed\n")
+        done = service("events", "replay", "evt_1", "--handler", "p.a")
+        assert done.returncode == 0
+        assert Inbox(redis).find("evt_1").handlers == {}
+        assert service("events", "replay", "--dead").returncode == 1, "there is none left"
+
+    @pytest.mark.parametrize(
+        ("arguments", "words", "code"),
+        [
+            (("show", "evt_none"), "no event evt_none is in the inbox", 1),
+            (("replay",), "give event keys or --dead", 2),
+            (("replay", "evt_1", "--dead"), "give event keys or --dead", 2),
+            (("replay", "--dead", "--handler", "a", "--all-handlers"), "one of --handler", 2),
+            (("list", "--state", "lost"), "'lost' is not one of", 2),
+            (("list", "--limit", "0"), "0 is not in the range x>=1", 2),
+        ],
+        ids=["unknown", "nothing", "both", "both ways", "state", "limit"],
+    )
+    def test_what_cannot_be_done(self, arguments, words, code, service) -> None:
+        done = service("events", *arguments)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert words in done.stderr
+
+    def test_without_redis(self, service) -> None:
+        done = service("events", "list", REDIS_URL=f"redis://:Pa55w0rd@127.0.0.1:{free_port()}/0")
+        assert (done.returncode, done.stdout) == (69, "")
+        assert done.stderr == "Redis cannot be reached or refused (ConnectionError)\n"
+
+    def test_with_wrong_settings(self, service) -> None:
+        done = service("events", "list", INBOX_LIMIT="none")
+        assert done.returncode == 78
+        assert "INBOX_LIMIT" in done.stderr

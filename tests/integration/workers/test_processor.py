@@ -1,0 +1,636 @@
+"""`workers.jobs`: one event from claimed to settled, against a real Redis and the sandbox."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import pytest
+import redis as redis_py
+
+from service.event import Event
+from service.inbox import BUSY_DELAY, Accepted, Inbox
+from tests.conftest import CANARY, free_port
+from workers import Discard, Retry, Verification, jobs, on, stripe_api
+from workers.stripe_api import StripeApi
+
+DOB = "verified_outputs.dob"
+NUMBER = "last_verification_report.document.number"
+
+
+class Seen(list[Verification]):
+    """What a handler was given, run by run."""
+
+    def handler(self, *events: Any, name: str = "handle", **words: Any) -> Callable[..., None]:
+        def handle(v: Verification) -> None:
+            self.append(v)
+
+        handle.__name__ = name
+        return on(*events, **words)(handle)
+
+
+def raising(error: Callable[[Verification], BaseException], **words: Any) -> Callable[..., None]:
+    """Return a handler that raises what this makes."""
+
+    @on("*", **words)
+    def failing(v: Verification) -> None:
+        raise error(v)
+
+    return failing
+
+
+def first_name(v: Verification) -> str:
+    name = v.session.verified_outputs.first_name
+    assert CANARY in name, "the handler does see it"
+    return name
+
+
+def statuses(record: Any) -> dict[str, tuple[str, int]]:
+    return {name: (p.status, p.attempts) for name, p in record.handlers.items()}
+
+
+class TestOneEvent:
+    def test_every_handler_sees_the_session_as_it_is_now(self, desk) -> None:
+        session = desk.sandbox.session("verified", client_reference_id="u-1")
+        seen = Seen()
+        event = desk.accept("verified", session)
+        record = desk.settle(desk.processor(seen.handler("verified")), event)
+        assert (record.state, record.outcome, record.reason) == ("done", "verified", "")
+        assert statuses(record) == {"p.handle": ("done", 1)}
+        (v,) = seen
+        assert v.event == event
+        assert (v.subject, v.outcome.kind, v.attempt, v.superseded) == ("u-1", "verified", 1, False)
+        assert v.idempotency_key == f"{event.key}:p.handle"
+        assert CANARY in v.session.verified_outputs.last_name
+        assert v.report.document.status == "verified"
+
+    def test_is_fetched_once_for_all_its_handlers(self, desk) -> None:
+        seen = Seen()
+        processor = desk.processor(*(seen.handler("*", name=name) for name in "abc"))
+        record = desk.settle(processor, desk.accept("verified", desk.sandbox.session("verified")))
+        assert list(statuses(record)) == ["p.a", "p.b", "p.c"]
+        assert len(seen) == 3
+        assert desk.counts()["fetches|ok"] == 1
+
+    def test_a_surplus_wake_up_runs_nothing_again(self, desk) -> None:
+        seen = Seen()
+        processor = desk.processor(seen.handler("*"))
+        event = desk.accept("created", desk.sandbox.session())
+        for _ in range(3):
+            processor.step(event.key)
+        processor.step("evt_unknown")
+        assert len(seen) == 1
+        counts = desk.counts()
+        assert (counts["claims|done"], counts["claims|gone"]) == (2, 1)
+
+    def test_of_a_connected_account_is_fetched_there(self, desk) -> None:
+        account = "acct_1Connected"
+        session = desk.sandbox.session("verified", account=account)
+        seen = Seen()
+        processor = desk.processor(seen.handler("*"), restricted_key="rk_test_x")
+        event = desk.accept("verified", session, account=account)
+        assert desk.settle(processor, event).state == "done"
+        assert seen[0].idempotency_key == f"acct_1Connected-{event.id}:p.handle"
+
+    def test_without_a_handler_is_settled_unfetched(self, desk) -> None:
+        processor = desk.processor(Seen().handler("canceled"))
+        record = desk.settle(processor, desk.accept("verified", "vs_nowhere"))
+        assert (record.state, record.outcome, record.handlers) == ("done", "no_handler", {})
+        assert not any(name.startswith("fetches") for name in desk.counts())
+
+    def test_a_reason_filter_skips_what_does_not_fit(self, desk) -> None:
+        session = desk.sandbox.session("document_expired")
+        seen = Seen()
+        processor = desk.processor(
+            seen.handler("*", name="expired", reason=["document_expired"]),
+            seen.handler("*", name="left", reason=["abandoned", "consent_declined"]),
+        )
+        record = desk.settle(processor, desk.accept("requires_input", session))
+        assert statuses(record) == {"p.expired": ("done", 1), "p.left": ("skipped", 0)}
+        assert (record.state, record.outcome) == ("done", "needs_input")
+        assert record.reason == "document_expired"
+        assert [v.outcome.user_can_retry for v in seen] == [True]
+
+    def test_is_counted_and_logged(self, desk) -> None:
+        event = desk.accept("verified", desk.sandbox.session("verified"))
+        desk.settle(desk.processor(Seen().handler("*")), event)
+        counts = desk.counts()
+        assert counts["settled|done|verified"] == counts["handler_runs|p.handle|done"] == 1
+        (line,) = desk.logged("event_settled")
+        assert (line["event_id"], line["state"]) == (event.id, "done")
+
+
+class TestAnswers:
+    def test_retry_runs_it_again_and_no_other(self, desk) -> None:
+        runs = []
+        seen = Seen()
+
+        @on("*")
+        def unsteady(v: Verification) -> None:
+            runs.append(v.attempt)
+            if v.attempt < 3:
+                raise Retry("ledger is closed", delay=0)
+
+        processor = desk.processor(seen.handler("*", name="a"), unsteady)
+        event = desk.accept("created", desk.sandbox.session())
+        processor.step(event.key)
+        halfway = desk.record(event)
+        assert statuses(halfway) == {"p.a": ("done", 1), "p.unsteady": ("retry", 1)}
+        assert halfway.handlers["p.unsteady"].reason == "retry: ledger is closed"
+        record = desk.settle(processor, event)
+        assert statuses(record) == {"p.a": ("done", 1), "p.unsteady": ("done", 3)}
+        assert (record.state, runs, len(seen)) == ("done", [1, 2, 3], 1)
+
+    def test_retry_waits_as_long_as_it_says(self, desk) -> None:
+        event = desk.accept("created", desk.sandbox.session())
+        processor = desk.processor(raising(lambda _: Retry("later", delay=30)))
+        processor.step(event.key)
+        assert 29 < desk.wait(event) <= 30
+        processor.step(event.key)
+        assert desk.counts()["claims|early"] == 1
+        assert statuses(desk.record(event)) == {"p.failing": ("retry", 1)}
+
+    def test_the_shortest_of_several_waits_counts(self, desk) -> None:
+        soon, late = (
+            raising(lambda _, delay=delay: Retry("", delay=delay)) for delay in (20, 3000)
+        )
+        soon.__name__, late.__name__ = "soon", "late"
+        event = desk.accept("created", desk.sandbox.session())
+        desk.processor(late, soon).step(event.key)
+        assert 19 < desk.wait(event) <= 20
+
+    def test_discard_is_dead_at_once(self, desk) -> None:
+        seen = Seen()
+        processor = desk.processor(
+            raising(lambda _: Discard("no such user")), seen.handler("*", name="z")
+        )
+        record = desk.settle(processor, desk.accept("created", desk.sandbox.session()))
+        assert (record.state, record.outcome) == ("dead", "created")
+        assert record.reason == "p.failing: discarded: no such user"
+        assert statuses(record) == {"p.failing": ("dead", 1), "p.z": ("done", 1)}
+
+    def test_exhausted_retries_are_dead(self, desk) -> None:
+        processor = desk.processor(raising(lambda _: Retry("closed", delay=0), retries=2))
+        record = desk.settle(processor, desk.accept("created", desk.sandbox.session()))
+        assert statuses(record) == {"p.failing": ("dead", 3)}
+        assert record.reason == "p.failing: retry: closed"
+
+    @pytest.mark.parametrize("answer", [Retry, Discard])
+    @pytest.mark.parametrize(
+        "text",
+        ["a|b|c", "a\nb", "\udcff", "x" * 5_000_000, ""],
+        ids=["bars", "lines", "surrogate", "5 MB", "nothing"],
+    )
+    def test_any_reason_can_be_written_down(self, answer, text, desk) -> None:
+        event = desk.accept("created", desk.sandbox.session())
+        processor = desk.processor(raising(lambda _: answer(text), retries=0))
+        record = desk.settle(processor, event)
+        assert statuses(record) == {"p.failing": ("dead", 1)}
+        assert len(record.handlers["p.failing"].reason) <= 220
+        assert "\n" not in record.reason
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+    __repr__ = __str__
+
+
+class Uninitialised(Retry):
+    def __init__(self) -> None: ...
+
+
+ERRORS: dict[str, Callable[[Verification], BaseException]] = {
+    "Exception": lambda v: ValueError(first_name(v)),
+    "SystemExit": lambda v: SystemExit(first_name(v)),
+    "BaseException": lambda v: BaseException(first_name(v)),
+    "KeyboardInterrupt": lambda v: KeyboardInterrupt(first_name(v)),
+    "GeneratorExit": lambda _: GeneratorExit(),
+    "unprintable": lambda _: Unprintable(),
+    "huge": lambda v: RuntimeError(first_name(v) * 200_000),
+    "type": lambda v: type(first_name(v), (Exception,), {})(),
+    "Retry": lambda v: Retry(f"no account for {first_name(v)}"),
+    "Discard": lambda v: Discard(first_name(v).upper()),
+    "Retry of an object": lambda v: Retry(v.session),  # type: ignore[arg-type]
+    "Discard of the unprintable": lambda _: Discard(Unprintable()),  # type: ignore[arg-type]
+    "Retry uninitialised": lambda _: Uninitialised(),
+    "group": lambda v: BaseExceptionGroup(first_name(v), [ValueError(first_name(v))]),
+}
+
+
+class TestFailures:
+    """That neither log nor Redis holds the canary is looked at after each test."""
+
+    @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+    def test_hurts_neither_the_worker_nor_the_others_nor_anyones_privacy(self, error, desk) -> None:
+        seen = Seen()
+        processor = desk.processor(
+            raising(error, retries=1), seen.handler("*", name="a"), seen.handler("*", name="z")
+        )
+        event = desk.accept("verified", desk.sandbox.session("verified"))
+        record = desk.settle(processor, event)
+        ran = 1 if "discarded" in record.reason else 2
+        assert statuses(record) == {
+            "p.failing": ("dead", ran),
+            "p.a": ("done", 1),
+            "p.z": ("done", 1),
+        }
+        assert (record.state, record.outcome, len(seen)) == ("dead", "verified", 2)
+        assert len(desk.logged("handler_failed")) == ran
+
+    def test_the_reason_is_a_type_and_a_place(self, desk) -> None:
+        processor = desk.processor(raising(lambda v: ValueError(first_name(v)), retries=0))
+        record = desk.settle(processor, desk.accept("verified", desk.sandbox.session("verified")))
+        kind, _, place = record.handlers["p.failing"].reason.partition(" at ")
+        assert kind == "failed: ValueError"
+        assert place.endswith(" failing")
+        assert "test_processor.py:" in place
+
+    def test_sys_exit_is_the_handlers_failure(self, desk) -> None:
+        @on("*", retries=0)
+        def leaving(_: Verification) -> None:
+            sys.exit(0)
+
+        record = desk.settle(
+            desk.processor(leaving), desk.accept("created", desk.sandbox.session())
+        )
+        assert record.reason.startswith("p.leaving: failed: SystemExit at ")
+
+    def test_handlers_own_logs_are_masked(self, desk) -> None:
+        @on("*")
+        def chatty(v: Verification) -> None:
+            v.log.info(f"hello {first_name(v)}", reason=str(v.session))  # noqa: G004
+
+        desk.settle(
+            desk.processor(chatty), desk.accept("verified", desk.sandbox.session("verified"))
+        )
+        (line,) = desk.logged("hello [personal]")
+        assert (line["handler"], line["attempt"]) == ("p.chatty", 1)
+        assert line["event_id"] == "evt_1"
+
+
+class TestTime:
+    """Handlers see no state from before another they saw, and none twice at once."""
+
+    def test_what_a_later_state_has_overtaken(self, desk) -> None:
+        seen = Seen()
+        processor = desk.processor(
+            seen.handler("*", name="usual"), seen.handler("*", name="all", superseded=True)
+        )
+        event = desk.accept("processing", desk.sandbox.session("verified"))
+        record = desk.settle(processor, event)
+        assert statuses(record) == {"p.all": ("done", 1), "p.usual": ("superseded", 0)}
+        assert (record.state, record.outcome) == ("done", "superseded")
+        (v,) = seen
+        assert (v.superseded, v.outcome.kind) == (True, "verified")
+
+    def test_a_read_from_before_the_event_is_repeated(self, desk) -> None:
+        session = desk.sandbox.session()
+        seen = Seen()
+        processor = desk.processor(seen.handler("*"))
+        event = desk.accept("verified", session)
+        processor.step(event.key)
+        assert (desk.record(event).reason, seen) == ("stripe: stale", [])
+        desk.sandbox.control(f"sessions/{session.id}/submit", outcome="verified")
+        assert desk.settle(processor, event).outcome == "verified"
+        assert [v.attempt for v in seen] == [1]
+
+    def test_but_not_for_ever(self, desk) -> None:
+        seen = Seen()
+        processor = desk.processor(seen.handler("*", superseded=True))
+        record = desk.settle(processor, desk.accept("verified", desk.sandbox.session()))
+        assert (record.state, record.outcome) == ("done", "superseded")
+        assert seen[0].outcome.kind == "created"
+        assert desk.counts()["fetches|stale"] == jobs.MAX_STALE_READS
+
+    def test_two_events_of_one_session_never_run_at_once(self, desk) -> None:
+        session = desk.sandbox.session("verified")
+        running, go_on = threading.Event(), threading.Event()
+        runs: list[str] = []
+
+        @on("*", superseded=True)
+        def slow(v: Verification) -> None:
+            runs.append(f"{v.event.id} begins")
+            if v.event.id == "evt_1":
+                running.set()
+                assert go_on.wait(10)
+            runs.append(f"{v.event.id} ends")
+
+        processor = desk.processor(slow)
+        first, second = (desk.accept(kind, session) for kind in ("processing", "verified"))
+        other = desk.accept("created", desk.sandbox.session())
+        thread = threading.Thread(target=processor.step, args=(first.key,))
+        thread.start()
+        assert running.wait(10)
+        processor.step(second.key)
+        assert desk.counts()["claims|busy"] == 1
+        assert 0 < desk.wait(second) <= BUSY_DELAY
+        processor.step(other.key)
+        assert desk.record(other).state == "done", "another session does not wait"
+        go_on.set()
+        thread.join()
+        assert statuses(desk.settle(processor, second)) == {"p.slow": ("done", 1)}
+        assert [run for run in runs if not run.startswith(other.id)] == [
+            *("evt_1 begins", "evt_1 ends", "evt_2 begins", "evt_2 ends")
+        ]
+
+    def test_a_claim_that_was_lost_starts_nothing_more(self, desk) -> None:
+        seen = Seen()
+
+        @on("*")
+        def slow(v: Verification) -> None:
+            # Meanwhile another worker got the event: its token is higher.
+            desk.redis.hincrby(f"iw:evt:{v.event.key}", "token", 1)
+
+        event = desk.accept("created", desk.sandbox.session())
+        desk.processor(slow, seen.handler("*", name="z")).step(event.key)
+        assert (desk.record(event).state, desk.record(event).handlers, seen) == ("pending", {}, [])
+        assert [line["handler"] for line in desk.logged("claim_lost")] == ["p.slow"]
+
+
+class TestStripeFails:
+    """No failure of Stripe's is the handler's: it spends no attempt."""
+
+    def released(self, desk, event: Event, reason: str) -> None:
+        record = desk.record(event)
+        assert (record.state, record.reason, record.handlers) == ("pending", reason, {})
+
+    @pytest.mark.parametrize(
+        ("fault", "reason"),
+        [
+            ({"kind": "rate_limit"}, "stripe: busy 429 rate_limit"),
+            ({"kind": "lock_timeout"}, "stripe: busy 429 lock_timeout"),
+            ({"kind": "error", "status": 409}, "stripe: busy 409"),
+            ({"kind": "error", "status": 500}, "stripe: broken 500"),
+            ({"kind": "error", "status": 503}, "stripe: broken 503"),
+            ({"kind": "timeout", "seconds": 0.5}, "stripe: unreachable"),
+            ({"kind": "cut"}, "stripe: unreachable"),
+        ],
+        ids=str,
+    )
+    def test_for_a_while(self, fault, reason, desk, monkeypatch) -> None:
+        monkeypatch.setattr(stripe_api, "READ_TIMEOUT", 0.3)
+        event = desk.accept("verified", desk.sandbox.session("verified"))
+        seen = Seen()
+        processor = desk.processor(seen.handler("*"))
+        desk.sandbox.fault(**fault)
+        processor.step(event.key)
+        self.released(desk, event, reason)
+        assert desk.settle(processor, event).state == "done"
+        assert [v.attempt for v in seen] == [1]
+
+    def test_not_answering_at_all(self, desk) -> None:
+        event = desk.accept("created", "vs_1")
+        processor = desk.processor(Seen().handler("*"))
+        processor._api = StripeApi("sk_test_x", base=f"http://127.0.0.1:{free_port()}")
+        processor.step(event.key)
+        self.released(desk, event, "stripe: unreachable")
+
+    def test_a_hanging_connection_ends(self, desk, monkeypatch) -> None:
+        monkeypatch.setattr(stripe_api, "READ_TIMEOUT", 0.3)
+        event = desk.accept("created", "vs_1")
+        processor = desk.processor(Seen().handler("*"))
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            processor._api = StripeApi("sk_test_x", base=f"http://127.0.0.1:{port}")
+            started = time.monotonic()
+            processor.step(event.key)
+        assert time.monotonic() - started < 2
+        self.released(desk, event, "stripe: unreachable")
+
+    def test_retry_after_is_honoured(self, desk) -> None:
+        event = desk.accept("created", desk.sandbox.session())
+        desk.sandbox.fault("rate_limit", retry_after=7)
+        desk.processor(Seen().handler("*")).step(event.key)
+        assert 6.5 < desk.wait(event) <= 7.1
+
+    def test_the_sdk_tries_twice(self, desk, monkeypatch) -> None:
+        monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 1)
+        event = desk.accept("created", desk.sandbox.session())
+        desk.sandbox.fault("error", status=500)
+        desk.processor(Seen().handler("*")).step(event.key)
+        assert desk.record(event).state == "done"
+
+    def test_a_revoked_key_waits_for_a_person(self, desk) -> None:
+        key = desk.sandbox.control("keys", kind="secret")["key"]
+        event = desk.accept("created", desk.sandbox.session())
+        desk.sandbox.control("keys/revoke", key=key)
+        desk.processor(Seen().handler("*"), key=key).step(event.key)
+        self.released(desk, event, "stripe: key 401")
+        assert 59 < desk.wait(event) <= 60
+        (line,) = desk.logged("stripe_refuses_our_key")
+        assert (line["level"], line["status"]) == ("error", 401)
+        assert line["request_id"].startswith("req_")
+
+    def test_a_key_that_may_not_waits_for_a_person(self, desk) -> None:
+        made = desk.sandbox.control("keys", kind="restricted", permissions=["event_read"])
+        event = desk.accept("created", desk.sandbox.session())
+        desk.processor(Seen().handler("*"), key=made["key"]).step(event.key)
+        self.released(desk, event, "stripe: key 403")
+
+    def test_a_session_that_stays_missing_is_dead(self, desk) -> None:
+        record = desk.settle(
+            desk.processor(Seen().handler("*")), desk.accept("verified", "vs_nowhere")
+        )
+        assert (record.state, record.handlers) == ("dead", {})
+        assert record.reason == "stripe: missing 404 resource_missing"
+        assert desk.counts()["fetches|missing"] == jobs.MAX_MISSING + 1
+
+    def test_a_request_stripe_calls_invalid_is_dead(self, desk) -> None:
+        event = desk.accept("created", desk.sandbox.session())
+        desk.sandbox.fault("error", status=400)
+        desk.processor(Seen().handler("*")).step(event.key)
+        assert desk.record(event).state == "dead"
+        assert desk.record(event).reason == "stripe: invalid 400"
+
+    def test_and_replayed_after_that(self, desk) -> None:
+        seen = Seen()
+        processor = desk.processor(seen.handler("*"))
+        event = desk.accept("created", desk.sandbox.session())
+        desk.sandbox.fault("error", status=400)
+        processor.step(event.key)
+        assert desk.inbox.replay(event.key) == "replayed"
+        assert statuses(desk.settle(processor, event)) == {"p.handle": ("done", 1)}
+
+
+class TestSensitive:
+    def test_goes_only_to_the_handler_that_declared_it(self, desk) -> None:
+        seen = Seen()
+        processor = desk.processor(
+            seen.handler("*", name="born", needs=[DOB]),
+            seen.handler("*", name="numbered", needs=[NUMBER]),
+            seen.handler("*", name="plain"),
+            restricted_key="rk_test_x",
+        )
+        desk.settle(processor, desk.accept("verified", desk.sandbox.session("verified")))
+        born, numbered, plain = (v.sensitive for v in seen)
+        assert born.dob == date(1990, 7, 17)
+        assert CANARY in numbered.document_number
+        for sensitive, name in [(born, "document_number"), (numbered, "dob"), (plain, "dob")]:
+            with pytest.raises(AttributeError, match="was not fetched: declare needs="):
+                getattr(sensitive, name)
+        assert not hasattr(seen[0].session.verified_outputs, "dob"), "the session is the plain one"
+
+    def test_quoted_it_is_masked(self, desk) -> None:
+        def quote(v: Verification) -> Discard:
+            assert CANARY in v.sensitive.document_number
+            return Discard(f"{v.sensitive.document_number} of {v.sensitive.dob}")
+
+        processor = desk.processor(raising(quote, needs=[NUMBER, DOB]), restricted_key="rk_test_x")
+        record = desk.settle(processor, desk.accept("verified", desk.sandbox.session("verified")))
+        assert record.reason == "p.failing: discarded: [personal] of [personal]"
+
+    def test_is_not_asked_for_when_nobody_will_get_it(self, desk) -> None:
+        seen = Seen()
+        processor = desk.processor(
+            seen.handler("*", needs=[DOB]),
+            seen.handler("*", name="all", superseded=True),
+            restricted_key="rk_test_x",
+        )
+        desk.sandbox.control("keys/revoke", key="rk_test_revoked")
+        processor._restricted_api = desk.sandbox.api("rk_test_revoked")
+        record = desk.settle(processor, desk.accept("processing", desk.sandbox.session("verified")))
+        assert statuses(record) == {"p.handle": ("superseded", 0), "p.all": ("done", 1)}
+
+    @pytest.mark.parametrize("age", [47 * 3600, 49 * 3600])
+    def test_expires_after_two_days(self, age, desk) -> None:
+        made = desk.sandbox.control(
+            "keys", kind="restricted", permissions=["verification_session_read"]
+        )
+        seen = Seen()
+        processor = desk.processor(
+            seen.handler("*", name="born", needs=[DOB]),
+            seen.handler("*", name="plain"),
+            restricted_key=made["key"],
+        )
+        session = desk.sandbox.session("verified")
+        fresh = desk.accept("created", "vs_1")
+        event = dataclasses.replace(
+            fresh, id="evt_old", kind="verified", session=session.id, created=fresh.created - age
+        )
+        assert desk.inbox.accept(event) is Accepted.NEW
+        processor.step(event.key)
+        record = desk.record(event)
+        if age < 48 * 3600:
+            assert (record.state, record.reason) == ("pending", "stripe: key 403")
+            assert seen == []
+        else:
+            assert (record.state, record.reason) == ("dead", "p.born: sensitive_expired")
+            assert statuses(record) == {"p.born": ("dead", 1), "p.plain": ("done", 1)}
+
+
+class TestComingBack:
+    def test_a_stop_between_handlers_gives_the_rest_back(self, desk) -> None:
+        seen = Seen()
+
+        @on("*")
+        def first(_: Verification) -> None:
+            desk.stop.request()
+
+        handlers = (first, seen.handler("*", name="second"))
+        event = desk.accept("created", desk.sandbox.session())
+        desk.processor(*handlers).step(event.key)
+        assert statuses(desk.record(event)) == {"p.first": ("done", 1)}
+        assert desk.record(event).state == "pending"
+        assert desk.redis.llen("rq:queue:identity") == 2, "somebody else is woken at once"
+        desk.stop.requested_at = None
+        record = desk.settle(desk.processor(*handlers), event)
+        assert statuses(record) == {"p.first": ("done", 1), "p.second": ("done", 1)}
+
+    def test_an_event_whose_handler_is_gone_stays_pending(self, desk) -> None:
+        seen = Seen()
+        event = desk.accept("created", desk.sandbox.session())
+        new = seen.handler("*", name="new")
+        desk.processor(raising(lambda _: Retry("", delay=0)), new).step(event.key)
+        time.sleep(0.06)
+        desk.processor(new).step(event.key)
+        record = desk.record(event)
+        assert (record.state, record.reason) == ("pending", "unknown handler")
+        assert desk.logged("handler_unknown")[0]["handler"] == "p.failing"
+        assert len(seen) == 1
+
+    def test_a_handler_that_came_later_runs_too(self, desk) -> None:
+        seen = Seen()
+        event = desk.accept("created", desk.sandbox.session())
+        old = raising(lambda v: Retry("", delay=0) if v.attempt == 1 else Discard("enough"))
+        desk.processor(old).step(event.key)
+        record = desk.settle(desk.processor(old, seen.handler("*", name="new")), event)
+        assert statuses(record) == {"p.failing": ("dead", 2), "p.new": ("done", 1)}
+
+    def dead(self, desk) -> tuple[Any, Event, Seen, list[int]]:
+        """Return an event of which one handler is done and the other dead, and could be healed."""
+        seen, runs = Seen(), []
+
+        @on("*", retries=0)
+        def healing(v: Verification) -> None:
+            runs.append(v.attempt)
+            if len(runs) == 1:
+                raise ValueError
+
+        processor = desk.processor(healing, seen.handler("*"))
+        event = desk.accept("created", desk.sandbox.session())
+        assert desk.settle(processor, event).state == "dead"
+        return processor, event, seen, runs
+
+    def test_a_replay_runs_only_what_is_dead(self, desk) -> None:
+        processor, event, seen, runs = self.dead(desk)
+        assert desk.inbox.replay(event.key) == "replayed"
+        record = desk.settle(processor, event)
+        assert statuses(record) == {"p.handle": ("done", 1), "p.healing": ("done", 1)}
+        assert (record.state, record.reason, runs, len(seen)) == ("done", "", [1, 1], 1)
+
+    def test_or_all_or_the_one_that_is_named(self, desk) -> None:
+        processor, event, seen, runs = self.dead(desk)
+        desk.inbox.replay(event.key, "all")
+        desk.settle(processor, event)
+        assert (len(runs), len(seen)) == (2, 2)
+        desk.inbox.replay(event.key, "p.handle")
+        desk.settle(processor, event)
+        assert (len(runs), len(seen)) == (2, 3)
+
+    def test_a_redelivery_reopens_it_where_the_settings_say_so(self, desk) -> None:
+        processor, event, seen, runs = self.dead(desk)
+        assert desk.inbox.accept(event) is Accepted.DEAD
+        assert Inbox(desk.redis, reopen_dead=True).accept(event) is Accepted.REOPENED
+        record = desk.settle(processor, event)
+        assert (record.state, len(runs), len(seen)) == ("done", 2, 1)
+
+
+class TestRedisFails:
+    def test_while_taking(self, desk) -> None:
+        client = redis_py.Redis(port=free_port(), retry=None)
+        processor = desk.processor(Seen().handler("*"))
+        processor._inbox = Inbox(client)
+        with pytest.raises(redis_py.ConnectionError):
+            processor.take()
+        client.close()
+
+    def test_while_writing_down_what_a_handler_did(self, desk, monkeypatch) -> None:
+        seen = Seen()
+        processor = desk.processor(seen.handler("*"))
+        event = desk.accept("created", desk.sandbox.session())
+
+        def fail(*_: object) -> bool:
+            raise redis_py.ConnectionError("redis://:secret@host went away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Inbox, "record", fail)
+            processor.step(event.key)
+        assert desk.record(event).reason == "processing failed"
+        assert desk.logged("processing_failed")[0]["error"] == "ConnectionError"
+        record = desk.settle(processor, event)
+        assert statuses(record) == {"p.handle": ("done", 1)}
+        assert len(seen) == 2, "at least once: it ran, and nobody could know"
+
+
+class TestDoor:
+    def test_a_job_without_our_worker_says_how_to_start_one(self) -> None:
+        with pytest.raises(RuntimeError, match="python -m workers"):
+            jobs.process_event("evt_1")

@@ -1,0 +1,175 @@
+"""`workers.stripe_api` against the sandbox: every operation, on any account."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import requests
+
+from service.event import Event
+from workers import stripe_api
+from workers.stripe_api import StripeFailure
+
+CONNECTED, NESTED = "acct_1Connected", "acct_1Parent/acct_1Child"
+ACCOUNTS = pytest.mark.parametrize(
+    "account", [None, CONNECTED, NESTED], ids=["own", "connected", "nested"]
+)
+
+
+def refused(call: Any) -> StripeFailure:
+    with pytest.raises(StripeFailure) as caught:
+        call()
+    return caught.value
+
+
+def ids(page: Any) -> list[str]:
+    return [each.id for each in page.data]
+
+
+@ACCOUNTS
+def test_the_eight_operations(account, sandbox, canary) -> None:
+    api = sandbox.api()
+    session = api.create_session(
+        {"type": "document", "client_reference_id": "u-1", "metadata": {"a": "1"}}, account=account
+    )
+    assert (session.status, session.client_reference_id) == ("requires_input", "u-1")
+    updated = api.update_session(session.id, {"metadata": {"b": "2"}}, account=account)
+    assert updated.metadata.to_dict() == {"a": "1", "b": "2"}
+
+    sandbox.control(f"sessions/{session.id}/submit", outcome="verified")
+    plain = api.retrieve_session(session.id, account=account)
+    assert (plain.status, isinstance(plain.last_verification_report, str)) == ("verified", True)
+    report_id = plain.last_verification_report
+    expanded = api.retrieve_session(
+        session.id, expand=["last_verification_report", "verified_outputs"], account=account
+    )
+    assert expanded.last_verification_report.id == report_id
+    assert canary in expanded.verified_outputs.first_name
+
+    report = api.retrieve_report(report_id, account=account)
+    assert (report.verification_session, report.document.status) == (session.id, "verified")
+    assert not hasattr(report.document, "number")
+    restricted = sandbox.api("rk_test_x")
+    number = restricted.retrieve_report(report_id, expand=["document.number"], account=account)
+    assert canary in number.document.number
+    reports = api.list_reports({"verification_session": session.id}, account=account)
+    assert ids(reports) == [report_id]
+
+    other = api.create_session({"type": "id_number"}, account=account)
+    assert ids(api.list_sessions({"limit": 2}, account=account)) == [other.id, session.id]
+    assert session.id in ids(api.list_sessions({"status": "verified"}, account=account))
+    assert api.cancel_session(other.id, account=account).status == "canceled"
+    assert api.redact_session(session.id, account=account).redaction.status == "processing"
+
+
+def test_accounts_do_not_see_each_other(sandbox) -> None:
+    api = sandbox.api()
+    session = sandbox.session("verified", account=CONNECTED)
+    for account in (None, "acct_1Other"):
+        failure = refused(lambda account=account: api.retrieve_session(session.id, account=account))
+        assert (failure.kind, failure.code) == ("missing", "resource_missing")
+        assert session.id not in ids(api.list_sessions({"limit": 100}, account=account))
+        assert ids(api.list_reports({"verification_session": session.id}, account=account)) == []
+
+
+def test_what_stripe_refuses(sandbox) -> None:
+    api = sandbox.api()
+    session = sandbox.session("verified")
+    refusals = {
+        "type": lambda: api.create_session({}),
+        "done": lambda: api.cancel_session(session.id),
+        "expand": lambda: api.retrieve_session(session.id, expand=["shoe_size"]),
+        "sensitive": lambda: api.retrieve_session(session.id, expand=["verified_outputs.dob"]),
+        "key": lambda: sandbox.api("sk_live_x").list_sessions(),
+        "report": lambda: api.retrieve_report("vr_nowhere"),
+        "event": lambda: api.retrieve_event("evt_nowhere"),
+        "thin event": lambda: api.retrieve_thin_event("evt_nowhere"),
+    }
+    kinds = {name: (failure := refused(call)).kind for name, call in refusals.items()}
+    assert kinds == {
+        **dict.fromkeys(["type", "done", "expand"], "invalid"),
+        **dict.fromkeys(["sensitive", "key"], "key"),
+        **dict.fromkeys(["report", "event", "thin event"], "missing"),
+    }
+    assert failure.request_id.startswith("req_")
+
+
+class TestFetch:
+    def event(self, session: str, account: str | None) -> Event:
+        return Event("evt_1", "verified", "thin", session, 0, livemode=False, account=account)
+
+    @ACCOUNTS
+    def test_session_and_report_in_one_call(self, account, sandbox) -> None:
+        session = sandbox.session("document_expired", account=account)
+        found, report = sandbox.api().fetch(self.event(session.id, account))
+        assert (found.id, found.last_error.code) == (session.id, "document_expired")
+        assert report.verification_session == session.id
+        assert report.document.error.code == "document_expired"
+
+    def test_before_an_attempt_there_is_no_report(self, sandbox) -> None:
+        _, report = sandbox.api().fetch(self.event(sandbox.session().id, None))
+        assert report is None
+
+    @ACCOUNTS
+    def test_sensitive_fields(self, account, sandbox, canary) -> None:
+        event = self.event(sandbox.session("verified", account=account).id, account)
+        found = sandbox.api("rk_test_x").fetch_sensitive(event, stripe_api.SENSITIVE)
+        values = dict(zip(sorted(stripe_api.SENSITIVE), found.values(), strict=True))
+        assert canary in values["last_verification_report.document.number"]
+        assert str(values["verified_outputs.dob"]) == "1990-07-17"
+        assert str(values["last_verification_report.document.expiration_date"]) == "2035-12-01"
+        assert values["verified_outputs.id_number"] is None
+
+    def test_of_a_redacted_session_are_placeholders_and_no_fault(self, sandbox) -> None:
+        session = sandbox.session("verified")
+        sandbox.api().redact_session(session.id)
+        sandbox.control(f"sessions/{session.id}/complete")
+        event = self.event(session.id, None)
+        found = sandbox.api("rk_test_x").fetch_sensitive(event, ["verified_outputs.dob"])
+        assert found.dob is None or found.dob.year == 1
+
+
+class TestEvents:
+    def test_the_latest_first_page_after_page(self, sandbox) -> None:
+        account = "acct_1Paged"
+        before = int(time.time())
+        sessions = [sandbox.session("verified", account=account) for _ in range(35)]
+        events = list(sandbox.api().events_since(before, account=account))
+        assert len({event.id for event in events}) == len(events) == 3 * 35
+        assert {event.data.object["id"] for event in events} == {s.id for s in sessions}
+        times = [event.created for event in events]
+        assert times == sorted(times, reverse=True)
+        assert list(sandbox.api().events_since(before + 3600, account=account)) == []
+
+    def test_a_failure_on_a_later_page_is_a_failure_too(self, sandbox, monkeypatch) -> None:
+        monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 0)
+        account = "acct_1Failing"
+        for _ in range(35):
+            sandbox.session("verified", account=account)
+        events = sandbox.api().events_since(0, account=account)
+        next(events)
+        sandbox.fault("error", status=502)
+        assert refused(lambda: list(events)).kind == "broken"
+
+    def test_one_by_its_id_in_both_forms(self, sandbox) -> None:
+        endpoints = f"{sandbox.url}/v1/webhook_endpoints"
+        made = requests.post(
+            endpoints,
+            {
+                "url": "http://127.0.0.1:9/",
+                "enabled_events[]": "v1.identity.verification_session.created",
+                "event_payload": "thin",
+            },
+            auth=("sk_test_x", ""),
+            timeout=10,
+        ).json()
+        session = sandbox.session()
+        deliveries = sandbox.control("deliveries", "GET")
+        thin_id = next(d["event"] for d in deliveries if d["session"] == session.id)
+        thin = sandbox.api().retrieve_thin_event(thin_id)
+        assert thin.type == "v1.identity.verification_session.created"
+        snapshot = sandbox.api().retrieve_event(thin.snapshot_event)
+        assert snapshot.data.object["id"] == session.id
+        requests.delete(f"{endpoints}/{made['id']}", auth=("sk_test_x", ""), timeout=10)

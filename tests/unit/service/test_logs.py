@@ -1,0 +1,448 @@
+"""`service.logs`: what may leave the process, and that nothing else does."""
+
+# Logging as one should not is what is tested here.
+# ruff: noqa: G004, LOG014, TRY301, TRY400
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service import logs
+from service.settings import Settings
+
+WHSEC, SK, RK = "whsec_q7H2kP9sXv4LbN8w", "sk_live_51HbZ", "rk_test_51_Hb7Z"
+SECRETS = [WHSEC, SK, RK, "sk_test_x"]
+
+
+class Output(io.StringIO):
+    """Standard output, to be read a line at a time."""
+
+    def take(self) -> str:
+        text = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        return text
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """The one line there is."""
+        text = self.take()
+        assert text.count("\n") == 1, text
+        return json.loads(text)
+
+
+@pytest.fixture(scope="session")
+def canary() -> str:
+    """Another word than everyone's: pytest itself prints what these tests log, unfiltered."""
+    return "ZyxPersonal9Q"
+
+
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Output]]:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    loggers = {name: logging.getLogger(name).level for name in ("gunicorn.error", *logs._QUIET)}
+
+    def configured(**fields: Any) -> Output:
+        output = Output()
+        monkeypatch.setattr(sys, "stdout", output)
+        logs.configure(Settings(**{"log_format": "json", "log_level": "debug", **fields}))
+        return output
+
+    yield configured
+    root.handlers[:] = before
+    root.setLevel(level)
+    for name, old in loggers.items():
+        logging.getLogger(name).setLevel(old)
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def output(configured: Callable[..., Output]) -> Output:
+    return configured()
+
+
+@pytest.fixture
+def log(output: Output) -> Any:
+    return logs.get("test")
+
+
+class Quoting(Exception):
+    """Its text quotes what no log may hold."""
+
+
+class TestKeys:
+    def test_a_line_is_one_json_object(self, log, output) -> None:
+        log.info("event_accepted", event_id="evt_1", count=2, livemode=False)
+        line = output.line
+        assert line.pop("timestamp").endswith("Z")
+        assert line == {
+            "event": "event_accepted",
+            "level": "info",
+            "logger": "test",
+            "event_id": "evt_1",
+            "count": 2,
+            "livemode": False,
+        }
+
+    def test_a_key_that_is_not_allowed_is_dropped_and_named(self, log, output, canary) -> None:
+        log.info("saved", name=canary, email=canary, count=1, _name=canary)
+        text = output.take()
+        assert canary not in text
+        assert json.loads(text)["dropped"] == ["_name", "email", "name"]
+
+    def test_bound_keys_too(self, log, output, canary) -> None:
+        with structlog.contextvars.bound_contextvars(user=canary, event_id="evt_1"):
+            log.bind(person=canary).info("saved")
+        line = output.line
+        assert line["dropped"] == ["person", "user"]
+        assert line["event_id"] == "evt_1"
+        assert canary not in str(line)
+
+    def test_arguments_and_nothing_at_all(self, log, output, canary) -> None:
+        log.info("hello %s", canary)
+        log.info("none", reason=None)
+        text = output.take()
+        assert canary not in text
+        assert "reason" not in text
+
+    @pytest.mark.parametrize(
+        "value",
+        [{"name": "x"}, [["x"]], {"x"}, b"x", object(), ValueError("x")],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_of_a_value_that_is_no_text_only_the_type_is_shown(self, value, log, output) -> None:
+        log.info("saved", status=value)
+        assert output.line["status"] == f"<{type(value).__name__}>"
+
+    def test_lists_of_words_and_counts_are_shown(self, log, output) -> None:
+        log.info("saved", faults=["a", f"b {SK}", 3], counts={"done": 2, SK: 1.5})
+        line = output.line
+        assert line["faults"] == ["a", "b sk_live_***", "3"]
+        assert line["counts"] == {"done": 2, "sk_live_***": 1.5}
+
+    def test_a_long_text_is_cut_and_on_one_line(self, log, output) -> None:
+        log.info("saved", reason="a\r\n\tb " + "x" * 1000)
+        assert output.line["reason"] == "a b " + "x" * 196
+
+
+class TestExceptions:
+    @pytest.mark.parametrize("how", ["exception", "exc_info", "object", "tuple"])
+    def test_are_a_type_and_places_never_a_text(self, how, log, output, canary) -> None:
+        try:
+            try:
+                raise KeyError(canary)
+            except KeyError as cause:
+                raise Quoting(canary) from cause
+        except Quoting as error:
+            if how == "exception":
+                log.exception("failed")
+            else:
+                info = {"exc_info": True, "object": error, "tuple": sys.exc_info()}[how]
+                log.error("failed", exc_info=info, stack_info=True)
+        text = output.take()
+        assert canary not in text
+        line = json.loads(text)
+        assert line["error"] == "Quoting"
+        assert line["where"].startswith("test_logs.py:")
+        assert line["where"].endswith(" test_are_a_type_and_places_never_a_text")
+
+    def test_of_other_peoples_loggers_too(self, output, canary) -> None:
+        try:
+            raise Quoting(canary)
+        except Quoting:
+            logging.getLogger("requests").exception("call failed: %s", canary)
+        text = output.take()
+        assert canary not in text
+        assert json.loads(text)["error"] == "Quoting"
+
+    def test_without_one_there_is_nothing_to_say(self, log, output) -> None:
+        log.error("failed", exc_info=True)
+        assert "error" not in output.line
+
+    def test_places_name_the_innermost_last(self) -> None:
+        def inner() -> None:
+            raise ValueError
+
+        def outer() -> None:
+            inner()
+
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            outer()
+        first, second = logs.places(caught.tb, last=2).split(" > ")
+        assert first.endswith(" outer")
+        assert second.endswith(" inner")
+        assert logs.places(None) == ""
+
+
+class TestSecrets:
+    @pytest.mark.parametrize("secret", SECRETS)
+    def test_keep_their_prefix_only(self, secret) -> None:
+        prefix = secret[: secret.rindex("_", 0, 9) + 1]
+        assert logs.redact(f"key={secret}, done") == f"key={prefix}***, done"
+
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("redis://:pw@host:1/0", "redis://***@host:1/0"),
+            ("rediss://user:p@w:d@host", "rediss://***@host"),
+            ("https://token@sentry.example/1", "https://***@sentry.example/1"),
+            ("https://example.com/a?to=b@c", "https://example.com/a?to=b@c"),
+        ],
+    )
+    def test_passwords_in_urls(self, url, shown) -> None:
+        assert logs.redact(f"at {url} now") == f"at {shown} now"
+
+    @pytest.mark.parametrize("secret", [*SECRETS, "redis://u:Pa55@h"])
+    def test_wherever_they_stand(self, secret, log, output) -> None:
+        log.info(f"saved {secret}", reason=f"x{secret}", status=[secret], counts={secret: 1})
+        logging.getLogger("other").warning(f"saved {secret}")
+        logging.getLogger("other").warning("saved %s", secret)
+        logging.getLogger("other").warning("saved %(key)s", {"key": secret})
+        logging.getLogger("gunicorn.error").warning("saved %s", secret)
+        assert secret not in output.take()
+
+    @pytest.mark.parametrize(
+        "text", ["://" + ":" * 10**6, "://a" * 10**6, "sk_test_" * 10**6, " " * 10**6, "@" * 10**6]
+    )
+    @pytest.mark.timeout(10)
+    def test_no_text_takes_long(self, text) -> None:
+        with logs.masking(["Ann Lee", "Ann"]):
+            assert len(logs.redact(text)) <= 200
+
+    @pytest.mark.parametrize("text", ["\udcff", "a\ud800b"])
+    def test_what_cannot_be_encoded_is_replaced(self, text, log, output) -> None:
+        assert logs.redact(text).encode()
+        log.info("saved", reason=text)
+        assert "?" in output.line["reason"]
+
+    def test_quote_takes_anything(self) -> None:
+        class Evil(Exception):
+            def __str__(self) -> str:
+                raise SystemExit
+
+        assert logs.quote(Evil()) == "<Evil>"
+        assert logs.quote(ValueError(f"no {SK}")) == "no sk_live_***"
+
+
+class TestMasking:
+    def test_values_are_masked_inside_and_only_inside(self, log, output) -> None:
+        log.info("hello Jenny")
+        with logs.masking(["Jenny", "Rosen"]):
+            log.info("hello Jenny", reason="of JENNY ROSEN", status=["jenny"], counts={"Rosen": 1})
+        log.info("hello Jenny")
+        before, inside, after = map(json.loads, output.take().splitlines())
+        assert before["event"] == after["event"] == "hello Jenny"
+        assert inside["event"] == "hello [personal]"
+        assert inside["reason"] == "of [personal] [personal]"
+        assert inside["status"] == ["[personal]"]
+        assert inside["counts"] == {"[personal]": 1}
+
+    def test_of_other_peoples_messages_and_keys_too(self, log, output) -> None:
+        with logs.masking(["Jenny"]):
+            logging.getLogger("crm").warning("saved Jenny")
+            log.info("saved", Jenny=1)
+        other, own = map(json.loads, output.take().splitlines())
+        assert other["event"] == "saved [personal]"
+        assert own["dropped"] == ["[personal]"]
+
+    def test_a_name_of_an_exception_or_function_too(self, log, output) -> None:
+        with logs.masking(["Jenny"]):
+            try:
+                raise type("JennyError", (Exception,), {})
+            except Exception:
+                log.exception("failed")
+        assert output.line["error"] == "[personal]Error"
+
+    def test_an_inner_block_does_not_unmask_the_outer_ones_values(self) -> None:
+        with logs.masking(["Ann Lee"]):
+            with logs.masking(["Ann", "Bob"]):
+                assert logs.redact("Ann Lee, Ann, Bob") == "[personal], [personal], [personal]"
+            assert logs.redact("Ann Lee, Bob") == "[personal], Bob"
+            with logs.masking([]):
+                assert logs.redact("Ann Lee") == "[personal]"
+        assert logs.redact("Ann Lee") == "Ann Lee"
+
+    def test_it_ends_with_an_exception(self) -> None:
+        with pytest.raises(KeyError), logs.masking(["Jenny"]):
+            raise KeyError
+        assert logs.redact("Jenny") == "Jenny"
+
+    def test_each_thread_has_its_own(self) -> None:
+        found = []
+        with logs.masking(["Jenny"]):
+            thread = threading.Thread(target=lambda: found.append(logs.redact("Jenny")))
+            thread.start()
+            thread.join()
+        assert found == ["Jenny"]
+
+    @pytest.mark.parametrize(
+        ("value", "text", "shown"),
+        [
+            ("1 Main St", "at 1  Main\nSt.", "at [personal]."),
+            ("Jenny ", "Jenny, Jennyfer", "[personal], [personal]fer"),
+            ("José", json.dumps({"name": "José"}), '{"name": "[personal]"}'),
+            ("O'Ne\"il", repr("O'Ne\"il"), "'[personal]'"),
+            ("a.c", "abc a.c", "abc [personal]"),
+            ("Li", "Li, outline, li_", "[personal], outline, li_"),
+            ("李", "姓李名四", "姓[personal]名四"),
+            ("12", "12 of 12", "12 of 12"),
+            ("", "a b", "a b"),
+            ("   ", "a   b", "a b"),
+        ],
+    )
+    def test_however_it_is_written(self, value, text, shown) -> None:
+        with logs.masking([value]):
+            assert logs.redact(text) == shown
+
+
+class TestOtherLoggers:
+    """gunicorn, RQ, stripe and warnings come out in the one format."""
+
+    @pytest.mark.parametrize(
+        ("name", "level", "message"),
+        [
+            ("gunicorn.error", "warning", "Worker (pid:42) exited"),
+            ("rq.worker", "error", "Job %s failed"),
+            ("stripe", "warning", "retrying %s"),
+            ("elsewhere", "info", "hello %s"),
+        ],
+    )
+    def test_in_one_format(self, name, level, message, output) -> None:
+        logger = logging.getLogger(name)
+        arguments = ("x",) if "%" in message else ()
+        getattr(logger, level)(message, *arguments)
+        line = output.line
+        assert line.pop("timestamp").endswith("Z")
+        assert line == {"event": message, "level": level, "logger": name}
+
+    @pytest.mark.parametrize("name", logs._QUIET)
+    def test_chatter_is_not_heard(self, name, output) -> None:
+        logging.getLogger(name).info("GET /v1/identity/verification_sessions/vs_1")
+        assert output.take() == ""
+
+    def test_gunicorns_arguments_are_kept_but_not_with_an_exception(self, output, canary) -> None:
+        logger = logging.getLogger("gunicorn.error")
+        logger.warning("Listening at: %s (%s)", "http://127.0.0.1:1", 42)
+        assert output.line["event"] == "Listening at: http://127.0.0.1:1 (42)"
+        try:
+            raise Quoting(canary)
+        except Quoting:
+            logger.exception("Error handling request %s", f"/?name={canary}")
+        assert output.line["event"] == "Error handling request %s"
+
+    @pytest.mark.parametrize(
+        "message", [Quoting("x"), {"name": "x"}, ["x"]], ids=["exception", "dict", "list"]
+    )
+    def test_a_message_that_is_no_text_may_quote_anything(self, message, output) -> None:
+        logging.getLogger("elsewhere").error(message)
+        assert output.line["event"] == f"<{type(message).__name__}>"
+
+    def test_extra_fields_are_not_taken(self, output, canary) -> None:
+        logging.getLogger("elsewhere").warning("hello", extra={"name_of_person": canary})
+        assert canary not in output.take()
+
+    def test_warnings(self, output) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            logging.captureWarnings(capture=False)  # anew: `catch_warnings` undid it
+            logging.captureWarnings(capture=True)
+            warnings.warn(f"do not use {SK}", UserWarning, stacklevel=1)
+        line = output.line
+        assert (line["logger"], line["level"]) == ("py.warnings", "warning")
+        assert "UserWarning: do not use sk_live_***" in line["event"]
+
+
+class TestFormats:
+    def test_the_console_shows_the_same_and_no_more(self, configured, canary) -> None:
+        output = configured(log_format="console")
+        try:
+            raise Quoting(canary)
+        except Quoting:
+            with logs.masking([canary]):
+                logs.get("t").exception(f"x {canary}", reason=f"{canary} {SK}", name=canary)
+                logging.getLogger("other").exception(f"y {canary} %s", canary)
+        text = output.take()
+        assert canary not in text
+        assert SK not in text
+        assert text.count("\n") == 2
+        assert "Quoting" in text
+
+    def test_auto_is_json_where_there_is_no_terminal(self, configured) -> None:
+        output = configured(log_format="auto")
+        logs.get("t").info("saved")
+        assert output.line["event"] == "saved"
+
+    def test_another_stream(self, output) -> None:
+        elsewhere = Output()
+        logs.configure(Settings(log_format="json"), elsewhere)
+        logs.get("t").info("saved")
+        assert elsewhere.line["event"] == "saved"
+        assert output.take() == ""
+
+    def test_the_level(self, configured) -> None:
+        output = configured(log_level="warning")
+        logs.get("t").info("unheard")
+        logs.get("t").warning("heard")
+        assert output.line["event"] == "heard"
+
+
+# Anything but what stands in every line anyway.
+personal = st.one_of(
+    st.text(st.characters(categories=["L", "M", "N"], min_codepoint=0xC0), min_size=6),
+    st.builds("Zq{}7Q".format, st.text(st.characters(exclude_categories=["Cs", "Z", "Cc"]))),
+)
+secret = st.builds(
+    "{}{}".format,
+    st.sampled_from(["whsec_", "sk_live_", "sk_test_", "rk_live_", "rk_test_"]),
+    st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_-", min_size=12),
+)
+around = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+PLACES: dict[str, Callable[[Any, str], None]] = {
+    "event": lambda log, text: log.info(text),
+    "value": lambda log, text: log.info("x", reason=text),
+    "object": lambda log, text: log.info("x", reason=Quoting(text)),
+    "list": lambda log, text: log.info("x", faults=["a", text]),
+    "dict": lambda log, text: log.info("x", counts={text: 1}),
+    "dict of texts": lambda log, text: log.info("x", counts={"a": text}),
+    "key": lambda log, text: log.info("x", **{text: 1}),
+    "hidden key": lambda log, text: log.info("x", **{"_" + text: text}),
+    "bound": lambda log, text: log.bind(subject=text).info("x"),
+    "argument": lambda log, text: log.info("x %s", text),
+    "exception": lambda log, text: log.info("x", exc_info=Quoting(text)),
+    "other's message": lambda _, text: logging.getLogger("other").info(text),
+    "other's argument": lambda _, text: logging.getLogger("other").info("%s", text),
+    "other's exception": lambda _, text: logging.getLogger("other").error(Quoting(text)),
+    "gunicorn's argument": lambda _, text: logging.getLogger("gunicorn.error").info("%s", text),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(personal=personal, secret=secret, before=around, after=around)
+def test_nothing_personal_and_no_secret_leaves_from_anywhere(
+    place, log_format, configured, personal, secret, before, after
+) -> None:
+    output = configured(log_format=log_format)
+    with logs.masking([personal]):
+        PLACES[place](logs.get("t"), f"{before}{personal}{after} {secret} {personal!r}")
+    text = output.take()
+    assert text, "something was logged"
+    if log_format == "json":
+        text += repr(json.loads(text)) + json.dumps(json.loads(text), ensure_ascii=False)
+    assert personal not in text
+    assert secret not in text

@@ -1,0 +1,55 @@
+"""The import contracts of pyproject.toml hold, and are seen to fail when broken."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LINTER = Path(sys.executable).with_name("lint-imports")
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [LINTER, "--no-cache"], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for package in ("service", "workers", "sandbox"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_they_hold() -> None:
+    assert lint(ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        ("service/inbox.py", "import workers.jobs", "The receiver never imports the workers"),
+        ("service/app.py", "import sandbox.state", "The receiver never imports the workers"),
+        ("workers/jobs.py", "import sandbox.state", "The workers do not import the sandbox"),
+        ("sandbox/state.py", "import service.event", "The sandbox shares nothing"),
+        ("sandbox/state.py", "import workers.router", "The sandbox shares nothing"),
+        ("service/signature.py", "import time", "Signature and event: no I/O, no clock"),
+        ("service/event.py", "import redis", "Signature and event: no I/O, no clock"),
+        ("workers/router.py", "import rq", "knows neither Redis nor RQ"),
+    ],
+)
+def test_each_is_seen_to_break(copy: Path, module: str, line: str, contract: str) -> None:
+    path = copy / module
+    path.write_text(path.read_text() + f"\n{line}\n")
+    answer = lint(copy)
+
+    assert answer.returncode == 1
+    broken = [said for said in answer.stdout.splitlines() if said.endswith("BROKEN")]
+    assert len(broken) == 1
+    assert contract in broken[0]

@@ -1,0 +1,174 @@
+"""`workers.plugins`: three doors, one rule, every fault of every plugin in one message."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from pydantic import SecretStr
+
+from service.settings import Settings
+from workers import plugins
+from workers.plugins import PluginError
+from workers.router import Handler
+
+ONE = """
+from workers import Verification, on
+
+@on("verified")
+def handle(v: Verification) -> None: ...
+"""
+NEEDY = ONE.replace('"verified"', '"verified", needs=["verified_outputs.dob"]')
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Write files into a folder that Python imports from."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write(**files: str) -> Path:
+        for name, text in files.items():
+            path = tmp_path / f"{name.replace('__', '/')}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(dedent(text), encoding="utf-8")
+        importlib.invalidate_caches()
+        return tmp_path
+
+    yield write
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def install(write: Write) -> Callable[..., None]:
+    """Put the metadata of a distribution beside the modules, as an installer does."""
+
+    def install(distribution: str, **points: str) -> None:
+        folder = write() / f"{distribution}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\n")
+        lines = [f"{name} = {target}" for name, target in points.items()]
+        text = "\n".join(["[identity_webhooks.handlers]", *lines, ""])
+        (folder / "entry_points.txt").write_text(text)
+        importlib.invalidate_caches()
+
+    return install
+
+
+def load(*handlers: str, restricted: bool = False) -> dict[str, Handler]:
+    key = SecretStr("rk_test_51Hb7Zk") if restricted else None
+    router = plugins.load(Settings(handlers=handlers, stripe_restricted_key=key))
+    return {handler.name: handler for handler in router.handlers}
+
+
+def faults(*handlers: str) -> list[str]:
+    with pytest.raises(PluginError) as caught:
+        load(*handlers)
+    heading, *lines = str(caught.value).split("\n")
+    assert heading == "plugins that cannot be used:"
+    return lines
+
+
+def test_what_is_built_in_comes_through_the_same_door() -> None:
+    assert load()["audit.log_event"].origin == "file workers.handlers.audit"
+
+
+def test_a_module_is_named_by_its_last_word(write) -> None:
+    write(acme__hooks=ONE)
+    assert load("acme.hooks")["hooks.handle"].origin == "HANDLERS acme.hooks"
+
+
+def test_an_object_in_a_module_or_deep_in_one(write) -> None:
+    write(
+        acme="""
+        from workers import on
+
+        class Crm:
+            @on("verified")
+            def save(self, v): ...
+
+        crm = Crm()
+        class registry:
+            second = Crm()
+        """
+    )
+    found = load("acme:crm", "acme:registry.second")
+    assert found["crm.save"].origin == "HANDLERS acme:crm"
+    assert found["second.save"].origin == "HANDLERS acme:registry.second"
+
+
+def test_an_installed_distribution(write, install) -> None:
+    write(acme=ONE)
+    install("acme-identity", acme="acme")
+    assert load()["acme.handle"].origin == "entry point acme of acme-identity"
+
+
+def test_the_order_is_files_paths_distributions(write, install) -> None:
+    write(first=ONE, second=ONE, third=ONE)
+    install("one", zulu="second")
+    install("two", alpha="third")
+    names = list(load("first"))
+    assert names[-3:] == ["first.handle", "alpha.handle", "zulu.handle"]
+    assert names[0] == "audit.log_event"
+
+
+def test_needs_take_a_restricted_key(write) -> None:
+    write(acme=NEEDY)
+    assert faults("acme") == [
+        "HANDLERS acme: acme.handle needs verified_outputs.dob: set STRIPE_RESTRICTED_KEY (rk_...)"
+    ]
+    assert load("acme", restricted=True)["acme.handle"].needs == {"verified_outputs.dob"}
+
+
+IMPORTS = {
+    "missing module": ("nowhere", "", "ModuleNotFoundError: No module named 'nowhere'"),
+    "missing object": ("acme:x", "", "AttributeError: module 'acme' has no attribute 'x'"),
+    "syntax": ("acme", "def", "SyntaxError: invalid syntax (acme.py, line 1)"),
+    "exit": ("acme", "import sys; sys.exit('stop')", "SystemExit: stop"),
+    "secret": ("acme", "raise OSError('redis://:pw@h')", "OSError: redis://***@h"),
+    "lines": ("acme", "raise OSError('a\\nb')", "OSError: a b"),
+    "str raises": (
+        "acme",
+        """
+        class Bad(Exception):
+            def __str__(self):
+                raise SystemExit
+        raise Bad
+        """,
+        "Bad: <Bad>",
+    ),
+}
+
+
+@pytest.mark.parametrize(("path", "source", "fault"), IMPORTS.values(), ids=IMPORTS)
+def test_a_plugin_that_cannot_be_imported(path, source, fault, write) -> None:
+    write(acme=source)
+    assert faults(path) == [f"HANDLERS {path}: cannot be imported: {fault}"]
+
+
+def test_every_fault_of_every_plugin_in_one_message(write, install) -> None:
+    write(
+        typo=ONE.replace('"verified"', '"verifed"'),
+        empty="",
+        needy=NEEDY,
+        good=ONE,
+        twin__good=ONE,
+        broken="import nowhere",
+    )
+    install("acme", acme="broken")
+    assert [
+        line.split(":")[0] for line in faults("typo", "empty", "needy", "good", "twin.good")
+    ] == [
+        "HANDLERS typo",
+        "HANDLERS empty",
+        "HANDLERS twin.good",
+        "entry point acme of acme",
+        "HANDLERS needy",
+    ]

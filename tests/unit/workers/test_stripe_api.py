@@ -1,0 +1,145 @@
+"""`StripeFailure.of`: each answer that is no success, as the SDK raises it, in a word."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import stripe
+
+from workers.stripe_api import StripeApi, StripeFailure
+
+HTML = "<html><body><h1>502 Bad Gateway</h1></body></html>"
+
+
+def raised(status: int, body: str, headers: dict[str, str], api_mode: str) -> stripe.StripeError:
+    """Return what the SDK raises for this answer: its own mapping, from bytes on."""
+
+    class Answer(stripe.HTTPClient):
+        name = "test"
+
+        def request(self, *_args: object, **_kwargs: object) -> tuple[str, int, dict[str, str]]:
+            return body, status, headers
+
+        def close(self) -> None: ...
+
+    client = stripe.StripeClient("sk_test_x", http_client=Answer())
+    v1, v2 = client.v1.identity.verification_sessions, client.v2.core.events
+    with pytest.raises(stripe.StripeError) as caught:
+        v2.retrieve("evt_1") if api_mode == "V2" else v1.retrieve("vs_1")
+    return caught.value
+
+
+def failure(
+    status: int,
+    code: str | None = None,
+    kind: str = "api_error",
+    headers: dict[str, str] | None = None,
+    api_mode: str = "V1",
+) -> StripeFailure:
+    error = {"type": kind, "message": "A sentence that may quote anything.", "code": code}
+    body = json.dumps({"error": {k: v for k, v in error.items() if v is not None}})
+    return StripeFailure.of(raised(status, body, headers or {}, api_mode))
+
+
+@pytest.mark.parametrize("api_mode", ["V1", "V2"])
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "may_pass"),
+    [
+        (400, "parameter_unknown", "invalid", False),
+        (400, "rate_limit", "busy", True),
+        (401, None, "key", True),
+        (401, "api_key_expired", "key", True),
+        (402, "card_declined", "invalid", False),
+        (403, None, "key", True),
+        (404, "resource_missing", "missing", False),
+        (409, "idempotency_key_in_use", "busy", True),
+        (429, "rate_limit", "busy", True),
+        (429, "lock_timeout", "busy", True),
+        (429, None, "busy", True),
+        (424, "external_dependency_failed", "invalid", False),
+        (500, None, "broken", True),
+        (502, None, "broken", True),
+        (503, "lock_timeout", "busy", True),
+    ],
+)
+def test_stripes_errors(status, code, kind, may_pass, api_mode) -> None:
+    found = failure(status, code, api_mode=api_mode)
+    assert (found.kind, found.status, found.code) == (kind, status, code)
+    assert found.may_pass is may_pass
+    assert str(found) == " ".join(filter(None, [kind, str(status), code]))
+
+
+@pytest.mark.parametrize("status", [400, 409])
+def test_idempotency_errors(status) -> None:
+    found = failure(status, "idempotency_key_in_use", kind="idempotency_error")
+    assert found.kind == ("busy" if status == 409 else "invalid")
+
+
+@pytest.mark.parametrize("body", [HTML, "", "[]", "null", '"busy"', '{"errors": []}'])
+@pytest.mark.parametrize("status", [400, 404, 408, 413, 500, 502, 503, 504])
+def test_a_page_of_somebody_between_says_nothing_of_the_session(status, body) -> None:
+    found = StripeFailure.of(raised(status, body, {}, "V1"))
+    assert (found.kind, found.status, found.code) == ("broken", status, None)
+    assert found.may_pass
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, "key"), (403, "key"), (429, "busy")])
+def test_but_a_status_that_speaks_for_itself_is_believed(status, kind) -> None:
+    assert StripeFailure.of(raised(status, HTML, {}, "V1")).kind == kind
+
+
+def test_an_answer_of_200_that_is_no_json() -> None:
+    assert StripeFailure.of(raised(200, HTML, {}, "V1")).kind == "broken"
+
+
+def test_no_answer_at_all() -> None:
+    found = StripeFailure.of(stripe.APIConnectionError("https://user:pass@api.stripe.com"))
+    assert (found.kind, found.status, found.may_pass) == ("unreachable", None, True)
+    assert str(found) == "unreachable"
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        ("0.5", 0.5),
+        ("-3", 0.0),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("", None),
+        ("nan", None),
+        ("inf", 3600.0),
+        ("86400", 3600.0),
+    ],
+)
+@pytest.mark.parametrize("name", ["Retry-After", "retry-after"])
+def test_retry_after(name, header, seconds) -> None:
+    assert failure(429, "rate_limit", headers={name: header}).retry_after == seconds
+
+
+def test_the_request_id_is_kept() -> None:
+    assert failure(500, headers={"Request-Id": "req_1"}).request_id == "req_1"
+    assert failure(500).request_id is None
+
+
+def test_neither_text_nor_cause_holds_what_stripe_said(canary) -> None:
+    class Answer(stripe.HTTPClient):
+        name = "test"
+
+        def request(self, *_args: object, **_kwargs: object) -> tuple[str, int, dict[str, str]]:
+            return json.dumps({"error": {"type": "x", "message": canary}}), 400, {}
+
+    api = StripeApi("sk_test_x")
+    api._sessions = stripe.StripeClient(  # type: ignore[assignment]
+        "sk_test_x", http_client=Answer()
+    ).v1.identity.verification_sessions
+    with pytest.raises(StripeFailure) as caught:
+        api.retrieve_session("vs_1")
+    assert canary not in repr(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_the_sdk_sends_no_telemetry() -> None:
+    stripe.enable_telemetry = True
+    StripeApi("sk_test_x")
+    assert stripe.enable_telemetry is False
