@@ -153,6 +153,7 @@ class TestEvents:
             )
             assert inbox.accept(event) is Accepted.NEW
             keys.append(event.key)
+            time.sleep(0.002)  # no two die in the same millisecond
             if state == "pending":
                 continue
             claim = inbox.claim(event.key)
