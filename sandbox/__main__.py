@@ -105,7 +105,11 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
             world.load(store.load())
         with world.step():
             for url, own_secret, form in targets:
-                if all((e.url, e.form) != (url, form) for e in world.endpoints.values()):
+                known = (e for e in world.endpoints.values() if (e.url, e.form) == (url, form))
+                if endpoint := next(known, None):
+                    # From an earlier run: the secret given now is the one that counts.
+                    world.change_endpoint(endpoint, secrets=[(own_secret, None)])
+                else:
                     world.add_endpoint(
                         str(url), secret=own_secret, form=form, enabled_events=all_events(form)
                     )
