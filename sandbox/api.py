@@ -28,11 +28,11 @@ from sandbox.operations import (
     Operation,
     masked,
 )
-from sandbox.state import DAY, Illegal, World
+from sandbox.state import Illegal, World
 from sandbox.wire import ApiError
 
-#: docs.stripe.com/api/idempotent_requests: at least 24 hours, up to 255 characters.
-IDEMPOTENCY_LIFETIME, IDEMPOTENCY_KEY_LENGTH = DAY, 255
+#: docs.stripe.com/api/idempotent_requests.
+IDEMPOTENCY_KEY_LENGTH = 255
 
 #: Status, body, headers.
 Reply = tuple[int, str, dict[str, str]]
@@ -141,8 +141,7 @@ class Api:
             created=self.world.now(),
         )
         with self.world.step() as world:
-            known = world.answers.get(mine.id)
-            if known and known.created > world.now() - IDEMPOTENCY_LIFETIME:
+            if known := world.answer_to(mine.id):
                 return self._again(known, mine, name)
             world.begin_answer(mine)
         # Not saved: an answer that only says what is wrong with the request.

@@ -51,6 +51,8 @@ SENSITIVE_LIFETIME = 2 * DAY
 #: Both secrets work for up to this long while one is rolled (docs.stripe.com/webhooks).
 ROLL_OVERLAP = DAY
 MAX_ENDPOINTS = 16
+#: docs.stripe.com/api/idempotent_requests: at least 24 hours.
+IDEMPOTENCY_LIFETIME = DAY
 
 #: Seconds between tries. Docs: test mode 3 tries over a few hours, live mode up to 3 days with
 #: exponential back-off. The single intervals are not published: these are our guess.
@@ -686,9 +688,21 @@ class World:
         """Make, change or revoke an API key."""
         self._keep(self.keys, key)
 
+    def answer_to(self, id_: str) -> Answer | None:
+        """Return what was answered under an idempotency key, for 24 hours."""
+        answer = self.answers.get(id_)
+        return answer if answer and not self._expired(answer) else None
+
     def begin_answer(self, answer: Answer) -> None:
-        """Note that a request with this idempotency key is under way."""
+        """Note that a request with this idempotency key is under way; forget those of old."""
+        self.answers.pop(answer.id, None)
         self._keep(self.answers, answer)
+        for old in list(itertools.takewhile(self._expired, self.answers.values())):
+            del self.answers[old.id]
+            self._touched[type(old).__name__, old.id] = None
+
+    def _expired(self, answer: Answer) -> bool:
+        return answer.created <= self.now() - IDEMPOTENCY_LIFETIME
 
     def end_answer(self, answer: Answer, status: int, body: str, session: str | None) -> None:
         """Keep what was answered; status 0 forgets the key, as if it had never been used."""

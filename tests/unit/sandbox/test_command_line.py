@@ -39,6 +39,7 @@ def run(api: Api, monkeypatch: pytest.MonkeyPatch) -> Any:
         ("requires_input", 3),
         ("canceled", 2),
         ("redacted", 4),
+        ("identity.verification_session.verified", 3),
     ],
 )
 def test_trigger(run: Any, api: Api, event: str, count: int) -> None:

@@ -455,6 +455,7 @@ def test_what_is_kept_for_a_key_and_for_how_long(api: Api) -> None:
     api.control("clock", advance=DAY)
     later = api.post(SESSIONS, "type=document", Idempotency_Key="key-1")
     assert "Idempotent-Replayed" not in later.headers
+    assert len(api.world.answers) == 1, "what has expired is forgotten"
 
     session = api.create()["id"]
     api.control(f"sessions/{session}/submit", hold=True)
