@@ -54,6 +54,24 @@ class Sandbox:
             self.control(f"sessions/{session.id}/submit", outcome=outcome)
         return session
 
+    def session_and_thin_event(self) -> tuple[VerificationSession, str]:
+        """Create a session, and return the id of its `created` event in the thin form too."""
+        endpoints, auth = f"{self.url}/v1/webhook_endpoints", (KEY, "")
+        made = requests.post(
+            endpoints,
+            {
+                "url": "http://127.0.0.1:9/",
+                "enabled_events[]": "v1.identity.verification_session.created",
+                "event_payload": "thin",
+            },
+            auth=auth,
+            timeout=10,
+        ).json()
+        session = self.session()
+        deliveries = self.control("deliveries", "GET")
+        requests.delete(f"{endpoints}/{made['id']}", auth=auth, timeout=10)
+        return session, next(d["event"] for d in deliveries if d["session"] == session.id)
+
     def fault(self, kind: str, **fields: Any) -> None:
         """Spoil answers of the API; by default one."""
         self.control("faults", kind=kind, **{"next": 1, **fields})
@@ -108,16 +126,17 @@ class Desk:
         *,
         account: str | None = None,
         age: int = 0,
+        **fields: Any,
     ) -> Event:
         """Take an event in, as the receiver does."""
+        given = {"id": f"evt_{next(self._number)}", "form": "snapshot", **fields}
         event = Event(
-            id=f"evt_{next(self._number)}",
             kind=kind,
-            form="snapshot",
             session=session if isinstance(session, str) else session.id,
             created=int(time.time()) - age,
             livemode=False,
             account=account,
+            **given,
         )
         assert self.inbox.accept(event) is Accepted.NEW
         return event

@@ -11,7 +11,7 @@ from service.inbox import Accepted, Inbox
 from tests.conftest import wait_until
 
 PLUGIN = """
-import logging, warnings
+import logging, threading, warnings
 from workers import Verification, on
 
 @on("*", retries=0)
@@ -20,6 +20,9 @@ def quoting(v: Verification) -> None:
     v.log.info(f"saved {name}", subject=name, name=name)
     logging.getLogger("acme").error(f"saved {name}: %s", name)
     logging.getLogger("acme").error(ValueError(name))
+    thread = threading.Thread(target=lambda: logging.getLogger("thread").error(f"saved {name}"))
+    thread.start()
+    thread.join()
     warnings.warn(f"no umlaut in {name}")
     raise ValueError(name)
 """
@@ -57,6 +60,7 @@ def test_of_a_worker(server, redis, sandbox, processes, tmp_path, canary) -> Non
         ("handler", "saved [personal]"),
         ("acme", "saved [personal]: %s"),
         ("acme", "<ValueError>"),
+        ("thread", "saved [personal]"),
         ("workers.jobs", "handler_failed"),
     } <= said
     assert any(line["logger"] == "py.warnings" for line in read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import sys
 import threading
@@ -124,6 +125,42 @@ class TestOneEvent:
         assert counts["settled|done|verified"] == counts["handler_runs|p.handle|done"] == 1
         (line,) = desk.logged("event_settled")
         assert (line["event_id"], line["state"]) == (event.id, "done")
+
+
+class TestBothForms:
+    """An account with destinations of both forms gets each change twice, under two ids."""
+
+    @pytest.mark.parametrize("first", ["thin", "snapshot"])
+    def test_one_change_is_handled_once(self, first, desk) -> None:
+        session, thin_id = desk.sandbox.session_and_thin_event()
+        snapshot_id = desk.sandbox.api().retrieve_thin_event(thin_id).snapshot_event
+        forms = [("thin", thin_id), ("snapshot", snapshot_id)]
+        for form, id_ in forms if first == "thin" else reversed(forms):
+            desk.accept("created", session, id=id_, form=form)
+        seen = Seen()
+        processor = desk.processor(seen.handler("*"))
+        for _ in range(3):
+            desk.turn(processor)
+        assert [v.idempotency_key for v in seen] == [f"{snapshot_id}:p.handle"]
+        thin, snapshot = (desk.inbox.find(id_) for _, id_ in forms)
+        assert (thin.state, thin.outcome, thin.reason) == ("done", "twin", snapshot_id)
+        assert statuses(snapshot) == {"p.handle": ("done", 1)}
+
+    def test_its_other_form_may_come_days_later(self, desk) -> None:
+        session, thin_id = desk.sandbox.session_and_thin_event()
+        seen = Seen()
+        thin = desk.accept("created", session, id=thin_id, form="thin")
+        assert desk.settle(desk.processor(seen.handler("*")), thin).state == "done"
+        snapshot_id = desk.sandbox.api().retrieve_thin_event(thin_id).snapshot_event
+        assert seen[0].idempotency_key == f"{snapshot_id}:p.handle"
+        late = dataclasses.replace(thin, id=snapshot_id, form="snapshot")
+        assert desk.inbox.accept(late) is Accepted.DONE
+
+    def test_one_that_stripe_keeps_no_more_is_its_own(self, desk) -> None:
+        seen = Seen()
+        event = desk.accept("created", desk.sandbox.session(), form="thin")
+        assert desk.settle(desk.processor(seen.handler("*")), event).state == "done"
+        assert seen[0].idempotency_key == f"{event.id}:p.handle"
 
 
 class TestAnswers:
