@@ -17,6 +17,7 @@ iw:last:<account>:<vs>      string 400 d   kind of the last event of a session t
 iw:pause                    string itself  why no event is taken for a while
 iw:turn:<what>              string period  some process is on it in this period
 iw:watermark                int    -       since when reconciliation has to look (unix seconds)
+iw:budget                   int    5 s     until when the rate of API calls is used up (ms)
 iw:seq                      int    -       number of the last wake-up
 iw:metrics                  hash   -       counters (service/metrics.py)
 rq:job:<event key>-<number> hash   -       RQ's job, one per wake-up
@@ -91,6 +92,7 @@ _NAMES: dict[str, str | int] = {
     "DUE": _DUE,
     "DEAD": _DEAD,
     "PAUSE": _PAUSE,
+    "BUDGET": "iw:budget",
     "SEQUENCE": "iw:seq",
     "QUEUE": _QUEUE_KEY,
     "LEASE": round(LEASE * 1000),
@@ -129,6 +131,7 @@ class Refused(StrEnum):
     EARLY = "early"
     BUSY = "busy"
     PAUSED = "paused"
+    THROTTLED = "throttled"
     QUARANTINED = "quarantined"
 
 
@@ -248,9 +251,16 @@ class Inbox:
     """The state machine of events, on one Redis. Every method may raise `redis.RedisError`."""
 
     def __init__(
-        self, client: redis.Redis, *, limit: int = 100_000, reopen_dead: bool = False
+        self,
+        client: redis.Redis,
+        *,
+        limit: int = 100_000,
+        reopen_dead: bool = False,
+        api_rate: int = 0,
     ) -> None:
+        """`api_rate`: calls of Stripe's API a second that all workers share; 0 for no limit."""
         self._redis = client
+        self._api_rate = api_rate
         self._limit = limit
         self._reopen_dead = int(reopen_dead)
         self._scripts = {
@@ -277,7 +287,7 @@ class Inbox:
 
     def take(self) -> Claim | Refused | None:
         """Pop the next wake-up and claim its event, in one step; None when there is none."""
-        answer = self._run("take")
+        answer = self._run("take", self._api_rate)
         return _claim(answer) if answer else None
 
     def claim(self, key: str) -> Claim | Refused:

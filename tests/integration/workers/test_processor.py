@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import socket
 import sys
 import threading
@@ -675,11 +676,27 @@ class TestRedisFails:
         with monkeypatch.context() as patch:
             patch.setattr(Inbox, "record", fail)
             desk.turn(processor)
-        assert desk.record(event).reason == "processing failed"
-        assert desk.logged("processing_failed")[0]["error"] == "ConnectionError"
+        assert desk.record(event).reason == "redis failed"
+        assert desk.logged("redis_failed")[0]["error"] == "ConnectionError"
         record = desk.settle(processor, event)
         assert statuses(record) == {"p.handle": ("done", 1)}
         assert len(seen) == 2, "at least once: it ran, and nobody could know"
+
+
+def test_a_fault_of_ours_does_not_go_round_for_ever(desk, monkeypatch) -> None:
+    def fault(_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(jobs.Outcome, "of", fault)
+    monkeypatch.setattr(jobs, "MAX_FAULTS", 3)
+    monkeypatch.setattr(jobs, "FETCH_CAP", 0.05)
+    event = desk.accept("created", desk.sandbox.session())
+    record = desk.settle(desk.processor(Seen().handler("*")), event)
+
+    assert record.state == "dead"
+    assert re.match(r"processing failed: ValueError at .*jobs.py:\d+ _fetch", record.reason)
+    assert len(desk.logged("processing_failed")) == 4
+    assert statuses(record) == {}
 
 
 def test_a_job_without_our_worker_says_how_to_start_one() -> None:
