@@ -1,5 +1,6 @@
 """A sandbox as its users run it: a process of its own, talked to over HTTP."""
 
+import base64
 import json
 import queue
 import subprocess
@@ -7,8 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,54 +35,49 @@ class Received:
         return json.loads(self.body)
 
 
-@dataclass
 class Listener:
-    """An endpoint that remembers what it got and answers what it is told."""
+    """An endpoint in a process of its own, that tells what it got and answers what it is told."""
 
-    url: str
-    received: "queue.Queue[Received]" = field(default_factory=queue.Queue)
-    #: Statuses to answer next; then 200.
-    answers: list[int] = field(default_factory=list)
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout
+        self._lines = process.stdout
+        self.url = json.loads(self._lines.readline())["url"]
+        self._received: queue.Queue[Received] = queue.Queue()
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+
+    def answer(self, *statuses: int) -> None:
+        """Answer these statuses next; then 200."""
+        requests.post(f"{self.url}/_answers", json=statuses, timeout=5).raise_for_status()
 
     def next(self, timeout: float = 5.0) -> Received:
-        return self.received.get(timeout=timeout)
+        return self._received.get(timeout=timeout)
 
     def silent(self, seconds: float = 0.3) -> bool:
         try:
-            self.received.get(timeout=seconds)
+            self._received.get(timeout=seconds)
         except queue.Empty:
             return True
         return False
 
+    def _read(self) -> None:
+        for line in self._lines:
+            got = json.loads(line)
+            self._received.put(Received(**got | {"body": base64.b64decode(got["body"])}))
+
 
 @pytest.fixture
 def listener() -> Iterator[Listener]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            got = Received(self.path, dict(self.headers), body, time.time())
-            status = target.answers.pop(0) if target.answers else 200
-            self.send_response(status)
-            if 300 <= status < 400:
-                self.send_header("Location", f"{target.url}/elsewhere")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            target.received.put(got)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    target = Listener(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield target
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    process = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("listener.py")], stdout=subprocess.PIPE, text=True
+    )
+    listener = Listener(process)
+    yield listener
+    process.kill()
+    process.wait(5)
+    listener.reader.join(5)
+    assert process.stdout
+    process.stdout.close()
 
 
 @dataclass

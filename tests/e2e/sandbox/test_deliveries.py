@@ -62,7 +62,7 @@ def test_thin_events_are_parsed_and_fetched_by_the_sdk(run: Any, listener: Any) 
 def test_a_failed_delivery_is_tried_again_with_a_fresh_signature(
     delivering: Any, listener: Any
 ) -> None:
-    listener.answers += [500, 301]
+    listener.answer(500, 301)
     create(delivering)
     first, second, third = (listener.next() for _ in range(3))
     assert first.json["id"] == second.json["id"] == third.json["id"]
@@ -75,7 +75,7 @@ def test_a_failed_delivery_is_tried_again_with_a_fresh_signature(
 def test_after_three_tries_it_is_given_up_and_can_be_sent_again(
     delivering: Any, listener: Any
 ) -> None:
-    listener.answers += [500] * 3
+    listener.answer(*[500] * 3)
     create(delivering)
     bodies = [listener.next().json for _ in range(3)]
     (delivery,) = settled(delivering)
@@ -186,7 +186,7 @@ def test_a_delivery_the_sdk_refuses(
     delivering: Any, listener: Any, kind: str, message: str
 ) -> None:
     delivering.control("POST", "faults", kind=kind, next=1)
-    listener.answers.append(400)
+    listener.answer(400)
     create(delivering)
     bad, good = listener.next(), listener.next()
     with pytest.raises(stripe.SignatureVerificationError, match=message):
@@ -251,7 +251,7 @@ def test_a_rolled_secret_signs_beside_the_new_one_until_it_expires(
 
 def test_a_disabled_endpoint_gets_what_is_due_when_it_is_enabled(run: Any, listener: Any) -> None:
     sandbox = run("--deliver-to", listener.url, "--secret", SECRET)
-    listener.answers.append(500)
+    listener.answer(500)
     create(sandbox)
     listener.next()
     client = sandbox.client()
@@ -265,7 +265,7 @@ def test_a_disabled_endpoint_gets_what_is_due_when_it_is_enabled(run: Any, liste
 
 def test_a_deleted_endpoint_gets_nothing_more(run: Any, listener: Any) -> None:
     sandbox = run("--deliver-to", listener.url, "--secret", SECRET)
-    listener.answers.append(500)
+    listener.answer(500)
     create(sandbox)
     listener.next()
     client = sandbox.client()
@@ -282,7 +282,7 @@ def test_the_live_schedule_goes_on_for_three_days(run: Any, listener: Any) -> No
         "--deliver-to", listener.url, "--secret", SECRET, "--retries", "live",
         "--retry-after-scale", "1",
     )  # fmt: skip
-    listener.answers += [500] * 9
+    listener.answer(*[500] * 9)
     create(sandbox)
     waits = []
     for _ in range(9):

@@ -1,0 +1,46 @@
+"""A webhook endpoint in a process of its own, as a user's application would be.
+
+Prints its address, then a JSON line for every request it got. `POST /_answers` with a JSON list
+says which statuses to answer next; then 200.
+"""
+
+import base64
+import json
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+answers: list[int] = []
+
+
+def say(**line: object) -> None:
+    print(json.dumps(line), flush=True)  # noqa: T201  # this is how it reports
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        status = 200
+        if self.path == "/_answers":
+            answers.extend(json.loads(body))
+        else:
+            status = answers.pop(0) if answers else 200
+        self.send_response(status)
+        if 300 <= status < 400:
+            self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        if self.path != "/_answers":
+            packed = base64.b64encode(body).decode()
+            say(path=self.path, headers=dict(self.headers), body=packed, time=time.time())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    say(url=f"http://127.0.0.1:{server.server_port}")
+    server.serve_forever()
