@@ -6,6 +6,10 @@ The settings and their limits: https://docs.gunicorn.org/en/stable/settings.html
 import os
 from pathlib import Path
 
+from service.process import keep_memory_private
+
+keep_memory_private()
+
 # No `bind`: gunicorn takes 0.0.0.0:$PORT where a platform sets PORT, else 127.0.0.1:8000.
 
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))

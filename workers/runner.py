@@ -31,7 +31,7 @@ from rq import Queue, SimpleWorker
 from rq.exceptions import DequeueTimeout, StopRequested
 from rq.job import Job
 
-from service import connection, logs
+from service import connection, logs, process
 from service.inbox import QUEUE, Claim, Inbox
 from service.metrics import Metrics
 from service.settings import Settings
@@ -61,6 +61,7 @@ def work(settings: Settings) -> int:
         plugins.PluginError: a plugin cannot be used.
         connection.UnsafeRedis: Redis would lose events.
     """
+    process.keep_memory_private()
     router = plugins.load(settings)
     stop = _stop_on_signals()
     if not _wait_for_redis(settings, stop):
@@ -85,6 +86,7 @@ def sweep_for_ever(settings: Settings) -> int:
 
     Any number of them may run: each event is moved by one of them, each pass made by one.
     """
+    process.keep_memory_private()
     stop = _stop_on_signals()
     if not _wait_for_redis(settings, stop):
         return 0
@@ -236,8 +238,11 @@ def _rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker
                     raise StopRequested from None
                 raise
 
-        def clean_registries(self) -> None:
+        def run_maintenance_tasks(self) -> None:
             """RQ's registries hold nothing of ours, and one forged job in them would stop it."""
+
+        def subscribe(self) -> None:
+            """Listen to no commands: whoever can publish could stop workers. Signals do that."""
 
         def _install_signal_handlers(self) -> None:
             """Leave the handlers of `_stop_on_signals` in place."""
