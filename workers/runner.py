@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import redis
 from rq import Queue, SimpleWorker
@@ -148,34 +148,31 @@ class Threads:
         self._free = threading.Semaphore(count)
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="event")
 
-    def take(self, wait: float) -> Claim | None:
-        """Claim the next event if a thread is free for it, or becomes so within `wait` seconds.
+    def run_next(self, wait: float) -> None:
+        """Run the next event on a thread, if one is free for it or becomes so in `wait` seconds.
 
-        May raise `redis.RedisError`.
+        An event whose last worker died runs alone, so that should it be what kills workers, it
+        takes nothing with it and no other event is suspected.
+
+        May raise `redis.RedisError`, with nothing in hand.
         """
         if not self._free.acquire(timeout=wait):
-            return None
+            return
         claim = None
         try:
             claim = self._processor.take()
         finally:
             if claim is None:
                 self._free.release()
-        return claim
-
-    def run(self, claim: Claim) -> None:
-        """Run a claimed event on a thread of its own.
-
-        One whose last worker died runs alone, so that should it be what kills workers, it takes
-        nothing with it and no other event is suspected.
-        """
-        if claim.lapses:
-            for _ in range(self._count - 1):
-                self._free.acquire()
-        self._pool.submit(self._run, claim)
-        if claim.lapses:
+        if claim is None:
+            return
+        others = self._count - 1 if claim.lapses else 0
+        for _ in range(others):
             self._free.acquire()
-            self._free.release(self._count)
+        done = self._pool.submit(self._run, claim)
+        if others:
+            done.result()
+            self._free.release(others)
 
     def drain(self) -> None:
         """Wait until everything that runs has ended; the watch sees to it that it does."""
@@ -191,11 +188,6 @@ class Threads:
 def _rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker:
     """Return RQ's worker on our one queue, popping and running as this module says."""
 
-    class WakeUp(Job):
-        """What RQ passes from the pop to the run: the claimed event."""
-
-        claim: Claim
-
     class InboxQueue(Queue):
         """The queue, popped by the inbox."""
 
@@ -203,29 +195,24 @@ def _rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker
         def dequeue_any(  # type: ignore[override]  # the rest is about how to fetch a job
             cls, queues: Iterable[Queue], timeout: int | None, connection: redis.Redis, **_: Any
         ) -> tuple[Job, Queue] | None:
-            """Wait for a wake-up and claim its event; raise DequeueTimeout when there is none."""
+            """Run what comes within `timeout` seconds, then let RQ's loop beat and come back."""
             (queue,) = queues
+            wait = timeout or 1
+            deadline = time.monotonic() + wait
+            while not stop.requested and time.monotonic() < deadline:
+                # From the head to the head: it waits for a wake-up and takes nothing.
+                if connection.blmove(queue.key, queue.key, wait, "LEFT", "LEFT") is None:
+                    break
+                threads.run_next(wait)
             if stop.requested:
                 raise StopRequested
-            wait = timeout or 1
-            # From the head to the head: it waits for a wake-up and takes nothing.
-            if connection.blmove(queue.key, queue.key, wait, "LEFT", "LEFT") is not None:
-                claim = threads.take(wait)
-                if claim is not None:
-                    job = WakeUp(f"{claim.event.key}-{claim.token}", connection=connection)
-                    job.claim = claim
-                    return job, queue
             raise DequeueTimeout(wait, queue.key)
 
     class ThreadedWorker(SimpleWorker):
-        """RQ's worker, running what it pops on threads, with our signal handlers."""
+        """RQ's worker, with a queue that runs what it pops, and our signal handlers."""
 
         queue_class = InboxQueue
-        job_class = WakeUp
         max_connection_wait_time = 2.0
-
-        def execute_job(self, job: Job, queue: Queue) -> None:
-            threads.run(cast("WakeUp", job).claim)
 
         def heartbeat(self, *args: Any, **kwargs: Any) -> None:
             """Stop also while Redis is away, when RQ retries here and never reaches the pop."""
