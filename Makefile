@@ -17,8 +17,8 @@ demo: $(VENV) ## the whole path on this machine: every event, to the end, in a t
 dev: $(VENV) ## the same processes, to work with; Ctrl-C stops them (PORT, SANDBOX_PORT, REDIS_PORT)
 	@$(BIN)/python -m deploy.local
 
-.PHONY: test lint types contracts unit integration coverage e2e
-test: lint types contracts unit integration coverage e2e ## everything that must hold; stops at the first group that does not
+.PHONY: test lint types contracts unit integration e2e coverage
+test: lint types contracts unit integration e2e coverage ## everything that must hold; stops at the first group that does not
 	@echo "== all groups passed"
 lint: $(VENV) ## style and formatting
 	@echo "== lint"
@@ -34,16 +34,19 @@ contracts: $(VENV) ## who may import whom
 unit: $(VENV) ## no I/O
 	@echo "== unit"
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests/unit
+	@$(PYTEST) -n 2 tests/unit
 integration: $(VENV) ## on a real Redis
 	@echo "== integration"
-	@$(BIN)/coverage run --append -m pytest tests/integration
-coverage: $(VENV) ## of the last unit and integration runs, branches included
-	@echo "== coverage"
-	@$(BIN)/coverage report --skip-covered
+	@$(PYTEST) -n 2 tests/integration
 e2e: $(VENV) ## real processes only
 	@echo "== e2e"
-	@$(BIN)/python -m pytest tests/e2e
+	@$(PYTEST) -n 4 tests/e2e
+coverage: $(VENV) ## of the last unit, integration and e2e runs, branches and processes included
+	@echo "== coverage"
+	@$(BIN)/coverage combine -q --append
+	@$(BIN)/coverage report --skip-covered
+
+PYTEST = $(BIN)/coverage run -m pytest -q --no-header
 
 .PHONY: bench chaos
 bench: $(VENV) ## how fast, with the numbers printed

@@ -105,7 +105,11 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
             world.load(store.load())
         with world.step():
             for url, own_secret, form in targets:
-                if all((e.url, e.form) != (url, form) for e in world.endpoints.values()):
+                known = (e for e in world.endpoints.values() if (e.url, e.form) == (url, form))
+                if endpoint := next(known, None):
+                    # From an earlier run: the secret given now is the one that counts.
+                    world.change_endpoint(endpoint, secrets=[(own_secret, None)])
+                else:
                     world.add_endpoint(
                         str(url), secret=own_secret, form=form, enabled_events=all_events(form)
                     )
@@ -268,7 +272,7 @@ def complete(sandbox: Remote, /, session: str) -> None:
 
 
 @main.command()
-@click.argument("event", type=click.Choice(CHANGES), metavar="EVENT")
+@click.argument("event", type=click.Choice([*CHANGES, *EVENT_TYPES]), metavar="EVENT")
 @click.option(
     "--outcome",
     type=click.Choice(list(LAST_ERRORS)),
@@ -281,8 +285,8 @@ def complete(sandbox: Remote, /, session: str) -> None:
 def trigger(sandbox: Remote, /, event: str, outcome: str) -> None:
     """Make an event happen, by taking a new session there step by step.
 
-    EVENT is created, processing, verified, requires_input, canceled or redacted. Prints the
-    session and every event on the way.
+    EVENT is created, processing, verified, requires_input, canceled or redacted, with or without
+    identity.verification_session. before it. Prints the session and every event on the way.
 
     \b
     Examples:
@@ -291,7 +295,7 @@ def trigger(sandbox: Remote, /, event: str, outcome: str) -> None:
     """
     session = sandbox.create({"type": "document"})["id"]
     path = f"sessions/{session}"
-    match event:
+    match event.rpartition(".")[2]:
         case "processing":
             sandbox.control(f"{path}/submit", hold=True)
         case "verified":

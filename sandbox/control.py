@@ -3,15 +3,16 @@
 Bodies are JSON or forms. None of this exists at Stripe.
 """
 
+import secrets
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from flask import Flask, Response, jsonify, request
 
 from sandbox import checks
-from sandbox.api import PERMISSIONS, new_key
 from sandbox.faults import Faults
 from sandbox.objects import Delivery, Endpoint, Event, Json, Key, Session, endpoint_view
+from sandbox.operations import PERMISSIONS
 from sandbox.state import DAY, ROLL_OVERLAP, World
 from sandbox.wire import ApiError
 
@@ -222,7 +223,8 @@ def install(app: Flask, world: World, faults: Faults) -> None:  # noqa: PLR0915 
                 f"Unknown: {', '.join(unknown) or body.kind}. A key is restricted or secret;"
                 f" permissions are {', '.join(PERMISSIONS)}.",
             )
-        key = new_key(body.kind, body.permissions)
+        prefix = "rk_test_" if body.kind == "restricted" else "sk_test_"
+        key = Key(id=f"{prefix}{secrets.token_hex(16)}", permissions=body.permissions)
         with world.step():
             world.set_key(key)
             return jsonify(key=key.id, permissions=key.permissions)

@@ -144,6 +144,8 @@ class Delivery(msgspec.Struct):
     state: str = "pending"
     due: float | None = None
     tries: int = 0
+    #: Sent by hand: one try, whatever comes of it.
+    manual: bool = False
     #: Faults that change when a delivery is sent strike once, before its first try.
     struck: bool = False
     attempts: list[Attempt] = msgspec.field(default_factory=list)

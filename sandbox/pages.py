@@ -20,7 +20,8 @@ from sandbox.objects import REPORT_EXPANDS, Event, Json, Session, report_view
 from sandbox.state import DAY, Illegal, World
 from sandbox.wire import ApiError
 
-SHOWN = 50
+#: How many of the newest the overview shows.
+SESSIONS_SHOWN, EVENTS_SHOWN = 50, 20
 #: What the tester can choose for the time processing takes, and what ``submit`` makes of it.
 TIMES: dict[str, tuple[str, Json]] = {
     "now": ("At once", {}),
@@ -83,9 +84,9 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
                 "overview.html",
                 base_url=world.settings.base_url,
                 message=request.args.get("message"),
-                sessions=sessions[: -SHOWN - 1 : -1],
+                sessions=sessions[: -SESSIONS_SHOWN - 1 : -1],
                 count=len(sessions),
-                events=[_event(world, event) for event in events[: -SHOWN - 1 : -1]],
+                events=[_event(world, event) for event in events[: -EVENTS_SHOWN - 1 : -1]],
                 endpoints=list(world.endpoints.values()),
                 faults=set_faults.all(),
                 delivery_faults=faults.DELIVERY,

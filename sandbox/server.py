@@ -108,6 +108,8 @@ def serve(host: str, port: int, make_world: Callable[[str], World], *, as_json: 
     log = Logger(app.cfg)
     sockets = create_sockets(app.cfg, log)
     address, bound = sockets[0].getsockname()[:2]
+    # Who listens on every address is reached, by a browser on this machine, on this one.
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
     url = f"http://{f'[{address}]' if ':' in address else address}:{bound}"
 
     world, faults = make_world(url), Faults()
@@ -115,6 +117,8 @@ def serve(host: str, port: int, make_world: Callable[[str], World], *, as_json: 
     Deliverer(world, faults).start()
     sys.stdout.write((json.dumps({"url": url}) if as_json else f"sandbox: {url}") + "\n")
     sys.stdout.flush()
+    if not as_json:
+        sys.stderr.write(f"overview: {url}/_sandbox/\n")
     # gunicorn wraps the sockets, and its own annotation of the worker forgets it.
     _Worker(0, os.getppid(), sockets, app, 0, app.cfg, log).init_process()  # type: ignore[arg-type]
 

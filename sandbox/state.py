@@ -51,6 +51,8 @@ SENSITIVE_LIFETIME = 2 * DAY
 #: Both secrets work for up to this long while one is rolled (docs.stripe.com/webhooks).
 ROLL_OVERLAP = DAY
 MAX_ENDPOINTS = 16
+#: docs.stripe.com/api/idempotent_requests: at least 24 hours.
+IDEMPOTENCY_LIFETIME = DAY
 
 #: Seconds between tries. Docs: test mode 3 tries over a few hours, live mode up to 3 days with
 #: exponential back-off. The single intervals are not published: these are our guess.
@@ -178,7 +180,7 @@ class World:
                     self._keep(self.endpoints, record)
                 case Key():
                     self._keep(self.keys, record)
-                case Answer():
+                case Answer() if record.status:  # one that was being made never will be
                     self._keep(self.answers, record)
         self._touched.clear()
 
@@ -492,8 +494,9 @@ class World:
 
     def pending_webhooks(self, event: Event) -> int:
         """Return how many endpoints have not answered this event with a 2xx."""
-        states = (self.deliveries[delivery].state for delivery in event.deliveries)
-        return sum(state not in {"delivered", "canceled"} for state in states)
+        deliveries = [self.deliveries[id_] for id_ in event.deliveries]
+        wanted = {d.endpoint for d in deliveries if d.state != "canceled"}
+        return len(wanted - {d.endpoint for d in deliveries if d.state == "delivered"})
 
     def event_view(self, event: Event, api_version: str | None = None) -> Json:
         """Return the snapshot form of the event."""
@@ -532,12 +535,13 @@ class World:
             if _subscribed(endpoint, event):
                 self._deliver(event, endpoint)
 
-    def _deliver(self, event: Event, endpoint: Endpoint) -> Delivery:
+    def _deliver(self, event: Event, endpoint: Endpoint, *, manual: bool = False) -> Delivery:
         delivery = Delivery(
             id=_new_id("del_"),
             event=event.id,
             endpoint=endpoint.id,
             form=endpoint.form,
+            manual=manual,
             due=self.now(),
         )
         self._keep(self.deliveries, delivery)
@@ -551,26 +555,19 @@ class World:
             heapq.heappush(self._outbox, (delivery.due, next(self._order), delivery.id))
 
     def resend(self, event: Event) -> list[Delivery]:
-        """Send an event again to every endpoint that takes it; automatic retries go on beside it.
+        """Try once more at every endpoint that takes the event; automatic tries go on beside it.
 
         An endpoint that was made after the event gets it now.
         """
-        known = {self.deliveries[delivery].endpoint for delivery in event.deliveries}
-        again = [self.deliveries[delivery] for delivery in event.deliveries]
-        for delivery in again:
-            if delivery.state != "canceled":
-                self.put_off(delivery, 0.0)
-        return again + [
-            self._deliver(event, endpoint)
+        return [
+            self._deliver(event, endpoint, manual=True)
             for endpoint in self.endpoints.values()
-            if endpoint.id not in known and _subscribed(endpoint, event)
+            if _subscribed(endpoint, event)
         ]
 
     def put_off(self, delivery: Delivery, seconds: float) -> None:
         """Make the next try of a delivery so many seconds from now."""
-        if delivery.state != "delivered":
-            delivery.state = "pending"
-        delivery.due = self.now() + seconds
+        delivery.state, delivery.due = "pending", self.now() + seconds
         self._touch(delivery)
         self._send_when_due(delivery)
 
@@ -587,20 +584,22 @@ class World:
             if endpoint is None:
                 delivery.state = "canceled"
             elif endpoint.status == "enabled":
-                if delivery.state != "delivered":
-                    delivery.state = "sending"
+                delivery.state = "sending"
                 taken.append(delivery)
             self._touch(delivery)
         return taken
 
-    def record(self, delivery: Delivery, attempt: Attempt, *, retry: bool = True) -> None:
-        """Note one try; a failed one is tried again on Stripe's schedule while there is one."""
+    def record(self, delivery: Delivery, attempt: Attempt) -> None:
+        """Note one try; a failed one is tried again on Stripe's schedule while there is one.
+
+        Further tries of a duplicate change nothing any more.
+        """
         delivery.attempts.append(attempt)
-        self._touch(delivery, self.events[delivery.event])
+        self._touch(delivery)
         if attempt.status is not None and 200 <= attempt.status < 300:
-            delivery.state = "delivered"
-        elif delivery.state == "sending" and retry:
-            if delivery.tries < len(self.settings.retries):
+            delivery.state, delivery.due = "delivered", None
+        elif delivery.state == "sending":
+            if delivery.tries < len(self.settings.retries) and not delivery.manual:
                 self.put_off(delivery, self.settings.retries[delivery.tries])
                 delivery.tries += 1
             else:
@@ -689,9 +688,21 @@ class World:
         """Make, change or revoke an API key."""
         self._keep(self.keys, key)
 
+    def answer_to(self, id_: str) -> Answer | None:
+        """Return what was answered under an idempotency key, for 24 hours."""
+        answer = self.answers.get(id_)
+        return answer if answer and not self._expired(answer) else None
+
     def begin_answer(self, answer: Answer) -> None:
-        """Note that a request with this idempotency key is under way."""
+        """Note that a request with this idempotency key is under way; forget those of old."""
+        self.answers.pop(answer.id, None)
         self._keep(self.answers, answer)
+        for old in list(itertools.takewhile(self._expired, self.answers.values())):
+            del self.answers[old.id]
+            self._touched[type(old).__name__, old.id] = None
+
+    def _expired(self, answer: Answer) -> bool:
+        return answer.created <= self.now() - IDEMPOTENCY_LIFETIME
 
     def end_answer(self, answer: Answer, status: int, body: str, session: str | None) -> None:
         """Keep what was answered; status 0 forgets the key, as if it had never been used."""

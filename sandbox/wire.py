@@ -137,9 +137,10 @@ def enum(*values: str) -> Check:
 
     def check(value: Any, param: str) -> str:
         if string(value, param) not in values:
-            # Stripe's sentence on other resources, from memory; not recorded for Identity.
+            # On record for the status of subscriptions (stripe/stripe-python issue 686).
             *most, last = values
-            listed = f"{', '.join(most)} or {last}" if most else last
+            comma = "," if len(most) > 1 else ""
+            listed = f"{', '.join(most)}{comma} or {last}" if most else last
             raise ApiError(400, f"Invalid {param}: must be one of {listed}", param=param)
         return str(value)
 

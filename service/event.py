@@ -38,6 +38,11 @@ _Envelope = Annotated[str, msgspec.Meta(pattern=r"^(event|v2\.core\.event)\Z")]
 _Session = Annotated[str, msgspec.Meta(pattern=r"^identity\.verification_session\Z")]
 
 
+def kind_of(type_: str) -> Kind | None:
+    """Return the kind of a snapshot event by Stripe's name of its type; None for other types."""
+    return _KIND_BY_TYPE.get(("event", type_))
+
+
 class MalformedEvent(Exception):
     """A signed body that is no event. Its text names the fault and the place, never a value."""
 

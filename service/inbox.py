@@ -13,7 +13,11 @@ iw:due                      zset   -       pending events by the moment to look 
 iw:dead                     zset   -       dead events by time of death
 iw:session:<account>:<vs>   string lease   "<event key> <token>": who works on this session
 iw:waiting:<account>:<vs>   list   -       events that found it busy, first come first
+iw:last:<account>:<vs>      string 400 d   kind of the last event of a session that handlers heard
 iw:pause                    string itself  why no event is taken for a while
+iw:turn:<what>              string period  some process is on it in this period
+iw:watermark                int    -       since when reconciliation has to look (unix seconds)
+iw:budget                   int    5 s     until when the rate of API calls is used up (ms)
 iw:seq                      int    -       number of the last wake-up
 iw:metrics                  hash   -       counters (service/metrics.py)
 rq:job:<event key>-<number> hash   -       RQ's job, one per wake-up
@@ -72,23 +76,30 @@ KEEP = 35 * 86_400
 """Seconds a done record is kept. Stripe lists and re-sends events for up to 30 days
 (https://docs.stripe.com/webhooks#behaviors)."""
 
+KEEP_LAST = 400 * 86_400
+"""Seconds it is remembered what handlers last heard of a session: past an outage of a year."""
+
 QUEUE = "identity"
 _RECORD, _DUE, _DEAD, _PAUSE = "iw:evt:", "iw:due", "iw:dead", "iw:pause"
+_LAST, _TURN, _WATERMARK = "iw:last:", "iw:turn:", "iw:watermark"
 _QUEUE_KEY = f"rq:queue:{QUEUE}"
 
 _NAMES: dict[str, str | int] = {
     "RECORD": _RECORD,
     "SESSION": "iw:session:",
     "WAITING": "iw:waiting:",
+    "LAST": _LAST,
     "DUE": _DUE,
     "DEAD": _DEAD,
     "PAUSE": _PAUSE,
+    "BUDGET": "iw:budget",
     "SEQUENCE": "iw:seq",
     "QUEUE": _QUEUE_KEY,
     "LEASE": round(LEASE * 1000),
     "HORIZON": round(HORIZON * 1000),
     "BUSY": round(BUSY_DELAY * 1000),
     "KEEP": KEEP,
+    "KEEP_LAST": KEEP_LAST,
     "MAX_LAPSES": MAX_LAPSES,
 }
 # All but taking in new events must go on when Redis is full, or it would never drain.
@@ -120,6 +131,7 @@ class Refused(StrEnum):
     EARLY = "early"
     BUSY = "busy"
     PAUSED = "paused"
+    THROTTLED = "throttled"
     QUARANTINED = "quarantined"
 
 
@@ -239,9 +251,16 @@ class Inbox:
     """The state machine of events, on one Redis. Every method may raise `redis.RedisError`."""
 
     def __init__(
-        self, client: redis.Redis, *, limit: int = 100_000, reopen_dead: bool = False
+        self,
+        client: redis.Redis,
+        *,
+        limit: int = 100_000,
+        reopen_dead: bool = False,
+        api_rate: int = 0,
     ) -> None:
+        """`api_rate`: calls of Stripe's API a second that all workers share; 0 for no limit."""
         self._redis = client
+        self._api_rate = api_rate
         self._limit = limit
         self._reopen_dead = int(reopen_dead)
         self._scripts = {
@@ -268,7 +287,7 @@ class Inbox:
 
     def take(self) -> Claim | Refused | None:
         """Pop the next wake-up and claim its event, in one step; None when there is none."""
-        answer = self._run("take")
+        answer = self._run("take", self._api_rate)
         return _claim(answer) if answer else None
 
     def claim(self, key: str) -> Claim | Refused:
@@ -295,7 +314,7 @@ class Inbox:
 
     def pause(self, seconds: float, why: str) -> None:
         """Have no worker take an event for a while: for what every event would run into."""
-        self._redis.set(_PAUSE, why, px=_ms(seconds))
+        self._redis.set(_PAUSE, why, px=max(1, _ms(seconds)))
 
     def record(self, claim: Claim, handler: str, progress: Progress, delay: float = 0) -> bool:
         """Write down how a handler fared; for `retry`, due again after `delay` seconds.
@@ -367,6 +386,28 @@ class Inbox:
                 limit -= 1
             if limit <= 0:
                 return
+
+    def last_kind(self, event: Event) -> str | None:
+        """What kind of event handlers last heard of the session of this event."""
+        kind = self._redis.get(f"{_LAST}{event.account or ''}:{event.session}")
+        return None if kind is None else _text(kind)
+
+    def my_turn(self, what: str, period: float) -> bool:
+        """Whether this process is the one to do a thing in this period (seconds)."""
+        return bool(self._redis.set(_TURN + what, 1, nx=True, px=_ms(period)))
+
+    def watermark(self) -> int | None:
+        """Up to when Stripe's events have been compared with the inbox, unix seconds."""
+        value = self._redis.get(_WATERMARK)
+        return None if value is None else int(_text(value))
+
+    def move_watermark(self, to: int) -> None:
+        """Note that everything made before `to` (unix seconds) has been compared."""
+        self._redis.set(_WATERMARK, to)
+
+    def now(self) -> int:
+        """The time by the clock of Redis, unix seconds."""
+        return int(self._redis.time()[0])
 
     def room(self) -> int:
         """How many more events would be taken in."""

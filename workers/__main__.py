@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import click
+import redis
 
-from service import logs
+from service import connection, logs
 from service.connection import UnsafeRedis
 from service.event import KINDS
+from service.inbox import Inbox
 from service.settings import Role, Settings, SettingsError
 from service.text import table
 from workers import plugins
+from workers import reconcile as reconciling
 from workers.stripe_api import StripeApi, StripeFailure
-
-EX_CONFIG = 78
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,8 +31,8 @@ def main(context: click.Context) -> None:
     A worker takes events from the inbox and runs the handlers, until SIGTERM: then it finishes
     what it has in hand within 25 seconds, or gives it back.
 
-    Exit codes: 0 done, 1 Stripe refused or a fault was found, 2 wrong usage, 78 the settings, a
-    plugin or Redis are not as they must be.
+    Exit codes: 0 done, 1 Stripe refused or a fault was found, 2 wrong usage, 69 Redis cannot be
+    reached, 78 the settings, a plugin or Redis are not as they must be.
     """
     if context.invoked_subcommand is None:
         from workers import runner  # noqa: PLC0415 (RQ is not needed by the tools)
@@ -42,11 +44,12 @@ def main(context: click.Context) -> None:
 def periodic() -> None:
     """Wake what is past due: retries, events of workers that died, lost wake-ups.
 
-    Run at least one; any number may run.
+    Also asks Stripe every five minutes what was missed (see `reconcile`). Run at least one; any
+    number may run.
     """
     from workers import runner  # noqa: PLC0415
 
-    _refuse_or(lambda: runner.sweep_for_ever(_settings("tool")))
+    _refuse_or(lambda: runner.sweep_for_ever(_settings("worker")))
 
 
 @main.command()
@@ -90,6 +93,66 @@ def handlers(as_json: bool) -> None:
         return 0
 
     _refuse_or(show)
+
+
+@main.command()
+@click.option("--since", type=click.DateTime(), help="Made at or after (UTC). Default: 3 days ago.")
+@click.option("--deep", is_flag=True, help="All that Stripe still lists: 30 days.")
+@click.option("--dry-run", is_flag=True, help="Say what was missed, and take nothing in.")
+@click.option("--account", help="A connected account: acct_...")
+@click.option("--json", "as_json", is_flag=True, help="An object instead of sentences.")
+def reconcile(
+    since: datetime | None, deep: bool, dry_run: bool, account: str | None, as_json: bool
+) -> None:
+    """Ask Stripe what was missed, and take it in.
+
+    Safe at any time and any number of times: what the inbox knows stays as it is. With --since
+    more than 30 days ago, sessions are looked at too, as Stripe lists no older events.
+
+    \b
+    python -m workers reconcile --dry-run
+    python -m workers reconcile --deep
+    """
+    if since and deep:
+        raise click.UsageError("give --since or --deep")
+
+    def run() -> int:
+        settings = Settings.load("worker")
+        logs.configure(settings, sys.stderr)
+        client = connection.connect(settings)
+        inbox = Inbox(client, limit=settings.inbox_limit)
+        back = reconciling.HORIZON - 60 if deep else reconciling.WIDE
+        start = int(since.replace(tzinfo=UTC).timestamp()) if since else inbox.now() - back
+        show = _show_progress if sys.stderr.isatty() else lambda _: None
+        try:
+            found = reconciling.Reconciler.from_settings(settings, inbox, account).run(
+                start, dry_run=dry_run, progress=show
+            )
+        except StripeFailure as failure:
+            click.echo(f"Stripe: {failure} ({failure.request_id or 'no answer'})", err=True)
+            return 1
+        except reconciling.InboxFull:
+            click.echo(
+                "the inbox is full (INBOX_LIMIT): run it again when it has drained", err=True
+            )
+            return 1
+        if as_json:
+            click.echo(json.dumps(reconciling.as_json(found), indent=2))
+            return 0
+        verb = "would be taken in" if dry_run else "taken in"
+        click.echo(f"{found.seen} events looked at, {len(found.missed)} missed and {verb}")
+        for key in found.missed:
+            click.echo(f"  {key}")
+        for session in found.stuck:
+            click.echo(f"in processing for more than a day: {session}")
+        return 0
+
+    _refuse_or(run)
+
+
+def _show_progress(found: reconciling.Pass) -> None:
+    if found.seen % 100 == 0:
+        click.echo(f"\r{found.seen} looked at, {len(found.missed)} missed", nl=False, err=True)
 
 
 _ACCOUNT = click.option("--account", help="A connected account: acct_...")
@@ -231,7 +294,10 @@ def _refuse_or(run: Callable[[], int]) -> None:
         code = run()
     except (SettingsError, UnsafeRedis, plugins.PluginError) as error:
         click.echo(f"refusing to start: {error}", err=True)
-        code = EX_CONFIG
+        code = os.EX_CONFIG
+    except redis.RedisError as error:
+        click.echo(f"Redis cannot be reached or refused ({type(error).__name__})", err=True)
+        code = os.EX_UNAVAILABLE
     sys.exit(code)
 
 

@@ -36,14 +36,18 @@ FETCH_CAP = 60.0
 KEY_DELAY = 60.0
 """Seconds to wait when Stripe refuses our key: a person has to act."""
 
-PAUSE_CHECK = 0.5
-"""Seconds between two looks whether a pause is over."""
+PAUSE_CHECK, PACE_CHECK = 0.5, 0.05
+"""Seconds between two looks whether a pause is over, or the rate of calls allows another."""
 
 MAX_STALE_READS = 8
 MAX_MISSING = 6
 """Reads in a row that find the session as before the event, or not at all, before we believe
 them: with the jittered waits about two minutes. Stripe's reads are eventually consistent
 [secondary]."""
+
+MAX_FAULTS = 20
+"""Times in a row that a fault of ours ends the work on an event before it is dead: with the
+jittered waits about ten minutes."""
 
 log = logs.get(__name__)
 
@@ -80,7 +84,7 @@ class Processor:
         client = connection.connect(settings)
         restricted = settings.stripe_restricted_key
         return cls(
-            inbox=Inbox(client),
+            inbox=Inbox(client, api_rate=settings.api_rate),
             router=router or plugins.load(settings),
             api=StripeApi.from_settings(settings),
             metrics=Metrics(client),
@@ -104,8 +108,8 @@ class Processor:
                 self._metrics.count("claims", "claimed")
                 self._watch.begin(taken)
                 return taken
-            if taken is Refused.PAUSED:
-                time.sleep(PAUSE_CHECK)
+            if taken in {Refused.PAUSED, Refused.THROTTLED}:
+                time.sleep(PAUSE_CHECK if taken is Refused.PAUSED else PACE_CHECK)
                 return None
             # A surplus wake-up, or the session is busy: the inbox knows when to wake us again.
             self._metrics.count("claims", taken.value)
@@ -120,11 +124,20 @@ class Processor:
         with bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind):
             try:
                 self._work(claim)
-            except Exception:
-                # A fault of ours, or Redis went away: the event is not to blame.
+            except redis.RedisError:
+                # The lease runs out, if the event cannot be given back.
+                log.exception("redis_failed")
+                with contextlib.suppress(redis.RedisError):
+                    self._release(claim, backoff(claim.waits, FETCH_CAP), "redis failed")
+            except Exception as error:
+                # A fault of ours; the event is not to blame, but must not go round for ever.
                 log.exception("processing_failed")
                 with contextlib.suppress(redis.RedisError):
-                    self._release(claim, backoff(claim.waits, FETCH_CAP), "processing failed")
+                    if claim.waits < MAX_FAULTS:
+                        delay = backoff(claim.waits, FETCH_CAP)
+                        self._release(claim, delay, "processing failed")
+                    else:
+                        self._finish(claim, "dead", "", f"processing failed: {_place(error)}")
             finally:
                 self._watch.end(claim)
 
@@ -184,16 +197,27 @@ class Processor:
             *(handler.needs for handler in handlers if not _excuse(handler, facts))
         )
         if needs and self._restricted_api is not None:
-            try:
-                facts.sensitive = self._restricted_api.fetch_sensitive(claim.event, needs)
-            except StripeFailure as failure:
-                age = claim.now / 1000 - claim.event.created
-                if failure.kind not in {"key", "invalid"} or age <= SENSITIVE_WINDOW:
-                    raise
-                log.exception("sensitive_expired", age_s=round(age))
-                facts.sensitive = None
+            facts.sensitive = self._fetch_sensitive(self._restricted_api, claim, needs)
         self._metrics.count("fetches", "ok")
         return facts
+
+    def _fetch_sensitive(
+        self, api: StripeApi, claim: Claim, needs: frozenset[str]
+    ) -> Sensitive | None:
+        """Ask with the other key; None when the session is too old for Stripe to show it these."""
+        try:
+            return api.fetch_sensitive(claim.event, needs)
+        except StripeFailure as failure:
+            if failure.status == 401:
+                # The key is revoked. That concerns these handlers and must not pause every event.
+                raise StripeFailure(
+                    "key", status=403, code="restricted_key", request_id=failure.request_id
+                ) from None
+            age = claim.now / 1000 - claim.event.created
+            if failure.kind not in {"key", "invalid"} or age <= SENSITIVE_WINDOW:
+                raise
+            log.exception("sensitive_expired", age_s=round(age))
+            return None
 
     def _dispatch(self, handler: Handler, claim: Claim, facts: Facts) -> tuple[Progress, float]:
         """Run one handler; what it raises ends here, and only types and places of it go on."""
@@ -224,8 +248,8 @@ class Processor:
             reason = _reason("discarded", discard.reason)
             progress, delay = Progress("dead", attempt, reason=reason), 0.0
         except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)
-            reason = f"{type(error).__name__} at {logs.places(error.__traceback__, last=2)}"
-            progress, delay = handler.failed(attempt, claim.age, _reason("failed", reason))
+            reason = _reason("failed", _place(error))
+            progress, delay = handler.failed(attempt, claim.age, reason)
         else:
             return Progress("done", attempt), 0
         log.warning(
@@ -248,9 +272,11 @@ class Processor:
         if failure.retry_after is not None:
             delay += failure.retry_after
         if failure.kind == "key":
-            # Every event would run into it, until a person has acted.
+            # Until a person has acted.
             delay = KEY_DELAY
-            self._inbox.pause(KEY_DELAY, "Stripe refuses our key")
+            if failure.status == 401:
+                # Every event would run into it. A 403 is of one account, or of one field.
+                self._inbox.pause(KEY_DELAY, "Stripe refuses our key")
             log.error(
                 "stripe_refuses_our_key", status=failure.status, request_id=failure.request_id
             )
@@ -314,6 +340,10 @@ def _told(facts: Facts | None) -> tuple[str, str]:
     if facts.superseded:
         return "superseded", ""
     return facts.outcome.kind, facts.outcome.reason or ""
+
+
+def _place(error: BaseException) -> str:
+    return f"{type(error).__name__} at {logs.places(error.__traceback__, last=2)}"
 
 
 def _reason(word: str, text: object) -> str:

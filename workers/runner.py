@@ -37,6 +37,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from workers import plugins
 from workers.jobs import Processor
+from workers.reconcile import Reconciler, reconcile_for_ever
 from workers.router import Router
 from workers.watch import GRACE, Stop
 
@@ -80,15 +81,22 @@ def work(settings: Settings) -> int:
 
 
 def sweep_for_ever(settings: Settings) -> int:
-    """Run the periodic process until SIGTERM or SIGINT: wake what is past due.
+    """Run the periodic process until SIGTERM or SIGINT: wake what is past due, ask what was missed.
 
-    Any number of them may run; each event is moved by one of them.
+    Any number of them may run: each event is moved by one of them, each pass made by one.
     """
     stop = _stop_on_signals()
     if not _wait_for_redis(settings, stop):
         return 0
     client = connection.connect(settings)
-    inbox, metrics = Inbox(client), Metrics(client)
+    inbox, metrics = Inbox(client, limit=settings.inbox_limit), Metrics(client)
+    # A pass takes minutes when much was missed; the sweep must not wait for it.
+    threading.Thread(
+        target=reconcile_for_ever,
+        args=(Reconciler.from_settings(settings, inbox), inbox, stop),
+        name="reconcile",
+        daemon=True,
+    ).start()
     log.info("periodic_started", pid=os.getpid())
     while not stop.requested:
         try:

@@ -201,6 +201,20 @@ class StripeApi:
         except stripe.StripeError as error:
             raise StripeFailure.of(error) from None
 
+    def sessions_since(
+        self, created: int | None = None, *, status: str | None = None, account: str | None = None
+    ) -> Iterator[VerificationSession]:
+        """Yield all sessions made at or after `created` (unix seconds), or in `status`."""
+        params: VerificationSessionListParams = {"limit": 100}
+        if created is not None:
+            params["created"] = {"gte": created}
+        if status is not None:
+            params["status"] = status
+        try:
+            yield from self._sessions.list(params, _for(account)).auto_paging_iter()
+        except stripe.StripeError as error:
+            raise StripeFailure.of(error) from None
+
     def fetch(self, event: Event) -> tuple[VerificationSession, VerificationReport | None]:
         """Fetch the session of an event as it is now, and its last report, in one call."""
         session = self.retrieve_session(event.session, expand=_EXPAND, account=event.account)

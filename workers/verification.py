@@ -25,6 +25,8 @@ _OUTCOME_OF_EVENT: dict[Kind, OutcomeKind] = {
     "redacted": "redacted",
 }
 
+_EVENT_OF_OUTCOME = {outcome: kind for kind, outcome in _OUTCOME_OF_EVENT.items()}
+
 # How far along a session is. Users go to and fro between the two of level 1; nothing leads back
 # from a higher level to a lower one (https://docs.stripe.com/identity/how-sessions-work).
 _LEVEL: dict[OutcomeKind, int] = {
@@ -101,6 +103,11 @@ def standing(event: Kind, now: OutcomeKind) -> Literal["current", "superseded", 
     if told == now:
         return "current"
     return "stale" if _LEVEL[now] < _LEVEL[told] else "superseded"
+
+
+def event_kind(outcome: OutcomeKind) -> Kind:
+    """Return the kind of event that tells of this outcome."""
+    return _EVENT_OF_OUTCOME[outcome]
 
 
 class Sensitive:

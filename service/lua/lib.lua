@@ -1,6 +1,6 @@
 -- Stands in front of every script of this folder, behind the names that service/inbox.py gives
--- it: the keys (RECORD, SESSION and WAITING are prefixes; DUE, DEAD, QUEUE, SEQUENCE, PAUSE) and
--- the times (LEASE, HORIZON, BUSY in ms, KEEP in s) and MAX_LAPSES.
+-- it: the keys (RECORD, SESSION, WAITING and LAST are prefixes; DUE, DEAD, QUEUE, SEQUENCE, PAUSE,
+-- BUDGET) and the times (LEASE, HORIZON, BUSY in ms, KEEP and KEEP_LAST in s) and MAX_LAPSES.
 --
 -- Times are milliseconds of Redis TIME, the one clock that every lease, horizon and retry is
 -- written and compared with: no node's clock enters.
@@ -85,6 +85,9 @@ local function settle(key, state, outcome, reason, now)
     return
   end
   redis.call('EXPIRE', record, KEEP)
+  if outcome ~= 'superseded' and outcome ~= 'twin' then
+    redis.call('SET', LAST .. session(record), redis.call('HGET', record, 'kind'), 'EX', KEEP_LAST)
+  end
   local twin = redis.call('HGET', record, 'twin')
   if twin then redis.call('EXPIRE', RECORD .. twin, KEEP) end
 end

@@ -35,6 +35,18 @@ def test_a_state_file_outlives_the_process(run: Any, tmp_path: Path) -> None:
     assert client.v1.identity.verification_sessions.retrieve(session.id).status == "verified"
 
 
+def test_the_secret_given_last_is_the_one_that_signs(
+    run: Any, tmp_path: Path, listener: Any
+) -> None:
+    state = ("--state", str(tmp_path / "state.sqlite"), "--deliver-to", listener.url)
+    for secret in ("whsec_one", "whsec_two"):
+        sandbox = run(*state, "--secret", secret)
+        sandbox.client().v1.identity.verification_sessions.create({"type": "document"})
+        got = listener.next()
+        assert stripe.Webhook.construct_event(got.body, got.signature, secret)
+        sandbox.stop()
+
+
 def test_live_keys_are_refused_and_told_why(sandbox: Any) -> None:
     for key in ("sk_live_0123456789", "rk_live_0123456789"):
         with pytest.raises(stripe.AuthenticationError, match="takes no live keys") as caught:

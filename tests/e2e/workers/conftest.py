@@ -31,12 +31,13 @@ class System:
     sandbox: str = ""
     workers: list[tuple[subprocess.Popen[bytes], Path]] = field(default_factory=list)
 
-    def start(self, canary: str, **extra: str) -> None:
+    def start(self, canary: str, forms: int = 1, **extra: str) -> None:
         self.environment |= extra
         hook = f"http://127.0.0.1:{self.port}/webhooks/stripe"
         _, said = self.processes.python(
             *("-m", "sandbox", "serve", "--port", "0", "--json", "--marker", canary),
             *("--deliver-to", hook, "--secret", SECRET),
+            *(("--deliver-thin-to", hook, "--thin-secret", SECRET) if forms == 2 else ()),
         )
         self.wait_until(lambda: said.read_text().endswith("}\n"))
         self.sandbox = json.loads(said.read_text())["url"]
@@ -63,12 +64,12 @@ class System:
             return False
         return answer.status_code == 200
 
-    def verify(self, outcome: str = "verified") -> str:
+    def verify(self, outcome: str = "verified", key: str = "sk_test_workers") -> str:
         """Take a new session through a whole verification; its id."""
         session = requests.post(
             f"{self.sandbox}/v1/identity/verification_sessions",
             data={"type": "document"},
-            auth=("sk_test_workers", ""),
+            auth=(key, ""),
             timeout=5,
         ).json()["id"]
         self.control(f"sessions/{session}/submit", outcome=outcome)
@@ -109,6 +110,16 @@ class System:
         found = [e for e in listed if e["session"] == session and e["kind"] == kind]
         return found[0] if found else None
 
+    def listed(self, state: str) -> list[dict[str, Any]]:
+        return json.loads(self.command("service", "events", "list", "--json", "--state", state))
+
+    def stripe_events(self, session: str) -> list[dict[str, Any]]:
+        """The snapshot events that Stripe lists for this session."""
+        answer = requests.get(
+            f"{self.sandbox}/v1/events?limit=100", auth=("sk_test_workers", ""), timeout=5
+        ).json()
+        return [e for e in answer["data"] if e["data"]["object"]["id"] == session]
+
     def settled(self, session: str, *, state: str = "done", within: float = 20) -> dict[str, Any]:
         def over() -> bool:
             event = self.event(session)
@@ -140,7 +151,7 @@ class System:
 def system(processes, new_server, free_port, wait_until, canary, tmp_path):
     """Return a function that starts the service; environment variables as arguments."""
 
-    def start(**extra: str) -> System:
+    def start(forms: int = 1, **extra: str) -> System:
         redis = new_server()
         system = System(
             processes=processes,
@@ -158,7 +169,7 @@ def system(processes, new_server, free_port, wait_until, canary, tmp_path):
             effects_file=tmp_path / "effects",
             wait_until=wait_until,
         )
-        system.start(canary, **extra)
+        system.start(canary, forms, **extra)
         return system
 
     return start

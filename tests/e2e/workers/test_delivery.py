@@ -194,3 +194,35 @@ def test_a_dead_event_is_reopened_on_redelivery_if_so_set(system) -> None:
 
     running.wait_until(lambda: running.words("second").count("started") == 2)
     assert running.words("first") == ["done"]
+
+
+def test_a_change_that_comes_in_both_forms_is_handled_once(system) -> None:
+    running = system(forms=2)
+    sessions = [running.verify() for _ in range(5)]
+    for session in sessions:
+        running.settled(session)
+    running.wait_until(lambda: not running.listed("pending"), within=20)
+
+    # created and processing have no handler but `audit`, verified has them all.
+    assert len(running.words("first")) == 5
+    twins = [e for e in running.listed("done") if e["outcome"] == "twin"]
+    worked_on = [e for e in running.listed("done") if e["outcome"] != "twin"]
+    assert len(worked_on) == 15
+    assert len(twins) <= 15, "the rest leads to the event that was first"
+    keys = {line[5] for line in running.effects() if line[1] == "first"}
+    snapshots = {e["id"] for s in sessions for e in running.stripe_events(s)}
+    assert {key.partition(":")[0] for key in keys} <= snapshots, "the key is the same in both forms"
+
+
+def test_while_stripe_refuses_the_key_everything_waits_and_nothing_is_spent(system) -> None:
+    running = system()
+    running.control("keys/revoke", key="sk_test_workers")
+    session = running.verify(key="sk_test_other")
+    running.wait_until(lambda: "stripe_refuses_our_key" in running.worker_log())
+    running.wait_until(lambda: len(running.listed("pending")) == 3)
+    events = running.listed("pending")
+
+    assert {e["session"] for e in events} == {session}
+    assert [e["handlers"] for e in events] == [[], [], []]
+    assert any(e["reason"].startswith("stripe: key 401") for e in events)
+    assert running.worker_log().count("stripe_refuses_our_key") < 3, "the others did not try"

@@ -244,6 +244,30 @@ def test_while_paused_nothing_is_taken(inbox, redis) -> None:
     assert isinstance(inbox.take(), Claim)
 
 
+@pytest.mark.parametrize(("form", "events"), [("snapshot", 12), ("thin", 6)])
+def test_all_workers_share_a_rate_of_api_calls(redis, form, events) -> None:
+    workers = [Inbox(redis, api_rate=10) for _ in range(3)]
+    for number in range(40):
+        workers[0].accept(event(str(number), session=str(number), form=form))
+    started = time.monotonic()
+    taken = []
+    while (answer := workers[len(taken) % 3].take()) is not Refused.THROTTLED:
+        taken.append(answer)
+    took = time.monotonic() - started
+
+    # A second's worth at once, and one more call that began within it.
+    assert abs(len(taken) - events) <= 1 + 10 * took
+    time.sleep(0.25)
+    assert isinstance(workers[0].take(), Claim)
+
+
+def test_without_a_rate_there_is_no_limit(inbox) -> None:
+    for number in range(300):
+        inbox.accept(event(str(number), session=str(number)))
+
+    assert all(isinstance(inbox.take(), Claim) for _ in range(300))
+
+
 def test_a_foreign_job_is_dropped(inbox, redis) -> None:
     redis.rpush("rq:queue:identity", "os-system", "evt_0-1; rm", "x:y-3")
     redis.hset("rq:job:os-system", "data", '["os.system", null, ["true"], {}]')

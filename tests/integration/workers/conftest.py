@@ -18,7 +18,7 @@ from stripe.identity import VerificationSession
 
 from service import logs
 from service.event import Event, Kind
-from service.inbox import Accepted, Claim, Inbox, Record
+from service.inbox import Accepted, Inbox, Record
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.conftest import CANARY, Processes, Traces, wait_until
@@ -54,6 +54,24 @@ class Sandbox:
             self.control(f"sessions/{session.id}/submit", outcome=outcome)
         return session
 
+    def session_and_thin_event(self) -> tuple[VerificationSession, str]:
+        """Create a session, and return the id of its `created` event in the thin form too."""
+        endpoints, auth = f"{self.url}/v1/webhook_endpoints", (KEY, "")
+        made = requests.post(
+            endpoints,
+            {
+                "url": "http://127.0.0.1:9/",
+                "enabled_events[]": "v1.identity.verification_session.created",
+                "event_payload": "thin",
+            },
+            auth=auth,
+            timeout=10,
+        ).json()
+        session = self.session()
+        deliveries = self.control("deliveries", "GET")
+        requests.delete(f"{endpoints}/{made['id']}", auth=auth, timeout=10)
+        return session, next(d["event"] for d in deliveries if d["session"] == session.id)
+
     def fault(self, kind: str, **fields: Any) -> None:
         """Spoil answers of the API; by default one."""
         self.control("faults", kind=kind, **{"next": 1, **fields})
@@ -75,17 +93,6 @@ def sandbox(_sandbox: Sandbox) -> Iterator[Sandbox]:
     _sandbox.control("faults", "DELETE")
 
 
-class Steps(Processor):
-    """The processor, made to take up one event by name."""
-
-    def step(self, key: str) -> None:
-        taken = self._inbox.claim(key)
-        self._metrics.count("claims", "claimed" if isinstance(taken, Claim) else taken.value)
-        if isinstance(taken, Claim):
-            self._watch.begin(taken)
-            self.process(taken)
-
-
 class Desk:
     """Where the events of a test are worked on."""
 
@@ -98,12 +105,12 @@ class Desk:
 
     def processor(
         self, *functions: Callable[..., Any], key: str = KEY, restricted_key: str | None = None
-    ) -> Steps:
+    ) -> Processor:
         """Wire a processor whose plugin `p` holds these marked functions."""
         handlers = Router()
         members = {function.__name__: staticmethod(function) for function in functions}
         handlers.add(type("Plugin", (), members)(), "p")
-        return Steps(
+        return Processor(
             self.inbox,
             handlers,
             self.sandbox.api(key),
@@ -113,17 +120,23 @@ class Desk:
         )
 
     def accept(
-        self, kind: Kind, session: VerificationSession | str, *, account: str | None = None
+        self,
+        kind: Kind,
+        session: VerificationSession | str,
+        *,
+        account: str | None = None,
+        age: int = 0,
+        **fields: Any,
     ) -> Event:
         """Take an event in, as the receiver does."""
+        given = {"id": f"evt_{next(self._number)}", "form": "snapshot", **fields}
         event = Event(
-            id=f"evt_{next(self._number)}",
             kind=kind,
-            form="snapshot",
             session=session if isinstance(session, str) else session.id,
-            created=int(time.time()),
+            created=int(time.time()) - age,
             livemode=False,
             account=account,
+            **given,
         )
         assert self.inbox.accept(event) is Accepted.NEW
         return event
@@ -133,11 +146,22 @@ class Desk:
         assert record is not None
         return record
 
-    def settle(self, processor: Steps, event: Event, within: float = 10) -> Record:
-        """Process the event as often as it takes."""
+    def turn(self, processor: Processor) -> None:
+        """Wake what is due and, if an event waits for a worker, work on it."""
+        self.inbox.sweep()
+        claim = processor.take()
+        if claim is not None:
+            processor.process(claim)
+
+    def wake(self, key: str) -> None:
+        """Put a surplus wake-up into the queue."""
+        self.redis.rpush("rq:queue:identity", f"{key}-999")
+
+    def settle(self, processor: Processor, event: Event, within: float = 10) -> Record:
+        """Take turns until the event is settled."""
 
         def settled() -> bool:
-            processor.step(event.key)
+            self.turn(processor)
             return self.record(event).state != "pending"
 
         wait_until(settled, within=within)
@@ -173,6 +197,7 @@ def desk(
     """The desk: waits are short, the SDK does not retry, and the log is searched for the canary."""
     for module in (jobs, router):
         monkeypatch.setattr(module, "backoff", lambda *_: 0.01)
+    monkeypatch.setattr(jobs, "PAUSE_CHECK", 0.01)
     monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 0)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

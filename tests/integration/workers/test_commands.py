@@ -1,4 +1,4 @@
-"""The commands, as processes: what they print and how they exit."""
+"""The commands, as processes but for wrong usage: what they print and how they exit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from service.__main__ import main as service_main
 from service.event import Event
 from service.inbox import Accepted, Claim, Inbox, Progress
 from tests.conftest import ROOT, free_port
+from workers.__main__ import main as workers_main
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -115,9 +118,9 @@ class TestStripe:
         ],
         ids=["metadata", "limit", "status", "since", "nothing"],
     )
-    def test_wrong_usage(self, arguments, words, workers) -> None:
-        done = workers(*arguments)
-        assert (done.returncode, done.stdout) == (2, "")
+    def test_wrong_usage(self, arguments, words) -> None:
+        done = CliRunner().invoke(workers_main, arguments)
+        assert (done.exit_code, done.stdout) == (2, "")
         assert words in done.stderr
 
     def test_without_a_key(self, workers) -> None:
@@ -153,6 +156,7 @@ class TestEvents:
             )
             assert inbox.accept(event) is Accepted.NEW
             keys.append(event.key)
+            time.sleep(0.002)  # no two die in the same millisecond
             if state == "pending":
                 continue
             claim = inbox.claim(event.key)
@@ -231,9 +235,9 @@ class TestEvents:
         ],
         ids=["unknown", "nothing", "both", "both ways", "state", "limit"],
     )
-    def test_what_cannot_be_done(self, arguments, words, code, service) -> None:
-        done = service("events", *arguments)
-        assert (done.returncode, done.stdout) == (code, "")
+    def test_what_cannot_be_done(self, arguments, words, code, server, redis) -> None:
+        done = CliRunner(env={"REDIS_URL": server.url}).invoke(service_main, ["events", *arguments])
+        assert (done.exit_code, done.stdout) == (code, "")
         assert words in done.stderr
 
     def test_without_redis(self, service) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import socket
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 import redis as redis_py
 
 from service.event import Event
-from service.inbox import BUSY_DELAY, Accepted, Inbox
+from service.inbox import Accepted, Inbox, Refused
 from tests.conftest import CANARY, free_port
 from workers import Discard, Retry, Verification, jobs, on, stripe_api
 from workers.stripe_api import StripeApi
@@ -82,12 +83,13 @@ class TestOneEvent:
         seen = Seen()
         processor = desk.processor(seen.handler("*"))
         event = desk.accept("created", desk.sandbox.session())
-        for _ in range(3):
-            processor.step(event.key)
-        processor.step("evt_unknown")
+        desk.settle(processor, event)
+        for key in (event.key, "evt_unknown"):
+            desk.wake(key)
+            desk.turn(processor)
         assert len(seen) == 1
         counts = desk.counts()
-        assert (counts["claims|done"], counts["claims|gone"]) == (2, 1)
+        assert (counts["claims|done"], counts["claims|gone"]) == (1, 1)
 
     def test_of_a_connected_account_is_fetched_there(self, desk) -> None:
         account = "acct_1Connected"
@@ -126,6 +128,42 @@ class TestOneEvent:
         assert (line["event_id"], line["state"]) == (event.id, "done")
 
 
+class TestBothForms:
+    """An account with destinations of both forms gets each change twice, under two ids."""
+
+    @pytest.mark.parametrize("first", ["thin", "snapshot"])
+    def test_one_change_is_handled_once(self, first, desk) -> None:
+        session, thin_id = desk.sandbox.session_and_thin_event()
+        snapshot_id = desk.sandbox.api().retrieve_thin_event(thin_id).snapshot_event
+        forms = [("thin", thin_id), ("snapshot", snapshot_id)]
+        for form, id_ in forms if first == "thin" else reversed(forms):
+            desk.accept("created", session, id=id_, form=form)
+        seen = Seen()
+        processor = desk.processor(seen.handler("*"))
+        for _ in range(3):
+            desk.turn(processor)
+        assert [v.idempotency_key for v in seen] == [f"{snapshot_id}:p.handle"]
+        thin, snapshot = (desk.inbox.find(id_) for _, id_ in forms)
+        assert (thin.state, thin.outcome, thin.reason) == ("done", "twin", snapshot_id)
+        assert statuses(snapshot) == {"p.handle": ("done", 1)}
+
+    def test_its_other_form_may_come_days_later(self, desk) -> None:
+        session, thin_id = desk.sandbox.session_and_thin_event()
+        seen = Seen()
+        thin = desk.accept("created", session, id=thin_id, form="thin")
+        assert desk.settle(desk.processor(seen.handler("*")), thin).state == "done"
+        snapshot_id = desk.sandbox.api().retrieve_thin_event(thin_id).snapshot_event
+        assert seen[0].idempotency_key == f"{snapshot_id}:p.handle"
+        late = dataclasses.replace(thin, id=snapshot_id, form="snapshot")
+        assert desk.inbox.accept(late) is Accepted.DONE
+
+    def test_one_that_stripe_keeps_no_more_is_its_own(self, desk) -> None:
+        seen = Seen()
+        event = desk.accept("created", desk.sandbox.session(), form="thin")
+        assert desk.settle(desk.processor(seen.handler("*")), event).state == "done"
+        assert seen[0].idempotency_key == f"{event.id}:p.handle"
+
+
 class TestAnswers:
     def test_retry_runs_it_again_and_no_other(self, desk) -> None:
         runs = []
@@ -139,7 +177,7 @@ class TestAnswers:
 
         processor = desk.processor(seen.handler("*", name="a"), unsteady)
         event = desk.accept("created", desk.sandbox.session())
-        processor.step(event.key)
+        desk.turn(processor)
         halfway = desk.record(event)
         assert statuses(halfway) == {"p.a": ("done", 1), "p.unsteady": ("retry", 1)}
         assert halfway.handlers["p.unsteady"].reason == "retry: ledger is closed"
@@ -150,9 +188,10 @@ class TestAnswers:
     def test_retry_waits_as_long_as_it_says(self, desk) -> None:
         event = desk.accept("created", desk.sandbox.session())
         processor = desk.processor(raising(lambda _: Retry("later", delay=30)))
-        processor.step(event.key)
+        desk.turn(processor)
         assert 29 < desk.wait(event) <= 30
-        processor.step(event.key)
+        desk.wake(event.key)
+        desk.turn(processor)
         assert desk.counts()["claims|early"] == 1
         assert statuses(desk.record(event)) == {"p.failing": ("retry", 1)}
 
@@ -162,7 +201,7 @@ class TestAnswers:
         )
         soon.__name__, late.__name__ = "soon", "late"
         event = desk.accept("created", desk.sandbox.session())
-        desk.processor(late, soon).step(event.key)
+        desk.turn(desk.processor(late, soon))
         assert 19 < desk.wait(event) <= 20
 
     def test_discard_is_dead_at_once(self, desk) -> None:
@@ -296,7 +335,7 @@ class TestTime:
         seen = Seen()
         processor = desk.processor(seen.handler("*"))
         event = desk.accept("verified", session)
-        processor.step(event.key)
+        desk.turn(processor)
         assert (desk.record(event).reason, seen) == ("stripe: stale", [])
         desk.sandbox.control(f"sessions/{session.id}/submit", outcome="verified")
         assert desk.settle(processor, event).outcome == "verified"
@@ -324,15 +363,14 @@ class TestTime:
             runs.append(f"{v.event.id} ends")
 
         processor = desk.processor(slow)
-        first, second = (desk.accept(kind, session) for kind in ("processing", "verified"))
+        _, second = (desk.accept(kind, session) for kind in ("processing", "verified"))
         other = desk.accept("created", desk.sandbox.session())
-        thread = threading.Thread(target=processor.step, args=(first.key,))
+        thread = threading.Thread(target=desk.turn, args=(processor,))
         thread.start()
         assert running.wait(10)
-        processor.step(second.key)
+        desk.turn(processor)
         assert desk.counts()["claims|busy"] == 1
-        assert 0 < desk.wait(second) <= BUSY_DELAY
-        processor.step(other.key)
+        assert desk.record(second).handlers == {}
         assert desk.record(other).state == "done", "another session does not wait"
         go_on.set()
         thread.join()
@@ -350,7 +388,7 @@ class TestTime:
             desk.redis.hincrby(f"iw:evt:{v.event.key}", "token", 1)
 
         event = desk.accept("created", desk.sandbox.session())
-        desk.processor(slow, seen.handler("*", name="z")).step(event.key)
+        desk.turn(desk.processor(slow, seen.handler("*", name="z")))
         assert (desk.record(event).state, desk.record(event).handlers, seen) == ("pending", {}, [])
         assert [line["handler"] for line in desk.logged("claim_lost")] == ["p.slow"]
 
@@ -381,7 +419,7 @@ class TestStripeFails:
         seen = Seen()
         processor = desk.processor(seen.handler("*"))
         desk.sandbox.fault(**fault)
-        processor.step(event.key)
+        desk.turn(processor)
         self.released(desk, event, reason)
         assert desk.settle(processor, event).state == "done"
         assert [v.attempt for v in seen] == [1]
@@ -390,7 +428,7 @@ class TestStripeFails:
         event = desk.accept("created", "vs_1")
         processor = desk.processor(Seen().handler("*"))
         processor._api = StripeApi("sk_test_x", base=f"http://127.0.0.1:{free_port()}")
-        processor.step(event.key)
+        desk.turn(processor)
         self.released(desk, event, "stripe: unreachable")
 
     def test_a_hanging_connection_ends(self, desk, monkeypatch) -> None:
@@ -401,39 +439,61 @@ class TestStripeFails:
             port = silent.getsockname()[1]
             processor._api = StripeApi("sk_test_x", base=f"http://127.0.0.1:{port}")
             started = time.monotonic()
-            processor.step(event.key)
+            desk.turn(processor)
         assert time.monotonic() - started < 2
         self.released(desk, event, "stripe: unreachable")
 
     def test_retry_after_is_honoured(self, desk) -> None:
         event = desk.accept("created", desk.sandbox.session())
         desk.sandbox.fault("rate_limit", retry_after=7)
-        desk.processor(Seen().handler("*")).step(event.key)
+        desk.turn(desk.processor(Seen().handler("*")))
         assert 6.5 < desk.wait(event) <= 7.1
+        assert desk.inbox.take() is Refused.PAUSED, "the limit is everyone's"
+
+    @pytest.mark.parametrize("delay", [0.0, 0.0001])
+    def test_the_shortest_wait_is_one_too(self, delay, desk, monkeypatch) -> None:
+        monkeypatch.setattr(jobs, "backoff", lambda *_: delay)
+        event = desk.accept("created", desk.sandbox.session())
+        desk.sandbox.fault("rate_limit")
+        desk.turn(desk.processor(Seen().handler("*")))
+        assert desk.logged("processing_failed") == []
+        self.released(desk, event, "")
 
     def test_the_sdk_tries_twice(self, desk, monkeypatch) -> None:
         monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 1)
         event = desk.accept("created", desk.sandbox.session())
         desk.sandbox.fault("error", status=500)
-        desk.processor(Seen().handler("*")).step(event.key)
+        desk.turn(desk.processor(Seen().handler("*")))
         assert desk.record(event).state == "done"
 
     def test_a_revoked_key_waits_for_a_person(self, desk) -> None:
         key = desk.sandbox.control("keys", kind="secret")["key"]
         event = desk.accept("created", desk.sandbox.session())
         desk.sandbox.control("keys/revoke", key=key)
-        desk.processor(Seen().handler("*"), key=key).step(event.key)
+        desk.turn(desk.processor(Seen().handler("*"), key=key))
         self.released(desk, event, "stripe: key 401")
         assert 59 < desk.wait(event) <= 60
         (line,) = desk.logged("stripe_refuses_our_key")
         assert (line["level"], line["status"]) == ("error", 401)
         assert line["request_id"].startswith("req_")
+        desk.accept("created", desk.sandbox.session())
+        assert desk.inbox.take() is Refused.PAUSED, "every other event would run into it"
 
     def test_a_key_that_may_not_waits_for_a_person(self, desk) -> None:
         made = desk.sandbox.control("keys", kind="restricted", permissions=["event_read"])
         event = desk.accept("created", desk.sandbox.session())
-        desk.processor(Seen().handler("*"), key=made["key"]).step(event.key)
+        desk.turn(desk.processor(Seen().handler("*"), key=made["key"]))
         self.released(desk, event, "stripe: key 403")
+        assert 59 < desk.wait(event) <= 60
+
+    def test_an_account_that_left_stops_nobody_else(self, desk) -> None:
+        seen = Seen()
+        processor = desk.processor(seen.handler("*"))
+        gone = desk.accept("created", "vs_1", account="left_1Account")
+        event = desk.accept("created", desk.sandbox.session())
+        desk.turn(processor)
+        self.released(desk, gone, "stripe: key 403 account_invalid")
+        assert desk.settle(processor, event).state == "done"
 
     def test_a_session_that_stays_missing_is_dead(self, desk) -> None:
         record = desk.settle(
@@ -446,7 +506,7 @@ class TestStripeFails:
     def test_a_request_stripe_calls_invalid_is_dead(self, desk) -> None:
         event = desk.accept("created", desk.sandbox.session())
         desk.sandbox.fault("error", status=400)
-        desk.processor(Seen().handler("*")).step(event.key)
+        desk.turn(desk.processor(Seen().handler("*")))
         assert desk.record(event).state == "dead"
         assert desk.record(event).reason == "stripe: invalid 400"
 
@@ -455,7 +515,7 @@ class TestStripeFails:
         processor = desk.processor(seen.handler("*"))
         event = desk.accept("created", desk.sandbox.session())
         desk.sandbox.fault("error", status=400)
-        processor.step(event.key)
+        desk.turn(processor)
         assert desk.inbox.replay(event.key) == "replayed"
         assert statuses(desk.settle(processor, event)) == {"p.handle": ("done", 1)}
 
@@ -510,13 +570,8 @@ class TestSensitive:
             seen.handler("*", name="plain"),
             restricted_key=made["key"],
         )
-        session = desk.sandbox.session("verified")
-        fresh = desk.accept("created", "vs_1")
-        event = dataclasses.replace(
-            fresh, id="evt_old", kind="verified", session=session.id, created=fresh.created - age
-        )
-        assert desk.inbox.accept(event) is Accepted.NEW
-        processor.step(event.key)
+        event = desk.accept("verified", desk.sandbox.session("verified"), age=age)
+        desk.turn(processor)
         record = desk.record(event)
         if age < 48 * 3600:
             assert (record.state, record.reason) == ("pending", "stripe: key 403")
@@ -536,10 +591,10 @@ class TestComingBack:
 
         handlers = (first, seen.handler("*", name="second"))
         event = desk.accept("created", desk.sandbox.session())
-        desk.processor(*handlers).step(event.key)
+        desk.turn(desk.processor(*handlers))
         assert statuses(desk.record(event)) == {"p.first": ("done", 1)}
         assert desk.record(event).state == "pending"
-        assert desk.redis.llen("rq:queue:identity") == 2, "somebody else is woken at once"
+        assert desk.redis.llen("rq:queue:identity") == 1, "somebody else is woken at once"
         desk.stop.requested_at = None
         record = desk.settle(desk.processor(*handlers), event)
         assert statuses(record) == {"p.first": ("done", 1), "p.second": ("done", 1)}
@@ -548,9 +603,9 @@ class TestComingBack:
         seen = Seen()
         event = desk.accept("created", desk.sandbox.session())
         new = seen.handler("*", name="new")
-        desk.processor(raising(lambda _: Retry("", delay=0)), new).step(event.key)
+        desk.turn(desk.processor(raising(lambda _: Retry("", delay=0)), new))
         time.sleep(0.06)
-        desk.processor(new).step(event.key)
+        desk.turn(desk.processor(new))
         record = desk.record(event)
         assert (record.state, record.reason) == ("pending", "unknown handler")
         assert desk.logged("handler_unknown")[0]["handler"] == "p.failing"
@@ -560,7 +615,7 @@ class TestComingBack:
         seen = Seen()
         event = desk.accept("created", desk.sandbox.session())
         old = raising(lambda v: Retry("", delay=0) if v.attempt == 1 else Discard("enough"))
-        desk.processor(old).step(event.key)
+        desk.turn(desk.processor(old))
         record = desk.settle(desk.processor(old, seen.handler("*", name="new")), event)
         assert statuses(record) == {"p.failing": ("dead", 2), "p.new": ("done", 1)}
 
@@ -604,13 +659,11 @@ class TestComingBack:
 
 
 class TestRedisFails:
-    def test_while_taking(self, desk) -> None:
-        client = redis_py.Redis(port=free_port(), retry=None)
+    def test_while_claiming(self, desk) -> None:
         processor = desk.processor(Seen().handler("*"))
-        processor._inbox = Inbox(client)
+        processor._inbox = Inbox(redis_py.Redis(port=free_port(), retry=None))
         with pytest.raises(redis_py.ConnectionError):
             processor.take()
-        client.close()
 
     def test_while_writing_down_what_a_handler_did(self, desk, monkeypatch) -> None:
         seen = Seen()
@@ -622,15 +675,30 @@ class TestRedisFails:
 
         with monkeypatch.context() as patch:
             patch.setattr(Inbox, "record", fail)
-            processor.step(event.key)
-        assert desk.record(event).reason == "processing failed"
-        assert desk.logged("processing_failed")[0]["error"] == "ConnectionError"
+            desk.turn(processor)
+        assert desk.record(event).reason == "redis failed"
+        assert desk.logged("redis_failed")[0]["error"] == "ConnectionError"
         record = desk.settle(processor, event)
         assert statuses(record) == {"p.handle": ("done", 1)}
         assert len(seen) == 2, "at least once: it ran, and nobody could know"
 
 
-class TestDoor:
-    def test_a_job_without_our_worker_says_how_to_start_one(self) -> None:
-        with pytest.raises(RuntimeError, match="python -m workers"):
-            jobs.process_event("evt_1")
+def test_a_fault_of_ours_does_not_go_round_for_ever(desk, monkeypatch) -> None:
+    def fault(_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(jobs.Outcome, "of", fault)
+    monkeypatch.setattr(jobs, "MAX_FAULTS", 3)
+    monkeypatch.setattr(jobs, "FETCH_CAP", 0.05)
+    event = desk.accept("created", desk.sandbox.session())
+    record = desk.settle(desk.processor(Seen().handler("*")), event)
+
+    assert record.state == "dead"
+    assert re.match(r"processing failed: ValueError at .*jobs.py:\d+ _fetch", record.reason)
+    assert len(desk.logged("processing_failed")) == 4
+    assert statuses(record) == {}
+
+
+def test_a_job_without_our_worker_says_how_to_start_one() -> None:
+    with pytest.raises(RuntimeError, match="python -m workers"):
+        jobs.process_event("evt_1")

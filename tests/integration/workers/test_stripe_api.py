@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import pytest
-import requests
 
 from service.event import Event
 from workers import stripe_api
@@ -154,22 +153,8 @@ class TestEvents:
         assert refused(lambda: list(events)).kind == "broken"
 
     def test_one_by_its_id_in_both_forms(self, sandbox) -> None:
-        endpoints = f"{sandbox.url}/v1/webhook_endpoints"
-        made = requests.post(
-            endpoints,
-            {
-                "url": "http://127.0.0.1:9/",
-                "enabled_events[]": "v1.identity.verification_session.created",
-                "event_payload": "thin",
-            },
-            auth=("sk_test_x", ""),
-            timeout=10,
-        ).json()
-        session = sandbox.session()
-        deliveries = sandbox.control("deliveries", "GET")
-        thin_id = next(d["event"] for d in deliveries if d["session"] == session.id)
+        session, thin_id = sandbox.session_and_thin_event()
         thin = sandbox.api().retrieve_thin_event(thin_id)
         assert thin.type == "v1.identity.verification_session.created"
         snapshot = sandbox.api().retrieve_event(thin.snapshot_event)
         assert snapshot.data.object["id"] == session.id
-        requests.delete(f"{endpoints}/{made['id']}", auth=("sk_test_x", ""), timeout=10)

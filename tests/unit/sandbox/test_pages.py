@@ -67,3 +67,30 @@ def test_what_a_user_typed_is_escaped(api: Api) -> None:
     page = api.client.get(f"/_sandbox/sessions/{session}").text
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_every_button(api: Api) -> None:
+    def press(action: str, **fields: str) -> str:
+        answer = api.client.post("/_sandbox/", data={"action": action, **fields})
+        assert answer.status_code == 303
+        return answer.headers["Location"]
+
+    page = press("create", type="document", selfie="on", id_number="on")
+    session = page.rpartition("/")[2]
+    assert press("open", session=session).startswith("/start/test_")
+    press("cancel", session=session)
+    press("redact", session=session)
+    press("complete", session=session)
+    assert api.world.sessions[session].redaction == "redacted"
+    press("advance", seconds="60")
+    assert api.world.offset == 60
+    press("resend", event=next(iter(api.world.events)))
+    press("add_fault", kind="drop", next="2")
+    overview = api.client.get("/_sandbox/").text
+    assert "drop" in overview
+    assert session in overview
+    (fault,) = api.client.get("/_sandbox/faults").json or ()
+    press("clear_fault", fault=fault["id"])
+    assert api.client.get("/_sandbox/faults").json == []
+    assert "redacted" in api.client.get(page).text
+    assert "message=" in press("add_fault", kind="nonsense")

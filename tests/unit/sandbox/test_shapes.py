@@ -1,7 +1,7 @@
 """Every object in every state against the sandbox's own document, and against Stripe's.
 
-Stripe's is the closed Identity document of API 2023-10-16. It is not part of this repository:
-``STRIPE_IDENTITY_OPENAPI`` names the file where there is one.
+Stripe's is the closed Identity document of API 2023-10-16. It is not part of this repository, and
+is used where it stands beside it.
 """
 
 from collections.abc import Callable

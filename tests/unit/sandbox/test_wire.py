@@ -166,7 +166,7 @@ def test_verified_outputs_are_null_until_verified(api: Api) -> None:
         (
             "type=document&options[document][allowed_types][0]=visa",
             None,
-            "Invalid options[document][allowed_types][0]: must be one of driving_license, id_card"
+            "Invalid options[document][allowed_types][0]: must be one of driving_license, id_card,"
             " or passport",
             "options[document][allowed_types][0]",
         ),
@@ -264,7 +264,7 @@ def test_unknown_ids(api: Api, path: str, status: int, message: str, param: str)
         ("created[near]=1", "Received unknown parameter: created[near]"),
         (
             "status=pending",
-            "Invalid status: must be one of canceled, processing, requires_input or verified",
+            "Invalid status: must be one of canceled, processing, requires_input, or verified",
         ),
     ],
 )
@@ -391,6 +391,13 @@ def test_limits_are_clamped(api: Api, limit: str, count: int) -> None:
     assert len(ids(api.get(SESSIONS))) == 10
 
 
+def test_data_alone_expands_nothing(api: Api) -> None:
+    session = api.create()
+    listed = api.get(f"{SESSIONS}?expand[]=data").json
+    assert listed
+    assert listed["data"] == [session]
+
+
 def test_filters_combine(api: Api) -> None:
     now = 1_795_000_000
     old = api.create("type=document&client_reference_id=a")["id"]
@@ -448,6 +455,7 @@ def test_what_is_kept_for_a_key_and_for_how_long(api: Api) -> None:
     api.control("clock", advance=DAY)
     later = api.post(SESSIONS, "type=document", Idempotency_Key="key-1")
     assert "Idempotent-Replayed" not in later.headers
+    assert len(api.world.answers) == 1, "what has expired is forgotten"
 
     session = api.create()["id"]
     api.control(f"sessions/{session}/submit", hold=True)

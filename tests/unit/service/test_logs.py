@@ -281,13 +281,23 @@ class TestMasking:
             raise KeyError
         assert logs.redact("Jenny") == "Jenny"
 
-    def test_each_thread_has_its_own(self) -> None:
+    def test_a_thread_without_values_of_its_own_masks_everyones(self) -> None:
         found = []
-        with logs.masking(["Jenny"]):
-            thread = threading.Thread(target=lambda: found.append(logs.redact("Jenny")))
+
+        def other_thread() -> None:
+            found.append(logs.redact("Jenny, Bob"))
+            with logs.masking(["Bob"]):
+                found.append(logs.redact("Jenny, Bob"))
+
+        def run() -> None:
+            thread = threading.Thread(target=other_thread)
             thread.start()
             thread.join()
-        assert found == ["Jenny"]
+
+        with logs.masking(["Jenny"]):
+            run()
+        run()
+        assert found == ["[personal], Bob", "Jenny, [personal]", "Jenny, Bob", "Jenny, [personal]"]
 
     @pytest.mark.parametrize(
         ("value", "text", "shown"),

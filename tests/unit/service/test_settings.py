@@ -308,3 +308,20 @@ class TestNothingShown:
         for text in (repr(settings), str(settings), f"{settings}", f"{settings.__dict__}"):
             assert "stripe_api_key" in text
             assert MARKER not in text
+
+
+@pytest.mark.parametrize(
+    ("env", "rate"),
+    [
+        ({"STRIPE_API_KEY": "sk_live_abcdefgh"}, 80),
+        ({"STRIPE_API_KEY": "sk_test_abcdefgh"}, 20),
+        ({"STRIPE_API_KEY": "sk_test_abcdefgh", "STRIPE_API_BASE": "http://127.0.0.1:1"}, 0),
+        ({"STRIPE_API_KEY": "sk_test_abcdefgh", "STRIPE_API_RATE": "7"}, 7),
+        ({"STRIPE_API_KEY": "sk_live_abcdefgh", "STRIPE_API_RATE": "0"}, 0),
+    ],
+)
+def test_the_rate_of_calls_stays_below_stripes_limit(monkeypatch, env, rate) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+
+    assert Settings.load("worker").api_rate == rate

@@ -1,0 +1,67 @@
+"""Faults of the API: what is answered, and what happened all the same."""
+
+from typing import Any
+
+import pytest
+
+from .conftest import SESSIONS, Api
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code", "retry"),
+    [
+        ({"kind": "rate_limit"}, 429, "rate_limit", "false"),
+        ({"kind": "lock_timeout"}, 429, "lock_timeout", "true"),
+        ({"kind": "error"}, 500, None, "true"),
+        ({"kind": "error", "status": 503}, 503, None, "true"),
+        ({"kind": "timeout", "seconds": 0.01}, 500, None, "true"),
+    ],
+)
+def test_instead_of_an_answer(
+    api: Api, fault: dict[str, Any], status: int, code: str | None, retry: str
+) -> None:
+    api.control("faults", next=1, **fault)
+    answer = api.post(SESSIONS, "type=document", Idempotency_Key="k")
+    assert answer.status_code == status
+    assert api.error(answer).get("code") == code
+    assert answer.headers["Stripe-Should-Retry"] == retry
+    assert not api.world.sessions
+    assert api.post(SESSIONS, "type=document", Idempotency_Key="k").status_code == 200
+
+
+def test_after_the_operation(api: Api) -> None:
+    api.control("faults", kind="error", after=True, next=1)
+    lost = api.post(SESSIONS, "type=document", Idempotency_Key="k")
+    again = api.post(SESSIONS, "type=document", Idempotency_Key="k")
+    assert (lost.status_code, again.status_code) == (500, 200)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert len(api.world.sessions) == 1
+
+
+def test_saved_for_the_key(api: Api) -> None:
+    api.control("faults", kind="error", saved=True, next=1)
+    first = api.post(SESSIONS, "type=document", Idempotency_Key="k")
+    again = api.post(SESSIONS, "type=document", Idempotency_Key="k")
+    assert first.status_code == again.status_code == 500
+    assert first.data == again.data
+
+
+def test_slow_and_cut(api: Api) -> None:
+    api.control("faults", kind="slow", seconds=0.01, next=1)
+    assert api.get(SESSIONS).status_code == 200
+    whole = api.get(SESSIONS).data
+    api.control("faults", kind="cut", next=1)
+    cut = api.get(SESSIONS)
+    assert cut.headers["Content-Length"] == str(len(whole))
+    assert whole.startswith(cut.data)
+    assert len(cut.data) == len(whole) // 2
+
+
+def test_other_routes_are_spared(api: Api) -> None:
+    api.control("faults", kind="error", route=f"GET {SESSIONS}*")
+    assert api.post(SESSIONS, "type=document").status_code == 200
+    assert api.get(SESSIONS).status_code == 500
+    assert api.client.delete("/_sandbox/faults").json == {"cleared": 1}
+    api.control("faults", kind="rate_limit", route="/v1/events", retry_after=3)
+    assert api.get(SESSIONS).status_code == 200
+    assert api.get("/v1/events").headers["Retry-After"] == "3"

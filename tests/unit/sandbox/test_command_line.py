@@ -1,0 +1,71 @@
+"""The commands against an application without a socket."""
+
+import json
+from typing import Any
+
+import pytest
+import urllib3
+from click.testing import CliRunner, Result
+
+from sandbox.__main__ import main
+
+from .conftest import Api
+
+
+@pytest.fixture
+def run(api: Api, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def request(method: str, url: str, **given: Any) -> urllib3.HTTPResponse:
+        path = url.removeprefix("http://sandbox.example")
+        body = {"json": given["json"]} if given.get("json") is not None else {}
+        if "body" in given:
+            body = {"data": given["body"]}
+        answer = api.client.open(path, method=method, headers=given["headers"], **body)
+        return urllib3.HTTPResponse(answer.data, status=answer.status_code)
+
+    monkeypatch.setattr(urllib3, "request", request)
+
+    def invoke(*words: str) -> Result:
+        return CliRunner().invoke(main, [*words, "--url", "http://sandbox.example/"])
+
+    return invoke
+
+
+@pytest.mark.parametrize(
+    ("event", "count"),
+    [
+        ("created", 1),
+        ("processing", 2),
+        ("verified", 3),
+        ("requires_input", 3),
+        ("canceled", 2),
+        ("redacted", 4),
+        ("identity.verification_session.verified", 3),
+    ],
+)
+def test_trigger(run: Any, api: Api, event: str, count: int) -> None:
+    result = run("trigger", event)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("evt_") == count == len(api.world.events)
+    assert list(api.world.events.values())[-1].type.endswith(event)
+
+
+def test_a_session_by_hand(run: Any, api: Api) -> None:
+    made = run("create", "--selfie", "--id-number", "--metadata", "a=b", "--return-url", "http://x")
+    assert "requires_input" in made.output
+    assert "/start/test_" in made.output
+    (id_,) = api.world.sessions
+    assert "last_error: document_expired" in run("submit", id_, "document_expired").output
+    assert json.loads(run("submit", id_, "--hold", "--json").output)["status"] == "processing"
+    assert "verified" in run("complete", id_).output
+    assert run("advance", "90").output.startswith("It is 2026-11-18T11:08:10+00:00, 90 s ahead")
+    assert run("resend", next(iter(api.world.events))).exit_code == 0
+    api.control(f"sessions/{id_}/redact")
+    assert "redaction: redacted" in run("complete", id_).output
+
+
+def test_mistakes(run: Any) -> None:
+    assert "No such VerificationSession" in run("submit", "vs_x").output
+    assert "no duration" in run("advance", "soon").output
+    assert run("trigger", "nonsense").exit_code == 2
+    both = CliRunner().invoke(main, ["serve", "--deliver-to", "http://x"])
+    assert "--deliver-to and --secret go together" in both.output

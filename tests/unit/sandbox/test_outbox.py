@@ -1,0 +1,271 @@
+"""Deliveries without a network: the schedule, the faults, what is signed, what is stored."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stripe
+
+from sandbox.delivery import Deliverer
+from sandbox.faults import Faults
+from sandbox.objects import Attempt, Delivery, Endpoint, Record
+from sandbox.state import RETRIES, Settings, World, all_events
+from sandbox.store import Store
+
+SECRET = "whsec_first"
+URL = "http://endpoint.example/hook"
+
+
+@dataclass
+class Outbox:
+    """A world, a clock, and an endpoint that answers what it is told."""
+
+    save: Callable[[dict[tuple[str, str], Record | None]], None] | None = None
+    now: float = 1_795_000_000.0
+    answers: list[int | None] = field(default_factory=list)
+    sent: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.world = World(Settings(), clock=lambda: self.now, save=self.save)
+        self.faults = Faults()
+        self.deliverer = Deliverer(self.world, self.faults)
+        self.deliverer._post = self.post  # type: ignore[method-assign]
+        with self.world.step() as world:
+            self.endpoint = world.add_endpoint(
+                URL, secret=SECRET, enabled_events=all_events("snapshot")
+            )
+
+    def post(self, url: str, text: str, signature: str) -> Attempt:
+        assert url == URL
+        self.sent.append((text, signature))
+        status = self.answers.pop(0) if self.answers else 200
+        return Attempt(time=0.0, status=status, error=None if status else "refused")
+
+    def emit(self) -> Delivery:
+        with self.world.step() as world:
+            world.create({"type": "document"})
+        return list(self.world.deliveries.values())[-1]
+
+    def pump(self) -> int:
+        """Send what is due now, as the sender's threads would; return how many tries."""
+        before = len(self.sent)
+        with self.world.step() as world:
+            due = world.take_due()
+        for delivery in due:
+            self.deliverer._try(delivery.id)
+        return len(self.sent) - before
+
+    def event(self, number: int = -1) -> Any:
+        text, signature = self.sent[number]
+        return stripe.Webhook.construct_event(text, signature, SECRET)
+
+
+@pytest.fixture
+def outbox() -> Outbox:
+    return Outbox()
+
+
+def test_the_schedule_of_test_mode(outbox: Outbox) -> None:
+    outbox.answers += [500, None, 301]
+    delivery = outbox.emit()
+    assert outbox.pump() == 1
+    for wait in RETRIES["test"]:
+        outbox.now += wait - 1
+        assert outbox.pump() == 0
+        outbox.now += 1
+        assert outbox.pump() == 1
+    assert delivery.state == "failed"
+    assert [a.status for a in delivery.attempts] == [500, None, 301]
+    assert outbox.world.next_due() is None
+
+
+def test_an_answer_of_2xx_ends_it(outbox: Outbox) -> None:
+    outbox.answers += [503, 204]
+    delivery = outbox.emit()
+    event = outbox.world.events[delivery.event]
+    outbox.pump()
+    assert outbox.world.pending_webhooks(event) == 1
+    outbox.now += 3600
+    outbox.pump()
+    assert delivery.state == "delivered"
+    assert outbox.world.pending_webhooks(event) == 0
+    assert json.loads(outbox.sent[0][0])["pending_webhooks"] == 1
+
+
+def test_sending_by_hand_does_not_stop_the_automatic_tries(outbox: Outbox) -> None:
+    outbox.answers += [500, 200, 200]
+    delivery = outbox.emit()
+    event = outbox.world.events[delivery.event]
+    outbox.pump()
+    with outbox.world.step() as world:
+        (by_hand,) = world.resend(event)
+    assert outbox.pump() == 1
+    assert (by_hand.state, delivery.state) == ("delivered", "pending")
+    assert outbox.world.pending_webhooks(event) == 0
+    outbox.now += 3600
+    assert outbox.pump() == 1
+    outbox.answers += [500]
+    with outbox.world.step() as world:
+        (again,) = world.resend(event)
+    outbox.pump()
+    outbox.now += 100_000
+    assert outbox.pump() == 0
+    assert again.state == "failed"
+
+
+def test_an_endpoint_made_later_gets_what_is_sent_by_hand(outbox: Outbox) -> None:
+    delivery = outbox.emit()
+    with outbox.world.step() as world:
+        later = world.add_endpoint(URL, enabled_events=["*"])
+        assert [d.endpoint for d in world.resend(world.events[delivery.event])] == [
+            outbox.endpoint.id,
+            later.id,
+        ]
+
+
+def test_disabled_and_deleted_endpoints(outbox: Outbox) -> None:
+    outbox.answers.append(500)
+    delivery = outbox.emit()
+    outbox.pump()
+    with outbox.world.step() as world:
+        world.change_endpoint(outbox.endpoint, status="disabled")
+    outbox.now += 3600
+    assert outbox.pump() == 0
+    assert delivery.state == "pending"
+    with outbox.world.step() as world:
+        world.change_endpoint(outbox.endpoint, status="enabled")
+    outbox.answers.append(500)
+    assert outbox.pump() == 1
+    with outbox.world.step() as world:
+        world.drop_endpoint(outbox.endpoint)
+    outbox.now += 100_000
+    assert outbox.pump() == 0
+    assert delivery.state == "canceled"
+
+
+def test_every_active_secret_signs(outbox: Outbox) -> None:
+    with outbox.world.step() as world:
+        new = world.roll_secret(outbox.endpoint, overlap=60)
+    outbox.emit()
+    outbox.pump()
+    text, signature = outbox.sent[-1]
+    assert signature.count("v1=") == 2
+    for secret in (SECRET, new):
+        assert stripe.Webhook.construct_event(text, signature, secret)
+    outbox.now += 60
+    outbox.emit()
+    outbox.pump()
+    with pytest.raises(stripe.SignatureVerificationError):
+        outbox.event()
+
+
+@pytest.mark.parametrize("kind", ["bad_signature", "stale_timestamp"])
+def test_faults_the_sdk_sees(outbox: Outbox, kind: str) -> None:
+    outbox.faults.add({"kind": kind, "next": 1})
+    outbox.emit()
+    outbox.pump()
+    with pytest.raises(stripe.SignatureVerificationError):
+        outbox.event()
+
+
+def test_faults_of_the_way(outbox: Outbox) -> None:
+    outbox.faults.add({"kind": "drop", "next": 1})
+    dropped = outbox.emit()
+    assert outbox.pump() == 0
+    assert dropped.state == "dropped"
+
+    outbox.faults.add({"kind": "delay", "seconds": 30, "next": 1})
+    outbox.emit()
+    assert outbox.pump() == 0
+    outbox.now += 30
+    assert outbox.pump() == 1
+
+    outbox.faults.add({"kind": "duplicate", "times": 2, "next": 1})
+    twice = outbox.emit()
+    assert outbox.pump() == 3
+    assert len(twice.attempts) == 3
+
+    outbox.faults.add({"kind": "reorder", "next": 1})
+    first, second = outbox.emit(), outbox.emit()
+    assert outbox.pump() == 1
+    assert outbox.pump() == 1
+    assert [outbox.event(-2).id, outbox.event().id] == [second.event, first.event]
+
+    outbox.faults.add({"kind": "oversized", "bytes": 5000, "next": 1})
+    outbox.faults.add({"kind": "future_timestamp", "next": 1})
+    outbox.emit()
+    outbox.pump()
+    assert len(outbox.sent[-1][0]) > 5000
+    assert outbox.event()
+
+
+def test_a_failed_duplicate_does_not_undo_a_success(outbox: Outbox) -> None:
+    outbox.faults.add({"kind": "duplicate"})
+    outbox.answers += [200, 500]
+    delivery = outbox.emit()
+    outbox.pump()
+    assert delivery.state == "delivered"
+
+
+def test_faults_match_endpoint_and_type_and_rate() -> None:
+    faults = Faults()
+    never = faults.add({"kind": "drop", "rate": 0})
+    elsewhere = faults.add({"kind": "drop", "endpoint": "we_other"})
+    other = faults.add({"kind": "drop", "event_type": "*.verified"})
+    mine = faults.add({"kind": "drop", "endpoint": URL, "rate": "1.0", "event_type": "*.created"})
+    found = faults.for_delivery("we_1", URL, "x.created", first=True)
+    assert found == [mine]
+    assert faults.for_delivery("we_1", URL, "x.created", first=False) == []
+    assert faults.clear(never.id) == 1
+    assert faults.clear("nothing") == 0
+    assert faults.all() == [elsewhere, other, mine]
+    assert faults.clear() == 3
+
+
+def test_what_is_stored_is_what_was(tmp_path: Path) -> None:
+    store = Store(tmp_path / "deep" / "state.sqlite")
+    outbox = Outbox(save=store.save)
+    outbox.answers += [500]
+    outbox.emit()
+    outbox.pump()
+    with outbox.world.step() as world:
+        session = world.create({"type": "document"})
+        world.submit(session, "verified", delay=60)
+        world.advance(30)
+        gone = world.add_endpoint(URL, enabled_events=["*"])
+    with outbox.world.step() as world:
+        world.drop_endpoint(gone)
+
+    again = World(Settings(), clock=lambda: outbox.now)
+    again.load(Store(tmp_path / "deep" / "state.sqlite").load())
+    for shelf in ("sessions", "reports", "events", "endpoints", "deliveries", "keys", "answers"):
+        assert list(getattr(again, shelf).values()) == list(getattr(outbox.world, shelf).values())
+    assert again.offset == 30
+    token = session.token or "none while it is processing"
+    assert again.session_of(token) is None
+    with again.step():
+        again.advance(30)
+    assert again.sessions[session.id].status == "verified"
+    assert again.events_of(again.sessions[session.id])[-1].type.endswith("verified")
+
+
+def test_a_try_that_was_cut_off_is_made_again_after_a_restart() -> None:
+    outbox = Outbox()
+    outbox.emit()
+    with outbox.world.step() as world:
+        (taken,) = world.take_due()
+    assert taken.state == "sending"
+    again = World(Settings(), clock=lambda: outbox.now)
+    records: list[Record] = [*outbox.world.endpoints.values(), *outbox.world.sessions.values()]
+    again.load([*records, *outbox.world.events.values(), taken])
+    assert [d.id for d in again.take_due()] == [taken.id]
+
+
+def test_a_step_is_stored_as_one() -> None:
+    steps: list[set[str]] = []
+    outbox = Outbox(save=lambda touched: steps.append({kind for kind, _ in touched}))
+    outbox.emit()
+    assert steps == [{Endpoint.__name__}, {"Session", "Event", "Delivery"}]
