@@ -43,6 +43,7 @@ from tests.chaos.system import (
     Tally,
     children,
     environment,
+    keep_reconciliation_out,
     tally,
 )
 from tests.conftest import ROOT, Processes, Server, Traces, free_port
@@ -230,6 +231,7 @@ class Storm:
         self._client = stack.enter_context(
             self._redis.client(socket_timeout=0.3, socket_connect_timeout=0.3)
         )
+        keep_reconciliation_out(self._client)
         self._ledger = LedgerReader(folder / "ledger")
         self._port = free_port()
         env = environment(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import stripe
 import urllib3
+from redis import Redis
 
 from service.event import Event
 from tests.conftest import CANARY, ROOT, Processes, wait_until
@@ -152,6 +153,11 @@ def environment(redis_url: str, sandbox_url: str, ledger: Path, **more: str) -> 
         "LOG_FORMAT": "json",
         **more,
     }
+
+
+def keep_reconciliation_out(client: Redis) -> None:
+    """Have the periodic process not ask Stripe: what is delivered must do without."""
+    client.set("iw:turn:reconcile", 1)
 
 
 def children(pid: int) -> list[int]:

@@ -19,6 +19,7 @@ from tests.chaos.system import (
     Sandbox,
     children,
     environment,
+    keep_reconciliation_out,
     read_ledger,
     tally,
 )
@@ -42,6 +43,8 @@ def test_sigterm_under_load_costs_nothing(
     env = environment(
         redis.url, sandbox.url, tmp_path / "ledger", LEDGER_FLAKY="0", WORKER_CONCURRENCY="4"
     )
+    with redis.client() as client:
+        keep_reconciliation_out(client)
     processes.python("-m", "workers", "periodic", env=env)
     workers = [Worker(processes, env) for _ in range(3)]
     changes: set[Change] = set()

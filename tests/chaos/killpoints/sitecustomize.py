@@ -2,7 +2,8 @@
 
 KILLPOINT is `<step>:<before|after>:<nth>:<fault>`: at the n-th call of the step in this process,
 
-* `kill`, `term`, `stop`: the process sends itself that signal (who continues it is not its affair),
+* `kill`, `term`, `stop`: the process sends itself that signal; one that is stopped is continued by
+  another process KILLPOINT_STOPPED_FOR seconds later,
 * `cut`: for a second no connection to Redis works, old or new,
 * `lose-reply`: before the step, the first reply to what it asks gets lost (redis-py then asks
   again); after it, the step has happened and its caller is told that the connection broke.
@@ -18,6 +19,7 @@ import importlib
 import itertools
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -93,6 +95,9 @@ def first_to_fire() -> bool:
 
 
 def fire(step: str, when: str, fault: str) -> None:
+    if fault == "stop":
+        seconds = os.environ["KILLPOINT_STOPPED_FOR"]
+        subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {os.getpid()}"])
     if fault in SIGNALS:
         os.kill(os.getpid(), SIGNALS[fault])
     elif fault == "cut":
