@@ -17,6 +17,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -46,7 +47,7 @@ from tests.chaos.system import (
     keep_reconciliation_out,
     tally,
 )
-from tests.conftest import ROOT, Processes, Server, Traces, free_port
+from tests.conftest import ROOT, Processes, Server, Traces, free_port, wait_until
 
 RESTART = 0.2
 """Seconds until a platform has noticed that a process ended."""
@@ -251,10 +252,7 @@ class Storm:
         deliveries = self._sandbox.changes(-(-plan.events // 3), within=300)
         parts = {n: Part(self._processes, a, e) for n, (a, e) in self._parts.items()}
         self._parts = parts
-        while (
-            urllib3.HTTPConnectionPool("127.0.0.1", self._port).urlopen("GET", "/x").status != 404
-        ):
-            time.sleep(0.1)
+        wait_until(lambda: _listens(self._port), within=30)
         self._plan_faults()
         producer = Producer(deliveries, plan, self._port)
         self._began = time.monotonic()
@@ -462,6 +460,12 @@ def _commands(plan: Plan, port: int) -> dict[str, tuple[str, ...]]:
         "worker-2": ("-m", "workers"),
         "periodic": ("-m", "workers", "periodic"),
     }
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def say(text: str, end: str = "\n") -> None:
