@@ -18,6 +18,7 @@ class Proxy:
 
     Attributes:
         port: where to connect instead.
+        target: the port of the server, for new connections.
         delay: seconds by which everything is late, both ways.
         rate: bytes a second, each way of each connection; None is no limit.
         refusing: whether new connections are ended at once.
@@ -25,7 +26,7 @@ class Proxy:
     """
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._open: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
@@ -72,7 +73,7 @@ class Proxy:
             _reset(writer)
             return
         try:
-            server_reader, server_writer = await asyncio.open_connection(LOOPBACK, self._target)
+            server_reader, server_writer = await asyncio.open_connection(LOOPBACK, self.target)
         except OSError:
             _reset(writer)
             return
