@@ -115,7 +115,7 @@ class Part:
     def signal(self, number: int, whom: str) -> int:
         """Send a signal to the process or one of its children; the pid it went to."""
         forked = children(self.process.pid) if whom == "child" else []
-        pid = random.choice(forked or [self.process.pid])  # noqa: S311
+        pid = random.choice(forked or [self.process.pid])
         if self.process.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -128,7 +128,7 @@ class Producer:
     """Sends deliveries as Stripe does: again, later, until the answer is 2xx."""
 
     def __init__(self, deliveries: list[Delivery], plan: Plan, port: int) -> None:
-        self._dice = random.Random(f"producer {plan.seed}")  # noqa: S311
+        self._dice = random.Random(f"producer {plan.seed}")
         self._pool = urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=SENDERS, timeout=5)
         self._ready = threading.Condition()
         self._number = itertools.count()
@@ -216,7 +216,7 @@ class Storm:
 
     def __init__(self, plan: Plan, folder: Path, stack: ExitStack) -> None:
         self._plan = plan
-        self._dice = random.Random(f"storm {plan.seed}")  # noqa: S311
+        self._dice = random.Random(f"storm {plan.seed}")
         self._actions: list[tuple[float, int, Callable[[], None]]] = []
         self._number = itertools.count()
         self.run = Run()

@@ -38,7 +38,7 @@ def test_sigterm_under_load_costs_nothing(
     new_server: Callable[..., Server],
     tmp_path: Path,
 ) -> None:
-    dice = random.Random(count)  # noqa: S311
+    dice = random.Random(count)
     redis = new_server()
     env = environment(
         redis.url, sandbox.url, tmp_path / "ledger", LEDGER_FLAKY="0", WORKER_CONCURRENCY="4"
