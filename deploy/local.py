@@ -88,6 +88,8 @@ class Processes:
 
     def check(self) -> None:
         """Raise Failure, with the end of its log, when one of them has ended."""
+        if _signals:  # whose exception came up where exceptions are dropped (a finalizer)
+            sys.exit(128 + _signals[0])
         for name, process in self._running.items():
             if (code := process.poll()) is not None:
                 raise Failure(f"the {name} process ended with code {code}{self.tail(name)}")
@@ -115,7 +117,11 @@ class Processes:
         return "\n".join([f"\n--- the end of {name}'s log:", *lines])
 
 
+_signals: list[int] = []
+
+
 def _exit(number: int, _frame: object) -> NoReturn:
+    _signals.append(number)
     sys.exit(128 + number)
 
 

@@ -69,6 +69,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         # Not a reason to stay down: deliveries are answered 503 until it is there and safe.
         log.warning("redis_unreachable", error=type(error).__name__)
     app = Flask("service", static_folder=None)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.add_url_rule("/webhooks/stripe", view_func=receiver.receive, methods=["POST"])
     app.add_url_rule("/healthz", view_func=healthz)
     app.add_url_rule("/readyz", view_func=receiver.readyz)

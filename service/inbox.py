@@ -48,6 +48,8 @@ Invariant: a pending event is in `due` exactly once, any other never.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -75,6 +77,10 @@ MAX_LAPSES = 3
 KEEP = 35 * 86_400
 """Seconds a done record is kept. Stripe lists and re-sends events for up to 30 days
 (https://docs.stripe.com/webhooks#behaviors)."""
+
+MEMORY_LIMIT, MEMORY_PROBE = 0.8, 5.0
+"""Share of Redis' `maxmemory` above which no new event is taken in, and seconds between two looks.
+The rest is for working off what is there: at its limit Redis refuses all writes."""
 
 KEEP_LAST = 400 * 86_400
 """Seconds it is remembered what handlers last heard of a session: past an outage of a year."""
@@ -260,6 +266,7 @@ class Inbox:
     ) -> None:
         """`api_rate`: calls of Stripe's API a second that all workers share; 0 for no limit."""
         self._redis = client
+        self._next_probe, self._short_of_memory = 0.0, False
         self._api_rate = api_rate
         self._limit = limit
         self._reopen_dead = int(reopen_dead)
@@ -270,8 +277,11 @@ class Inbox:
     def accept(self, event: Event) -> Accepted:
         """Store the event once and wake a worker for it, in one round trip.
 
-        Safe to repeat: a second call, or a retry after a lost reply, changes nothing.
+        Safe to repeat: a second call, or a retry after a lost reply, changes nothing. Every five
+        seconds one call also asks how full Redis is.
         """
+        if self._is_short_of_memory():
+            return Accepted.FULL
         fields: dict[str, str | int] = {
             "id": event.id,
             "kind": event.kind,
@@ -410,8 +420,8 @@ class Inbox:
         return int(self._redis.time()[0])
 
     def room(self) -> int:
-        """How many more events would be taken in."""
-        return self._limit - int(self._redis.zcard(_DUE))
+        """How many more events would be taken in; 0 when Redis is short of memory."""
+        return 0 if self._is_short_of_memory() else self._limit - int(self._redis.zcard(_DUE))
 
     def gauges(self) -> list[tuple[str, str, float]]:
         """Name, sentence and value of what can be read off the inbox now."""
@@ -430,6 +440,14 @@ class Inbox:
             ("queued_jobs", "Wake-ups waiting in the queue.", queued),
             ("overdue_seconds", "How long the most overdue event has not been woken.", overdue),
         ]
+
+    def _is_short_of_memory(self) -> bool:
+        if time.monotonic() >= self._next_probe:
+            self._next_probe = time.monotonic() + MEMORY_PROBE
+            memory = self._redis.info("memory")
+            room = memory.get("maxmemory") or math.inf
+            self._short_of_memory = memory["used_memory"] / room >= MEMORY_LIMIT
+        return self._short_of_memory
 
     def _run(self, script: str, *args: str | int) -> Any:
         return self._scripts[script](args=list(args))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import ctypes
 import os
+import random
 import re
 import signal
 import socket
@@ -38,7 +39,7 @@ settings.register_profile("default", deadline=None)
 settings.load_profile("default")
 
 
-def wait_until(condition: Callable[[], object], *, within: float = 10) -> None:
+def wait_until(condition: Callable[[], object], *, within: float = 30) -> None:
     """Wait for a truthy answer; a test that needs it fails after `within` seconds."""
     deadline = time.monotonic() + within
     while not condition():
@@ -48,8 +49,13 @@ def wait_until(condition: Callable[[], object], *, within: float = 10) -> None:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+    """A port that nobody listens on: below those the kernel gives out by itself (from 32768), and
+    in a range of this test process's own, so that runs side by side do not take each other's."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = random.randrange(10_000 + 2_000 * worker, 12_000 + 2_000 * worker)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Traces:
@@ -259,12 +265,12 @@ def canary() -> str:
     return CANARY
 
 
-@pytest.fixture(name="wait_until")
+@pytest.fixture(name="wait_until", scope="session")
 def wait_until_for_those_who_import_nothing() -> Callable[..., None]:
     return wait_until
 
 
-@pytest.fixture(name="free_port")
+@pytest.fixture(name="free_port", scope="session")
 def free_port_for_those_who_import_nothing() -> Callable[[], int]:
     return free_port
 

@@ -17,7 +17,6 @@ from service import connection, logs
 from service.inbox import Claim, Inbox, Progress, Refused
 from service.metrics import Metrics
 from service.settings import Settings
-from workers import plugins
 from workers.router import Discard, Handler, Retry, Router, backoff
 from workers.stripe_api import StripeApi, StripeFailure
 from workers.verification import (
@@ -77,15 +76,13 @@ class Processor:
         self._watch = Watch(inbox, stop)
 
     @classmethod
-    def from_settings(
-        cls, settings: Settings, stop: Stop, router: Router | None = None
-    ) -> Processor:
-        """Wire it up. Raises `plugins.PluginError` when a plugin cannot be used."""
+    def from_settings(cls, settings: Settings, stop: Stop, router: Router) -> Processor:
+        """Wire it up."""
         client = connection.connect(settings)
         restricted = settings.stripe_restricted_key
         return cls(
             inbox=Inbox(client, api_rate=settings.api_rate),
-            router=router or plugins.load(settings),
+            router=router,
             api=StripeApi.from_settings(settings),
             metrics=Metrics(client),
             stop=stop,

@@ -5,13 +5,15 @@ When the child dies, whatever killed it, the parent starts the next one at once:
 event its lease (10 s) and the platform's restart policy is never involved. There is no fork per
 event: that costs RQ's own worker 20 to 100 ms of CPU for each (measured).
 
-The child is RQ's worker (registered, beating, listed by `rq info`) with two methods of its own:
+The child is RQ's worker (registered, beating, listed by `rq info`) with a pop of its own:
 
 * a **pop** is one step with the claim of the event (`Inbox.take`), so nothing is ever in nobody's
   hands. RQ's own can lose a job when SIGTERM or a crash comes between its pop and its start
   (measured: 13 of 111 SIGTERMs). A signal here only sets a flag, which is looked at before a pop.
-* a **job** runs on a thread, many at once. RQ's life cycle of a job, which here has nothing to
-  remember, is left out: it costs 1.2 ms of CPU and some 20 round trips (measured).
+* the event then runs on a thread, many at once, and RQ hears nothing of it: should Redis fail in
+  what RQ does between its pop and its run, RQ would drop the job, and the watch keep its claim for
+  ever. RQ's life cycle of a job, with nothing to remember here, costs 1.2 ms of CPU and some 20
+  round trips (measured).
 """
 
 from __future__ import annotations
@@ -24,12 +26,11 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Any, cast
+from typing import Any, NoReturn
 
 import redis
 from rq import Queue, SimpleWorker
 from rq.exceptions import DequeueTimeout, StopRequested
-from rq.job import Job
 
 from service import connection, logs, process
 from service.inbox import QUEUE, Claim, Inbox
@@ -150,34 +151,31 @@ class Threads:
         self._free = threading.Semaphore(count)
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="event")
 
-    def take(self, wait: float) -> Claim | None:
-        """Claim the next event if a thread is free for it, or becomes so within `wait` seconds.
+    def run_next(self, wait: float) -> None:
+        """Run the next event on a thread, if one is free for it or becomes so in `wait` seconds.
 
-        May raise `redis.RedisError`.
+        An event whose last worker died runs alone, so that should it be what kills workers, it
+        takes nothing with it and no other event is suspected.
+
+        May raise `redis.RedisError`, with nothing in hand.
         """
         if not self._free.acquire(timeout=wait):
-            return None
+            return
         claim = None
         try:
             claim = self._processor.take()
         finally:
             if claim is None:
                 self._free.release()
-        return claim
-
-    def run(self, claim: Claim) -> None:
-        """Run a claimed event on a thread of its own.
-
-        One whose last worker died runs alone, so that should it be what kills workers, it takes
-        nothing with it and no other event is suspected.
-        """
-        if claim.lapses:
-            for _ in range(self._count - 1):
-                self._free.acquire()
-        self._pool.submit(self._run, claim)
-        if claim.lapses:
+        if claim is None:
+            return
+        others = self._count - 1 if claim.lapses else 0
+        for _ in range(others):
             self._free.acquire()
-            self._free.release(self._count)
+        done = self._pool.submit(self._run, claim)
+        if others:
+            done.result()
+            self._free.release(others)
 
     def drain(self) -> None:
         """Wait until everything that runs has ended; the watch sees to it that it does."""
@@ -193,41 +191,31 @@ class Threads:
 def _rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker:
     """Return RQ's worker on our one queue, popping and running as this module says."""
 
-    class WakeUp(Job):
-        """What RQ passes from the pop to the run: the claimed event."""
-
-        claim: Claim
-
     class InboxQueue(Queue):
         """The queue, popped by the inbox."""
 
         @classmethod
         def dequeue_any(  # type: ignore[override]  # the rest is about how to fetch a job
             cls, queues: Iterable[Queue], timeout: int | None, connection: redis.Redis, **_: Any
-        ) -> tuple[Job, Queue] | None:
-            """Wait for a wake-up and claim its event; raise DequeueTimeout when there is none."""
+        ) -> NoReturn:
+            """Run what comes within `timeout` seconds, then let RQ's loop beat and come back."""
             (queue,) = queues
+            wait = timeout or 1
+            deadline = time.monotonic() + wait
+            while not stop.requested and time.monotonic() < deadline:
+                # From the head to the head: it waits for a wake-up and takes nothing.
+                if connection.blmove(queue.key, queue.key, wait, "LEFT", "LEFT") is None:
+                    break
+                threads.run_next(wait)
             if stop.requested:
                 raise StopRequested
-            wait = timeout or 1
-            # From the head to the head: it waits for a wake-up and takes nothing.
-            if connection.blmove(queue.key, queue.key, wait, "LEFT", "LEFT") is not None:
-                claim = threads.take(wait)
-                if claim is not None:
-                    job = WakeUp(f"{claim.event.key}-{claim.token}", connection=connection)
-                    job.claim = claim
-                    return job, queue
             raise DequeueTimeout(wait, queue.key)
 
     class ThreadedWorker(SimpleWorker):
-        """RQ's worker, running what it pops on threads, with our signal handlers."""
+        """RQ's worker, with a queue that runs what it pops, and our signal handlers."""
 
         queue_class = InboxQueue
-        job_class = WakeUp
         max_connection_wait_time = 2.0
-
-        def execute_job(self, job: Job, queue: Queue) -> None:
-            threads.run(cast("WakeUp", job).claim)
 
         def heartbeat(self, *args: Any, **kwargs: Any) -> None:
             """Stop also while Redis is away, when RQ retries here and never reaches the pop."""
@@ -252,7 +240,6 @@ def _rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker
         connection=connection.connect(settings),
         serializer="json",
         worker_ttl=WORKER_TTL,
-        log_job_description=False,
     )
 
 

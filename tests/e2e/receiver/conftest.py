@@ -157,13 +157,11 @@ def gunicorn() -> tuple[str, ...]:
     return GUNICORN
 
 
-def started(processes, secret: str, **env: str) -> Receiver:
+def started(processes, port: int, secret: str, **env: str) -> Receiver:
     """Start gunicorn as the Procfile does, and wait until it answers."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     process, log = processes.python(*GUNICORN, "--bind", f"127.0.0.1:{port}", env=env)
     receiver = Receiver(port, secret, process)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             receiver.get("/healthz")
@@ -176,10 +174,10 @@ def started(processes, secret: str, **env: str) -> Receiver:
 
 
 @pytest.fixture(scope="session")
-def session_receiver(session_processes, server, environment, traces) -> Receiver:
+def session_receiver(session_processes, server, environment, traces, free_port) -> Receiver:
     secret = environment["STRIPE_WEBHOOK_SECRET"]
     env = environment | {"REDIS_URL": server.url, "WEB_CONCURRENCY": "2"}
-    receiver = started(session_processes, secret, **env)
+    receiver = started(session_processes, free_port(), secret, **env)
     traces.watch(lambda: metrics_page(receiver))
     return receiver
 
@@ -198,13 +196,13 @@ def receiver(session_receiver: Receiver, redis) -> Receiver:  # empties the inbo
 
 
 @pytest.fixture
-def new_receiver(processes, environment) -> Callable[..., Receiver]:
+def new_receiver(processes, environment, free_port) -> Callable[..., Receiver]:
     """Start a receiver of the test's own: `new_receiver(REDIS_URL=..., INBOX_LIMIT="3")`."""
 
     def new_receiver(**env: str | None) -> Receiver:
         env = environment | {"WEB_CONCURRENCY": "1"} | env
         given = {name: value for name, value in env.items() if value is not None}
-        return started(processes, environment["STRIPE_WEBHOOK_SECRET"], **given)
+        return started(processes, free_port(), environment["STRIPE_WEBHOOK_SECRET"], **given)
 
     return new_receiver
 

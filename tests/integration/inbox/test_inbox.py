@@ -483,23 +483,36 @@ class TestSweep:
 
 
 def fill(inbox: Inbox) -> int:
-    """Accept events until Redis takes no more; how many it took."""
+    """Accept events until no more are taken; how many were."""
     for number in range(100_000):
-        try:
-            inbox.accept(event(str(number), session=str(number)))
-        except redis_py.exceptions.ResponseError as error:
-            assert "maxmemory" in str(error)  # noqa: PT017
+        inbox._next_probe = 0.0  # look at every one
+        if inbox.accept(event(str(number), session=str(number))) is Accepted.FULL:
             return number
     return 100_000
 
 
-def test_a_full_redis_still_drains(new_server) -> None:
+def test_nothing_new_is_taken_in_when_redis_is_four_fifths_full(new_server) -> None:
+    server = new_server("--maxmemory", "6mb")
+    with server.client() as client:
+        inbox = Inbox(client)
+        taken = fill(inbox)
+        memory = client.info("memory")
+
+        assert 100 < taken < 100_000
+        assert 0.79 < memory["used_memory"] / memory["maxmemory"] < 0.85
+        assert inbox.room() == 0
+        client.config_set("maxmemory", "60mb")
+        inbox._next_probe = 0.0
+        assert inbox.accept(event("new")) is Accepted.NEW
+
+
+def test_a_full_redis_still_drains(new_server, monkeypatch) -> None:
+    monkeypatch.setattr(module, "MEMORY_LIMIT", 2.0)
     server = new_server("--maxmemory", "6mb")
     with server.client() as client:
         inbox = Inbox(client, limit=10**9)
-        taken = fill(inbox)
-        assert 100 < taken < 100_000
-
+        with pytest.raises(redis_py.exceptions.ResponseError, match="maxmemory"):
+            fill(inbox)
         for number in range(50):
             claim = claimed(inbox, f"evt_{number}")
             assert inbox.renew(claim)

@@ -1,0 +1,145 @@
+"""Makes one call of one step go wrong. Python imports this first, where this folder is on its path.
+
+KILLPOINT is `<step>:<before|after>:<nth>:<fault>`: at the n-th call of the step in this process,
+
+* `kill`, `term`, `stop`: the process sends itself that signal; one that is stopped is continued by
+  another process KILLPOINT_STOPPED_FOR seconds later,
+* `cut`: for a second no connection to Redis works, old or new,
+* `lose-reply`: before the step, the first reply to what it asks gets lost (redis-py then asks
+  again); after it, the step has happened and its caller is told that the connection broke.
+
+It happens once: the file KILLPOINT_FIRED is made, which holds the pid, and whoever finds it there
+goes on. KILLPOINT_TIMES shortens lease, horizon and the wait for a busy session by a factor.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from redis.connection import AbstractConnection
+
+from service import inbox
+
+STEPS = {
+    "accept": ("service.inbox", "Inbox", "accept"),
+    "take": ("service.inbox", "Inbox", "take"),
+    "link": ("service.inbox", "Inbox", "link"),
+    "fetch": ("workers.stripe_api", "StripeApi", "fetch"),
+    "handler": ("workers.jobs", "Processor", "_dispatch"),
+    "record": ("service.inbox", "Inbox", "record"),
+    "renew": ("service.inbox", "Inbox", "renew"),
+    "release": ("service.inbox", "Inbox", "release"),
+    "finish": ("service.inbox", "Inbox", "finish"),
+    "sweep": ("service.inbox", "Inbox", "sweep"),
+}
+SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
+
+
+class Network:
+    """What is wrong with the connections to Redis."""
+
+    cut_until = 0.0
+
+    def __init__(self) -> None:
+        # Of the thread that reached the kill point: another's reply would be another step's.
+        self.of_this_thread = threading.local()
+
+    def check(self, connection: AbstractConnection) -> None:
+        if time.monotonic() < self.cut_until:
+            connection.disconnect()
+            raise redis.ConnectionError("cut by the kill point")
+
+    def loses_reply(self) -> bool:
+        lost = getattr(self.of_this_thread, "lose_next_reply", False)
+        self.of_this_thread.lose_next_reply = False
+        return lost
+
+
+network = Network()
+
+
+def spoil(method: str) -> None:
+    """Put the network in front of a method of redis-py's connections."""
+    original = getattr(AbstractConnection, method)
+
+    @functools.wraps(original)
+    def spoiled(self: AbstractConnection, *args: Any, **kwargs: Any) -> Any:
+        network.check(self)
+        answer = original(self, *args, **kwargs)
+        if method == "read_response" and network.loses_reply():
+            self.disconnect()
+            raise redis.ConnectionError("the reply was lost by the kill point")
+        return answer
+
+    setattr(AbstractConnection, method, spoiled)
+
+
+def first_to_fire() -> bool:
+    try:
+        file = os.open(os.environ["KILLPOINT_FIRED"], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return False
+    os.write(file, str(os.getpid()).encode())
+    os.close(file)
+    return True
+
+
+def fire(step: str, when: str, fault: str) -> None:
+    if fault == "stop":
+        seconds = os.environ["KILLPOINT_STOPPED_FOR"]
+        subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {os.getpid()}"])
+    if fault in SIGNALS:
+        os.kill(os.getpid(), SIGNALS[fault])
+    elif fault == "cut":
+        network.cut_until = time.monotonic() + 1
+    elif when == "before":
+        network.of_this_thread.lose_next_reply = True
+    elif step == "fetch":
+        raise importlib.import_module("workers.stripe_api").StripeFailure("unreachable")
+    else:
+        raise redis.ConnectionError("the reply was lost by the kill point")
+
+
+def arm(step: str, when: str, nth: int, fault: str) -> None:
+    module, owner_name, name = STEPS[step]
+    owner = getattr(importlib.import_module(module), owner_name)
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = itertools.count(1)
+
+    @functools.wraps(original)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if when == "before" and next(calls) == nth and first_to_fire():
+            fire(step, when, fault)
+        answer = original(*args, **kwargs)
+        # A take that took nothing is not the step.
+        counts = step != "take" or isinstance(answer, inbox.Claim)
+        if when == "after" and counts and next(calls) == nth and first_to_fire():
+            fire(step, when, fault)
+        return answer
+
+    setattr(owner, name, wrapped)
+
+
+def shorten(factor: float) -> None:
+    # Before any other module reads them.
+    for name, key in {"LEASE": "LEASE", "HORIZON": "HORIZON", "BUSY_DELAY": "BUSY"}.items():
+        setattr(inbox, name, getattr(inbox, name) * factor)
+        inbox._NAMES[key] = round(getattr(inbox, name) * 1000)
+
+
+shorten(float(os.environ.get("KILLPOINT_TIMES", "1")))
+if point := os.environ.get("KILLPOINT"):
+    named_step, named_when, number, named_fault = point.split(":")
+    for spoiled_method in ("connect", "send_packed_command", "read_response"):
+        spoil(spoiled_method)
+    arm(named_step, named_when, int(number), named_fault)

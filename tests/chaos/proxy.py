@@ -1,0 +1,135 @@
+"""A TCP proxy that does to a connection what networks do. It runs on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, Self
+
+LOOPBACK = "127.0.0.1"
+
+
+class Proxy:
+    """Stands in front of a server on loopback; set the attributes and call the methods at any time.
+
+    Attributes:
+        port: where to connect instead.
+        target: the port of the server, for new connections.
+        delay: seconds by which everything is late, both ways.
+        rate: bytes a second, each way of each connection; None is no limit.
+        refusing: whether new connections are ended at once.
+        connections: how many were made so far.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._open: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
+        self._replies_to_drop: list[int] = []
+        self.port = 0
+        self.delay = 0.0
+        self.rate: float | None = None
+        self.refusing = False
+        self.connections = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._server = self._call(asyncio.start_server(self._serve, LOOPBACK, 0))
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def cut(self) -> None:
+        """Reset every connection there is."""
+        self._call(self._abort_all())
+
+    def half_close(self) -> None:
+        """End what the server says on every connection; what the client says still gets there."""
+        self._call(self._end_replies())
+
+    def drop_reply(self, nth: int = 1) -> None:
+        """Swallow the n-th reply from now on, and reset its connection.
+
+        A reply is what the server sends at once: of Redis, the answer to a command or a pipeline.
+        """
+        self._replies_to_drop.append(nth)
+
+    def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        if self.refusing:
+            _reset(writer)
+            return
+        try:
+            server_reader, server_writer = await asyncio.open_connection(LOOPBACK, self.target)
+        except OSError:
+            _reset(writer)
+            return
+        ends = (writer, server_writer)
+        self._open.add(ends)
+        # ExceptionGroup: whatever ends one way ends the connection.
+        with suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as ways:
+                ways.create_task(self._pump(reader, server_writer))
+                ways.create_task(self._pump(server_reader, writer, replies=True))
+        self._open.discard(ends)
+        for end in ends:
+            _reset(end)
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool = False
+    ) -> None:
+        while part := await reader.read(65_536):
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            if self.rate:
+                await asyncio.sleep(len(part) / self.rate)
+            if replies and self._drops():
+                raise ConnectionResetError
+            writer.write(part)
+            await writer.drain()
+        if not writer.is_closing():
+            writer.write_eof()
+
+    def _drops(self) -> bool:
+        if self._replies_to_drop:
+            self._replies_to_drop = [left - 1 for left in self._replies_to_drop]
+            if 0 in self._replies_to_drop:
+                self._replies_to_drop.remove(0)
+                return True
+        return False
+
+    async def _abort_all(self) -> None:
+        for ends in self._open:
+            for end in ends:
+                _reset(end)
+
+    async def _end_replies(self) -> None:
+        for client, _ in self._open:
+            client.write_eof()
+
+    async def _end(self) -> None:
+        self._server.close()
+        await self._abort_all()
+        while self._open:
+            await asyncio.sleep(0.001)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection with RST: at an orderly end (FIN) a client may take what it got for all."""
+    with suppress(OSError):
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

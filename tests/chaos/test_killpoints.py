@@ -1,0 +1,131 @@
+"""Every step of the way, and everything that can go wrong right before and right after it.
+
+`-m 'not walk'` leaves a sample of the product.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from service import inbox
+from service.inbox import Inbox
+from tests.chaos.system import (
+    HANDLERS,
+    Delivery,
+    Sandbox,
+    environment,
+    keep_reconciliation_out,
+    read_ledger,
+    tally,
+)
+from tests.conftest import Processes, Server, free_port, wait_until
+
+STEPS = {
+    # The call that is spoilt, and the process that makes it.
+    "accept": (2, "web"),
+    "take": (2, "worker"),
+    "link": (1, "worker"),
+    "fetch": (2, "worker"),
+    "handler": (3, "worker"),
+    "record": (3, "worker"),
+    "renew": (1, "worker"),
+    "release": (2, "worker"),
+    "finish": (2, "worker"),
+    "sweep": (1, "periodic"),
+}
+FAULTS = ("kill", "term", "stop", "cut", "lose-reply")
+TIMES = 0.3
+"""The times of the inbox are shortened by this, so that a test takes seconds."""
+
+STOPPED_FOR = 2 * inbox.LEASE * TIMES
+
+
+def points() -> list[pytest.ParameterSet]:
+    product = itertools.product(STEPS, ("before", "after"), FAULTS)
+    return [
+        # A diagonal through the product is a sample with every step and every fault in it.
+        pytest.param(*point, marks=() if number % 11 == 0 else pytest.mark.walk)
+        for number, point in enumerate(product)
+    ]
+
+
+@pytest.mark.parametrize(("step", "when", "fault"), points())
+def test_nothing_is_lost_doubled_or_counted_against_a_handler(
+    step: str,
+    when: str,
+    fault: str,
+    sandbox: Sandbox,
+    processes: Processes,
+    new_server: Callable[..., Server],
+    tmp_path: Path,
+) -> None:
+    nth, who = STEPS[step]
+    ledger, fired = tmp_path / "ledger", tmp_path / "fired"
+    redis = new_server()
+    env = environment(
+        redis.url,
+        sandbox.url,
+        ledger,
+        KILLPOINT_TIMES=str(TIMES),
+        KILLPOINT_FIRED=str(fired),
+        KILLPOINT_STOPPED_FOR=str(STOPPED_FOR),
+        LEDGER_FLAKY="1",
+        LEDGER_SLOW=str(inbox.LEASE * TIMES / 2),
+    )
+    armed = env | {"KILLPOINT": f"{step}:{when}:{nth}:{fault}"}
+    events = sandbox.changes(sessions=2)
+    changes = {each.change for each in events}
+    with redis.client() as client:
+        keep_reconciliation_out(client)
+        if who == "web":
+            deliver(events, processes, armed)
+        else:
+            for each in events:
+                Inbox(client).accept(each.event)
+        for role, count in {"": 2, "periodic": 2}.items():
+            this = armed if who == (role or "worker") else env
+            for _ in range(count):
+                processes.python("-m", "workers", *role.split(), env=this)
+        wait_until(fired.exists, within=30)
+        if fault == "stop":
+            time.sleep(STOPPED_FOR + 1)
+        wait_until(lambda: client.zcard("iw:due") == 0, within=60)
+
+        effects = read_ledger(ledger)
+        for handler in HANDLERS:
+            counted = tally(changes, effects, handler)
+            assert counted.kept, (handler, counted)
+            # What was in hand at the moment, which is one event of each session.
+            assert counted.repeats <= 2, (handler, counted)
+        records = list(Inbox(client).records("all", 1000))
+    assert {record.key for record in records} <= {each.event.key for each in events}
+    worked = [record for record in records if record.handlers]
+    assert len(worked) == len(changes)
+    for record in worked:
+        assert record.state == "done"
+        attempts = {name: p.attempts for name, p in record.handlers.items()}
+        assert attempts == {
+            "audit.log_event": 1,
+            "ledger.steady": 1,
+            "ledger.slow": 1,
+            "ledger.flaky": 2,
+        }
+
+
+def deliver(events: list[Delivery], processes: Processes, env: dict[str, str]) -> None:
+    """Send each until it is answered 2xx, as Stripe does."""
+    port = free_port()
+    processes.python(
+        *("-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "--workers", "1"),
+        *("--bind", f"127.0.0.1:{port}", "service.app:create_app()"),
+        env=env,
+    )
+    with urllib3.HTTPConnectionPool("127.0.0.1", port, timeout=2) as pool:
+        for each in events:
+            wait_until(lambda each=each: each.post(pool) == 200 or time.sleep(0.2), within=30)
