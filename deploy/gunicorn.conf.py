@@ -6,11 +6,19 @@ The settings and their limits: https://docs.gunicorn.org/en/stable/settings.html
 import os
 from pathlib import Path
 
+from service.process import keep_memory_private
+
+keep_memory_private()
+
 # No `bind`: gunicorn takes 0.0.0.0:$PORT where a platform sets PORT, else 127.0.0.1:8000.
 
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
-worker_class = "gthread"
+worker_class = "service.gunicorn_worker.WholeRequests"
 threads = 8
+worker_connections = 500  # of a process; many systems allow 1,024 open files
+
+# The settings are read, and Redis is checked, before any worker is started: one message, exit 3.
+preload_app = True
 
 timeout = 30  # a worker process silent for so long is replaced; a request ends after 2 s (Redis)
 graceful_timeout = 20  # platforms kill 30 s after SIGTERM
@@ -21,6 +29,10 @@ max_requests_jitter = 20_000
 # Stripe sends one short line and about a dozen headers.
 limit_request_line = 2048
 limit_request_fields = 40
+
+# We use neither the client's address nor a scheme or path that a proxy claims.
+forwarded_allow_ips = ""
+forwarder_headers = ""
 
 # One log line per thing that happens, written by the service; no access log beside it.
 logger_class = "service.logs.GunicornLogger"

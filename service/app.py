@@ -53,13 +53,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     """Build the application; what gunicorn is pointed at.
 
     Exits with a message on standard error and code 3, on which gunicorn stops, when the settings
-    are incomplete or Redis would lose events.
+    are incomplete or Redis would lose events. gunicorn calls it once, before it forks: nothing in
+    here starts a thread or keeps a connection.
     """
     try:
         settings = settings or Settings.load("web")
         logs.configure(settings)
         receiver = Receiver(settings)
-        receiver.check_redis()
+        with receiver.redis:  # gunicorn forks from here: no process inherits a connection
+            receiver.check_redis()
     except (SettingsError, UnsafeRedis) as error:
         sys.stderr.write(f"refusing to start: {error}\n")
         raise SystemExit(3) from None
@@ -67,6 +69,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         # Not a reason to stay down: deliveries are answered 503 until it is there and safe.
         log.warning("redis_unreachable", error=type(error).__name__)
     app = Flask("service", static_folder=None)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.add_url_rule("/webhooks/stripe", view_func=receiver.receive, methods=["POST"])
     app.add_url_rule("/healthz", view_func=healthz)
     app.add_url_rule("/readyz", view_func=receiver.readyz)
@@ -84,19 +87,19 @@ class Receiver:
         self._secrets = settings.stripe_webhook_secret
         self._tolerance = settings.stripe_webhook_tolerance
         self._livemode = settings.livemode
-        self._redis = connection.connect(settings)
+        self.redis = connection.connect(settings)
         self._inbox = Inbox(
-            self._redis,
+            self.redis,
             limit=settings.inbox_limit,
             reopen_dead=settings.reopen_dead_on_redelivery,
         )
-        self._metrics = metrics.Metrics(self._redis)
+        self._metrics = metrics.Metrics(self.redis)
         self._redis_is_safe = False
 
     def check_redis(self) -> None:
         """Refuse a Redis that may lose events (UnsafeRedis); asked once per process."""
         if not self._redis_is_safe:
-            connection.require_safe(self._redis, self._settings)
+            connection.require_safe(self.redis, self._settings)
             self._redis_is_safe = True
 
     def receive(self) -> tuple[dict[str, Any], int]:
@@ -142,8 +145,8 @@ class Receiver:
         faults = []
         try:
             if not self._settings.accept_redis_loss:
-                faults += connection.loss_faults(self._redis)
-            self._redis.set("iw:probe", 1, ex=60)
+                faults += connection.loss_faults(self.redis)
+            self.redis.set("iw:probe", 1, ex=60)
             if self._inbox.room() <= 0:
                 faults.append("the inbox is at its limit (INBOX_LIMIT): are the workers running?")
         except redis.RedisError as error:
@@ -154,7 +157,7 @@ class Receiver:
         """Answer with all metrics in the Prometheus text format."""
         try:
             self._metrics.flush()
-            text = metrics.render(self._redis, self._inbox)
+            text = metrics.render(self.redis, self._inbox)
         except redis.RedisError:
             return Response("the counters are in Redis, which cannot be reached\n", status=503)
         return Response(text, content_type=CONTENT_TYPE_LATEST)

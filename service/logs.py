@@ -183,7 +183,8 @@ class GunicornLogger(_GunicornBase):
             configure(Settings.load("web"))
         except SettingsError as error:
             # Before any worker is started: gunicorn would restart those for ever.
-            sys.exit(f"refusing to start: {error}")
+            sys.stderr.write(f"refusing to start: {error}\n")
+            raise SystemExit(3) from None
         for logger in (self.error_log, self.access_log):
             logger.propagate = True
             logger.handlers[:] = []

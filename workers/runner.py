@@ -34,7 +34,7 @@ import redis
 from rq import Queue, SimpleWorker
 from rq.exceptions import DequeueTimeout, StopRequested
 
-from service import connection, logs
+from service import connection, logs, process
 from service.inbox import QUEUE, Claim, Inbox
 from service.metrics import Metrics
 from service.settings import Settings
@@ -64,6 +64,7 @@ def work(settings: Settings) -> int:
         plugins.PluginError: a plugin cannot be used.
         connection.UnsafeRedis: Redis would lose events.
     """
+    process.keep_memory_private()
     router = plugins.load(settings)
     stop = _stop_on_signals()
     if not _wait_for_redis(settings, stop):
@@ -88,6 +89,7 @@ def sweep_for_ever(settings: Settings) -> int:
 
     Any number of them may run: each event is moved by one of them, each pass made by one.
     """
+    process.keep_memory_private()
     stop = _stop_on_signals()
     if not _wait_for_redis(settings, stop):
         return 0
@@ -231,6 +233,9 @@ def _rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker
         register_birth = _unless_full(SimpleWorker.register_birth)
         register_death = _unless_full(SimpleWorker.register_death)
         set_state = _unless_full(SimpleWorker.set_state)
+
+        def subscribe(self) -> None:
+            """Listen to no commands: whoever can publish could stop workers. Signals do that."""
 
         def _install_signal_handlers(self) -> None:
             """Leave the handlers of `_stop_on_signals` in place."""

