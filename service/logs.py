@@ -42,7 +42,7 @@ KEYS = frozenset(
         "subject",
         # what happened
         *("outcome", "reason", "code", "status", "error", "where", "fault", "faults", "hint"),
-        *("state", "count", "counts", "woken", "postponed", "stale", "pending", "dead"),
+        *("state", "count", "counts", "woken", "postponed", "stale", "stuck", "pending", "dead"),
         # how long and how much
         *("delay_s", "age_s", "took_ms", "size", "limit"),
         # which process

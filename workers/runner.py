@@ -18,13 +18,15 @@ The child is RQ's worker (registered, beating, listed by `rq info`) with a pop o
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -203,8 +205,7 @@ def _rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker
             wait = timeout or 1
             deadline = time.monotonic() + wait
             while not stop.requested and time.monotonic() < deadline:
-                # From the head to the head: it waits for a wake-up and takes nothing.
-                if connection.blmove(queue.key, queue.key, wait, "LEFT", "LEFT") is None:
+                if not _wait_for_wakeup(connection, queue.key, wait):
                     break
                 threads.run_next(wait)
             if stop.requested:
@@ -220,7 +221,7 @@ def _rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker
         def heartbeat(self, *args: Any, **kwargs: Any) -> None:
             """Stop also while Redis is away, when RQ retries here and never reaches the pop."""
             try:
-                super().heartbeat(*args, **kwargs)
+                _unless_full(super().heartbeat)(*args, **kwargs)
             except (redis.ConnectionError, redis.TimeoutError):
                 if stop.requested:
                     raise StopRequested from None
@@ -228,6 +229,10 @@ def _rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker
 
         def run_maintenance_tasks(self) -> None:
             """RQ's registries hold nothing of ours, and one forged job in them would stop it."""
+
+        register_birth = _unless_full(SimpleWorker.register_birth)
+        register_death = _unless_full(SimpleWorker.register_death)
+        set_state = _unless_full(SimpleWorker.set_state)
 
         def subscribe(self) -> None:
             """Listen to no commands: whoever can publish could stop workers. Signals do that."""
@@ -241,6 +246,28 @@ def _rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker
         serializer="json",
         worker_ttl=WORKER_TTL,
     )
+
+
+def _wait_for_wakeup(client: redis.Redis, queue: str, seconds: int) -> bool:
+    try:
+        # From the head to the head: it waits for a wake-up and takes nothing.
+        return client.blmove(queue, queue, seconds, "LEFT", "LEFT") is not None
+    except redis.OutOfMemoryError:
+        if client.llen(queue):
+            return True
+        time.sleep(seconds)
+        return False
+
+
+def _unless_full(method: Callable[..., None]) -> Callable[..., None]:
+    """Let RQ go without what it writes when Redis is full: working events off empties it."""
+
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        with suppress(redis.OutOfMemoryError):
+            method(*args, **kwargs)
+
+    return wrapped
 
 
 def _stop_on_signals() -> Stop:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ import urllib3
 from redis import Redis
 
 from service.event import Event
-from tests.conftest import CANARY, ROOT, Processes, wait_until
+from tests.conftest import CANARY, ROOT, Processes, free_port, wait_until
 
 CHAOS = ROOT / "tests" / "chaos"
 SECRET = "whsec_Q2hhb3NUZXN0U2VjcmV0MTIzNDU2Nzg5"
@@ -58,6 +59,23 @@ class Delivery:
             ).status
         except urllib3.exceptions.HTTPError:
             return 0
+
+
+def deliver(deliveries: Iterable[Delivery], receiver: urllib3.HTTPConnectionPool) -> None:
+    """Send each until it is answered 2xx, as Stripe does."""
+    for each in deliveries:
+        wait_until(lambda each=each: each.post(receiver) == 200 or time.sleep(0.2), within=40)
+
+
+def start_receiver(processes: Processes, env: dict[str, str]) -> urllib3.HTTPConnectionPool:
+    """Start the web process; what to send deliveries through. It may not listen yet."""
+    port = free_port()
+    processes.python(
+        *("-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "--workers", "1"),
+        *("--bind", f"127.0.0.1:{port}", "service.app:create_app()"),
+        env=env,
+    )
+    return urllib3.HTTPConnectionPool("127.0.0.1", port, timeout=3)
 
 
 class Sandbox:

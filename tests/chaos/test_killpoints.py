@@ -11,20 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import urllib3
 
 from service import inbox
 from service.inbox import Inbox
 from tests.chaos.system import (
     HANDLERS,
-    Delivery,
     Sandbox,
+    deliver,
     environment,
     keep_reconciliation_out,
     read_ledger,
+    start_receiver,
     tally,
 )
-from tests.conftest import Processes, Server, free_port, wait_until
+from tests.conftest import Processes, Server, wait_until
 
 STEPS = {
     # The call that is spoilt, and the process that makes it.
@@ -84,7 +84,7 @@ def test_nothing_is_lost_doubled_or_counted_against_a_handler(
     with redis.client() as client:
         keep_reconciliation_out(client)
         if who == "web":
-            deliver(events, processes, armed)
+            deliver(events, start_receiver(processes, armed))
         else:
             for each in events:
                 Inbox(client).accept(each.event)
@@ -116,16 +116,3 @@ def test_nothing_is_lost_doubled_or_counted_against_a_handler(
             "ledger.slow": 1,
             "ledger.flaky": 2,
         }
-
-
-def deliver(events: list[Delivery], processes: Processes, env: dict[str, str]) -> None:
-    """Send each until it is answered 2xx, as Stripe does."""
-    port = free_port()
-    processes.python(
-        *("-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "--workers", "1"),
-        *("--bind", f"127.0.0.1:{port}", "service.app:create_app()"),
-        env=env,
-    )
-    with urllib3.HTTPConnectionPool("127.0.0.1", port, timeout=2) as pool:
-        for each in events:
-            wait_until(lambda each=each: each.post(pool) == 200 or time.sleep(0.2), within=30)

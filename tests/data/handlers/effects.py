@@ -1,10 +1,12 @@
 """Handlers for the tests of workers: what they do is written, line by line, to the file EFFECTS.
 
-A line: event id, handler, pid, attempt, word, idempotency key. BEHAVIOUR says what `second` does.
+A line: event id, handler, pid, attempt, word, idempotency key. The session's metadata `behave`, or
+else BEHAVIOUR, says what `second` does.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import time
@@ -31,7 +33,7 @@ def first(v: Verification) -> None:
 def second(v: Verification) -> None:
     note(v, "second", "started")
     if v.attempt == 1 or BEHAVIOUR == "never":
-        misbehave(v)
+        misbehave(v, v.session.metadata.to_dict().get("behave", BEHAVIOUR))
     note(v, "second", "done")
 
 
@@ -48,10 +50,10 @@ class Unprintable(Exception):
         raise RuntimeError("no text for you")
 
 
-def misbehave(v: Verification) -> None:
+def misbehave(v: Verification, behaviour: str) -> None:  # noqa: PLR0912  # one way each
     outputs = v.session.verified_outputs
     name = outputs.first_name if outputs else "nobody"
-    match BEHAVIOUR:
+    match behaviour:
         case "slow":
             time.sleep(3)
         case "hang":
@@ -70,6 +72,8 @@ def misbehave(v: Verification) -> None:
             raise Unprintable
         case "os-exit":
             os._exit(3)
+        case "segfault":
+            ctypes.string_at(0)
         case "retry":
             raise Retry(f"wait for {name}", delay=0.1)
         case "never":

@@ -64,11 +64,13 @@ class System:
             return False
         return answer.status_code == 200
 
-    def verify(self, outcome: str = "verified", key: str = "sk_test_workers") -> str:
+    def verify(
+        self, outcome: str = "verified", key: str = "sk_test_workers", behave: str = ""
+    ) -> str:
         """Take a new session through a whole verification; its id."""
         session = requests.post(
             f"{self.sandbox}/v1/identity/verification_sessions",
-            data={"type": "document"},
+            data={"type": "document"} | ({"metadata[behave]": behave} if behave else {}),
             auth=(key, ""),
             timeout=5,
         ).json()["id"]

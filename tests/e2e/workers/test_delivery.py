@@ -159,16 +159,23 @@ def test_a_handler_that_hangs_is_ended_and_tried_again(system) -> None:
     assert running.words("first") == ["done"]
 
 
-def test_a_handler_that_ends_its_process_does_not_end_the_worker(system) -> None:
-    running = system(BEHAVIOUR="os-exit")
-    session = running.verify()
-    running.wait_until(lambda: running.words("second").count("started") >= 2, within=20)
-    # Without an answer from it, no attempt is counted: it is `v.attempt == 1` again.
-    running.settled(session, state="dead", within=60)
+@pytest.mark.parametrize("behaviour", ["os-exit", "segfault"])
+def test_what_kills_its_process_is_set_aside_and_costs_the_others_nothing(
+    system, behaviour
+) -> None:
+    running = system()
+    poison = running.verify(behave=behaviour)
+    others = [running.verify(behave="slow") for _ in range(4)]
+    for session in others:
+        assert statuses(running.settled(session, within=90)) == ALL_DONE, "no attempt was spent"
+    event = running.settled(poison, state="dead", within=90)
 
-    assert running.event(session)["reason"] == "quarantined"
-    assert running.words("first") == ["done"]
-    assert running.words("second").count("started") == 3
+    assert event["reason"] == "quarantined"
+    assert "effects.second" not in statuses(event)
+    runs = [line for line in running.effects() if line[0] == event["id"]]
+    assert [line[1] for line in runs].count("first") == 1
+    assert [line[1] for line in runs].count("second") == 3
+    assert running.workers[0][0].poll() is None
 
 
 def test_a_dead_event_stays_dead_on_redelivery_and_can_be_replayed(system) -> None:

