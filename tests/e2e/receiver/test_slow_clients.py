@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 CROWD = 40
-"""Connections of each kind: far more than there are threads (8)."""
+"""Connections of each kind: far more than there are threads (4)."""
 
 
 @pytest.fixture
