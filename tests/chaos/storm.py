@@ -48,7 +48,7 @@ from tests.chaos.system import (
     keep_reconciliation_out,
     tally,
 )
-from tests.conftest import ROOT, Processes, Server, Traces, free_port, wait_until
+from tests.conftest import CANARY, ROOT, Processes, Server, Traces, free_port, wait_until
 
 RESTART = 0.2
 """Seconds until a platform has noticed that a process ended."""
@@ -59,6 +59,8 @@ STALLED = 75.0
 EXIT_WITHIN = 30.0
 """Seconds after SIGTERM at which platforms kill."""
 SENDERS = 6
+SEARCHED = 1000
+"""Events up to which all that was written is searched for personal data; it takes a while."""
 
 KILLS = {
     # Which process, and how often in comparison.
@@ -223,7 +225,7 @@ class Storm:
         self._actions: list[tuple[float, int, Callable[[], None]]] = []
         self._number = itertools.count()
         self.run = Run()
-        traces = Traces()
+        self.traces = traces = Traces()
         self._processes = Processes(folder, traces)
         stack.callback(self._processes.stop_all)
         self._sandbox = Sandbox(self._processes, plan.forms)
@@ -516,6 +518,8 @@ def run(plan: Plan) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         storm = Storm(plan, Path(folder), stack)
         report = storm.play()
+        if plan.events <= SEARCHED:
+            storm.traces.require_absent(CANARY)
         (out / f"{name}.json").write_text(
             json.dumps(report | {"timeline": asdict(storm.run)}, indent=1)
         )
