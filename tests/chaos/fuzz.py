@@ -209,7 +209,7 @@ class Sender:
     def _value(self, depth: int) -> object:
         pick = self._random
         if depth == 0 or pick.random() < 0.3:
-            return pick.choice([None, True, -1, 1e308, "", "event", "\ud800", "x" * 50])
+            return pick.choice([None, True, -1, 1e308, "", "\ud800", "x" * 50])
         if pick.random() < 0.5:
             return [self._value(depth - 1) for _ in range(pick.randint(0, 4))]
         keys = ["id", "object", "type", "created", "data", "livemode", "account"]
@@ -348,13 +348,13 @@ class Sender:
 
 def is_signed(case: Case, secret: str) -> bool:
     """Whether what was sent holds the very body, and a signature that the SDK accepts for it."""
-    header = re.search(rb"(?i)\r\nstripe-signature:[ \t]*([^\r]*)", case.raw)
-    if header is None or case.body not in case.raw:
-        # The body itself was changed, and yet was signed? Then the change is behind it.
+    headers = re.findall(rb"(?i)\r\nstripe-signature:[ \t]*([^\r]*)", case.raw)
+    if case.body not in case.raw:
         return False
     try:
+        # A header that is there twice counts as one list, says HTTP.
         return stripe.WebhookSignature.verify_header(
-            case.body.decode(), header[1].decode("latin-1").strip(), secret, tolerance=300
+            case.body.decode(), b",".join(headers).decode("latin-1"), secret, tolerance=300
         )
     except stripe.SignatureVerificationError:
         return False
