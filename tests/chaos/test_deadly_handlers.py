@@ -23,9 +23,11 @@ from tests.conftest import Processes, Server, wait_until
     ("way", "reason"),
     [
         ("exit", "quarantined"),
-        ("segfault", "quarantined"),
-        ("out of memory, killed", "quarantined"),
-        ("out of memory, refused", "deadly.deadly: failed: MemoryError"),
+        pytest.param("segfault", "quarantined", marks=pytest.mark.walk),
+        pytest.param("out of memory, killed", "quarantined", marks=pytest.mark.walk),
+        pytest.param(
+            "out of memory, refused", "deadly.deadly: failed: MemoryError", marks=pytest.mark.walk
+        ),
     ],
 )
 def test_others_complete_and_spend_no_attempt(
