@@ -60,6 +60,7 @@ chaos: $(VENV) ## kill, freeze and cut everything; nothing may be lost
 	@$(BIN)/python -m tests.chaos.storm --events 5000 --kills 100 --redis-kills 5 --forms both
 	@$(BIN)/python -m tests.chaos.storm
 	@$(BIN)/python -m tests.chaos.storm --plain-rq
+	@$(BIN)/python -m tests.chaos.page
 
 .PHONY: format lock env-example readme-demo
 format: $(VENV) ## let ruff write
