@@ -17,8 +17,8 @@ demo: $(VENV) ## the whole path on this machine: every event, to the end, in a t
 dev: $(VENV) ## the same processes, to work with; Ctrl-C stops them (PORT, SANDBOX_PORT, REDIS_PORT)
 	@$(BIN)/python -m deploy.local
 
-.PHONY: test lint types contracts unit integration e2e coverage
-test: lint types contracts unit integration e2e coverage ## everything that must hold; stops at the first group that does not
+.PHONY: test lint types contracts unit integration e2e coverage chaos-short
+test: lint types contracts unit integration e2e coverage chaos-short ## everything that must hold; stops at the first group that does not
 	@echo "== all groups passed"
 lint: $(VENV) ## style and formatting
 	@echo "== lint"
@@ -46,13 +46,21 @@ coverage: $(VENV) ## of the last unit, integration and e2e runs, branches and pr
 	@$(BIN)/coverage combine -q --append
 	@$(BIN)/coverage report --skip-covered
 
+chaos-short: $(VENV) ## a sample of what `make chaos` does
+	@echo "== chaos-short"
+	@$(BIN)/python -m pytest -q --no-header -n 4 -m "not walk" tests/chaos
+
 PYTEST = $(BIN)/coverage run -m pytest -q --no-header
 
 .PHONY: bench chaos
 bench: $(VENV) ## how fast, with the numbers printed
 	@$(BIN)/python -m pytest tests/benchmarks -s
 chaos: $(VENV) ## kill, freeze and cut everything; nothing may be lost
-	@$(BIN)/python -m pytest tests/chaos -s
+	@$(BIN)/python -m pytest -q --no-header -n 4 tests/chaos
+	@$(BIN)/python -m tests.chaos.storm --events 5000 --kills 100 --redis-kills 5 --forms both
+	@$(BIN)/python -m tests.chaos.storm
+	@$(BIN)/python -m tests.chaos.storm --plain-rq
+	@$(BIN)/python -m tests.chaos.page
 
 .PHONY: format lock env-example readme-demo
 format: $(VENV) ## let ruff write

@@ -70,11 +70,12 @@ def work(settings: Settings) -> int:
     if not _wait_for_redis(settings, stop):
         return 0
     log.info("worker_started", count=len(router.handlers), pid=os.getpid())
+    parent = os.getpid()
     while not stop.requested:
         started = time.monotonic()
         child = os.fork()
         if child == 0:
-            _be_child(settings, router)
+            _be_child(settings, router, parent)
         code = _wait_for(child, stop)
         if not stop.requested:
             log.error("worker_died", pid=child, exit_code=code)
@@ -119,11 +120,11 @@ def sweep_for_ever(settings: Settings) -> int:
     return 0
 
 
-def _be_child(settings: Settings, router: Router) -> None:
+def _be_child(settings: Settings, router: Router, parent: int) -> None:
     """Be the process that runs events; never returns to the parent's code."""
     code = os.EX_SOFTWARE
     try:
-        stop = _stop_on_signals()
+        stop = _stop_on_signals(parent)
         processor = Processor.from_settings(settings, stop, router)
         threads = Threads(processor, settings.worker_concurrency)
         while not stop.requested:
@@ -270,8 +271,8 @@ def _unless_full(method: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _stop_on_signals() -> Stop:
-    stop = Stop()
+def _stop_on_signals(parent: int | None = None) -> Stop:
+    stop = Stop(parent)
 
     def request(_signal: int, _frame: FrameType | None) -> None:
         stop.request()

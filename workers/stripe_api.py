@@ -17,6 +17,7 @@ import stripe
 
 from service.event import Event
 from service.settings import Settings
+from workers.http import PooledClient
 from workers.verification import SENSITIVE, Sensitive
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
         VerificationSessionUpdateParams,
     )
     from stripe.v2.core import Event as CoreEvent
-
-CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 10.0
-"""Seconds. Well under a lease, so that one slow answer does not cost the claim."""
 
 NETWORK_RETRIES = 1
 """Immediate retries by the SDK on connection errors, 409 and 5xx, under one idempotency key."""
@@ -119,7 +117,7 @@ class StripeApi:
             api_key,
             base_addresses={"api": base},
             max_network_retries=NETWORK_RETRIES,
-            http_client=stripe.RequestsClient(timeout=(CONNECT_TIMEOUT, READ_TIMEOUT)),
+            http_client=PooledClient(),
         )
         self._sessions = client.v1.identity.verification_sessions
         self._reports = client.v1.identity.verification_reports

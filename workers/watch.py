@@ -36,7 +36,10 @@ class Stop:
     A plain attribute: a signal handler may set it at any instruction, and must not take a lock.
     """
 
-    requested_at: float | None = None
+    def __init__(self, parent: int | None = None) -> None:
+        """Take a process id: when that is no longer our parent, nobody would stop or restart us."""
+        self.requested_at: float | None = None
+        self._parent = parent
 
     def request(self) -> None:
         """Ask the process to stop: nothing new is taken, what runs may finish."""
@@ -45,13 +48,16 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        """Whether `request` was called."""
+        """Whether `request` was called, or the parent is gone."""
+        if self._parent is not None and os.getppid() != self._parent:
+            self.request()
         return self.requested_at is not None
 
     @property
     def overdue(self) -> bool:
         """Whether the grace period is over."""
-        return self.requested_at is not None and time.monotonic() > self.requested_at + GRACE
+        since = self.requested_at if self.requested else None
+        return since is not None and time.monotonic() > since + GRACE
 
 
 @dataclass(eq=False)
@@ -71,7 +77,6 @@ class Watch:
         self._watched: dict[str, _Watched] = {}
         self._lock = threading.Lock()
         self._started = False
-        self._parent = os.getppid()
 
     def begin(self, claim: Claim) -> None:
         """Keep this claim alive from now on."""
@@ -104,9 +109,6 @@ class Watch:
     def _run(self) -> None:
         while True:
             time.sleep(TICK)
-            # The parent was killed: nobody would restart or stop this process any more.
-            if os.getppid() != self._parent:
-                self._stop.request()
             with self._lock:
                 watched = list(self._watched.values())
             now = time.monotonic()

@@ -32,6 +32,7 @@ from typing import Any
 import click
 import redis
 import urllib3
+from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
 
 from tests.chaos import picture
 from tests.chaos.proxy import Proxy
@@ -47,15 +48,19 @@ from tests.chaos.system import (
     keep_reconciliation_out,
     tally,
 )
-from tests.conftest import ROOT, Processes, Server, Traces, free_port, wait_until
+from tests.conftest import CANARY, ROOT, Processes, Server, Traces, free_port, wait_until
 
 RESTART = 0.2
 """Seconds until a platform has noticed that a process ended."""
 QUIET_WITHIN = 30.0
 """Seconds after the last fault within which everything must be settled."""
+STALLED = 75.0
+"""Seconds without progress after which no more is expected: longer than the inbox's horizon."""
 EXIT_WITHIN = 30.0
 """Seconds after SIGTERM at which platforms kill."""
 SENDERS = 6
+SEARCHED = 1000
+"""Events up to which all that was written is searched for personal data; it takes a while."""
 
 KILLS = {
     # Which process, and how often in comparison.
@@ -220,7 +225,7 @@ class Storm:
         self._actions: list[tuple[float, int, Callable[[], None]]] = []
         self._number = itertools.count()
         self.run = Run()
-        traces = Traces()
+        self.traces = traces = Traces()
         self._processes = Processes(folder, traces)
         stack.callback(self._processes.stop_all)
         self._sandbox = Sandbox(self._processes, plan.forms)
@@ -257,9 +262,9 @@ class Storm:
         producer = Producer(deliveries, plan, self._port)
         self._began = time.monotonic()
         producer.start()
-        last_fault, quiet_at = plan.lasts, None
+        last_fault, last_progress, quiet_at = plan.lasts, plan.lasts, None
         next_sample = 0.0
-        while (now := time.monotonic() - self._began) < plan.lasts + 4 * QUIET_WITHIN:
+        while (now := time.monotonic() - self._began) < last_progress + STALLED:
             for part in parts.values():
                 part.keep_running()
             while self._actions and self._actions[0][0] <= now:
@@ -267,7 +272,8 @@ class Storm:
                 last_fault = max(plan.lasts, now)
             if now >= next_sample:
                 next_sample = now + 1
-                self._sample(now, producer)
+                if self._sample(now, producer):
+                    last_progress = max(last_progress, now)
                 if now > plan.lasts and producer.done and self._settled(deliveries):
                     quiet_at = now
                     break
@@ -383,7 +389,9 @@ class Storm:
 
     # -- judging -----------------------------------------------------------------------------
 
-    def _sample(self, now: float, producer: Producer) -> None:
+    def _sample(self, now: float, producer: Producer) -> bool:
+        """Note how far everything is; whether that is further than before."""
+        before = len(self._ledger.completed)
         self._ledger.read()
         accepted = len(producer.first_accepted)
         done = Counter(change for change, handler in self._ledger.completed if handler in HANDLERS)
@@ -395,6 +403,7 @@ class Storm:
             f" {completed:,}, pending {self._pending():,}; struck {sum(kinds.values())} times   ",
             end="",
         )
+        return len(self._ledger.completed) > before
 
     def _pending(self) -> int:
         try:
@@ -427,6 +436,10 @@ class Storm:
             dead.update(
                 (self._client.hget(b"iw:evt:" + k, "reason") or b"?").decode() for k in keys
             )
+        if self._plan.plain_rq:
+            for registry in (StartedJobRegistry, FailedJobRegistry, ScheduledJobRegistry):
+                held = registry("plain", connection=self._client)
+                dead[f"in {registry.__name__}"] = self._client.zcard(held.key)
         exits = [each for part in self._parts.values() for each in part.exits]
         return {
             "plan": asdict(self._plan),
@@ -505,6 +518,8 @@ def run(plan: Plan) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         storm = Storm(plan, Path(folder), stack)
         report = storm.play()
+        if plan.events <= SEARCHED:
+            storm.traces.require_absent(CANARY)
         (out / f"{name}.json").write_text(
             json.dumps(report | {"timeline": asdict(storm.run)}, indent=1)
         )

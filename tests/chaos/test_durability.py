@@ -147,6 +147,7 @@ def test_failover_to_a_stale_replica(
         service.require_kept({each.change for each in events})
 
 
+@pytest.mark.walk
 def test_redis_wiped(
     own_sandbox: Sandbox,
     processes: Processes,

@@ -66,7 +66,15 @@ def end_trouble(redis: Server, name: str) -> None:
                 resource.prlimit(redis.process.pid, resource.RLIMIT_FSIZE, UNLIMITED)
 
 
-@pytest.mark.parametrize("trouble", ["read-only", "too few replicas", "full", "disk full"])
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param("read-only", marks=pytest.mark.walk),
+        pytest.param("too few replicas", marks=pytest.mark.walk),
+        "full",
+        "disk full",
+    ],
+)
 def test_while_redis_refuses_to_write(
     trouble: str,
     sandbox: Sandbox,

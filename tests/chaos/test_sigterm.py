@@ -30,7 +30,7 @@ EXIT_WITHIN = 30
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("count", [20, pytest.param(500, marks=pytest.mark.walk)])
+@pytest.mark.parametrize("count", [10, pytest.param(500, marks=pytest.mark.walk)])
 def test_sigterm_under_load_costs_nothing(
     count: int,
     sandbox: Sandbox,

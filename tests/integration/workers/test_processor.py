@@ -18,7 +18,7 @@ import redis as redis_py
 from service.event import Event
 from service.inbox import Accepted, Inbox, Refused
 from tests.conftest import CANARY, free_port
-from workers import Discard, Retry, Verification, jobs, on, stripe_api
+from workers import Discard, Retry, Verification, http, jobs, on, stripe_api
 from workers.stripe_api import StripeApi
 
 DOB = "verified_outputs.dob"
@@ -414,7 +414,7 @@ class TestStripeFails:
         ids=str,
     )
     def test_for_a_while(self, fault, reason, desk, monkeypatch) -> None:
-        monkeypatch.setattr(stripe_api, "READ_TIMEOUT", 0.3)
+        monkeypatch.setattr(http, "READ_TIMEOUT", 0.3)
         event = desk.accept("verified", desk.sandbox.session("verified"))
         seen = Seen()
         processor = desk.processor(seen.handler("*"))
@@ -432,7 +432,7 @@ class TestStripeFails:
         self.released(desk, event, "stripe: unreachable")
 
     def test_a_hanging_connection_ends(self, desk, monkeypatch) -> None:
-        monkeypatch.setattr(stripe_api, "READ_TIMEOUT", 0.3)
+        monkeypatch.setattr(http, "READ_TIMEOUT", 0.3)
         event = desk.accept("created", "vs_1")
         processor = desk.processor(Seen().handler("*"))
         with socket.create_server(("127.0.0.1", 0)) as silent:

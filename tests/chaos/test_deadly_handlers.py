@@ -1,0 +1,74 @@
+"""A handler that ends its process again and again is set aside, and nobody else pays for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service.inbox import Inbox
+from tests.chaos.system import (
+    HANDLERS,
+    Sandbox,
+    environment,
+    keep_reconciliation_out,
+    read_ledger,
+    tally,
+)
+from tests.conftest import Processes, Server, wait_until
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ("exit", "quarantined"),
+        pytest.param("segfault", "quarantined", marks=pytest.mark.walk),
+        pytest.param("out of memory, killed", "quarantined", marks=pytest.mark.walk),
+        pytest.param(
+            "out of memory, refused", "deadly.deadly: failed: MemoryError", marks=pytest.mark.walk
+        ),
+    ],
+)
+def test_others_complete_and_spend_no_attempt(
+    way: str,
+    reason: str,
+    sandbox: Sandbox,
+    processes: Processes,
+    new_server: Callable[..., Server],
+    tmp_path: Path,
+) -> None:
+    events = sandbox.changes(sessions=20)
+    victim = events[len(events) // 2].event.session
+    (tmp_path / "sessions").write_text(victim)
+    redis = new_server()
+    env = environment(
+        redis.url,
+        sandbox.url,
+        tmp_path / "ledger",
+        HANDLERS="deadly,ledger",
+        DEADLY=way,
+        DEADLY_SESSIONS=str(tmp_path / "sessions"),
+        KILLPOINT_TIMES="0.2",
+        LEDGER_FLAKY="0",
+    )
+    with redis.client() as client:
+        keep_reconciliation_out(client)
+        for each in events:
+            Inbox(client).accept(each.event)
+        for role in ((), ("periodic",)):
+            processes.python("-m", "workers", *role, env=env)
+        wait_until(lambda: client.zcard("iw:due") == 0, within=100)
+        records = list(Inbox(client).records("all", 1000))
+
+    bad = [record for record in records if record.event.session == victim and record.handlers]
+    dead = [record for record in records if record.state == "dead"]
+    assert {record.event.session for record in dead} == {victim}
+    assert all(record.reason.startswith(reason) for record in dead)
+    others = {each.change for each in events if each.event.session != victim}
+    effects = [e for e in read_ledger(tmp_path / "ledger") if e.session != victim]
+    for handler in HANDLERS:
+        counted = tally(others, effects, handler)
+        assert counted.kept, (handler, counted)
+    attempts = {p.attempts for r in records if r not in bad for p in r.handlers.values()}
+    assert attempts == {1}

@@ -1,0 +1,37 @@
+"""A worker's child whose parent was killed has nobody to stop or restart it: it leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.system import children, environment
+from tests.conftest import Processes, Server, free_port, wait_until
+
+
+@pytest.mark.parametrize("after", [0, 3], ids=["as it starts", "without any event so far"])
+def test_a_child_does_not_outlive_its_parent(
+    after: float, processes: Processes, new_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    env = environment(new_server().url, nowhere, tmp_path / "ledger")
+    parent, _ = processes.python("-m", "workers", env=env)
+    wait_until(lambda: children(parent.pid), within=30)
+    (child,) = children(parent.pid)
+    time.sleep(after)
+    parent.kill()
+    try:
+        wait_until(lambda: not alive(child), within=15)
+    finally:
+        if alive(child):
+            os.kill(child, signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
