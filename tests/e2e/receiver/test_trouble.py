@@ -35,9 +35,9 @@ def records(server) -> int:
         return len(client.keys("iw:evt:*"))
 
 
-def refuses_in_time(receiver, body: bytes) -> None:
+def refuses_in_time(receiver, body: bytes, because: str = "redis_failed") -> None:
     answer = receiver.deliver(body)
-    assert (answer.status, answer.json()) == (503, {"received": False, "answer": "redis_failed"})
+    assert (answer.status, answer.json()) == (503, {"received": False, "answer": because})
     assert answer.seconds < PATIENCE
     assert int(answer.headers["retry-after"]) > 0
 
@@ -76,7 +76,7 @@ def test_redis_frozen(receiver, server) -> None:
 def test_redis_full(receiver, server) -> None:
     with server.client() as client:
         client.config_set("maxmemory", "1kb")
-        refuses_in_time(receiver, receiver.event())
+        refuses_in_time(receiver, receiver.event(), because="full")
         assert receiver.get("/readyz").status_code == 503
         client.config_set("maxmemory", "0")
     assert accepted(receiver, receiver.event()) == "new"
