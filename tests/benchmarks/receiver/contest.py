@@ -112,20 +112,21 @@ WSGI_HELLO = "WSGI hello, our worker class"
 def run(rounds: int) -> Iterator[tuple[int, Competitor, Result]]:
     """Yield each result as it comes."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    load = _build()
+    load, taking_part = _build(), competitors()
+    first, rest = CACHE / "warm-up", CACHE / "events"
     for number in range(rounds):
-        for competitor in competitors():
-            yield number, competitor, _measure(competitor, load)
+        seed = int(time.time()) % 1_000_000
+        events.write(first, 10_000, SECRET, seed)
+        events.write(rest, EVENTS, SECRET, seed + 1)
+        for competitor in taking_part:
+            yield number, competitor, _measure(competitor, load, first, rest)
 
 
-def _measure(competitor: Competitor, load: Path) -> Result:
-    file, seed = CACHE / "events", int(time.time()) % 1_000_000
+def _measure(competitor: Competitor, load: Path, first: Path, rest: Path) -> Result:
     with _redis() as redis, _server(competitor, redis.port) as (pid, port):
-        events.write(file, 6_000, SECRET, seed)
-        _load(load, port, file, WARM_UP)
-        events.write(file, EVENTS, SECRET, seed + 1)
+        _load(load, port, first, WARM_UP)
         before = _cpu(pid), _cpu(redis.pid), redis.stored()
-        told = _load(load, port, file, SECONDS)
+        told = _load(load, port, rest, SECONDS)
         count = told["requests"]
         stored = redis.stored() - before[2]
         if set(told["statuses"]) != {"200"} or told["lost"] or told["unanswered"]:

@@ -85,20 +85,27 @@ def _table(results: dict[str, Result]) -> list[str]:
 
 
 def _goals(results: dict[str, Result]) -> list[str]:
-    ours, naive = results[OURS], results[NAIVE]
-    goals = [
-        ("requests/s against the naive tutorial", ours.rate / naive.rate, ">=", 3.0),
-        ("requests/s against Flask hello", ours.rate / results[FLASK_HELLO].rate, ">=", 0.6),
-        ("requests/s against Express + BullMQ", ours.rate / results[EXPRESS].rate, ">=", 1.0),
-        ("p99 against the naive tutorial", ours.p99 / naive.p99, "<=", 1 / 3),
-    ]
-    lines = ["| goal | wanted | measured | |", "|---|---:|---:|---|"]
-    for name, measured, sign, wanted in goals:
-        met = measured >= wanted if sign == ">=" else measured <= wanted
+    """Return each goal as it was measured, and as the CPU alone would have it.
+
+    The second leaves out what share of the machine each happened to get.
+    """
+    ours = results[OURS]
+    lines = ["| goal | wanted | measured | | by CPU |", "|---|---:|---:|---|---:|"]
+    for other, wanted in ((NAIVE, 3.0), (FLASK_HELLO, 0.6), (EXPRESS, 1.0)):
+        rate = ours.rate / results[other].rate
+        cpu = _all_cpu(results[other]) / _all_cpu(ours)
         lines.append(
-            f"| {name} | {sign} {wanted:.2f} | {measured:.2f} | {'met' if met else 'missed'} |"
+            f"| requests/s against {other} | at least {wanted:.1f} | {rate:.2f}"
+            f" | {'met' if rate >= wanted else 'missed'} | {cpu:.2f} |"
         )
+    late = ours.p99 / results[NAIVE].p99
+    verdict = "met" if late <= 1 / 3 else "missed"
+    lines.append(f"| p99 against {NAIVE} | at most 0.33 | {late:.2f} | {verdict} | |")
     return lines
+
+
+def _all_cpu(result: Result) -> float:
+    return result.server_cpu + result.redis_cpu
 
 
 def _machine() -> str:

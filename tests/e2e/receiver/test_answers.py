@@ -7,7 +7,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 
+PAGES = ["/healthz", "/readyz", "/metrics"]
 PENDING = "identity_webhooks_pending_events"
 
 
@@ -111,14 +113,18 @@ class TestPages:
         assert all('refusals_total{reason="malformed_header"} 1.0' in page for page in pages)
         assert pending(receiver) == 20
 
-    def test_only_post_on_the_hook(self, receiver) -> None:
-        assert receiver.get("/webhooks/stripe").status_code == 405
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
+    def test_only_post_on_the_hook(self, receiver, method) -> None:
+        answer = requests.request(method, f"{receiver.url}/webhooks/stripe", timeout=10)
+        assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
 
     @pytest.mark.parametrize("path", ["/", "/webhooks/stripe/", "/webhooks", "/admin"])
     def test_other_paths(self, receiver, path) -> None:
         assert receiver.get(path).status_code == 404
 
-    @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/absent"])
+    @pytest.mark.parametrize(
+        "path", ["/healthz", "/readyz", "/metrics", "/absent", "/webhooks/stripe"]
+    )
     def test_headers(self, receiver, path) -> None:
         headers = receiver.get(path).headers
         assert headers["Cache-Control"] == "no-store"
