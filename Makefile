@@ -75,7 +75,7 @@ env-example: $(VENV) ## deploy/env.example from the settings
 readme-demo: $(VENV) ## run the demo and put its output into README.md
 	@$(BIN)/python -m deploy.readme_demo
 
-LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url \
+LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 $(VENV): requirements-dev.txt
