@@ -60,9 +60,8 @@ class Processes:
 
     def __enter__(self) -> Self:
         """Have signals end the block, also where a script started us with Ctrl-C ignored."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, _exit)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _end)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,8 +87,8 @@ class Processes:
 
     def check(self) -> None:
         """Raise Failure, with the end of its log, when one of them has ended."""
-        if _signals:  # whose exception came up where exceptions are dropped (a finalizer)
-            sys.exit(128 + _signals[0])
+        if _signals:  # whose exception came up where exceptions are dropped (a finalizer, a hook)
+            _end(_signals[0])
         for name, process in self._running.items():
             if (code := process.poll()) is not None:
                 raise Failure(f"the {name} process ended with code {code}{self.tail(name)}")
@@ -120,8 +119,10 @@ class Processes:
 _signals: list[int] = []
 
 
-def _exit(number: int, _frame: object) -> NoReturn:
+def _end(number: int, _frame: object = None) -> NoReturn:
     _signals.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     sys.exit(128 + number)
 
 

@@ -298,8 +298,10 @@ def test_the_live_schedule_goes_on_for_three_days(run: Any, listener: Any) -> No
 
 
 def waiting(sandbox: Any) -> list[Any]:
-    for _ in range(100):
-        found = [d for d in sandbox.control("GET", "deliveries") if d["next_try"]]
+    """The deliveries that were tried in vain and will be again."""
+    for _ in range(500):
+        tried = [d for d in sandbox.control("GET", "deliveries") if d["attempts"]]
+        found = [d for d in tried if d["next_try"]]
         if found:
             return found
         time.sleep(0.02)
