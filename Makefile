@@ -40,7 +40,7 @@ integration: $(VENV) ## on a real Redis
 	@$(PYTEST) -n 2 tests/integration
 e2e: $(VENV) ## real processes only
 	@echo "== e2e"
-	@$(PYTEST) -n 4 tests/e2e
+	@$(PYTEST) -n 3 tests/e2e
 coverage: $(VENV) ## of the last unit, integration and e2e runs, branches and processes included
 	@echo "== coverage"
 	@$(BIN)/coverage combine -q --append
@@ -48,7 +48,7 @@ coverage: $(VENV) ## of the last unit, integration and e2e runs, branches and pr
 
 chaos-short: $(VENV) ## a sample of what `make chaos` does
 	@echo "== chaos-short"
-	@$(BIN)/python -m pytest -q --no-header -n 4 -m "not walk" tests/chaos
+	@$(BIN)/python -m pytest -q --no-header -n 3 -m "not walk" tests/chaos
 
 PYTEST = $(BIN)/coverage run -m pytest -q --no-header
 
