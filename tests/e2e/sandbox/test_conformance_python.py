@@ -196,7 +196,7 @@ def test_keys_and_rights(sandbox: Any) -> None:
     with pytest.raises(stripe.AuthenticationError, match="Invalid API Key provided: sk_test_"):
         sandbox.client(revoked).v1.events.list()
     narrow = sandbox.control("POST", "keys", permissions=["event_read"])["key"]
-    assert sandbox.client(narrow).v1.events.list()
+    assert sandbox.client(narrow).v1.events.list().object == "list"
     with pytest.raises(stripe.PermissionError, match="rak_verification_session_read"):
         sandbox.client(narrow).v1.identity.verification_sessions.list()
 
