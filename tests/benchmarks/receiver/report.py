@@ -1,12 +1,10 @@
-"""Writes docs/performance.md and its picture from what was measured."""
+"""Writes the receiver's part of docs/performance.md, and its picture."""
 
 from __future__ import annotations
 
-import os
-import platform
 from html import escape
-from pathlib import Path
 
+from tests.benchmarks.machine import PAGE, write_section
 from tests.benchmarks.receiver.contest import (
     CONNECTIONS,
     EXPRESS,
@@ -20,53 +18,28 @@ from tests.benchmarks.receiver.contest import (
 
 
 def write(
-    results: dict[str, Result], rounds: int, versions: dict[str, str], explained: str, docs: Path
+    results: dict[str, Result], rounds: int, versions: dict[str, str], explained: str
 ) -> None:
-    """Write the page and the picture into `docs`."""
-    (docs / "performance.svg").write_text(_picture(results), encoding="utf-8")
-    (docs / "performance.md").write_text(
-        "\n".join(
-            [
-                "# Performance",
-                "",
-                "Written by `make bench`; do not edit. Everything is measured with the guarantees"
-                " on: signature, dedup, one atomic accept, append-only file.",
-                "",
-                "## Receiver",
-                "",
-                f"{CONNECTIONS} connections in a closed loop for {SECONDS:.0f} s, distinct signed"
-                f" events of 2.5 to 4 kB, {PROCESSES} processes each, medians of {rounds} rounds in"
-                " which all took turns. Load generator and Redis run on the same machine. It is"
-                " shared: read the ratios.",
-                "",
-                *_table(results),
-                "",
-                "![requests per second](performance.svg)",
-                "",
-                "The load generator itself took"
-                f" {min(r.load_cpu for r in results.values()):.0f} to"
-                f" {max(r.load_cpu for r in results.values()):.0f} us of CPU a request.",
-                "",
-                "### Goals",
-                "",
-                *_goals(results),
-                "",
-                explained,
-                "",
-                "## Repeat it",
-                "",
-                "    make bench",
-                "",
-                "needs a C compiler, Node and npm beside what the tests need; competitors are"
-                " installed under `var/bench`.",
-                "",
-                f"This page: {_machine()}; Python {platform.python_version()};"
-                f" {', '.join(f'{name} {version}' for name, version in versions.items())}.",
-                "",
-            ]
-        ),
-        encoding="utf-8",
-    )
+    """Write the section, and the picture beside the page."""
+    picture = PAGE.with_name("performance-receiver.svg")
+    picture.write_text(_picture(results), encoding="utf-8")
+    lines = [
+        f"{CONNECTIONS} connections in a closed loop for {SECONDS:.0f} s, distinct signed events of"
+        f" 2.5 to 4 kB, {PROCESSES} processes each, medians of {rounds} rounds in which all took"
+        " turns. Load generator and Redis run on the same machine.",
+        "",
+        *_table(results),
+        "",
+        f"![requests per second]({picture.name})",
+        "",
+        f"The load generator itself took {min(r.load_cpu for r in results.values()):.0f} to"
+        f" {max(r.load_cpu for r in results.values()):.0f} us of CPU a request.",
+        "",
+        *_goals(results),
+        "",
+        explained.strip(),
+    ]
+    write_section("receiver", lines, versions)
 
 
 def _table(results: dict[str, Result]) -> list[str]:
@@ -106,15 +79,6 @@ def _goals(results: dict[str, Result]) -> list[str]:
 
 def _all_cpu(result: Result) -> float:
     return result.server_cpu + result.redis_cpu
-
-
-def _machine() -> str:
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-        model = info.partition("model name")[2].partition(":")[2].partition("\n")[0].strip()
-    except OSError:
-        model = platform.processor()
-    return f"{os.cpu_count()} cores ({model or 'unknown'}), {platform.system()}"
 
 
 def _picture(results: dict[str, Result]) -> str:
