@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,11 @@ _HINTS = {
     " changes the body",
     "signature_expired": "check this machine's clock, and for a proxy that delays requests",
 }
+
+_STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
+Answer = tuple[dict[str, Any], int]
+"""The content of an answer, and its status."""
 
 log = logs.get(__name__)
 
@@ -102,20 +108,25 @@ def _hook_before(flask: WSGIApplication, receiver: Receiver) -> WSGIApplication:
     def entry(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] != HOOK:
             return flask(environ, start_response)
-        headers = [("Content-Type", "application/json"), *_HEADERS]
         if environ["REQUEST_METHOD"] == "POST":
-            answer, status = receiver.receive(environ)
-        else:
-            answer, status = {"error": "only POST"}, 405
-            headers.append(("Allow", "POST"))
-        if status == 503:
-            headers.append(("Retry-After", str(RETRY_AFTER)))
-        body = msgspec.json.encode(answer)
-        headers.append(("Content-Length", str(len(body))))
-        start_response(f"{status} {HTTPStatus(status).phrase}", headers)
-        return [body]
+            return _respond(receiver.receive(environ), start_response)
+        return _respond(lambda: ({"error": "only POST"}, 405), start_response)
 
     return entry
+
+
+def _respond(answer: Callable[[], Answer], start_response: StartResponse) -> Iterator[bytes]:
+    """Answer, once the server asks for the body: it may begin with other requests before."""
+    content, status = answer()
+    body = msgspec.json.encode(content)
+    headers = [("Content-Type", "application/json"), *_HEADERS]
+    if status == 503:
+        headers.append(("Retry-After", str(RETRY_AFTER)))
+    if status == 405:
+        headers.append(("Allow", "POST"))
+    headers.append(("Content-Length", str(len(body))))
+    start_response(_STATUS_LINES[status], headers)
+    yield body
 
 
 class Receiver:
@@ -141,19 +152,22 @@ class Receiver:
             connection.require_safe(self.redis, self._settings)
             self._redis_is_safe = True
 
-    def receive(self, environ: WSGIEnvironment) -> tuple[dict[str, Any], int]:
-        """Take one delivery: the whole way of an event into the inbox."""
+    def receive(self, environ: WSGIEnvironment) -> Callable[[], Answer]:
+        """Take one delivery: the whole way of an event into the inbox.
+
+        The function returned waits for the inbox and gives the answer. A server may begin with
+        several requests before it calls the first: their events share a round trip to Redis.
+        """
         try:
             event = self._proven_event(environ)
         except Refusal as refusal:
-            return self._refuse(refusal)
+            answer = self._refuse(refusal)
+            return lambda: answer
         if event is None:
-            answer = "ignored"
-        elif event.livemode != self._livemode:
-            answer = "other_mode"
-        else:
-            answer = self._accept(event)
-        return self._answer(answer, event)
+            return partial(self._answer, "ignored", None)
+        if event.livemode != self._livemode:
+            return partial(self._answer, "other_mode", event)
+        return self._accept(event)
 
     def _proven_event(self, environ: WSGIEnvironment) -> Event | None:
         """Read the request; None when it is Stripe's but of no concern to us."""
@@ -171,13 +185,22 @@ class Receiver:
         except MalformedEvent as error:
             raise Refusal(400, "malformed_event", str(error)) from None
 
-    def _accept(self, event: Event) -> str:
+    def _accept(self, event: Event) -> Callable[[], Answer]:
         try:
             self.check_redis()
-            return self._inbox.accept(event).value
+            accepted = self._inbox.accept_soon(event)
         except (redis.RedisError, UnsafeRedis):
             log.exception("redis_failed", event_id=event.id)
-            return "redis_failed"
+            return partial(self._answer, "redis_failed", event)
+        return partial(self._answer_when, accepted, event)
+
+    def _answer_when(self, accepted: Callable[[], Accepted], event: Event) -> Answer:
+        try:
+            answer = accepted().value
+        except redis.RedisError:
+            log.exception("redis_failed", event_id=event.id)
+            answer = "redis_failed"
+        return self._answer(answer, event)
 
     def readyz(self) -> tuple[dict[str, Any], int]:
         """Whether deliveries would be accepted now, and if not, why."""
@@ -201,7 +224,7 @@ class Receiver:
             return Response("the counters are in Redis, which cannot be reached\n", status=503)
         return Response(text, content_type=CONTENT_TYPE_LATEST)
 
-    def _answer(self, answer: str, event: Event | None) -> tuple[dict[str, Any], int]:
+    def _answer(self, answer: str, event: Event | None) -> Answer:
         status = 503 if answer in {Accepted.FULL, "redis_failed"} else 200
         self._metrics.count("deliveries", answer)
         if event is not None:
@@ -217,7 +240,7 @@ class Receiver:
             )
         return {"received": status == 200, "answer": answer}, status
 
-    def _refuse(self, refusal: Refusal) -> tuple[dict[str, Any], int]:
+    def _refuse(self, refusal: Refusal) -> Answer:
         self._metrics.count("refusals", refusal.reason)
         log.warning("delivery_refused", status=refusal.status, reason=refusal.reason)
         body = {"received": False, "error": refusal.reason, "hint": refusal.hint}

@@ -33,6 +33,8 @@ def connect(settings: Settings, **options: Any) -> redis.Redis:
             "socket_timeout": TIMEOUT,
             "socket_connect_timeout": TIMEOUT,
             "retry": Retry(NoBackoff(), 1),
+            # A primary no longer: connect anew, its name may lead to another machine now.
+            "retry_on_error": [redis.ReadOnlyError],
             "health_check_interval": 0,
             **options,
         },

@@ -50,7 +50,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -60,6 +60,7 @@ from typing import Any, Literal, cast, get_args
 import redis
 
 from service.event import Event, Form, Kind
+from service.scripts import Scripts
 
 LEASE = 10.0
 """Seconds a claim lasts without a heartbeat: how long a killed worker's event waits."""
@@ -270,9 +271,9 @@ class Inbox:
         self._api_rate = api_rate
         self._limit = limit
         self._reopen_dead = int(reopen_dead)
-        self._scripts = {
-            name: client.register_script(_source(name)) for name in (*_TAKING_IN, *_WORKING_OFF)
-        }
+        self._scripts = Scripts(
+            client, {name: _source(name) for name in (*_TAKING_IN, *_WORKING_OFF)}
+        )
 
     def accept(self, event: Event) -> Accepted:
         """Store the event once and wake a worker for it, in one round trip.
@@ -280,8 +281,15 @@ class Inbox:
         Safe to repeat: a second call, or a retry after a lost reply, changes nothing. Every five
         seconds one call also asks how full Redis is.
         """
+        return self.accept_soon(event)()
+
+    def accept_soon(self, event: Event) -> Callable[[], Accepted]:
+        """Accept an event together with others of this thread, all in one round trip.
+
+        It leaves when the function returned is called, which waits for the answer.
+        """
         if self._is_short_of_memory():
-            return Accepted.FULL
+            return lambda: Accepted.FULL
         fields: dict[str, str | int] = {
             "id": event.id,
             "kind": event.kind,
@@ -292,8 +300,8 @@ class Inbox:
             **({"account": event.account} if event.account else {}),
         }
         flat: list[str | int] = [part for item in fields.items() for part in item]
-        answer = self._run("accept", event.key, self._limit, self._reopen_dead, *flat)
-        return Accepted(_text(answer))
+        answer = self._scripts.soon("accept", event.key, self._limit, self._reopen_dead, *flat)
+        return lambda: Accepted(_text(answer()))
 
     def take(self) -> Claim | Refused | None:
         """Pop the next wake-up and claim its event, in one step; None when there is none."""
@@ -450,7 +458,7 @@ class Inbox:
         return self._short_of_memory
 
     def _run(self, script: str, *args: str | int) -> Any:
-        return self._scripts[script](args=list(args))
+        return self._scripts.run(script, *args)
 
 
 def _source(name: str) -> str:

@@ -311,7 +311,7 @@ class TestMasking:
             ("李", "姓李名四", "姓[personal]名四"),
             ("12", "12 of 12", "12 of 12"),
             ("", "a b", "a b"),
-            ("   ", "a   b", "a b"),
+            ("   ", "a   b", "a   b"),
         ],
     )
     def test_however_it_is_written(self, value, text, shown) -> None:
