@@ -150,12 +150,13 @@ def everything(*, api_ms: int = 0, concurrency: int = 20) -> Iterator[System]:
 
 def send(system: System, how_many: int, rate: float) -> dict[str, Answer]:
     """Post new events, so many a second whatever becomes of earlier ones; the answers by id."""
-    return asyncio.run(post(system.web_port, how_many, rate))
-
-
-async def post(port: int, how_many: int, rate: float) -> dict[str, Answer]:
-    """Do as `send` does."""
     answers: dict[str, Answer] = {}
+    asyncio.run(post(system.web_port, how_many, rate, answers))
+    return answers
+
+
+async def post(port: int, how_many: int, rate: float, answers: dict[str, Answer]) -> None:
+    """Do as `send` does, and tell each answer as it comes."""
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def deliver(name: str, request: bytes) -> None:
@@ -169,7 +170,6 @@ async def post(port: int, how_many: int, rate: float) -> dict[str, Answer]:
             await asyncio.sleep(max(0, began + number / rate - time.monotonic()))
             await slots.acquire()
             group.create_task(deliver(name, request))
-    return answers
 
 
 async def _post(port: int, request: bytes) -> Answer:
