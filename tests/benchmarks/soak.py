@@ -162,8 +162,8 @@ def write(run: Run) -> None:
     statuses = Counter(answer.status for answer in run.answers.values())
     faults = run.faults()
     lines = [
-        f"{run.rate:g} events/s for {run.minutes:g} minutes on the whole path, {CONCURRENCY} threads"
-        f" in the worker, an API that takes {API_MS} ms. Resident memory in MB, read every"
+        f"{run.rate:g} events/s for {run.minutes:g} minutes on the whole path, {CONCURRENCY}"
+        f" threads in the worker, an API that takes {API_MS} ms. Resident memory in MB, read every"
         f" {PERIOD:.0f} s; the slope and the growth leave out the first {WARM_UP:.0%}.",
         "",
         "| process | first | middle | last | MB/hour | grown |",
