@@ -220,7 +220,7 @@ def _picture(run: Run) -> str:
             f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">'
             f"{tallest * quarter / 4:.0f}</text>",
             f'<text x="{x:.0f}" y="{top + height + 20}" text-anchor="middle">'
-            f"{seconds * quarter / 240:.0f}</text>",
+            f"{seconds * quarter / 240:.1f}</text>",
         ]
     parts.append(
         f'<text x="{left + width / 2:.0f}" y="{top + height + 40}" text-anchor="middle">'

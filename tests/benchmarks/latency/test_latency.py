@@ -76,7 +76,8 @@ def write(results: dict[Case, Result]) -> None:
         "From accepted, by the clock of Redis, to the start of a handler that stands behind the"
         f" built-in one: gunicorn with {WEB_PROCESSES} processes, one worker with {CONCURRENCY}"
         " threads, the periodic process, and an API that answers after a fixed time. Events come"
-        f" singly, each over a connection of its own, for {SECONDS} s.",
+        f" singly, each over a connection of its own, for {SECONDS} s. Accepted is kept in whole"
+        " milliseconds; the middle of each is taken.",
         "",
         "| API | to a bare client p50 ms | events/s | p50 ms | p99 ms | receiver's answer p50 ms"
         " | p99 ms |",
