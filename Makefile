@@ -52,9 +52,13 @@ chaos-short: $(VENV) ## a sample of what `make chaos` does
 
 PYTEST = $(BIN)/coverage run -m pytest -q --no-header
 
-.PHONY: bench chaos
+.PHONY: bench profile soak chaos
 bench: $(VENV) ## how fast, with the numbers printed
 	@$(BIN)/python -m pytest tests/benchmarks -s
+profile: $(VENV) ## flame graphs of receiver and worker under load, in var/bench (Linux, as root)
+	@$(BIN)/python -m tests.benchmarks.profile
+soak: $(VENV) ## steady load for long; nothing may grow (MINUTES, RATE)
+	@$(BIN)/python -m tests.benchmarks.soak --minutes $(or $(MINUTES),30) --rate $(or $(RATE),40)
 chaos: $(VENV) ## kill, freeze and cut everything; nothing may be lost
 	@$(BIN)/python -m pytest -q --no-header -n 4 tests/chaos
 	@$(BIN)/python -m tests.chaos.storm --events 5000 --kills 100 --redis-kills 5 --forms both

@@ -62,10 +62,12 @@ def redis_server(*options: str) -> Iterator[Server]:
 
 
 @contextmanager
-def process(*command: str | Path, cwd: Path = ROOT, **environment: str) -> Iterator[int]:
+def process(
+    *command: str | Path, cwd: Path = ROOT, log_name: str = "", **environment: str
+) -> Iterator[int]:
     """Run a command; its output goes to a log under var/bench, named after the program."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / f"{Path(command[0]).name}.log").open("wb") as log:
+    with (CACHE / f"{log_name or Path(command[0]).name}.log").open("wb") as log:
         child = subprocess.Popen(
             command, cwd=cwd, env=os.environ | environment, stdout=log, stderr=log
         )

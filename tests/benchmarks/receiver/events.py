@@ -7,6 +7,7 @@ import json
 import random
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -15,13 +16,18 @@ def write(path: Path, count: int, secret: str, seed: int) -> None:
 
     They are good for five minutes, which is what Stripe's libraries allow a signature.
     """
-    now = int(time.time())
-    padding = random.Random(seed)
     with path.open("wb") as file:
-        for number in range(count):
-            body = json.dumps(_event(f"1T{seed:06}{number:08}kdIwHu7ix", now, padding), indent=2)
-            request = _request(body.encode(), secret, now)
+        for _, request in make(count, secret, seed):
             file.write(struct.pack("<I", len(request)) + request)
+
+
+def make(count: int, secret: str, seed: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the ids and requests of `count` events, each signed when it is asked for."""
+    padding = random.Random(seed)
+    for number in range(count):
+        now = int(time.time())
+        event = _event(f"1T{seed:06}{number:08}kdIwHu7i", now, padding)
+        yield str(event["id"]), _request(json.dumps(event, indent=2).encode(), secret, now)
 
 
 def _event(unique: str, now: int, padding: random.Random) -> dict[str, object]:

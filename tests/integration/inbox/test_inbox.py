@@ -41,7 +41,7 @@ def test_an_accepted_event_is_found_as_it_was(inbox) -> None:
 
 def test_accepting_is_one_round_trip(redis, server) -> None:
     inbox = Inbox(redis)
-    inbox.accept(event("0"))
+    inbox.accept(event("0"))  # asks for the memory as well, as one call every five seconds does
     with server.client() as other, other.monitor() as monitor:
         inbox.accept(event("1"))
         redis.echo("that was all")

@@ -1,0 +1,112 @@
+"""A million events, memory, start; writes its section of docs/performance.md."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.benchmarks import machine
+from tests.benchmarks.scale import growth, life, size
+from tests.benchmarks.scale.growth import FEW, MANY, SETTLED, Growth, Weight
+from tests.benchmarks.scale.size import CONCURRENCY, EVENTS, REQUESTS, STARTS, Sizes, Starts
+from tests.benchmarks.system import verdict
+
+
+@pytest.mark.timeout(600)
+def test_a_million_events_and_the_size_of_it_all() -> None:
+    starts = size.starts()
+    sizes = size.sizes()
+    sys.stderr.write(f"\n{starts}\n{sizes}\n")
+    grown = growth.measure()
+    sys.stderr.write(f"{grown}\n")
+    write(grown, sizes, starts)
+    assert all(many.redis < 3 * few.redis for few, many in grown.costs.values())
+    assert grown.pending.total < 2_000
+    assert max(sizes.web, sizes.worker) < 200
+
+
+def write(grown: Growth, sizes: Sizes, starts: Starts) -> None:
+    """Write the section."""
+    lines = [
+        f"Each step with {FEW:,} and with {MANY:,} events in the queue, on two servers that took"
+        f" turns: medians of {growth.ROUNDS} batches of {growth.BATCH} by one client. A million"
+        f" events, the very commands of the inbox, went in within {grown.fill_seconds:.0f} s.",
+        "",
+        f"| step | Redis us with {FEW:,} | with {MANY:,} | ratio | client us with {FEW:,}"
+        f" | with {MANY:,} | ratio |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        *(
+            f"| {step} | {few.redis:.0f} | {many.redis:.0f} | {many.redis / few.redis:.2f}"
+            f" | {few.client:.0f} | {many.client:.0f} | {many.client / few.client:.2f} |"
+            for step, (few, many) in grown.costs.items()
+        ),
+        "",
+        "### Memory of Redis",
+        "",
+        "Growth of `used_memory` for one event, its ids as long as Stripe's and its session its"
+        f" own: {MANY:,} pending ones; {SETTLED:,} settled ones with {len(life.HANDLERS)} handlers"
+        " each. The parts are by `MEMORY USAGE`.",
+        "",
+        "| event | bytes |",
+        "|---|---:|",
+        *_parts("pending", grown.pending),
+        *_parts("settled", grown.settled),
+        "",
+        "### Processes",
+        "",
+        f"Resident memory after {REQUESTS:,} deliveries, and after {EVENTS:,} events in a worker"
+        f" with {CONCURRENCY} threads. Pages that a parent and its children share are counted in"
+        f" each. Starts are medians of {STARTS}.",
+        "",
+        "| process | MB | ready after s | that is |",
+        "|---|---:|---:|---|",
+        f"| web, each process | {sizes.web:.0f} | {starts.web:.2f} | first 200 of /healthz |",
+        f"| web, gunicorn's own | {sizes.web_parent:.0f} | | |",
+        f"| worker, the process that runs events | {sizes.worker:.0f} | {starts.worker:.2f}"
+        " | first handler runs |",
+        f"| worker, its parent | {sizes.worker_parent:.0f} | | |",
+        f"| periodic | {sizes.periodic:.0f} | | |",
+        "",
+        *_goals(grown, sizes),
+    ]
+    names = ("gunicorn", "flask", "redis", "rq", "stripe")
+    machine.write_section("scale", lines, machine.python_versions(sys.executable, *names))
+
+
+def _parts(name: str, weight: Weight) -> list[str]:
+    return [
+        f"| **{name}** | **{weight.total:,.0f}** |",
+        *(f"| {part} | {bytes_:,.0f} |" for part, bytes_ in weight.parts.items()),
+    ]
+
+
+def _goals(grown: Growth, sizes: Sizes) -> list[str]:
+    goals: list[tuple[str, str, float, float]] = [
+        (f"{step}: {side} with {MANY:,} to {FEW:,}", "{:.2f}", 1.2, ratio)
+        for step, (few, many) in grown.costs.items()
+        for side, ratio in (
+            ("Redis", many.redis / few.redis),
+            ("client", many.client / few.client),
+        )
+    ]
+    goals += [
+        ("pending event", "{:,.0f} bytes", 1_000, grown.pending.total),
+        (
+            f"settled event, {len(life.HANDLERS)} handlers",
+            "{:,.0f} bytes",
+            350,
+            grown.settled.total,
+        ),
+        ("web, every process", "{:.0f} MB", 60, max(sizes.web, sizes.web_parent)),
+        (f"worker with {CONCURRENCY} threads", "{:.0f} MB", 80, sizes.worker),
+    ]
+    return [
+        "| goal | at most | measured | |",
+        "|---|---:|---:|---|",
+        *(
+            f"| {what} | {unit.format(wanted)} | {unit.format(value)} |"
+            f" {verdict(value <= wanted)} |"
+            for what, unit, wanted, value in goals
+        ),
+    ]

@@ -1,0 +1,66 @@
+"""How often one event asks Redis on a worker, counted at the server.
+
+What accepting it costs stands in tests/integration/inbox/test_inbox.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from redis import Redis
+
+from service.inbox import QUEUE
+from service.metrics import KEY as METRICS
+from tests.conftest import Server
+from workers import Verification, on, runner
+
+
+@on("verified")
+def handle(v: Verification) -> None:
+    """Do nothing."""
+
+
+@pytest.fixture
+def commands(redis: Redis, server: Server) -> Callable[[Callable[[], None]], list[str]]:
+    """Return the names of the commands sent during a call; `lua` for each that a script ran.
+
+    Without the counters, which a process adds up in Redis once a second and not for each event.
+    """
+
+    def commands(call: Callable[[], None]) -> list[str]:
+        names = []
+        with server.client() as other, other.monitor() as monitor:
+            call()
+            redis.echo("that was all")
+            while (seen := monitor.next_command())["command"] != "ECHO that was all":
+                if METRICS not in seen["command"]:
+                    inside = seen["client_type"] == "lua"
+                    names.append("lua" if inside else seen["command"].split()[0])
+        return names
+
+    return commands
+
+
+def test_an_event_asks_redis_at_most_four_times(desk, redis, commands) -> None:
+    processor = desk.processor(handle)
+
+    def work() -> None:
+        assert runner._wait_for_wakeup(redis, f"rq:queue:{QUEUE}", 1)
+        claim = processor.take()
+        assert claim is not None
+        processor.process(claim)
+
+    def accepted() -> object:
+        return desk.accept("verified", desk.sandbox.session("verified"))
+
+    accepted()
+    work()  # from now on Redis has the scripts
+    event = accepted()
+    seen = commands(work)
+
+    assert desk.record(event).state == "done"
+    assert seen.count("BLMOVE") == 1, "it waited for the wake-up"
+    sent = [name for name in seen if name != "lua"]
+    assert len(sent) <= 4, "wait, take, record, finish; the goal is 20"
+    assert seen.count("lua") <= 60, "inside the scripts"
