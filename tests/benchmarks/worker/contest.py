@@ -116,10 +116,10 @@ def competitors() -> list[Competitor]:
     actors = (dramatiq, "-m", "dramatiq", "dramatiq_tasks", "--processes")
     tasks = (celery, "-m", "celery", "-A", "celery_tasks", "worker", "--pool")
     return [
-        Competitor(OURS, 1, AT_ONCE, 300, *ours),
-        Competitor(OURS_TWICE, 2, 2 * AT_ONCE, 500, *ours, copies=2),
-        Competitor(RQ, 1, 1, 6, rq_jobs, (rq, "worker", "naive")),
-        Competitor(RQ_POOL, 2, 2, 10, rq_jobs, (rq, "worker-pool", "-n", "2", "naive")),
+        Competitor(OURS, 1, AT_ONCE, 250, *ours),
+        Competitor(OURS_TWICE, 2, 2 * AT_ONCE, 400, *ours, copies=2),
+        Competitor(RQ, 1, 1, 10, rq_jobs, (rq, "worker", "naive")),
+        Competitor(RQ_POOL, 2, 2, 17, rq_jobs, (rq, "worker-pool", "-n", "2", "naive")),
         Competitor(
             DRAMATIQ,
             1,
@@ -151,7 +151,7 @@ def competitors() -> list[Competitor]:
             CELERY_TWICE, 2, 2, 350, (celery, "celery_tasks.py"), (*tasks, "prefork", "-c", "2")
         ),
         Competitor(
-            BULLMQ, 1, AT_ONCE, 800, ("node", "bullmq_tasks.js"), ("node", "bullmq_tasks.js")
+            BULLMQ, 1, AT_ONCE, 2400, ("node", "bullmq_tasks.js"), ("node", "bullmq_tasks.js")
         ),
     ]
 
