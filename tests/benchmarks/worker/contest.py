@@ -47,17 +47,15 @@ class Competitor:
 
     Attributes:
         name: what it is called in the tables.
-        processes: those that run jobs at the same time.
-        at_once: events under way at the same time, in all of them.
-        rate: about how many events a second they work off when the API answers at once: only
-            for choosing how many they get.
+        at_once: events under way at the same time, in all its processes.
+        rate: about how many events a second it works off when the API answers at once: only
+            for choosing how many it gets.
         enqueue: the command that puts events in its queue; their number is appended.
         work: the command of the worker.
         copies: how often that is run.
     """
 
     name: str
-    processes: int
     at_once: int
     rate: float
     enqueue: tuple[str | Path, ...]
@@ -116,13 +114,12 @@ def competitors() -> list[Competitor]:
     actors = (dramatiq, "-m", "dramatiq", "dramatiq_tasks", "--processes")
     tasks = (celery, "-m", "celery", "-A", "celery_tasks", "worker", "--pool")
     return [
-        Competitor(OURS, 1, AT_ONCE, 250, *ours),
-        Competitor(OURS_TWICE, 2, 2 * AT_ONCE, 400, *ours, copies=2),
-        Competitor(RQ, 1, 1, 10, rq_jobs, (rq, "worker", "naive")),
-        Competitor(RQ_POOL, 2, 2, 17, rq_jobs, (rq, "worker-pool", "-n", "2", "naive")),
+        Competitor(OURS, AT_ONCE, 250, *ours),
+        Competitor(OURS_TWICE, 2 * AT_ONCE, 400, *ours, copies=2),
+        Competitor(RQ, 1, 10, rq_jobs, (rq, "worker", "naive")),
+        Competitor(RQ_POOL, 2, 17, rq_jobs, (rq, "worker-pool", "-n", "2", "naive")),
         Competitor(
             DRAMATIQ,
-            1,
             AT_ONCE,
             250,
             (dramatiq, "dramatiq_tasks.py"),
@@ -130,7 +127,6 @@ def competitors() -> list[Competitor]:
         ),
         Competitor(
             DRAMATIQ_TWICE,
-            2,
             AT_ONCE,
             500,
             (dramatiq, "dramatiq_tasks.py"),
@@ -138,21 +134,18 @@ def competitors() -> list[Competitor]:
         ),
         Competitor(
             ARQ,
-            1,
             AT_ONCE,
             250,
             (arq, "arq_tasks.py"),
             (arq, "-m", "arq", "arq_tasks.WorkerSettings"),
         ),
         Competitor(
-            CELERY, 1, AT_ONCE, 200, (celery, "celery_tasks.py"), (*tasks, "threads", "-c", "50")
+            CELERY, AT_ONCE, 200, (celery, "celery_tasks.py"), (*tasks, "threads", "-c", "50")
         ),
         Competitor(
-            CELERY_TWICE, 2, 2, 350, (celery, "celery_tasks.py"), (*tasks, "prefork", "-c", "2")
+            CELERY_TWICE, 2, 350, (celery, "celery_tasks.py"), (*tasks, "prefork", "-c", "2")
         ),
-        Competitor(
-            BULLMQ, 1, AT_ONCE, 2400, ("node", "bullmq_tasks.js"), ("node", "bullmq_tasks.js")
-        ),
+        Competitor(BULLMQ, AT_ONCE, 2400, ("node", "bullmq_tasks.js"), ("node", "bullmq_tasks.js")),
     ]
 
 
