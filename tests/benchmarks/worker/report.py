@@ -11,11 +11,11 @@ from tests.benchmarks.worker.contest import (
     AT_ONCE,
     CELERY,
     CELERY_TWICE,
-    DELAYS,
     DRAMATIQ,
     DRAMATIQ_TWICE,
     OURS,
     OURS_TWICE,
+    ROUNDS,
     RQ,
     SECONDS,
     Result,
@@ -24,7 +24,7 @@ from tests.benchmarks.worker.contest import (
 Results = dict[int, dict[str, Result]]
 """By the delay of the API in milliseconds, then by name."""
 
-AT_ONCE_MS, STRIPE_MS = min(DELAYS), max(DELAYS)
+AT_ONCE_MS, STRIPE_MS = min(ROUNDS), max(ROUNDS)
 MAX_CPU, MAX_COMMANDS = 3.0, 20.0
 
 
@@ -48,7 +48,7 @@ def write(
         " include those that scripts call within Redis, reads are about its round trips. Only ours"
         " keeps a ledger of every event and handler, leases and fencing tokens, and all of that"
         " was on.",
-        *[line for delay in DELAYS for line in _table(results[delay], delay, rounds[delay])],
+        *[line for delay in results for line in _table(results[delay], delay, rounds[delay])],
         "",
         f"![events per second]({image.name})",
         "",
