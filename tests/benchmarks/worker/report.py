@@ -47,12 +47,13 @@ def write(
         f" {SECONDS:.0f} s, after warming up. CPU is that of all processes of the worker; commands"
         " include those that scripts call within Redis, reads are about its round trips. Only ours"
         " keeps a ledger of every event and handler, leases and fencing tokens, and all of that"
-        " was on.",
+        f" was on. Each process of ours has {AT_ONCE} events under way.",
         *[line for delay in results for line in _table(results[delay], delay, rounds[delay])],
         "",
         f"![events per second]({image.name})",
         "",
-        f"The API itself (C) took {fastest.api_cpu * 1000:.0f} us of CPU a call when it was asked most.",
+        f"When it was asked most, the API itself (C) took {fastest.api_cpu * 1000:.0f} us of CPU a"
+        " call.",
         "",
         "### Goals",
         "",
