@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
-
+from tests.benchmarks import picture
 from tests.benchmarks.machine import PAGE, write_section
 from tests.benchmarks.receiver.contest import (
     CONNECTIONS,
@@ -21,8 +20,9 @@ def write(
     results: dict[str, Result], rounds: int, versions: dict[str, str], explained: str
 ) -> None:
     """Write the section, and the picture beside the page."""
-    picture = PAGE.with_name("performance-receiver.svg")
-    picture.write_text(_picture(results), encoding="utf-8")
+    image = PAGE.with_name("performance-receiver.svg")
+    rates = {name: result.rate for name, result in results.items()}
+    picture.draw(image, {"requests a second": rates}, lambda name: name == OURS, "/s")
     lines = [
         f"{CONNECTIONS} connections in a closed loop for {SECONDS:.0f} s, distinct signed events of"
         f" 2.5 to 4 kB, {PROCESSES} processes each, medians of {rounds} rounds in which all took"
@@ -30,7 +30,7 @@ def write(
         "",
         *_table(results),
         "",
-        f"![requests per second]({picture.name})",
+        f"![requests per second]({image.name})",
         "",
         f"The load generator itself took {min(r.load_cpu for r in results.values()):.0f} to"
         f" {max(r.load_cpu for r in results.values()):.0f} us of CPU a request.",
@@ -79,24 +79,3 @@ def _goals(results: dict[str, Result]) -> list[str]:
 
 def _all_cpu(result: Result) -> float:
     return result.server_cpu + result.redis_cpu
-
-
-def _picture(results: dict[str, Result]) -> str:
-    """Draw a bar for each: SVG by hand, for want of anything to decide."""
-    widest, row, left = max(r.rate for r in results.values()), 34, 290
-    height = row * len(results) + 10
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="820" height="{height}"'
-        ' font-family="sans-serif" font-size="14">',
-        f'<rect width="820" height="{height}" fill="#ffffff"/>',
-    ]
-    for number, (name, r) in enumerate(results.items()):
-        top, width = 8 + row * number, round(420 * r.rate / widest)
-        colour = "#635bff" if name == OURS else "#b8bcc8"
-        parts += [
-            f'<text x="{left - 10}" y="{top + 17}" text-anchor="end" fill="#1a1f36">'
-            f"{escape(name)}</text>",
-            f'<rect x="{left}" y="{top}" width="{width}" height="24" fill="{colour}"/>',
-            f'<text x="{left + width + 8}" y="{top + 17}" fill="#1a1f36">{r.rate:,.0f}/s</text>',
-        ]
-    return "\n".join([*parts, "</svg>", ""])
