@@ -28,7 +28,7 @@ Fields of a record:
 
 =========== ====================================================================================
 state       pending | done | dead; `twin` where this is only another id of an event
-kind form session created livemode account id    the event (service/event.py)
+kind form session created livemode account    the event (service/event.py); its id ends the key
 accepted    when it was accepted; `reopened` when it was last put back
 twin        the key of the same change in its other form (the event worked on, for a `twin`)
 wake        number of its last wake-up
@@ -51,7 +51,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import resources
@@ -193,7 +193,7 @@ class Record:
         accepted = int(fields["accepted"])
         return cls(
             key=key,
-            event=_event(fields),
+            event=_event(key, fields),
             state=cast("State", fields["state"]),
             accepted=datetime.fromtimestamp(accepted / 1000, UTC),
             settled_ms=int(fields["settled"]) - accepted if "settled" in fields else None,
@@ -217,6 +217,7 @@ class Claim:
         since: when the event was accepted or last re-opened, milliseconds.
         twin: the key of the same change in its other form, once that is known.
         lost: set when a renewal was refused: start nothing more.
+        unwritten: the last handler's result, written when the claim is finished or released.
     """
 
     event: Event
@@ -227,7 +228,8 @@ class Claim:
     now: int
     since: int
     twin: str | None = None
-    lost: bool = field(default=False)
+    lost: bool = False
+    unwritten: tuple[str | int, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -291,7 +293,6 @@ class Inbox:
         if self._is_short_of_memory():
             return lambda: Accepted.FULL
         fields: dict[str, str | int] = {
-            "id": event.id,
             "kind": event.kind,
             "form": event.form,
             "session": event.session,
@@ -303,10 +304,12 @@ class Inbox:
         answer = self._scripts.soon("accept", event.key, self._limit, self._reopen_dead, *flat)
         return lambda: Accepted(_text(answer()))
 
-    def take(self) -> Claim | Refused | None:
-        """Pop the next wake-up and claim its event, in one step; None when there is none."""
-        answer = self._run("take", self._api_rate)
-        return _claim(answer) if answer else None
+    def take(self, count: int = 1) -> list[Claim | Refused]:
+        """Pop up to `count` wake-ups and claim their events, in one step; empty if there is none.
+
+        The last one may be PAUSED or THROTTLED, which is said of what is not taken.
+        """
+        return [_claim(answer) for answer in self._run("take", count, self._api_rate)]
 
     def claim(self, key: str) -> Claim | Refused:
         """Take this event for `LEASE` seconds; or learn why not."""
@@ -340,34 +343,42 @@ class Inbox:
         False when the claim was lost: nothing was written, and nothing more may be started.
         """
         now = self._run(
-            "record",
-            *(claim.event.key, claim.token),
-            *(handler, progress.status, progress.attempts, _ms(delay), progress.reason),
+            "record", claim.event.key, claim.token, *_result(handler, progress, _ms(delay))
         )
         if not now:
             claim.lost = True
             return False
         claim.now = int(now)
-        claim.progress[handler] = Progress(
-            progress.status,
-            progress.attempts,
-            due=claim.now + _ms(delay) if progress.status == "retry" else 0,
-            reason=progress.reason,
-        )
+        due = claim.now + _ms(delay) if progress.status == "retry" else 0
+        claim.progress[handler] = replace(progress, due=due)
         return True
+
+    def record_at_end(self, claim: Claim, handler: str, progress: Progress) -> None:
+        """Have a result that is `over` written together with the end of the claim.
+
+        For the last handler: between its end and this one nothing else is started.
+        """
+        claim.progress[handler] = progress
+        claim.unwritten = _result(handler, progress, 0)
 
     def release(self, claim: Claim, delay: float, reason: str) -> bool:
         """Give the event back, due again after `delay` seconds; 0 wakes a worker at once.
 
         This spends no attempt of any handler.
         """
-        return bool(self._run("release", claim.event.key, claim.token, _ms(delay), reason))
+        return bool(
+            self._run("release", claim.event.key, claim.token, _ms(delay), reason, *claim.unwritten)
+        )
 
     def finish(
         self, claim: Claim, state: Literal["done", "dead"], *, outcome: str, reason: str = ""
     ) -> float | None:
         """End the event; the seconds since it was accepted, or None when the claim was lost."""
-        took = int(self._run("finish", claim.event.key, claim.token, state, outcome, reason))
+        took = int(
+            self._run(
+                "finish", claim.event.key, claim.token, state, outcome, reason, *claim.unwritten
+            )
+        )
         return None if took < 0 else took / 1000
 
     def sweep(self, limit: int = 500) -> Swept:
@@ -470,26 +481,31 @@ def _source(name: str) -> str:
     return flags + names + lib + script
 
 
+def _result(handler: str, progress: Progress, delay: int) -> tuple[str | int, ...]:
+    return handler, progress.status, progress.attempts, delay, progress.reason
+
+
 def _claim(answer: Any) -> Claim | Refused:
     verdict = _text(answer[0])
     if verdict != "claimed":
         return Refused(verdict)
-    fields = _fields(answer[3])
+    _, key, token, now, flat = answer
+    fields = _fields(flat)
     return Claim(
-        event=_event(fields),
-        token=_text(answer[1]),
+        event=_event(_text(key), fields),
+        token=_text(token),
         progress=_progress(fields),
         waits=int(fields.get("waits", 0)),
         lapses=int(fields.get("lapses", 0)),
         twin=fields.get("twin"),
-        now=int(answer[2]),
+        now=int(now),
         since=int(fields.get("reopened", fields["accepted"])),
     )
 
 
-def _event(fields: Mapping[str, str]) -> Event:
+def _event(key: str, fields: Mapping[str, str]) -> Event:
     return Event(
-        id=fields["id"],
+        id=key.rpartition("-")[2],
         kind=cast("Kind", fields["kind"]),
         form=cast("Form", fields["form"]),
         session=fields["session"],

@@ -97,10 +97,11 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
         _only_allowed_keys,
         _mask_texts,
     ]
+    _Lines.stream, _Lines.level = stream, level
     structlog.configure(
         processors=[_only_heard, *shared, renderer],
         wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=partial(_Lines, stream, level),
+        logger_factory=_Lines,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
@@ -122,16 +123,18 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
 class _Lines:
     """Where our own lines go. Looks to structlog like a logger of the standard library."""
 
-    # Whole lines, whoever writes to the stream: all threads and loggers of a process share it.
-    _lock = threading.Lock()
+    # Of the process, not of a logger: those are made once and kept, also when it is set anew.
+    stream: TextIO = sys.stdout
+    level = 0
+    _lock = threading.Lock()  # whole lines, whoever writes
 
-    def __init__(self, stream: TextIO, level: int, name: str | None = None) -> None:
-        self.name, self.level, self._stream = name, level, stream
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
 
     def _write(self, line: str) -> None:
         with self._lock, suppress(OSError, ValueError):  # closed: nobody reads any more
-            self._stream.write(line + "\n")
-            self._stream.flush()
+            self.stream.write(line + "\n")
+            self.stream.flush()
 
     debug = info = warning = error = critical = exception = _write
 

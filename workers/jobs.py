@@ -35,7 +35,7 @@ FETCH_CAP = 60.0
 KEY_DELAY = 60.0
 """Seconds to wait when Stripe refuses our key: a person has to act."""
 
-PAUSE_CHECK, PACE_CHECK = 0.5, 0.05
+_WAITS = {Refused.PAUSED: 0.5, Refused.THROTTLED: 0.05}
 """Seconds between two looks whether a pause is over, or the rate of calls allows another."""
 
 MAX_STALE_READS = 8
@@ -51,12 +51,12 @@ jittered waits about ten minutes."""
 log = logs.get(__name__)
 
 
-def process_event(key: str) -> None:
+def process_event() -> None:
     """Refuse to run: the name that RQ's jobs carry, for RQ's own tools to show.
 
     Our worker never calls it. It takes the event from the inbox in the step that pops the job.
     """
-    raise RuntimeError(f"{key}: start workers with `python -m workers`; `rq worker` loses events")
+    raise RuntimeError("start workers with `python -m workers`; `rq worker` loses events")
 
 
 class Processor:
@@ -95,22 +95,29 @@ class Processor:
         """Write the counts of this process to Redis, before it ends."""
         self._metrics.flush()
 
-    def take(self) -> Claim | None:
-        """Take the next event that is to be worked on; None when no wake-up is waiting.
+    def take(self, count: int = 1) -> list[Claim]:
+        """Take up to `count` events that are to be worked on; none when no wake-up is waiting.
 
         May raise `redis.RedisError`.
         """
-        while (taken := self._inbox.take()) is not None:
-            if isinstance(taken, Claim):
-                self._metrics.count("claims", "claimed")
-                self._watch.begin(taken)
-                return taken
-            if taken in {Refused.PAUSED, Refused.THROTTLED}:
-                time.sleep(PAUSE_CHECK if taken is Refused.PAUSED else PACE_CHECK)
-                return None
-            # A surplus wake-up, or the session is busy: the inbox knows when to wake us again.
-            self._metrics.count("claims", taken.value)
-        return None
+        while answers := self._inbox.take(count):
+            claims, wait = [], 0.0
+            for answer in answers:
+                if isinstance(answer, Claim):
+                    claims.append(answer)
+                    self._watch.begin(answer)
+                    self._metrics.count("claims", "claimed")
+                elif answer in _WAITS:
+                    wait = _WAITS[answer]
+                else:
+                    # A surplus wake-up, or the session is busy: the inbox will wake us again.
+                    self._metrics.count("claims", answer.value)
+            if claims:
+                return claims
+            if wait:
+                time.sleep(wait)
+                break
+        return []
 
     def process(self, claim: Claim) -> None:
         """Take the event one step on: run what is due, settle it or give it back.
@@ -155,7 +162,9 @@ class Processor:
                 if claim.lost or self._stop.requested:
                     break
                 progress, delay = self._dispatch(handler, claim, facts)
-                if not self._inbox.record(claim, handler.name, progress, delay):
+                if handler is due[-1] and progress.over:
+                    self._inbox.record_at_end(claim, handler.name, progress)
+                elif not self._inbox.record(claim, handler.name, progress, delay):
                     log.warning("claim_lost", handler=handler.name)
                     return None
                 self._metrics.count("handler_runs", handler.name, progress.status)

@@ -1,8 +1,10 @@
 -- End an event: done (kept for a while, so that a late duplicate is known) or dead.
--- ARGV   key, token, done | dead, outcome, reason
+-- ARGV   key, token, done | dead, outcome, reason; and if not yet written down, how the last handler
+--        fared: handler, status, attempts, delay, reason
 -- Answers -1 when the claim is no longer the owner, else the milliseconds since it was accepted.
-if not owned(ARGV[1], ARGV[2]) then return -1 end
+local event = held(ARGV[1], ARGV[2])
+if not event then return -1 end
 local now = now_ms()
-let_go(ARGV[1], ARGV[2], now)
-settle(ARGV[1], ARGV[3], ARGV[4], ARGV[5], now)
-return now - redis.call('HGET', RECORD .. ARGV[1], 'accepted')
+if ARGV[6] then note(event, {unpack(ARGV, 6)}, now) end
+settle(event, ARGV[3], ARGV[4], ARGV[5], now)
+return now - event.accepted

@@ -31,13 +31,15 @@ local function stamp(ms)
 end
 
 -- Put a fresh RQ job for this event at the end of the queue, and look again after the horizon in
--- case it gets lost. The id is new each time; its number rises along the queue.
+-- case it gets lost. The id is new each time; its number rises along the queue. The key stands in
+-- the id and for people in the description: as an argument it would make `data` longer than 64
+-- bytes, and the hash twice as large (hash-max-listpack-value).
 local function wake(key, now)
   local number = int(redis.call('INCR', SEQUENCE))
   local id, at = key .. '-' .. number, stamp(now)
   redis.call('HSET', 'rq:job:' .. id,
     'created_at', at, 'enqueued_at', at, 'status', 'queued', 'origin', 'identity',
-    'data', '["workers.jobs.process_event", null, ["' .. key .. '"], {}]',
+    'data', '["workers.jobs.process_event", null, [], {}]',
     'description', key, 'timeout', '-1', 'result_ttl', '0', 'failure_ttl', '3600')
   redis.call('SADD', 'rq:queues', QUEUE)
   redis.call('RPUSH', QUEUE, id)
@@ -45,26 +47,37 @@ local function wake(key, now)
   redis.call('ZADD', DUE, int(now + HORIZON), key)
 end
 
--- The name of the session of an event, in the keys of its lock and of those who wait for it.
-local function session(record)
-  local fields = redis.call('HMGET', record, 'account', 'session')
-  return (fields[1] or '') .. ':' .. fields[2]
+-- The name of a session in the keys of its lock and of those who wait for it.
+local function session_name(account, session) return (account or '') .. ':' .. session end
+
+-- What a script has to know of an event that the claim with this token still owns; nil when it
+-- does not.
+local function held(key, token)
+  local fields = redis.call('HMGET', RECORD .. key, 'state', 'token', 'lease', 'account', 'session',
+    'accepted', 'kind', 'twin', 'waits', 'lapses')
+  if fields[1] ~= 'pending' or fields[2] ~= token or not fields[3] then return nil end
+  return {
+    key = key, token = token, session = session_name(fields[4], fields[5]),
+    accepted = tonumber(fields[6]), kind = fields[7], twin = fields[8],
+    waited = fields[9] or fields[10],
+  }
 end
 
--- Whether the claim with this token still owns the event.
-local function owned(key, token)
-  local fields = redis.call('HMGET', RECORD .. key, 'state', 'token', 'lease')
-  return fields[1] == 'pending' and fields[2] == token and fields[3]
+-- Write down how a handler fared. `result`: handler, status, attempts, delay until the next attempt
+-- (ms), reason.
+local function note(event, result, now)
+  local handler, status, attempts, delay, reason = unpack(result)
+  local due = status == 'retry' and int(now + tonumber(delay)) or ''
+  redis.call('HSET', RECORD .. event.key, 'h:' .. handler,
+    table.concat({status, attempts, int(now - event.accepted), due, reason}, '|'))
 end
 
--- End the lease, free the session, and wake the event that has waited for it longest.
-local function let_go(key, token, now)
-  local record = RECORD .. key
-  redis.call('HDEL', record, 'lease')
-  local name = session(record)
-  if redis.call('GET', SESSION .. name) ~= key .. ' ' .. token then return end
-  redis.call('DEL', SESSION .. name)
-  local waiter = redis.call('LPOP', WAITING .. name)
+-- Free the session of an event, and wake the event that has waited for it longest.
+local function let_go(event, now)
+  local lock = SESSION .. event.session
+  if redis.call('GET', lock) ~= event.key .. ' ' .. event.token then return end
+  redis.call('DEL', lock)
+  local waiter = redis.call('LPOP', WAITING .. event.session)
   if not waiter then return end
   local fields = redis.call('HMGET', RECORD .. waiter, 'state', 'lease')
   if fields[1] == 'pending' and not fields[2] then
@@ -73,23 +86,23 @@ local function let_go(key, token, now)
   end
 end
 
--- End an event.
-local function settle(key, state, outcome, reason, now)
-  local record = RECORD .. key
-  redis.call('HSET', record, 'state', state, 'settled', int(now), 'outcome', outcome)
-  redis.call('HDEL', record, 'wake', 'waits', 'lapses', 'reason')
-  if reason ~= '' then redis.call('HSET', record, 'reason', reason) end
-  redis.call('ZREM', DUE, key)
+-- End an event whose claim it is.
+local function settle(event, state, outcome, reason, now)
+  let_go(event, now)
+  local record = RECORD .. event.key
+  redis.call('HDEL', record, 'lease', 'wake', 'waits', 'lapses', 'reason')
+  local why = reason ~= '' and {'reason', reason} or {}
+  redis.call('HSET', record, 'state', state, 'settled', int(now), 'outcome', outcome, unpack(why))
+  redis.call('ZREM', DUE, event.key)
   if state == 'dead' then
-    redis.call('ZADD', DEAD, int(now), key)
+    redis.call('ZADD', DEAD, int(now), event.key)
     return
   end
   redis.call('EXPIRE', record, KEEP)
   if outcome ~= 'superseded' and outcome ~= 'twin' then
-    redis.call('SET', LAST .. session(record), redis.call('HGET', record, 'kind'), 'EX', KEEP_LAST)
+    redis.call('SET', LAST .. event.session, event.kind, 'EX', KEEP_LAST)
   end
-  local twin = redis.call('HGET', record, 'twin')
-  if twin then redis.call('EXPIRE', RECORD .. twin, KEEP) end
+  if event.twin then redis.call('EXPIRE', RECORD .. event.twin, KEEP) end
 end
 
 -- Make a settled event pending again. `which`: 'dead' re-runs the handlers that died, 'all' every
@@ -115,31 +128,36 @@ end
 -- Take an event for a while: a lease, and a token that is higher at each claim. A holder that lost
 -- its lease without noticing (a stopped process, a cut network) is refused by its old token.
 -- Answers {state} (done | dead), or {gone | leased | early | busy | quarantined},
--- or {claimed, token, now, the whole record: name, value, ...}.
-local function claim(key)
-  local record = RECORD .. key
-  local fields = redis.call('HMGET', record, 'state', 'lease', 'not_before', 'token')
-  local state, ends, not_before = fields[1], tonumber(fields[2]), tonumber(fields[3])
-  if not state or state == 'twin' then return {'gone'} end
-  if state ~= 'pending' then return {state} end
+-- or {claimed, key, token, now, the whole record: name, value, ...}; and then the record as a table.
+local function claim(key, now)
+  local record, list, fields = RECORD .. key, redis.call('HGETALL', RECORD .. key), {}
+  for i = 1, #list, 2 do fields[list[i]] = list[i + 1] end
+  if not fields.state or fields.state == 'twin' then return {'gone'} end
+  if fields.state ~= 'pending' then return {fields.state} end
 
-  local now = now_ms()
+  local ends, not_before = tonumber(fields.lease), tonumber(fields.not_before)
   if ends and ends > now then return {'leased'} end
   -- A surplus wake-up must not run an event before its retry is due.
   if not_before and not_before > now then return {'early'} end
 
   -- A lease that ran out unreleased: its holder died. One that kills its worker again and again
   -- is set aside before it stops everything else.
+  local name = session_name(fields.account, fields.session)
   if ends then
-    let_go(key, fields[4], now)
-    if redis.call('HINCRBY', record, 'lapses', 1) >= MAX_LAPSES then
-      settle(key, 'dead', '', 'quarantined', now)
+    local event = {key = key, token = fields.token, session = name, kind = fields.kind}
+    local lapses = redis.call('HINCRBY', record, 'lapses', 1)
+    if lapses >= MAX_LAPSES then
+      settle(event, 'dead', '', 'quarantined', now)
       return {'quarantined'}
     end
+    let_go(event, now)
+    redis.call('HDEL', record, 'lease')
+    list[#list + 1], list[#list + 2] = 'lapses', tostring(lapses) -- the last one of a name counts
   end
 
-  local name = session(record)
-  local holder = redis.call('GET', SESSION .. name)
+  local token = int((fields.token or 0) + 1)
+  local lock, owner = SESSION .. name, key .. ' ' .. token
+  local holder = redis.call('SET', lock, owner, 'NX', 'GET', 'PX', LEASE)
   if holder and string.match(holder, '^%S+') ~= key then
     redis.call('HSET', record, 'not_before', int(now + BUSY))
     redis.call('ZADD', DUE, int(now + BUSY), key)
@@ -148,12 +166,13 @@ local function claim(key)
     end
     return {'busy'}
   end
+  if holder then redis.call('SET', lock, owner, 'PX', LEASE) end
 
-  local token = int(redis.call('HINCRBY', record, 'token', 1))
-  redis.call('HSET', record, 'lease', int(now + LEASE))
-  redis.call('HDEL', record, 'not_before')
+  redis.call('HSET', record, 'token', token, 'lease', int(now + LEASE))
   redis.call('ZADD', DUE, int(now + LEASE), key)
-  redis.call('SET', SESSION .. name, key .. ' ' .. token, 'PX', LEASE)
-  redis.call('LREM', WAITING .. name, 0, key)
-  return {'claimed', token, int(now), redis.call('HGETALL', record)}
+  if not_before then -- it may have waited for its session
+    redis.call('HDEL', record, 'not_before')
+    redis.call('LREM', WAITING .. name, 0, key)
+  end
+  return {'claimed', key, token, int(now), list}, fields
 end

@@ -4,14 +4,13 @@
 -- Answers first: this event is the one | second: the other is, and this one is settled
 --         | lost: the claim is no longer the owner
 local key, twin = ARGV[1], ARGV[3]
-if not owned(key, ARGV[2]) then return 'lost' end
+local event = held(key, ARGV[2])
+if not event then return 'lost' end
 local other = redis.call('HMGET', RECORD .. twin, 'state', 'twin')
 if not other[1] or (other[1] == 'twin' and other[2] == key) then
   redis.call('HSET', RECORD .. twin, 'state', 'twin', 'twin', key)
   redis.call('HSET', RECORD .. key, 'twin', twin)
   return 'first'
 end
-local now = now_ms()
-let_go(key, ARGV[2], now)
-settle(key, 'done', 'twin', twin, now)
+settle(event, 'done', 'twin', twin, now_ms())
 return 'second'

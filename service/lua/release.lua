@@ -1,10 +1,16 @@
 -- Give a claim back: the event is due again later, or at once when the delay is 0.
--- ARGV   key, token, delay (ms), why
+-- ARGV   key, token, delay (ms), why; and if not yet written down, how the last handler fared:
+--        handler, status, attempts, delay, reason
 -- Answers 0 when the claim is no longer the owner, else 1.
-local key, record, delay = ARGV[1], RECORD .. ARGV[1], tonumber(ARGV[3])
-if not owned(key, ARGV[2]) then return 0 end
-local now = now_ms()
-let_go(key, ARGV[2], now)
+local event, delay = held(ARGV[1], ARGV[2]), tonumber(ARGV[3])
+if not event then return 0 end
+local key, record, now = event.key, RECORD .. event.key, now_ms()
+if ARGV[5] then
+  note(event, {unpack(ARGV, 5)}, now)
+  redis.call('HDEL', record, 'lapses', 'waits')
+end
+let_go(event, now)
+redis.call('HDEL', record, 'lease')
 if delay > 0 then
   redis.call('HINCRBY', record, 'waits', 1)
   redis.call('HSET', record, 'not_before', int(now + delay), 'reason', ARGV[4])

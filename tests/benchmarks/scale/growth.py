@@ -81,7 +81,7 @@ def _batch(client: Redis, inbox: Inbox, name: str) -> dict[str, Cost]:
 
     def take() -> None:
         for _ in events:
-            claim = inbox.take()
+            (claim,) = inbox.take()
             assert isinstance(claim, Claim)
             claims.append(claim)
 

@@ -30,7 +30,7 @@ def event(unique: str) -> Event:
 
 def settle(inbox: Inbox) -> None:
     """Take the next event, and have all handlers done with it."""
-    claim = inbox.take()
+    (claim,) = inbox.take()
     assert isinstance(claim, Claim)
     for handler in HANDLERS:
         assert inbox.record(claim, handler, Progress("done"))

@@ -121,7 +121,7 @@ class InboxMachine(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        answer = self.inbox.take()
+        answer = next(iter(self.inbox.take()), None)
         if not self.queue:
             assert answer is None
             return

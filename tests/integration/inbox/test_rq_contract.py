@@ -23,7 +23,6 @@ def test_our_job_reads_like_rqs_own(redis) -> None:
     queue = Queue(QUEUE, connection=redis, serializer="json")
     theirs = queue.enqueue(
         "workers.jobs.process_event",
-        EVENT.key,
         job_id="evt_1-0",
         job_timeout=-1,
         result_ttl=0,
@@ -49,6 +48,6 @@ def test_rq_can_take_and_delete_it(redis) -> None:
     job, _ = Queue.dequeue_any([queue], None, connection=redis, serializer="json")
     job.delete()
 
-    assert (job.func_name, job.args) == ("workers.jobs.process_event", ["evt_1"])
+    assert (job.func_name, job.args) == ("workers.jobs.process_event", [])
     assert queue.is_empty()
     assert not redis.exists("rq:job:evt_1-1")

@@ -18,7 +18,7 @@ from stripe.identity import VerificationSession
 
 from service import logs
 from service.event import Event, Kind
-from service.inbox import Accepted, Inbox, Record
+from service.inbox import Accepted, Inbox, Record, Refused
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.conftest import CANARY, Processes, Traces, wait_until
@@ -149,8 +149,7 @@ class Desk:
     def turn(self, processor: Processor) -> None:
         """Wake what is due and, if an event waits for a worker, work on it."""
         self.inbox.sweep()
-        claim = processor.take()
-        if claim is not None:
+        for claim in processor.take():
             processor.process(claim)
 
     def wake(self, key: str) -> None:
@@ -197,7 +196,7 @@ def desk(
     """The desk: waits are short, the SDK does not retry, and the log is searched for the canary."""
     for module in (jobs, router):
         monkeypatch.setattr(module, "backoff", lambda *_: 0.01)
-    monkeypatch.setattr(jobs, "PAUSE_CHECK", 0.01)
+    monkeypatch.setitem(jobs._WAITS, Refused.PAUSED, 0.01)
     monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 0)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

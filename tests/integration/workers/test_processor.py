@@ -448,7 +448,7 @@ class TestStripeFails:
         desk.sandbox.fault("rate_limit", retry_after=7)
         desk.turn(desk.processor(Seen().handler("*")))
         assert 6.5 < desk.wait(event) <= 7.1
-        assert desk.inbox.take() is Refused.PAUSED, "the limit is everyone's"
+        assert desk.inbox.take() == [Refused.PAUSED], "the limit is everyone's"
 
     @pytest.mark.parametrize("delay", [0.0, 0.0001])
     def test_the_shortest_wait_is_one_too(self, delay, desk, monkeypatch) -> None:
@@ -477,7 +477,7 @@ class TestStripeFails:
         assert (line["level"], line["status"]) == ("error", 401)
         assert line["request_id"].startswith("req_")
         desk.accept("created", desk.sandbox.session())
-        assert desk.inbox.take() is Refused.PAUSED, "every other event would run into it"
+        assert desk.inbox.take() == [Refused.PAUSED], "every other event would run into it"
 
     def test_a_key_that_may_not_waits_for_a_person(self, desk) -> None:
         made = desk.sandbox.control("keys", kind="restricted", permissions=["event_read"])
@@ -658,6 +658,10 @@ class TestComingBack:
         assert (record.state, len(runs), len(seen)) == ("done", 2, 1)
 
 
+def fail(*_: object, **__: object) -> bool:
+    raise redis_py.ConnectionError("redis://:secret@host went away")
+
+
 class TestRedisFails:
     def test_while_claiming(self, desk) -> None:
         processor = desk.processor(Seen().handler("*"))
@@ -666,21 +670,31 @@ class TestRedisFails:
             processor.take()
 
     def test_while_writing_down_what_a_handler_did(self, desk, monkeypatch) -> None:
-        seen = Seen()
-        processor = desk.processor(seen.handler("*"))
+        first, last = Seen(), Seen()
+        processor = desk.processor(first.handler("*", name="first"), last.handler("*", name="last"))
         event = desk.accept("created", desk.sandbox.session())
-
-        def fail(*_: object) -> bool:
-            raise redis_py.ConnectionError("redis://:secret@host went away")
-
         with monkeypatch.context() as patch:
             patch.setattr(Inbox, "record", fail)
             desk.turn(processor)
         assert desk.record(event).reason == "redis failed"
         assert desk.logged("redis_failed")[0]["error"] == "ConnectionError"
         record = desk.settle(processor, event)
+        assert record.state == "done"
+        assert (len(first), len(last)) == (2, 1), "at least once: it ran, and nobody could know"
+
+    def test_while_ending_it_what_the_last_handler_did_goes_along_later(
+        self, desk, monkeypatch
+    ) -> None:
+        seen = Seen()
+        processor = desk.processor(seen.handler("*"))
+        event = desk.accept("created", desk.sandbox.session())
+        with monkeypatch.context() as patch:
+            patch.setattr(Inbox, "finish", fail)
+            desk.turn(processor)
+        assert desk.record(event).reason == "redis failed"
+        record = desk.settle(processor, event)
         assert statuses(record) == {"p.handle": ("done", 1)}
-        assert len(seen) == 2, "at least once: it ran, and nobody could know"
+        assert len(seen) == 1
 
 
 def test_a_fault_of_ours_does_not_go_round_for_ever(desk, monkeypatch) -> None:
@@ -701,4 +715,4 @@ def test_a_fault_of_ours_does_not_go_round_for_ever(desk, monkeypatch) -> None:
 
 def test_a_job_without_our_worker_says_how_to_start_one() -> None:
     with pytest.raises(RuntimeError, match="python -m workers"):
-        jobs.process_event("evt_1")
+        jobs.process_event()
