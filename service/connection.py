@@ -34,6 +34,7 @@ def connect(settings: Settings, **options: Any) -> redis.Redis:
             "socket_connect_timeout": TIMEOUT,
             "retry": Retry(NoBackoff(), 1),
             "health_check_interval": 0,
+            "driver_info": None,  # CLIENT SETINFO, which Redis 7.0 and its users do not know
             **options,
         },
     )
