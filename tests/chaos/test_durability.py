@@ -160,14 +160,15 @@ def test_power_loss_with_a_sync_for_every_write(
     new_server: Callable[..., Server],
     tmp_path: Path,
 ) -> None:
-    events = sandbox.changes(sessions=20)
+    events = sandbox.changes(sessions=10)
+    half = len(events) // 2
     redis = new_server("--appendfsync", "always")
     with redis.client() as client:
         keep_reconciliation_out(client)
     service = Service(redis.url, sandbox, processes, tmp_path)
-    accept(redis, events[:60])
+    accept(redis, events[:half])
     wait_until(lambda: service.completed() > 5, within=30)
-    accept(redis, events[60:])
+    accept(redis, events[half:])
     disk.cut_power(redis)
     redis.start()
     assert missing(redis, events) == 0
