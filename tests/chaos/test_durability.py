@@ -42,7 +42,9 @@ class Service:
 
     def __init__(self, redis_url: str, sandbox: Sandbox, processes: Processes, folder: Path):
         self._ledger = folder / "ledger"
-        self._env = environment(redis_url, sandbox.url, self._ledger, LEDGER_FLAKY="0")
+        self._env = environment(
+            redis_url, sandbox.url, self._ledger, LEDGER_FLAKY="0", KILLPOINT_TIMES="0.3"
+        )
         for role in ([], ["periodic"]):
             processes.python("-m", "workers", *role, env=self._env)
 

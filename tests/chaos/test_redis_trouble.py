@@ -84,7 +84,9 @@ def test_while_redis_refuses_to_write(
     tmp_path: Path,
 ) -> None:
     redis = new_server()
-    env = environment(redis.url, sandbox.url, tmp_path / "ledger", LEDGER_FLAKY="0")
+    env = environment(
+        redis.url, sandbox.url, tmp_path / "ledger", LEDGER_FLAKY="0", KILLPOINT_TIMES="0.3"
+    )
     events = sandbox.changes(sessions=20)
     before, during = events[: len(events) // 2], events[len(events) // 2 :]
     with redis.client() as client, start_receiver(processes, env) as receiver:
