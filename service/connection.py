@@ -36,6 +36,7 @@ def connect(settings: Settings, **options: Any) -> redis.Redis:
             # A primary no longer: connect anew, its name may lead to another machine now.
             "retry_on_error": [redis.ReadOnlyError],
             "health_check_interval": 0,
+            "driver_info": None,  # CLIENT SETINFO, which Redis 7.0 and its users do not know
             **options,
         },
     )

@@ -147,21 +147,29 @@ class Processes:
         return self.start(sys.executable, *arguments, env=env)
 
     def stop_all(self) -> None:
-        """Stop what still runs, the last started first."""
+        """Stop what still runs: ours at once, then what they used, the last started first."""
+        for process in self._started:
+            if process.args[0] == sys.executable:
+                tell_to_stop(process)
         for process in reversed(self._started):
             stop(process)
 
 
 def stop(process: subprocess.Popen[bytes], *, within: float = 25) -> int:
     """End a process as a platform does: TERM, and KILL when it has not gone. Its exit status."""
-    with suppress(ProcessLookupError):
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
+    tell_to_stop(process)
     try:
         return process.wait(within)
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
+
+
+def tell_to_stop(process: subprocess.Popen[bytes]) -> None:
+    """Send TERM, also to one that stands still; may be repeated."""
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
 
 
 def _end_with_parent() -> None:

@@ -242,6 +242,10 @@ def _rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker
                     raise StopRequested from None
                 raise
 
+        def check_for_suspension(self, burst: bool) -> None:
+            """Look for no `rq suspend`, which holds back only those that start: RQ's look writes,
+            so that no worker could start on a full Redis and empty it."""
+
         def run_maintenance_tasks(self) -> None:
             """RQ's registries hold nothing of ours, and one forged job in them would stop it."""
 

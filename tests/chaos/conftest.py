@@ -14,6 +14,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "walk: too long for `make test`; `make chaos` runs it")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the longest test begin first: of several at once it would be the last to end."""
+    items.sort(key=lambda item: item.path.name != "test_storm.py")
+
+
 @pytest.fixture(scope="session")
 def sandbox(session_processes: Processes) -> Iterator[Sandbox]:
     """A sandbox that delivers every change in both forms, to the tests' own collector."""

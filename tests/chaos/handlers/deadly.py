@@ -1,4 +1,4 @@
-"""A handler that ends its process, in the way DEADLY names, for the sessions in DEADLY_SESSIONS."""
+"""A handler that ends its process, in the way DEADLY names, for the change in DEADLY_CHANGE."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ctypes
 import os
 import resource
 import signal
-from pathlib import Path
 
 from workers import Verification, on
 
@@ -16,7 +15,7 @@ HOG = 4 << 30
 
 @on("*", superseded=True, retries=3)
 def deadly(v: Verification) -> None:
-    if v.event.session not in Path(os.environ["DEADLY_SESSIONS"]).read_text():
+    if f"{v.event.session} {v.event.kind}" != os.environ["DEADLY_CHANGE"]:
         return
     match os.environ["DEADLY"]:
         case "exit":

