@@ -307,7 +307,8 @@ class Inbox:
     def take(self, count: int = 1) -> list[Claim | Refused]:
         """Pop up to `count` wake-ups and claim their events, in one step; empty if there is none.
 
-        The last one may be PAUSED or THROTTLED, which is said of what is not taken.
+        The last one may be PAUSED or THROTTLED, which is said of what is not taken; a claim whose
+        last holder died is the last one, too: what is taken with it might die with it.
         """
         return [_claim(answer) for answer in self._run("take", count, self._api_rate)]
 

@@ -169,30 +169,30 @@ class Threads:
         free = 1
         while free < TAKE_AT_ONCE and self._free.acquire(blocking=False):
             free += 1
-        calm: list[Claim] = []
-        suspects: list[Claim] = []
+        claims: list[Claim] = []
         try:
             if not self._stop.requested:
-                for claim in self._processor.take(free):
-                    (suspects if claim.lapses else calm).append(claim)
+                claims = self._processor.take(free)
         finally:
-            if unused := free - len(calm):
+            if unused := free - len(claims):
                 self._free.release(unused)
-        for claim in calm:
-            self._pool.submit(self._run, claim)
-        for claim in suspects:
-            self._run_alone(claim)
-        return bool(calm or suspects)
+        for claim in claims:
+            if claim.lapses:
+                self._run_alone(claim)
+            else:
+                self._pool.submit(self._run, claim)
+        return bool(claims)
 
     def _run_alone(self, claim: Claim) -> None:
         """Run an event whose last worker died with nothing beside it.
 
         Should it be what kills workers, it takes nothing with it and no other event is suspected.
         """
-        for _ in range(self._count):
+        others = self._count - 1
+        for _ in range(others):
             self._free.acquire()
         self._pool.submit(self._run, claim).result()
-        if others := self._count - 1:
+        if others:
             self._free.release(others)
 
     def drain(self) -> None:

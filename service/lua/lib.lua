@@ -152,7 +152,8 @@ local function claim(key, now)
     end
     let_go(event, now)
     redis.call('HDEL', record, 'lease')
-    list[#list + 1], list[#list + 2] = 'lapses', tostring(lapses) -- the last one of a name counts
+    fields.lapses = tostring(lapses)
+    list[#list + 1], list[#list + 2] = 'lapses', fields.lapses -- the last one of a name counts
   end
 
   local token = int((fields.token or 0) + 1)

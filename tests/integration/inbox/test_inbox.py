@@ -273,6 +273,30 @@ def test_without_a_rate_there_is_no_limit(inbox) -> None:
     assert all(isinstance(take(inbox), Claim) for _ in range(300))
 
 
+def test_several_are_taken_at_once_until_the_queue_is_empty(inbox) -> None:
+    for number in range(5):
+        inbox.accept(event(str(number), session=str(number)))
+    first, rest = inbox.take(3), inbox.take(3)
+    assert [claim.event.id for claim in first + rest] == [f"evt_{n}" for n in range(5)]
+    assert inbox.take(3) == []
+
+
+def test_what_may_have_killed_its_worker_is_the_last_of_what_is_taken(inbox, redis) -> None:
+    for number in range(4):
+        inbox.accept(event(str(number), session=str(number)))
+    for name in ("1", "2"):
+        claimed(inbox, f"evt_{name}")
+        redis.hset(f"iw:evt:evt_{name}", "lease", 1)
+        redis.delete(f"iw:session::vs_{name}")
+    batches = [inbox.take(4) for _ in range(4)]
+    assert [[(c.event.id, c.lapses) for c in batch] for batch in batches] == [
+        [("evt_0", 0), ("evt_1", 1)],
+        [("evt_2", 1)],
+        [("evt_3", 0)],
+        [],
+    ]
+
+
 def test_a_foreign_job_is_dropped(inbox, redis) -> None:
     redis.rpush("rq:queue:identity", "os-system", "evt_0-1; rm", "x:y-3")
     redis.hset("rq:job:os-system", "data", '["os.system", null, ["true"], {}]')
