@@ -5,6 +5,5 @@
 local event = held(ARGV[1], ARGV[2])
 if not event then return -1 end
 local now = now_ms()
-if ARGV[6] then note(event, {unpack(ARGV, 6)}, now) end
-settle(event, ARGV[3], ARGV[4], ARGV[5], now)
+settle(event, ARGV[3], ARGV[4], ARGV[5], now, noted(event, now, unpack(ARGV, 6)))
 return now - event.accepted

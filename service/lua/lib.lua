@@ -63,20 +63,23 @@ local function held(key, token)
   }
 end
 
--- Write down how a handler fared. `result`: handler, status, attempts, delay until the next attempt
--- (ms), reason.
-local function note(event, result, now)
-  local handler, status, attempts, delay, reason = unpack(result)
+-- How a handler fared, as name and value of a field of the record; nothing for nothing.
+local function noted(event, now, handler, status, attempts, delay, reason)
+  if not handler then return end
   local due = status == 'retry' and int(now + tonumber(delay)) or ''
-  redis.call('HSET', RECORD .. event.key, 'h:' .. handler,
-    table.concat({status, attempts, int(now - event.accepted), due, reason}, '|'))
+  return 'h:' .. handler,
+    table.concat({status, attempts, int(now - event.accepted), due, reason}, '|')
 end
 
 -- Free the session of an event, and wake the event that has waited for it longest.
 local function let_go(event, now)
   local lock = SESSION .. event.session
-  if redis.call('GET', lock) ~= event.key .. ' ' .. event.token then return end
-  redis.call('DEL', lock)
+  local owner = redis.call('GETDEL', lock)
+  if owner ~= event.key .. ' ' .. event.token then
+    -- The lease had run out, and another event of the session went ahead.
+    if owner then redis.call('SET', lock, owner, 'PX', LEASE) end
+    return
+  end
   local waiter = redis.call('LPOP', WAITING .. event.session)
   if not waiter then return end
   local fields = redis.call('HMGET', RECORD .. waiter, 'state', 'lease')
@@ -86,13 +89,13 @@ local function let_go(event, now)
   end
 end
 
--- End an event whose claim it is.
-local function settle(event, state, outcome, reason, now)
+-- End an event. `...`: further fields of the record, name and value.
+local function settle(event, state, outcome, reason, now, ...)
   let_go(event, now)
   local record = RECORD .. event.key
   redis.call('HDEL', record, 'lease', 'wake', 'waits', 'lapses', 'reason')
-  local why = reason ~= '' and {'reason', reason} or {}
-  redis.call('HSET', record, 'state', state, 'settled', int(now), 'outcome', outcome, unpack(why))
+  redis.call('HSET', record, 'state', state, 'settled', int(now), 'outcome', outcome, ...)
+  if reason ~= '' then redis.call('HSET', record, 'reason', reason) end
   redis.call('ZREM', DUE, event.key)
   if state == 'dead' then
     redis.call('ZADD', DEAD, int(now), event.key)

@@ -4,6 +4,6 @@
 local event = held(ARGV[1], ARGV[2])
 if not event then return 0 end
 local now = now_ms()
-note(event, {unpack(ARGV, 3)}, now)
+redis.call('HSET', RECORD .. event.key, noted(event, now, unpack(ARGV, 3)))
 if event.waited then redis.call('HDEL', RECORD .. event.key, 'lapses', 'waits') end
 return int(now)

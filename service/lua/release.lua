@@ -6,7 +6,7 @@ local event, delay = held(ARGV[1], ARGV[2]), tonumber(ARGV[3])
 if not event then return 0 end
 local key, record, now = event.key, RECORD .. event.key, now_ms()
 if ARGV[5] then
-  note(event, {unpack(ARGV, 5)}, now)
+  redis.call('HSET', record, noted(event, now, unpack(ARGV, 5)))
   redis.call('HDEL', record, 'lapses', 'waits')
 end
 let_go(event, now)
