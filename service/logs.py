@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial
+from functools import cached_property
 from traceback import walk_tb
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -57,6 +57,7 @@ KEYS = frozenset(
 # Keys, and whatever stands before the last @ of a URL's host. Neither part can be tried in more
 # than one way, so no text takes long.
 _SECRETS = re.compile(r"(whsec_|[rs]k_(?:live|test)_)[A-Za-z0-9+/=_-]+|(?<=://)[^/\s]+(?=@)")
+_RUNS = re.compile(r"[A-Za-z0-9]+")
 _MAX_TEXT = 200
 # What structlog's formatter keeps in the event, and removes.
 _META = frozenset({"_record", "_from_structlog"})
@@ -147,10 +148,7 @@ def masking(values: Iterable[str]) -> Iterator[None]:
     Blocks may be nested: the outer one's values stay masked in the inner one.
     """
     words = _personal.get() | frozenset(values)
-    # Longest first, so that "Ann Lee" goes before "Ann".
-    forms = sorted({form for word in words for form in _forms(word)}, key=len, reverse=True)
-    pattern = re.compile("|".join(forms), re.IGNORECASE) if forms else None
-    mask: Callable[[str], str] = partial(pattern.sub, "[personal]") if pattern else str
+    mask = _Mask(words)
     words_token = _personal.set(words)
     token = _mask_personal.set(mask)
     _masks.add(mask)
@@ -160,6 +158,31 @@ def masking(values: Iterable[str]) -> Iterator[None]:
         _masks.discard(mask)
         _mask_personal.reset(token)
         _personal.reset(words_token)
+
+
+class _Mask:
+    """Masks values in texts. Most texts hold none of them, which is seen without the pattern."""
+
+    def __init__(self, words: frozenset[str]) -> None:
+        self._words = words
+        # However a value is escaped, its longest run of letters and digits stays as it is.
+        runs = [_RUNS.findall(word) for word in words if word.strip()]
+        self._pieces = {max(run, key=len).lower() if run else "" for run in runs}
+
+    def __call__(self, text: str) -> str:
+        # Outside ASCII are letters that count as an "s" or a "k" of another case.
+        if text.isascii():
+            lower = text.lower()
+            if not any(piece in lower for piece in self._pieces):
+                return text
+        return self._pattern.sub("[personal]", text) if self._pattern else text
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str] | None:
+        # Longest first, so that "Ann Lee" goes before "Ann".
+        forms = {form for word in self._words for form in _forms(word)}
+        longest_first = sorted(forms, key=len, reverse=True)
+        return re.compile("|".join(longest_first), re.IGNORECASE) if forms else None
 
 
 def quote(value: object) -> str:
