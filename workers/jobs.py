@@ -17,7 +17,8 @@ from service import connection, logs
 from service.inbox import Claim, Inbox, Progress, Refused
 from service.metrics import Metrics
 from service.settings import Settings
-from workers.router import Discard, Handler, Retry, Router, backoff
+from workers.apart import Failed, OwnProcess
+from workers.router import Discard, Handler, Retry, Router, backoff, place
 from workers.stripe_api import StripeApi, StripeFailure
 from workers.verification import (
     SENSITIVE_WINDOW,
@@ -74,6 +75,9 @@ class Processor:
         self._inbox, self._router, self._metrics, self._stop = inbox, router, metrics, stop
         self._api, self._restricted_api = api, restricted_api
         self._watch = Watch(inbox, stop)
+        self._own_processes = {
+            handler.name: OwnProcess(handler) for handler in router.handlers if handler.own_process
+        }
 
     @classmethod
     def from_settings(cls, settings: Settings, stop: Stop, router: Router) -> Processor:
@@ -141,7 +145,7 @@ class Processor:
                         delay = backoff(claim.waits, FETCH_CAP)
                         self._release(claim, delay, "processing failed")
                     else:
-                        self._finish(claim, "dead", "", f"processing failed: {_place(error)}")
+                        self._finish(claim, "dead", "", f"processing failed: {place(error)}")
             finally:
                 self._watch.end(claim)
 
@@ -245,16 +249,18 @@ class Processor:
             log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
         )
         try:
-            with self._watch.deadline(claim, handler, attempt):
-                handler.function(verification)
+            self._run(handler, verification, claim, facts)
         except Retry as retry:
             reason = _reason("retry", retry.reason)
             progress, delay = handler.failed(attempt, claim.age, reason, retry.delay)
         except Discard as discard:
             reason = _reason("discarded", discard.reason)
             progress, delay = Progress("dead", attempt, reason=reason), 0.0
+        except Failed as failed:
+            reason = _reason("failed", failed.reason)
+            progress, delay = handler.failed(attempt, claim.age, reason)
         except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)
-            reason = _reason("failed", _place(error))
+            reason = _reason("failed", place(error))
             progress, delay = handler.failed(attempt, claim.age, reason)
         else:
             return Progress("done", attempt), 0
@@ -267,6 +273,15 @@ class Processor:
             delay_s=round(delay, 3),
         )
         return progress, delay
+
+    def _run(
+        self, handler: Handler, verification: Verification, claim: Claim, facts: Facts
+    ) -> None:
+        if own := self._own_processes.get(handler.name):
+            own.run(verification, facts.personal_values())
+            return
+        with self._watch.deadline(claim, handler, verification.attempt):
+            handler.function(verification)
 
     def _wait_for_stripe(self, claim: Claim, failure: StripeFailure) -> None:
         """Give the event back until the failure may have passed; dead when it will not."""
@@ -346,10 +361,6 @@ def _told(facts: Facts | None) -> tuple[str, str]:
     if facts.superseded:
         return "superseded", ""
     return facts.outcome.kind, facts.outcome.reason or ""
-
-
-def _place(error: BaseException) -> str:
-    return f"{type(error).__name__} at {logs.places(error.__traceback__, last=2)}"
 
 
 def _reason(word: str, text: object) -> str:

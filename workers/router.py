@@ -73,6 +73,7 @@ class Subscription:
     superseded: bool
     retries: int | None
     timeout: float
+    own_process: bool
 
 
 def on(
@@ -82,6 +83,7 @@ def on(
     superseded: bool = False,
     retries: int | None = None,
     timeout: float = 60,
+    own_process: bool = False,
 ) -> Callable[[Function], Function]:
     """Mark a function as a handler of these events; `"*"` is all of them.
 
@@ -92,8 +94,12 @@ def on(
         superseded: also for events that a later state has overtaken.
         retries: how often to run it again when it fails; by default for three days.
         timeout: seconds after which a run is ended, and with it its process.
+        own_process: run it in a process of its own, one event at a time: for code that is not safe
+            on threads.
     """
-    words = Subscription(events, _words(needs), _words(reason), superseded, retries, timeout)
+    words = Subscription(
+        events, _words(needs), _words(reason), superseded, retries, timeout, own_process
+    )
 
     def mark(function: Function) -> Function:
         setattr(function, _MARK, words)
@@ -114,6 +120,7 @@ class Handler:
     superseded: bool
     retries: int | None
     timeout: float
+    own_process: bool
     origin: str
 
     def failed(
@@ -185,6 +192,11 @@ def backoff(attempt: int, cap: float = RETRY_CAP) -> float:
     return random.uniform(0, min(cap, RETRY_BASE * 2 ** min(attempt, 32)))  # noqa: S311 (no secret)
 
 
+def place(error: BaseException) -> str:
+    """Return what may be written down of an exception: its type and where it came from."""
+    return f"{type(error).__name__} at {logs.places(error.__traceback__, last=2)}"
+
+
 def _words(value: Iterable[str]) -> tuple[str, ...]:
     # A lone string is an iterable of letters, which nobody means.
     return (value,) if isinstance(value, str) else tuple(value)
@@ -203,6 +215,7 @@ def _handler(
         superseded=words.superseded,
         retries=words.retries,
         timeout=words.timeout,
+        own_process=words.own_process,
         origin=origin,
     )
 
