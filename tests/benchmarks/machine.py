@@ -152,12 +152,12 @@ def write_section(name: str, lines: list[str], versions: dict[str, str]) -> None
     server = " ".join(_said(get_binary_path(), "--version").split()[:3])
     known = ", ".join(f"{package} {version}" for package, version in versions.items())
     foot = f"*{_machine()}; Python {platform.python_version()}; {server}; {known}.*"
-    text = "\n".join([f"<!-- {name}: made by make bench -->", *lines, "", foot, "<!-- end -->"])
     page = PAGE.read_text(encoding="utf-8")
-    marks = re.compile(rf"<!-- {name}: made by make bench -->.*?<!-- end -->", re.DOTALL)
+    marks = re.compile(rf"(<!-- {name}: made by make \w+ -->\n).*?(?=<!-- end -->)", re.DOTALL)
     if not marks.search(page):
         raise RuntimeError(f"{PAGE.name} has no place for {name}")
-    PAGE.write_text(marks.sub(lambda _: text, page), encoding="utf-8")
+    text = "\n".join([*lines, "", foot, ""])
+    PAGE.write_text(marks.sub(lambda mark: mark[1] + text, page), encoding="utf-8")
 
 
 def _machine() -> str:

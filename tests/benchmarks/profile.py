@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.profile
 
-Writes var/bench/profile-web.svg and profile-worker.svg, and prints the functions that were most
-often seen at work, by themselves and with all they called. py-spy, which is installed under
+Writes var/bench/profile-web.svg and profile-worker.svg, and the shares of the parts into
+docs/performance.md; prints the functions that were most often seen at work, by themselves and with
+all they called. py-spy, which is installed under
 var/bench, looks at the processes from outside a hundred times a second, and sees who holds the
 interpreter lock: what the kernel does for a socket meanwhile is not in the pictures.
 """
@@ -30,6 +31,27 @@ EVENTS = 20_000
 
 SHOWN = 15
 
+# A sample belongs to the first part that has a file in its stack.
+PARTS = {
+    "web": {
+        "log lines": ("service/logs.py", "structlog/"),
+        "counters": ("service/metrics.py",),
+        "asking Redis": ("service/scripts.py", "redis/"),
+        "signature and event": ("service/signature.py", "service/event.py"),
+        "the rest of the application": ("service/app.py", "service/inbox.py"),
+        "gunicorn's parser, WSGI and response": ("gunicorn/http/",),
+        "reading, handing over, sending": ("",),
+    },
+    "worker": {
+        "log lines and masking": ("service/logs.py", "structlog/"),
+        "counters": ("service/metrics.py",),
+        "asking Redis": ("service/scripts.py", "redis/", "rq/"),
+        "Stripe: HTTP (urllib3)": ("urllib3/", "http/client.py"),
+        "Stripe: the rest of the SDK": ("stripe/",),
+        "inbox, handlers, threads": ("",),
+    },
+}
+
 
 def main() -> None:
     """Profile both under load, one after the other."""
@@ -44,8 +66,17 @@ def main() -> None:
         web = _record(spy, "web", running.web)
         posting.result()
         worker = _record(spy, "worker", running.worker)
-    for name, stacks in (("web", web), ("worker", worker)):
-        click.echo(_report(name, stacks.read_text(encoding="utf-8").splitlines()))
+    page = [
+        f"Shares of the samples of {SECONDS} s under load in which a part held the interpreter."
+    ]
+    for name, title, path in (("web", "receiver", web), ("worker", "worker", worker)):
+        stacks = path.read_text(encoding="utf-8").splitlines()
+        click.echo(_report(name, stacks))
+        page += ["", f"| {title} | |", "|---|---:|"]
+        page += [f"| {part} | {100 * share:.0f} % |" for part, share in _shares(name, stacks)]
+    machine.write_section(
+        "profile", page, machine.python_versions(spy.with_name("python"), "py-spy")
+    )
 
 
 def _record(spy: Path, name: str, pid: int) -> Path:
@@ -56,6 +87,19 @@ def _record(spy: Path, name: str, pid: int) -> Path:
         options = ["--duration", str(SECONDS), "--format", kind, "--output", path]
         subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
     return stacks
+
+
+def _shares(name: str, lines: Iterable[str]) -> list[tuple[str, float]]:
+    """Return the parts with their shares of all samples, the largest first."""
+    seen: Counter[str] = Counter()
+    for line in lines:
+        stack, _, count = line.rpartition(" ")
+        files = [frame.partition("(")[2] for frame in stack.split(";")]
+        for part, places in PARTS[name].items():
+            if any(file.startswith(places) for file in files):
+                seen[part] += int(count)
+                break
+    return [(part, count / seen.total()) for part, count in seen.most_common()]
 
 
 def _report(name: str, lines: Iterable[str]) -> str:
