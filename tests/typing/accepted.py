@@ -30,7 +30,14 @@ def grant_access(v: Verification) -> None:
     v.log.info("granted", subject=v.subject)
 
 
-@on("requires_input", "canceled", reason=("document_expired",), retries=3, timeout=2.5, own_process=True)
+@on(
+    "requires_input",
+    "canceled",
+    reason=("document_expired",),
+    retries=3,
+    timeout=2.5,
+    own_process=True,
+)
 def remind(v: Verification) -> None:
     assert_type(v.outcome, Outcome)
     assert_type(

@@ -8,9 +8,11 @@ import time
 
 import pytest
 
-from tests.e2e.workers.test_delivery import statuses
-
 DONE = {"audit.log_event": ("done", 1), "alone.careful": ("done", 1), "alone.beside": ("done", 1)}
+
+
+def statuses(event: dict) -> dict[str, tuple[str, int]]:
+    return {h["name"]: (h["status"], h["attempts"]) for h in event["handlers"]}
 
 
 def careful(running) -> list[list[str]]:
