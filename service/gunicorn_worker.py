@@ -294,7 +294,7 @@ class WholeRequests(ThreadWorker):
         keep = False
         try:
             keep = yield from self._respond(conn, raw, whole)
-        except (StopIteration, NoMoreData):
+        except NoMoreData:
             pass  # no request at all
         except ParseException as error:
             log.warning("request_refused", reason=type(error).__name__)
@@ -318,7 +318,9 @@ class WholeRequests(ThreadWorker):
     def _respond(self, conn: Connection, raw: bytes, whole: bool) -> Generator[None, None, bool]:
         """Answer a request; whether the connection may be used for another one."""
         parser: Any = RequestParser(self.cfg, [raw], conn.client)
-        request = next(parser)
+        request = next(parser, None)
+        if request is None:
+            return False
         if not whole:
             request.force_close()
         outbox: Any = _Outbox()

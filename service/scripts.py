@@ -57,30 +57,27 @@ class Scripts:
 
     def _answer(self, batch: _Batch, place: int) -> Any:
         if batch.answers is None:
-            batch.answers = self._ask_twice(batch.commands)
+            try:
+                batch.answers = self._ask_twice(batch.commands)
+            except redis.RedisError as error:
+                batch.answers = [error] * len(batch.commands)
         answer = batch.answers[place]
         if isinstance(answer, redis.RedisError):
             raise answer
         return answer
 
     def _ask_twice(self, commands: list[bytes]) -> list[Any]:
-        """Return an answer for each, which may be an exception."""
+        """Return an answer for each, which may be a refusal."""
         try:
             answers = self._ask(commands)
         except (redis.ConnectionError, redis.TimeoutError):
-            try:
-                return self._ask(commands)
-            except redis.RedisError as error:
-                return [error] * len(commands)
-        if not any(isinstance(answer, NoScriptError) for answer in answers):
-            return answers
-        # A server that has just started knows none.
-        try:
+            answers = self._ask(commands)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            # A server that has just started knows none.
             for source in self._sources.values():
                 self._client.script_load(source)
-            return self._ask(commands)
-        except redis.RedisError as error:
-            return [error] * len(commands)
+            answers = self._ask(commands)
+        return answers
 
     def _ask(self, commands: list[bytes]) -> list[Any]:
         try:

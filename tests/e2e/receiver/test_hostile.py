@@ -331,6 +331,10 @@ BOUNDED = settings(
 class TestEveryInput:
     """None is a connection closed without an answer."""
 
+    @pytest.mark.parametrize("raw", [b"", b"\r\n", b"\r\n" * 9, b"\r\n\r\n", b" \r\n\r\n", b"\0"])
+    def test_no_request_at_all(self, receiver, raw) -> None:
+        assert harmless(receiver.send(raw))
+
     def test_random_bytes(self, receiver) -> None:
         @BOUNDED
         @given(st.binary(max_size=500))
