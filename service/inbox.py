@@ -111,7 +111,7 @@ _NAMES: dict[str, str | int] = {
 }
 # All but taking in new events must go on when Redis is full, or it would never drain.
 _TAKING_IN = ("accept", "replay")
-_WORKING_OFF = ("take", "claim", "renew", "record", "release", "finish", "link", "sweep")
+_WORKING_OFF = ("take", "renew", "record", "release", "finish", "link", "sweep")
 
 State = Literal["pending", "done", "dead"]
 Status = Literal["done", "skipped", "superseded", "retry", "dead"]
@@ -311,10 +311,6 @@ class Inbox:
         last holder died is the last one, too: what is taken with it might die with it.
         """
         return [_claim(answer) for answer in self._run("take", count, self._api_rate)]
-
-    def claim(self, key: str) -> Claim | Refused:
-        """Take this event for `LEASE` seconds; or learn why not."""
-        return _claim(self._run("claim", key))
 
     def renew(self, claim: Claim) -> bool:
         """Extend the lease; False when the claim was lost, which is also noted in it."""

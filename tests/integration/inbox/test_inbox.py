@@ -11,6 +11,7 @@ import redis as redis_py
 from service import inbox as module
 from service.event import Event
 from service.inbox import Accepted, Claim, Inbox, Progress, Refused
+from tests.integration.claims import claim_of
 
 
 def event(name: str = "1", session: str = "1", **changes: object) -> Event:
@@ -28,7 +29,7 @@ def take(inbox: Inbox) -> Claim | Refused | None:
 
 
 def claimed(inbox: Inbox, key: str = "evt_1") -> Claim:
-    claim = inbox.claim(key)
+    claim = claim_of(inbox, key)
     assert isinstance(claim, Claim)
     return claim
 
@@ -90,9 +91,9 @@ def test_a_full_inbox_takes_nothing_new_but_knows_what_it_has(redis) -> None:
 def test_only_one_can_hold_a_claim(inbox) -> None:
     inbox.accept(event())
 
-    assert isinstance(inbox.claim("evt_1"), Claim)
-    assert inbox.claim("evt_1") is Refused.LEASED
-    assert inbox.claim("evt_2") is Refused.GONE
+    assert isinstance(claim_of(inbox, "evt_1"), Claim)
+    assert claim_of(inbox, "evt_1") is Refused.LEASED
+    assert claim_of(inbox, "evt_2") is Refused.GONE
 
 
 def test_a_claim_whose_lease_ran_out_passes_to_the_next_and_the_old_token_is_refused(
@@ -119,7 +120,7 @@ def test_a_renewed_lease_goes_on(inbox, pass_time) -> None:
     assert inbox.renew(claim)
     pass_time(module.LEASE - 1)
 
-    assert inbox.claim("evt_1") is Refused.LEASED
+    assert claim_of(inbox, "evt_1") is Refused.LEASED
 
 
 def test_a_lease_that_ran_out_is_still_good_if_nobody_else_came(inbox, pass_time) -> None:
@@ -137,13 +138,15 @@ def test_two_events_of_one_session_are_not_held_at_once(inbox, pass_time) -> Non
     inbox.accept(event("3", account="acct_9"))
     first = claimed(inbox, "evt_1")
 
-    assert inbox.claim("evt_2") is Refused.BUSY
-    assert isinstance(inbox.claim("acct_9-evt_3"), Claim), "another account's session of that id"
-    assert inbox.claim("evt_2") is Refused.EARLY
+    assert claim_of(inbox, "evt_2") is Refused.BUSY
+    assert isinstance(claim_of(inbox, "acct_9-evt_3"), Claim), (
+        "another account's session of that id"
+    )
+    assert claim_of(inbox, "evt_2") is Refused.EARLY
 
     inbox.finish(first, "done", outcome="")
     pass_time(module.BUSY_DELAY)
-    assert isinstance(inbox.claim("evt_2"), Claim)
+    assert isinstance(claim_of(inbox, "evt_2"), Claim)
 
 
 def test_the_next_event_of_a_session_is_woken_when_it_is_free(inbox, redis) -> None:
@@ -178,7 +181,7 @@ class TestTwins:
         assert inbox.link(claim, "evt_snap")
         assert claim.identity == "evt_snap"
         assert inbox.accept(event("snap")) is Accepted.PENDING, "it leads to the other"
-        assert inbox.claim("evt_snap") is Refused.GONE
+        assert claim_of(inbox, "evt_snap") is Refused.GONE
         inbox.finish(claim, "done", outcome="verified")
         assert inbox.accept(event("snap")) is Accepted.DONE
         found = inbox.find("evt_snap")
@@ -229,7 +232,7 @@ class TestTwins:
         inbox.finish(claim, "dead", outcome="", reason="no")
 
         assert inbox.accept(event("snap")) is Accepted.REOPENED
-        assert isinstance(inbox.claim("evt_thin"), Claim)
+        assert isinstance(claim_of(inbox, "evt_thin"), Claim)
 
     def test_an_id_that_leads_nowhere_is_new(self, inbox, redis) -> None:
         inbox.accept(event("thin"))
@@ -237,7 +240,7 @@ class TestTwins:
         redis.delete("iw:evt:evt_thin", "iw:session::vs_1")
 
         assert inbox.accept(event("snap")) is Accepted.NEW
-        assert isinstance(inbox.claim("evt_snap"), Claim)
+        assert isinstance(claim_of(inbox, "evt_snap"), Claim)
 
 
 def test_while_paused_nothing_is_taken(inbox, redis) -> None:
@@ -312,7 +315,7 @@ def test_a_claim_that_slept_through_its_lease_yields_to_another_event_of_the_ses
     inbox.accept(event("2"))
     sleeper = claimed(inbox, "evt_1")
     pass_time(module.LEASE + 1)
-    assert isinstance(inbox.claim("evt_2"), Claim)
+    assert isinstance(claim_of(inbox, "evt_2"), Claim)
 
     assert not inbox.renew(sleeper)
     assert sleeper.lost
@@ -325,7 +328,7 @@ def test_what_handlers_did_is_kept_between_claims(inbox, pass_time) -> None:
     inbox.record(claim, "a.later", Progress("retry", 2, reason="why"), delay=5)
     inbox.release(claim, 5, "handlers wait")
 
-    assert inbox.claim("evt_1") is Refused.EARLY
+    assert claim_of(inbox, "evt_1") is Refused.EARLY
     pass_time(5)
     again = claimed(inbox)
 
@@ -366,7 +369,7 @@ def test_a_done_event_is_kept_35_days_and_then_forgotten(inbox, redis) -> None:
     assert took is not None
     assert 0 <= took < 5
     assert inbox.accept(event()) is Accepted.DONE
-    assert inbox.claim("evt_1") is Refused.DONE
+    assert claim_of(inbox, "evt_1") is Refused.DONE
     assert 0 <= module.KEEP - redis.ttl("iw:evt:evt_1") < 5
     assert not redis.exists("iw:due", "iw:session::vs_1")
 
@@ -381,7 +384,7 @@ def test_a_dead_event_stays_until_a_person_acts(inbox, redis) -> None:
     assert redis.ttl("iw:evt:evt_1") == -1
     assert [record.reason for record in inbox.records("dead", 10)] == ["a.bad: no"]
     assert inbox.accept(event()) is Accepted.DEAD, "a redelivery leaves it dead"
-    assert inbox.claim("evt_1") is Refused.DEAD
+    assert claim_of(inbox, "evt_1") is Refused.DEAD
 
     assert inbox.replay("evt_1") == "replayed"
     again = claimed(inbox)
@@ -398,7 +401,7 @@ def test_a_dead_event_is_reopened_on_redelivery_if_so_set(redis) -> None:
 
     assert inbox.accept(event()) is Accepted.REOPENED
     assert inbox.accept(event()) is Accepted.PENDING
-    assert isinstance(inbox.claim("evt_1"), Claim)
+    assert isinstance(claim_of(inbox, "evt_1"), Claim)
 
 
 @pytest.mark.parametrize(
@@ -419,15 +422,15 @@ def test_a_done_event_can_be_replayed(inbox, redis, which, left) -> None:
 def test_an_event_that_kills_its_worker_three_times_is_quarantined(inbox, pass_time) -> None:
     inbox.accept(event())
     for _ in range(module.MAX_LAPSES):
-        assert isinstance(inbox.claim("evt_1"), Claim)
+        assert isinstance(claim_of(inbox, "evt_1"), Claim)
         pass_time(module.LEASE)
 
-    assert inbox.claim("evt_1") is Refused.QUARANTINED
+    assert claim_of(inbox, "evt_1") is Refused.QUARANTINED
     found = inbox.find("evt_1")
     assert found is not None
     assert (found.state, found.reason) == ("dead", "quarantined")
     assert inbox.replay("evt_1") == "replayed"
-    assert isinstance(inbox.claim("evt_1"), Claim)
+    assert isinstance(claim_of(inbox, "evt_1"), Claim)
 
 
 def test_waiting_for_a_busy_session_is_no_lapse(inbox, pass_time) -> None:
@@ -437,12 +440,12 @@ def test_waiting_for_a_busy_session_is_no_lapse(inbox, pass_time) -> None:
     pass_time(module.LEASE)
     other = claimed(inbox, "evt_2")
     for _ in range(module.MAX_LAPSES + 1):
-        assert inbox.claim("evt_1") is Refused.BUSY
+        assert claim_of(inbox, "evt_1") is Refused.BUSY
         pass_time(module.BUSY_DELAY)
         assert inbox.renew(other)
 
     inbox.finish(other, "done", outcome="")
-    assert isinstance(inbox.claim("evt_1"), Claim)
+    assert isinstance(claim_of(inbox, "evt_1"), Claim)
 
 
 def test_progress_ends_the_count_of_lapses(inbox, pass_time) -> None:
@@ -451,7 +454,7 @@ def test_progress_ends_the_count_of_lapses(inbox, pass_time) -> None:
         inbox.record(claimed(inbox), f"a.b{number}", Progress("done"))
         pass_time(module.LEASE)
 
-    assert isinstance(inbox.claim("evt_1"), Claim)
+    assert isinstance(claim_of(inbox, "evt_1"), Claim)
 
 
 class TestSweep:
@@ -542,12 +545,13 @@ def test_a_full_redis_still_drains(new_server, monkeypatch) -> None:
         inbox = Inbox(client, limit=10**9)
         with pytest.raises(redis_py.exceptions.ResponseError, match="maxmemory"):
             fill(inbox)
-        for number in range(50):
-            claim = claimed(inbox, f"evt_{number}")
+        for _ in range(50):
+            (claim,) = inbox.take()
             assert inbox.renew(claim)
             assert inbox.record(claim, "a.b", Progress("done"))
             assert inbox.finish(claim, "done", outcome="verified") is not None
-        inbox.release(claimed(inbox, "evt_50"), 0, "")
+        (claim,) = inbox.take()
+        inbox.release(claim, 0, "")
         inbox.sweep()
 
 

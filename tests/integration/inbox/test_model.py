@@ -27,6 +27,7 @@ from service.inbox import (
     Progress,
     Refused,
 )
+from tests.integration.claims import claim_of
 
 STEP = 5.0
 LIMIT = 4
@@ -117,7 +118,7 @@ class InboxMachine(RuleBasedStateMachine):
 
     @rule(key=keys)
     def claim(self, key: str) -> None:
-        self.check_claim(key, self.inbox.claim(key))
+        self.check_claim(key, claim_of(self.inbox, key))
 
     @rule()
     def take(self) -> None:

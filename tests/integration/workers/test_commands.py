@@ -17,6 +17,7 @@ from service.__main__ import main as service_main
 from service.event import Event
 from service.inbox import Accepted, Claim, Inbox, Progress
 from tests.conftest import ROOT, free_port
+from tests.integration.claims import claim_of
 from workers.__main__ import main as workers_main
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -159,7 +160,7 @@ class TestEvents:
             time.sleep(0.002)  # no two die in the same millisecond
             if state == "pending":
                 continue
-            claim = inbox.claim(event.key)
+            claim = claim_of(inbox, event.key)
             assert isinstance(claim, Claim)
             inbox.record(claim, "p.a", Progress("done"))
             reason = ""

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from service.inbox import Inbox
+from tests.integration.claims import claim_of
 from workers import reconcile
 from workers.reconcile import InboxFull, Pass, Reconciler
 from workers.stripe_api import StripeFailure
@@ -114,7 +115,7 @@ def test_old_sessions_are_looked_at_whose_events_are_gone(
         f"evt_reconciled_{heard.id}_verified",
         f"evt_reconciled_{unheard.id}_requires_input",
     }
-    claim = inbox.claim(f"evt_reconciled_{heard.id}_verified")
+    claim = claim_of(inbox, f"evt_reconciled_{heard.id}_verified")
     inbox.finish(claim, "done", outcome="verified")
     found = reconciler.run(since)
 
