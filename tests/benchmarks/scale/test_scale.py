@@ -53,6 +53,11 @@ def write(grown: Growth, sizes: Sizes, starts: Starts) -> None:
         *_parts("pending", grown.pending),
         *_parts("settled", grown.settled),
         "",
+        "A settled event keeps what a late duplicate, a person or reconciliation may ask for: every"
+        " field in words that can be read with `HGETALL`, and the session's last kind in a key of"
+        " its own, since it outlives the record. Packing the fields into one and giving up that key"
+        " would bring it close to the goal; we keep what can be read.",
+        "",
         "### Processes",
         "",
         f"Resident memory after {REQUESTS:,} deliveries, and after {EVENTS:,} events in a worker"
