@@ -31,7 +31,7 @@ from redis.connection import AbstractConnection
 from service import inbox
 
 STEPS = {
-    "accept": ("service.inbox", "Inbox", "accept"),
+    "accept": ("service.inbox", "Inbox", "accept_soon"),
     "take": ("service.inbox", "Inbox", "take"),
     "link": ("service.inbox", "Inbox", "link"),
     "fetch": ("workers.stripe_api", "StripeApi", "fetch"),
@@ -116,16 +116,22 @@ def arm(step: str, when: str, nth: int, fault: str) -> None:
     original: Callable[..., Any] = getattr(owner, name)
     calls = itertools.count(1)
 
-    @functools.wraps(original)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def around(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if when == "before" and next(calls) == nth and first_to_fire():
             fire(step, when, fault)
-        answer = original(*args, **kwargs)
+        answer = call(*args, **kwargs)
         # A take that took nothing is not the step.
         counts = step != "take" or any(isinstance(each, inbox.Claim) for each in answer)
         if when == "after" and counts and next(calls) == nth and first_to_fire():
             fire(step, when, fault)
         return answer
+
+    @functools.wraps(original)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if step == "accept":
+            # What it returns is the step: it asks Redis and waits for the answer.
+            return functools.partial(around, original(*args, **kwargs))
+        return around(original, *args, **kwargs)
 
     setattr(owner, name, wrapped)
 
