@@ -83,7 +83,9 @@ class Scripts:
         try:
             connection = self._idle.pop()
         except IndexError:
-            connection = cast(AbstractConnection, self._client.connection_pool.get_connection())
+            # Ours to keep, so not one that the client's pool waits to get back.
+            pool = self._client.connection_pool
+            connection = cast(AbstractConnection, pool.connection_class(**pool.connection_kwargs))
         try:
             connection.send_packed_command([b"".join(commands)], check_health=False)
             answers = [_reply(connection) for _ in commands]
