@@ -87,7 +87,7 @@ def test_an_error_can_be_what_is_kept_for_a_key(sandbox: Any) -> None:
 
 def test_one_route_only(sandbox: Any) -> None:
     fault(sandbox, "error", route=f"POST {SESSIONS}")
-    assert sandbox.client().v1.identity.verification_sessions.list()
+    assert sandbox.client().v1.identity.verification_sessions.list().object == "list"
     with pytest.raises(stripe.APIError):
         create(sandbox)
 
