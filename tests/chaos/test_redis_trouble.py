@@ -91,10 +91,13 @@ def test_while_redis_refuses_to_write(
     before, during = events[: len(events) // 2], events[len(events) // 2 :]
     with redis.client() as client, start_receiver(processes, env) as receiver:
         keep_reconciliation_out(client)
-        running = [processes.python("-m", "workers", *r, env=env)[0] for r in ((), ("periodic",))]
+        started = [processes.python("-m", "workers", *r, env=env) for r in ((), ("periodic",))]
+        running = [process for process, _ in started]
         deliver(before, receiver)
+        # At its start a worker would refuse a replica.
+        wait_until(lambda: all("_started" in log.read_text() for _, log in started))
         set_trouble(redis, trouble)
-        if trouble != "read-only":  # at its start a worker refuses a replica
+        if trouble != "read-only":
             running.append(processes.python("-m", "workers", env=env)[0])
         if trouble == "disk full":
             # What fills the disk is a write; with `everysec` it is answered before that is known.
