@@ -14,7 +14,7 @@ keep_memory_private()
 
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = "service.gunicorn_worker.WholeRequests"
-threads = 4  # they wait for Redis only; more of them get in each other's way (p99, measured)
+threads = 4  # they wait for Redis only, and each takes what waits together
 worker_connections = 500  # of a process; many systems allow 1,024 open files
 
 # The settings are read, and Redis is checked, before any worker is started: one message, exit 3.
