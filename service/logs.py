@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cached_property
+from io import UnsupportedOperation
 from traceback import walk_tb
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -127,15 +128,25 @@ class _Lines:
     # Of the process, not of a logger: those are made once and kept, also when it is set anew.
     stream: TextIO = sys.stdout
     level = 0
-    _lock = threading.Lock()  # whole lines, whoever writes
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name
 
     def _write(self, line: str) -> None:
-        with self._lock, suppress(OSError, ValueError):  # closed: nobody reads any more
-            self.stream.write(line + "\n")
-            self.stream.flush()
+        """Write a line, whole, in one call of the system.
+
+        There is no lock to be held meanwhile, neither here nor in the stream: threads that wait for
+        one, and then for the interpreter, would all be as late as the last of them (measured).
+        """
+        data = f"{line}\n".encode(errors="replace")
+        with suppress(OSError, ValueError):  # closed: nobody reads any more
+            try:
+                descriptor = self.stream.fileno()
+            except UnsupportedOperation:  # in memory
+                self.stream.write(data.decode())
+                return
+            while data:
+                data = data[os.write(descriptor, data) :]
 
     debug = info = warning = error = critical = exception = _write
 
