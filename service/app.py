@@ -261,22 +261,28 @@ def healthz() -> dict[str, Any]:
 
 
 def _read_body(environ: WSGIEnvironment) -> bytes:
-    too_large = Refusal(413, "body_too_large", f"the limit is {MAX_BODY} bytes")
-    unreadable = Refusal(400, "body_unreadable", "the body is not as its headers say")
     # In chunks it has no length, and gunicorn ends it. gunicorn takes only digits for a length.
     length = int(environ["CONTENT_LENGTH"]) if environ.get("CONTENT_LENGTH") else None
     if length is not None and length > MAX_BODY:
-        raise too_large
+        raise _too_large()
     try:
         body: bytes = environ["wsgi.input"].read(MAX_BODY + 1 if length is None else length)
     except Exception as error:
         # gunicorn's parser raises classes of its own for bad chunks.
-        raise unreadable from error
+        raise _unreadable() from error
     if len(body) > MAX_BODY:
-        raise too_large
+        raise _too_large()
     if length is not None and len(body) != length:
-        raise unreadable  # cut off on the way
+        raise _unreadable()  # cut off on the way
     return body
+
+
+def _too_large() -> Refusal:
+    return Refusal(413, "body_too_large", f"the limit is {MAX_BODY} bytes")
+
+
+def _unreadable() -> Refusal:
+    return Refusal(400, "body_unreadable", "the body is not as its headers say")
 
 
 def _http_error(error: HTTPException) -> tuple[dict[str, Any], int]:

@@ -13,18 +13,19 @@ It speaks plain HTTP/1: TLS ends in front of it.
 
 from __future__ import annotations
 
+import functools
 import re
 import socket
 import struct
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from functools import partial
 from queue import Empty, SimpleQueue
 from selectors import EVENT_READ
 from typing import Any
 
+from gunicorn import util
 from gunicorn.http import RequestParser, wsgi
 from gunicorn.http.errors import (
     ExpectationFailed,
@@ -168,6 +169,8 @@ class WholeRequests(ThreadWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # As plain attributes: gunicorn looks one up twenty times a request.
+        vars(self.cfg).update((name, each.get()) for name, each in self.cfg.settings.items())
         self.tpool: Any
         self._connections: set[Connection] = set()
         self._held = 0  # bytes of unfinished requests
@@ -192,7 +195,7 @@ class WholeRequests(ThreadWorker):
         self.nr_conns += 1
         if self.nr_conns >= self.worker_connections:
             self._make_room()
-        self.poller.register(sock, EVENT_READ, partial(self._read, conn))
+        self.poller.register(sock, EVENT_READ, functools.partial(self._read, conn))
 
     def _read(self, conn: Connection, _: object = None) -> None:
         if conn.serving:
@@ -249,7 +252,7 @@ class WholeRequests(ThreadWorker):
     def _unpark(self, conn: Connection) -> None:
         if conn.parked:
             conn.parked = False
-            self.poller.register(conn.sock, EVENT_READ, partial(self._read, conn))
+            self.poller.register(conn.sock, EVENT_READ, functools.partial(self._read, conn))
 
     def _make_room(self) -> None:
         """Drop the tenth part of the waiting connections that has been at it longest."""
@@ -323,31 +326,25 @@ class WholeRequests(ThreadWorker):
             return False
         if not whole:
             request.force_close()
-        outbox: Any = _Outbox()
-        response: Any
-        response, environ = wsgi.create(
-            request, outbox, conn.client, conn.server, self.cfg, response_class=_Response
+        answer: Any
+        answer, environ = wsgi.create(
+            request, _Nowhere(), conn.client, conn.server, self.cfg, response_class=_Answer
         )
         environ["wsgi.multithread"] = True
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             log.info("worker_renewed", count=self.nr)
             self.alive = False
-        if not self.alive:
-            response.force_close()
-        parts = self.wsgi(environ, response.start_response)
+        parts = self.wsgi(environ, answer.start_response)
         yield
         try:
-            for part in parts:
-                response.write(part)
-            response.close()
+            answer.body += b"".join(parts)
         finally:
             if hasattr(parts, "close"):
                 parts.close()
-        conn.sock.sendall(b"".join(outbox))
-        if response.should_close() or not parser.finish_body():
-            return False
-        return not parser.unreader.take_buffered()
+        keep = self.alive and not request.should_close() and parser.finish_body()
+        conn.sock.sendall(answer.encode(keep=keep))
+        return keep and not parser.unreader.take_buffered()
 
     def _refuse(self, conn: Connection, status: str) -> None:
         # Constant: gunicorn's own quotes the request.
@@ -399,18 +396,54 @@ class _Threads:
         return batch
 
 
-class _Outbox(list[bytes]):
-    """Collects an answer, so that it leaves in one piece."""
-
-    sendall = list.append
+class _Nowhere:
+    """Where interim answers go: the main loop has sent `100 Continue`."""
 
     def send(self, data: bytes) -> int:
-        """Leave out interim answers: the main loop has sent `100 Continue`."""
+        """Say that it was sent."""
         return len(data)
 
+    sendall = send
 
-class _Response(wsgi.Response):
-    """gunicorn's, without saying whose it is."""
 
-    def default_headers(self) -> list[str]:
-        return [line for line in super().default_headers() if not line.startswith("Server:")]
+class _Answer:
+    """What an application answers: in one piece, so that its length is known."""
+
+    def __init__(self, request: Any, *_: Any) -> None:
+        self._request = request
+        self._status = ""
+        self._headers: list[tuple[str, str]] = []
+        self.body = bytearray()
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], _: object = None
+    ) -> Callable[[bytes], None]:
+        """Take status and headers (PEP 3333). Nothing is sent yet, so they may come again."""
+        self._status, self._headers = status, headers
+        return self.body.extend
+
+    def encode(self, *, keep: bool) -> bytes:
+        """Return the bytes to send; `keep` tells the client that it may ask again."""
+        has_no_body = self._request.method == "HEAD" or self._status[:3] in _WITHOUT_BODY
+        lines = [
+            f"HTTP/1.1 {self._status}",
+            f"Date: {_http_date(int(time.time()))}",
+            f"Connection: {'keep-alive' if keep else 'close'}",
+            *(f"{name}: {value}" for name, value in self._headers if name.lower() not in _FRAMING),
+        ]
+        if not has_no_body:
+            lines.append(f"Content-Length: {len(self.body)}")
+        head = "\r\n".join(lines)
+        if not self._status or head.count("\r") + head.count("\n") != 2 * (len(lines) - 1):
+            raise ValueError("not a status and headers")
+        return f"{head}\r\n\r\n".encode("latin-1") + (b"" if has_no_body else self.body)
+
+
+_WITHOUT_BODY = {"204", "304"}
+_FRAMING = {"connection", "content-length", "date", "server", "transfer-encoding", "upgrade"}
+"""Headers that are the server's to say."""
+
+
+@functools.lru_cache(1)
+def _http_date(second: int) -> str:
+    return util.http_date(second)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.app import MAX_BODY
-from service.gunicorn_worker import MAX_HEAD, Incoming
+from service.gunicorn_worker import MAX_HEAD, Incoming, _Answer
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 SIZED = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
@@ -94,3 +95,49 @@ def test_who_waits_for_permission_to_send_the_body_is_noticed(name: str) -> None
     incoming.buffer += b"hello"
     assert incoming.take(ended=False) is not None
     assert not incoming.wants_continue
+
+
+class TestAnswer:
+    @staticmethod
+    def encoded(
+        *headers: tuple[str, str], method: str = "POST", status: str = "200 OK"
+    ) -> tuple[list[bytes], bytes]:
+        answer = _Answer(SimpleNamespace(method=method))
+        write = answer.start_response(status, list(headers))
+        write(b"so ")
+        answer.body += b"be it"
+        head, _, body = answer.encode(keep=True).partition(b"\r\n\r\n")
+        return head.split(b"\r\n"), body
+
+    def test_it_is_framed_by_us_whatever_the_application_says(self) -> None:
+        lines, body = self.encoded(
+            ("X-Kind", "a"),
+            ("Content-Length", "3"),
+            ("content-length", "999"),
+            ("Transfer-Encoding", "chunked"),
+            ("Connection", "upgrade"),
+        )
+        assert lines[0] == b"HTTP/1.1 200 OK"
+        assert lines[1].startswith(b"Date: ")
+        assert lines[2:] == [b"Connection: keep-alive", b"X-Kind: a", b"Content-Length: 8"]
+        assert body == b"so be it"
+
+    @pytest.mark.parametrize(
+        ("method", "status"),
+        [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 As it was")],
+    )
+    def test_what_has_no_body_has_none(self, method: str, status: str) -> None:
+        lines, body = self.encoded(method=method, status=status)
+        assert body == b""
+        assert not any(line.startswith(b"Content-Length") for line in lines)
+
+    @pytest.mark.parametrize("odd", ["a\r\nX-Other: b", "a\nb", "a\rb"])
+    def test_no_header_becomes_two(self, odd: str) -> None:
+        with pytest.raises(ValueError, match="headers"):
+            self.encoded(("X-Kind", odd))
+        with pytest.raises(ValueError, match="headers"):
+            self.encoded(status=odd)
+
+    def test_without_a_status_there_is_no_answer(self) -> None:
+        with pytest.raises(ValueError, match="status"):
+            self.encoded(status="")
