@@ -310,7 +310,12 @@ class Inbox:
         The last one may be PAUSED or THROTTLED, which is said of what is not taken; a claim whose
         last holder died is the last one, too: what is taken with it might die with it.
         """
-        return [_claim(answer) for answer in self._run("take", count, self._api_rate)]
+        return self.take_soon(count)()
+
+    def take_soon(self, count: int = 1) -> Callable[[], list[Claim | Refused]]:
+        """Take events, in one round trip with what else this thread asks for."""
+        answers = self._scripts.soon("take", count, self._api_rate)
+        return lambda: [_claim(answer) for answer in answers()]
 
     def renew(self, claim: Claim) -> bool:
         """Extend the lease; False when the claim was lost, which is also noted in it."""
@@ -363,20 +368,34 @@ class Inbox:
 
         This spends no attempt of any handler.
         """
-        return bool(
-            self._run("release", claim.event.key, claim.token, _ms(delay), reason, *claim.unwritten)
+        return self.release_soon(claim, delay, reason)()
+
+    def release_soon(self, claim: Claim, delay: float, reason: str) -> Callable[[], bool]:
+        """Give the event back, in one round trip with what else this thread asks for."""
+        answer = self._scripts.soon(
+            "release", claim.event.key, claim.token, _ms(delay), reason, *claim.unwritten
         )
+        return lambda: bool(answer())
 
     def finish(
         self, claim: Claim, state: Literal["done", "dead"], *, outcome: str, reason: str = ""
     ) -> float | None:
         """End the event; the seconds since it was accepted, or None when the claim was lost."""
-        took = int(
-            self._run(
-                "finish", claim.event.key, claim.token, state, outcome, reason, *claim.unwritten
-            )
+        return self.finish_soon(claim, state, outcome=outcome, reason=reason)()
+
+    def finish_soon(
+        self, claim: Claim, state: Literal["done", "dead"], *, outcome: str, reason: str = ""
+    ) -> Callable[[], float | None]:
+        """End the event, in one round trip with what else this thread asks for."""
+        answer = self._scripts.soon(
+            "finish", claim.event.key, claim.token, state, outcome, reason, *claim.unwritten
         )
-        return None if took < 0 else took / 1000
+
+        def took() -> float | None:
+            ms = int(answer())
+            return None if ms < 0 else ms / 1000
+
+        return took
 
     def sweep(self, limit: int = 500) -> Swept:
         """Wake up to `limit` events that are past due. Any number of processes may call it."""

@@ -45,32 +45,29 @@ class OwnProcess:
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
-        self._turn = threading.Lock()
+        self.turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._ours: socket.socket
 
     def run(self, verification: Verification, personal: Iterable[str]) -> None:
-        """Run the handler there, once others are through; raises what it raises.
-
-        The time it may take begins when it begins.
+        """Run the handler there; raises what it raises. The caller holds `turn`.
 
         Raises:
             Retry, Discard: the handler's; the reason is redacted.
             Failed: anything else.
         """
-        with self._turn:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            try:
-                self._ours.settimeout(self._handler.timeout)
-                _send(self._ours, (_without_log(verification), set(personal)))
-                word, text, delay = _receive(self._ours)
-            except TimeoutError:
-                self._end()
-                raise Failed("timeout") from None
-            except (OSError, EOFError):
-                code = self._end()
-                raise Failed(f"its process died (exit code {code})") from None
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        try:
+            self._ours.settimeout(self._handler.timeout)
+            _send(self._ours, (_without_log(verification), set(personal)))
+            word, text, delay = _receive(self._ours)
+        except TimeoutError:
+            self._end()
+            raise Failed("timeout") from None
+        except (OSError, EOFError):
+            code = self._end()
+            raise Failed(f"its process died (exit code {code})") from None
         if word == "retry":
             raise Retry(text, delay=delay)
         if word == "discard":

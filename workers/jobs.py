@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, cast
 
 import redis
 from structlog.contextvars import bound_contextvars
@@ -48,6 +49,9 @@ them: with the jittered waits about two minutes. Stripe's reads are eventually c
 MAX_FAULTS = 20
 """Times in a row that a fault of ours ends the work on an event before it is dead: with the
 jittered waits about ten minutes."""
+
+End = Callable[[], object]
+"""What ends a claim: finishes the event, or gives it back."""
 
 log = logs.get(__name__)
 
@@ -105,72 +109,86 @@ class Processor:
         May raise `redis.RedisError`.
         """
         while answers := self._inbox.take(count):
-            claims, wait = [], 0.0
-            for answer in answers:
-                if isinstance(answer, Claim):
-                    claims.append(answer)
-                    self._watch.begin(answer)
-                    self._metrics.count("claims", "claimed")
-                elif answer in _WAITS:
-                    wait = _WAITS[answer]
-                else:
-                    # A surplus wake-up, or the session is busy: the inbox will wake us again.
-                    self._metrics.count("claims", answer.value)
-            if claims:
+            if claims := self._begin(answers):
                 return claims
-            if wait:
+            if wait := _WAITS.get(cast("Refused", answers[-1])):
                 time.sleep(wait)
                 break
         return []
 
-    def process(self, claim: Claim) -> None:
+    def _begin(self, answers: list[Claim | Refused]) -> list[Claim]:
+        """Keep what was taken alive; what was refused comes again by itself, if it has to."""
+        claims = []
+        for answer in answers:
+            if isinstance(answer, Claim):
+                claims.append(answer)
+                self._watch.begin(answer)
+                self._metrics.count("claims", "claimed")
+            elif answer not in _WAITS:
+                # A surplus wake-up, or the session is busy.
+                self._metrics.count("claims", answer.value)
+        return claims
+
+    def process(self, claim: Claim, *, and_take: bool = False) -> Claim | None:
         """Take the event one step on: run what is due, settle it or give it back.
 
-        Nothing is raised, whatever happens.
+        With `and_take`, the next event is taken in the same round trip that ends this one, and
+        returned if there is one. Nothing is raised, whatever happens.
         """
         event = claim.event
+        take: Callable[[], list[Claim | Refused]] = list
         with bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind):
             try:
-                self._work(claim)
+                end = self._work(claim)
+                if and_take and not self._stop.requested:
+                    take = self._inbox.take_soon()
+                end()
             except redis.RedisError:
                 # The lease runs out, if the event cannot be given back.
                 log.exception("redis_failed")
                 with contextlib.suppress(redis.RedisError):
-                    self._release(claim, backoff(claim.waits, FETCH_CAP), "redis failed")
+                    self._release(claim, backoff(claim.waits, FETCH_CAP), "redis failed")()
             except Exception as error:
                 # A fault of ours; the event is not to blame, but must not go round for ever.
                 log.exception("processing_failed")
                 with contextlib.suppress(redis.RedisError):
                     if claim.waits < MAX_FAULTS:
                         delay = backoff(claim.waits, FETCH_CAP)
-                        self._release(claim, delay, "processing failed")
+                        self._release(claim, delay, "processing failed")()
                     else:
-                        self._finish(claim, "dead", "", f"processing failed: {place(error)}")
+                        self._finish(claim, "dead", "", f"processing failed: {place(error)}")()
             finally:
                 self._watch.end(claim)
+        with contextlib.suppress(redis.RedisError):
+            for following in self._begin(take()):
+                return following
+        return None
 
-    def _work(self, claim: Claim) -> None:
+    def _work(self, claim: Claim) -> End:
+        """Run what is due; what is returned, when called, ends the claim."""
         subscribed = self._router.match(claim.event.kind)
         due = [handler for handler in subscribed if claim.is_due(handler.name)]
-        if not due:
+        if not due or self._stop.requested:
             return self._settle(claim, subscribed)
         try:
             if not self._is_the_one(claim):
                 log.info("event_settled", state="done", outcome="twin")
-                return None
+                return _nothing
             facts = self._fetch(claim, due)
         except StripeFailure as failure:
             return self._wait_for_stripe(claim, failure)
         with logs.masking(facts.personal_values()):
             for handler in due:
-                if claim.lost or self._stop.requested:
-                    break
-                progress, delay = self._dispatch(handler, claim, facts)
+                own = self._own_processes.get(handler.name)
+                with own.turn if own else contextlib.nullcontext():
+                    if claim.lost or self._stop.requested:
+                        break
+                    progress, delay = self._dispatch(handler, claim, facts)
                 if handler is due[-1] and progress.over:
                     self._inbox.record_at_end(claim, handler.name, progress)
                 elif not self._inbox.record(claim, handler.name, progress, delay):
                     log.warning("claim_lost", handler=handler.name)
-                    return None
+                    return _nothing
                 self._metrics.count("handler_runs", handler.name, progress.status)
         return self._settle(claim, subscribed, facts)
 
@@ -283,7 +301,7 @@ class Processor:
         with self._watch.deadline(claim, handler, verification.attempt):
             handler.function(verification)
 
-    def _wait_for_stripe(self, claim: Claim, failure: StripeFailure) -> None:
+    def _wait_for_stripe(self, claim: Claim, failure: StripeFailure) -> End:
         """Give the event back until the failure may have passed; dead when it will not."""
         self._metrics.count("fetches", failure.kind)
         gone = failure.kind == "missing" and claim.waits >= MAX_MISSING
@@ -305,7 +323,7 @@ class Processor:
             self._inbox.pause(min(delay, FETCH_CAP), "Stripe limits our rate")
         return self._release(claim, delay, f"stripe: {failure}")
 
-    def _settle(self, claim: Claim, subscribed: list[Handler], facts: Facts | None = None) -> None:
+    def _settle(self, claim: Claim, subscribed: list[Handler], facts: Facts | None = None) -> End:
         """End the event if every handler is through with it; else say when to come back."""
         names = {handler.name for handler in subscribed}
         waiting = {name: p for name, p in claim.progress.items() if not p.over}
@@ -326,23 +344,36 @@ class Processor:
             return self._finish(claim, "dead", outcome, f"{name}: {dead[name]}")
         return self._finish(claim, "done", outcome, reason)
 
-    def _release(self, claim: Claim, delay: float, reason: str) -> None:
+    def _release(self, claim: Claim, delay: float, reason: str) -> End:
         log.info("event_released", reason=reason, delay_s=round(delay, 3))
-        self._inbox.release(claim, delay, reason)
+        return self._inbox.release_soon(claim, delay, reason)
 
     def _finish(
         self, claim: Claim, state: Literal["done", "dead"], outcome: str, reason: str
-    ) -> None:
-        took = self._inbox.finish(claim, state, outcome=outcome, reason=reason)
-        if took is None:
-            log.warning("claim_lost")
-            return
-        self._metrics.count("settled", state, outcome)
-        self._metrics.observe("settle_seconds", took)
-        report = log.error if state == "dead" else log.info
-        report(
-            "event_settled", state=state, outcome=outcome, reason=reason, took_ms=round(took * 1000)
-        )
+    ) -> End:
+        finished = self._inbox.finish_soon(claim, state, outcome=outcome, reason=reason)
+
+        def end() -> None:
+            took = finished()
+            if took is None:
+                log.warning("claim_lost")
+                return
+            self._metrics.count("settled", state, outcome)
+            self._metrics.observe("settle_seconds", took)
+            report = log.error if state == "dead" else log.info
+            report(
+                "event_settled",
+                state=state,
+                outcome=outcome,
+                reason=reason,
+                took_ms=round(took * 1000),
+            )
+
+        return end
+
+
+def _nothing() -> None:
+    """End a claim that is not ours any more."""
 
 
 def _excuse(handler: Handler, facts: Facts) -> Progress | None:

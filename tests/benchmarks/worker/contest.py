@@ -35,6 +35,9 @@ ROUNDS = {0: 3, 50: 1, 200: 2}
 
 AT_ONCE = 50
 WARM_UP, SECONDS = 1.0, 3.0
+WITH_A_SLOW_API = 6.0
+"""Seconds, where so much is under way at both ends that three would not do."""
+
 STUCK = 60
 """Seconds without the wanted number of events until a run has failed."""
 
@@ -161,9 +164,10 @@ def run(rounds: dict[int, int]) -> Iterator[tuple[int, int, Competitor, Result]]
 
 def _measure(competitor: Competitor, program: Path, delay: int) -> Result:
     expected, at_once = competitor.expected(delay), competitor.at_once
+    duration = WITH_A_SLOW_API if delay >= 200 else SECONDS
     # In whole waves of what is under way at once: a slow API answers in waves.
     warm, measured = (
-        at_once * max(2, round(seconds * expected / at_once)) for seconds in (WARM_UP, SECONDS)
+        at_once * max(2, round(seconds * expected / at_once)) for seconds in (WARM_UP, duration)
     )
     total = warm + measured + at_once
     with machine.redis_server() as redis, _api(program, delay) as api:

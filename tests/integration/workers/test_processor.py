@@ -689,7 +689,7 @@ class TestRedisFails:
         processor = desk.processor(seen.handler("*"))
         event = desk.accept("created", desk.sandbox.session())
         with monkeypatch.context() as patch:
-            patch.setattr(Inbox, "finish", fail)
+            patch.setattr(Inbox, "finish_soon", fail)
             desk.turn(processor)
         assert desk.record(event).reason == "redis failed"
         record = desk.settle(processor, event)

@@ -42,7 +42,7 @@ def commands(redis: Redis, server: Server) -> Callable[[Callable[[], None]], lis
     return commands
 
 
-def test_an_event_asks_redis_three_times(desk, redis, commands) -> None:
+def test_an_idle_worker_asks_redis_three_times(desk, redis, commands) -> None:
     processor = desk.processor(handle)
 
     def work() -> None:
@@ -63,3 +63,17 @@ def test_an_event_asks_redis_three_times(desk, redis, commands) -> None:
     sent = [name for name in seen if name != "lua"]
     assert sent == ["BLMOVE", "EVALSHA", "EVALSHA"], "wait, take, finish"
     assert len(seen) <= 23, "and what the scripts ask"
+
+
+def test_a_busy_one_asks_once_for_an_event(desk, commands) -> None:
+    processor = desk.processor(handle)
+    events = [desk.accept("verified", desk.sandbox.session("verified")) for _ in range(3)]
+    (claim,) = processor.take()
+    following = processor.process(claim, and_take=True)  # from now on Redis has the scripts
+
+    seen = commands(lambda: processor.process(following, and_take=True))
+
+    assert [desk.record(event).state for event in events] == ["done", "done", "pending"]
+    sent = [name for name in seen if name != "lua"]
+    assert sent == ["EVALSHA", "EVALSHA"], "finish this one, and take the next"
+    assert len(seen) <= 20, "with what the scripts ask"
