@@ -34,6 +34,7 @@ from gunicorn.http.errors import (
     NoMoreData,
     ParseException,
 )
+from gunicorn.http.message import Request
 from gunicorn.workers.gthread import ThreadWorker
 
 from service import logs
@@ -320,15 +321,16 @@ class WholeRequests(ThreadWorker):
 
     def _respond(self, conn: Connection, raw: bytes, whole: bool) -> Generator[None, None, bool]:
         """Answer a request; whether the connection may be used for another one."""
-        parser: Any = RequestParser(self.cfg, [raw], conn.client)
+        parser: Any = _Parser(self.cfg, [raw], conn.client)
         request = next(parser, None)
         if request is None:
             return False
         if not whole:
             request.force_close()
         answer: Any
+        nowhere: Any = _Nowhere()
         answer, environ = wsgi.create(
-            request, _Nowhere(), conn.client, conn.server, self.cfg, response_class=_Answer
+            request, nowhere, conn.client, conn.server, self.cfg, response_class=_Answer
         )
         environ["wsgi.multithread"] = True
         self.nr += 1
@@ -394,6 +396,17 @@ class _Threads:
                     break
                 batch.append(serving)
         return batch
+
+
+class _Request(Request):
+    """gunicorn's request. No client may say that it speaks for another."""
+
+    def _peer_is_trusted_proxy(self) -> bool:
+        return False
+
+
+class _Parser(RequestParser):
+    mesg_class = _Request
 
 
 class _Nowhere:

@@ -47,14 +47,15 @@ class Server:
 
 
 @contextmanager
-def redis_server(*options: str) -> Iterator[Server]:
-    """Start a Redis as deploy/redis.conf has it, empty."""
+def redis_server(binary: str | Path | None = None) -> Iterator[Server]:
+    """Start a Redis as deploy/redis.conf has it, empty; the embedded one, or this program."""
     port = free_port()
     folder = CACHE / f"redis-{port}"
     folder.mkdir(parents=True)
-    command = [get_binary_path(), ROOT / "deploy/redis.conf", "--port", str(port), "--dir", folder]
+    program = binary or get_binary_path()
+    command = [program, ROOT / "deploy/redis.conf", "--port", str(port), "--dir", folder]
     try:
-        with process(*command, "--maxmemory", "4gb", *options) as pid, Redis(port=port) as client:
+        with process(*command, "--maxmemory", "4gb") as pid, Redis(port=port) as client:
             wait_until(lambda: _pings(client))
             yield Server(pid, port)
     finally:
@@ -171,6 +172,12 @@ def _machine() -> str:
 
 def _said(*command: str | Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def redis_servers() -> list[str]:
+    """Return the programs to be had: the embedded one; the one named, or installed, beside it."""
+    other = os.environ.get("TEST_REDIS_SERVER") or shutil.which("redis-server")
+    return [str(get_binary_path()), *([other] if other else [])]
 
 
 def free_port() -> int:

@@ -40,23 +40,33 @@ class Weight:
 class Growth:
     """What was measured; costs by step, first with few events in the queue, then with many."""
 
+    server: str
     costs: dict[str, tuple[Cost, Cost]]
     pending: Weight
     settled: Weight
     fill_seconds: float
 
 
-def measure() -> Growth:
-    with machine.redis_server() as few, machine.redis_server() as many:
+def measure(program: str) -> Growth:
+    """Measure it on this Redis."""
+    with machine.redis_server(program) as few, machine.redis_server(program) as many:
         began = time.monotonic()
         pending = _weigh_pending(many)
         took = time.monotonic() - began
         life.repeat(few, life.record(few, settled=False), FEW)
         for server in (few, many):
             _wait_for_rewrite(server)
-        costs = _costs(few, many)
-    with machine.redis_server() as server:
-        return Growth(costs, pending, _weigh_settled(server), took)
+        name, costs = _name(few), _costs(few, many)
+    with machine.redis_server(program) as server:
+        return Growth(name, costs, pending, _weigh_settled(server), took)
+
+
+def _name(server: Server) -> str:
+    with Redis(port=server.port) as client:
+        info = client.info()
+    name = info.get("server_name", "redis")
+    version = info.get(f"{name}_version", info["redis_version"])
+    return f"{name.capitalize()} {version}, allocator {info['mem_allocator']}"
 
 
 def _costs(few: Server, many: Server) -> dict[str, tuple[Cost, Cost]]:
