@@ -159,10 +159,14 @@ class Processor:
                         self._finish(claim, "dead", "", f"processing failed: {place(error)}")()
             finally:
                 self._watch.end(claim)
-        with contextlib.suppress(redis.RedisError):
-            for following in self._begin(take()):
-                return following
-        return None
+        try:
+            return next(iter(self._begin(take())), None)
+        except redis.RedisError:
+            return None  # whoever takes next will see it, too
+        except Exception:
+            # A record that cannot be read; its lease runs out, and at last it is quarantined.
+            log.exception("record_unreadable")
+            return None
 
     def _work(self, claim: Claim) -> End:
         """Run what is due; what is returned, when called, ends the claim."""
