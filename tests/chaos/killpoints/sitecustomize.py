@@ -32,14 +32,14 @@ from service import inbox
 
 STEPS = {
     "accept": ("service.inbox", "Inbox", "accept_soon"),
-    "take": ("service.inbox", "Inbox", "take"),
+    "take": ("service.inbox", "Inbox", "take_soon"),
     "link": ("service.inbox", "Inbox", "link"),
     "fetch": ("workers.stripe_api", "StripeApi", "fetch"),
     "handler": ("workers.jobs", "Processor", "_dispatch"),
     "record": ("service.inbox", "Inbox", "record"),
     "renew": ("service.inbox", "Inbox", "renew"),
-    "release": ("service.inbox", "Inbox", "release"),
-    "finish": ("service.inbox", "Inbox", "finish"),
+    "release": ("service.inbox", "Inbox", "release_soon"),
+    "finish": ("service.inbox", "Inbox", "finish_soon"),
     "sweep": ("service.inbox", "Inbox", "sweep"),
 }
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
@@ -128,7 +128,7 @@ def arm(step: str, when: str, nth: int, fault: str) -> None:
 
     @functools.wraps(original)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if step == "accept":
+        if name.endswith("_soon"):
             # What it returns is the step: it asks Redis and waits for the answer.
             return functools.partial(around, original(*args, **kwargs))
         return around(original, *args, **kwargs)
