@@ -8,12 +8,14 @@ Keys (all spelled here, and handed to the scripts by these names):
 =========================== ====== ======= ===================================================
 key                         type   TTL     meaning
 =========================== ====== ======= ===================================================
-iw:evt:<event key>          hash   35 d    the record of an event; TTL only once it is done
+iw:evt:<event key>          hash   -       the record of an event until it is done
+iw:done:<event key>         string 35 d    what is kept of it then, in one line
 iw:due                      zset   -       pending events by the moment to look at them again
 iw:dead                     zset   -       dead events by time of death
 iw:session:<account>:<vs>   string lease   "<event key> <token>": who works on this session
 iw:waiting:<account>:<vs>   list   -       events that found it busy, first come first
-iw:last:<account>:<vs>      string 400 d   kind of the last event of a session that handlers heard
+iw:last:<month>:<xx>        hash   400 d   <account>:<vs> -> kind of the last event of this session
+                                           that handlers heard in that month; <vs> ends in <xx>
 iw:pause                    string itself  why no event is taken for a while
 iw:turn:<what>              string period  some process is on it in this period
 iw:watermark                int    -       since when reconciliation has to look (unix seconds)
@@ -27,7 +29,7 @@ rq:queue:identity           list   -       RQ's queue
 Fields of a record:
 
 =========== ====================================================================================
-state       pending | done | dead; `twin` where this is only another id of an event
+state       pending | dead; `twin` where this is only another id of an event (TTL 35 d once done)
 kind form session created livemode account    the event (service/event.py); its id ends the key
 accepted    when it was accepted; `reopened` when it was last put back
 twin        the key of the same change in its other form (the event worked on, for a `twin`)
@@ -55,6 +57,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import resources
+from itertools import chain
 from typing import Any, Literal, cast, get_args
 
 import redis
@@ -85,14 +88,24 @@ The rest is for working off what is there: at its limit Redis refuses all writes
 
 KEEP_LAST = 400 * 86_400
 """Seconds it is remembered what handlers last heard of a session: past an outage of a year."""
+_MONTHS = 15  # that many, begun, may be remembered
 
 QUEUE = "identity"
-_RECORD, _DUE, _DEAD, _PAUSE = "iw:evt:", "iw:due", "iw:dead", "iw:pause"
+_RECORD, _DONE, _DUE, _DEAD, _PAUSE = "iw:evt:", "iw:done:", "iw:due", "iw:dead", "iw:pause"
 _LAST, _TURN, _WATERMARK = "iw:last:", "iw:turn:", "iw:watermark"
 _QUEUE_KEY = f"rq:queue:{QUEUE}"
 
-_NAMES: dict[str, str | int] = {
+_KEPT = (
+    *("kind", "form", "session", "created", "livemode", "account"),
+    *("accepted", "token", "took", "outcome", "reason", "twin"),
+)
+"""What is kept of a done event: a line of these, in this order, and of `<handler>|...` for each
+field `h:<handler>`. Each ends with a tab. `took` is the milliseconds from accepted to settled."""
+
+_NAMES: dict[str, str | int | tuple[str, ...]] = {
+    "KEPT": _KEPT,
     "RECORD": _RECORD,
+    "DONE": _DONE,
     "SESSION": "iw:session:",
     "WAITING": "iw:waiting:",
     "LAST": _LAST,
@@ -167,8 +180,9 @@ class Progress:
 
     @classmethod
     def parse(cls, text: str) -> Progress:
-        """Read a field `h:<handler>` of a record."""
-        status, attempts, ms, due, reason = text.split("|", 4)
+        """Read a field `h:<handler>` of a record, from which empty parts at the end may be cut."""
+        parts = text.split("|", 4)
+        status, attempts, ms, due, reason = parts + [""] * (5 - len(parts))
         if status not in get_args(Status):
             raise ValueError(f"unknown status {status!r}")
         return cls(cast("Status", status), int(attempts), int(ms), int(due or 0), reason)
@@ -408,11 +422,19 @@ class Inbox:
 
     def find(self, key: str) -> Record | None:
         """Look an event up, by the id of either form."""
-        fields = _fields(self._redis.hgetall(_RECORD + key))
+        fields = self._fields_of(key)
         if fields.get("state") == "twin":
             key = fields["twin"]
-            fields = _fields(self._redis.hgetall(_RECORD + key))
+            fields = self._fields_of(key)
         return Record.read(key, fields) if fields else None
+
+    def _fields_of(self, key: str) -> dict[str, str]:
+        """Return the fields of a record, from wherever it is; none when it is nowhere."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(_RECORD + key)
+            pipe.get(_DONE + key)
+            hash_, line = pipe.execute()
+        return _kept(_text(line)) if line else _fields(hash_)
 
     def records(self, state: State | Literal["all"], limit: int) -> Iterator[Record]:
         """Yield up to `limit` records: pending and dead by time, others in no order."""
@@ -422,9 +444,12 @@ class Inbox:
         elif state == "dead":
             keys = iter(self._redis.zrange(_DEAD, 0, limit - 1, desc=True))  # type: ignore[arg-type]
         else:
-            keys = self._redis.scan_iter(match=_RECORD + "*", count=1000)
+            patterns = [_DONE] if state == "done" else [_RECORD, _DONE]
+            keys = chain.from_iterable(
+                self._redis.scan_iter(match=f"{prefix}*", count=1000) for prefix in patterns
+            )
         for key in keys:
-            name = _text(key).removeprefix(_RECORD)
+            name = _text(key).removeprefix(_RECORD).removeprefix(_DONE)
             record = self.find(name)
             if record and record.key == name and state in {"all", record.state}:
                 yield record
@@ -434,8 +459,14 @@ class Inbox:
 
     def last_kind(self, event: Event) -> str | None:
         """What kind of event handlers last heard of the session of this event."""
-        kind = self._redis.get(f"{_LAST}{event.account or ''}:{event.session}")
-        return None if kind is None else _text(kind)
+        today = datetime.fromtimestamp(self.now(), UTC)
+        months = [today.year * 12 + today.month - 1 - ago for ago in range(_MONTHS)]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for month in months:
+                key = f"{_LAST}{month // 12:04}-{month % 12 + 1:02}:{event.session[-2:]}"
+                pipe.hget(key, f"{event.account or ''}:{event.session}")
+            kinds = pipe.execute()
+        return next((_text(kind) for kind in kinds if kind is not None), None)
 
     def my_turn(self, what: str, period: float) -> bool:
         """Whether this process is the one to do a thing in this period (seconds)."""
@@ -492,9 +523,13 @@ def _source(name: str) -> str:
     """Return a script with all that stands in front of it."""
     folder = resources.files("service") / "lua"
     flags = "#!lua flags=allow-oom\n" if name in _WORKING_OFF else "#!lua\n"
-    names = "".join(f"local {key} = {value!r}\n" for key, value in _NAMES.items())
+    names = "".join(f"local {key} = {_lua(value)}\n" for key, value in _NAMES.items())
     lib, script = ((folder / f"{file}.lua").read_text() for file in ("lib", name))
     return flags + names + lib + script
+
+
+def _lua(value: str | int | tuple[str, ...]) -> str:
+    return f"{{{str(value)[1:-1]}}}" if isinstance(value, tuple) else repr(value)
 
 
 def _result(handler: str, progress: Progress, delay: int) -> tuple[str | int, ...]:
@@ -544,6 +579,17 @@ def _fields(answer: Any) -> dict[str, str]:
     if not isinstance(answer, dict):
         answer = dict(zip(answer[::2], answer[1::2], strict=True))
     return {_text(name): _text(value) for name, value in answer.items()}
+
+
+def _kept(line: str) -> dict[str, str]:
+    """Read the line that is kept of a done event (`line_of` in service/lua/lib.lua)."""
+    parts = line.split("\t")[:-1]
+    fields = {name: part for name, part in zip(_KEPT, parts, strict=False) if part}
+    for part in parts[len(_KEPT) :]:
+        handler, _, text = part.partition("|")
+        fields[f"h:{handler}"] = text
+    settled = int(fields["accepted"]) + int(fields["took"])
+    return fields | {"state": "done", "settled": str(settled)}
 
 
 def _text(value: Any) -> str:

@@ -5,12 +5,11 @@
 --        name, value, ...
 -- Answers new | pending | done | dead | reopened | full
 local key = ARGV[1]
-local fields = redis.call('HMGET', RECORD .. key, 'state', 'twin')
-local state = fields[1]
-if state == 'twin' then
+local state, leads_to = state_of(key)
+if leads_to then
   -- The same change came in the other form and is known under that id.
-  state = redis.call('HGET', RECORD .. fields[2], 'state')
-  if state then key = fields[2] else redis.call('DEL', RECORD .. key) end
+  state = state_of(leads_to)
+  if state then key = leads_to else redis.call('DEL', RECORD .. key) end
 end
 if state and not (state == 'dead' and ARGV[3] == '1') then return state end
 if redis.call('ZCARD', DUE) >= tonumber(ARGV[2]) then return 'full' end

@@ -1,6 +1,6 @@
 -- Stands in front of every script of this folder, behind the names that service/inbox.py gives
--- it: the keys (RECORD, SESSION, WAITING and LAST are prefixes; DUE, DEAD, QUEUE, SEQUENCE, PAUSE,
--- BUDGET) and the times (LEASE, HORIZON, BUSY in ms, KEEP and KEEP_LAST in s) and MAX_LAPSES.
+-- it: the keys (RECORD, DONE, SESSION, WAITING and LAST are prefixes; DUE, DEAD, QUEUE, SEQUENCE,
+-- PAUSE, BUDGET), the times (LEASE, HORIZON, BUSY in ms, KEEP and KEEP_LAST in s), MAX_LAPSES, KEPT.
 --
 -- Times are milliseconds of Redis TIME, the one clock that every lease, horizon and retry is
 -- written and compared with: no node's clock enters.
@@ -50,16 +50,58 @@ end
 -- The name of a session in the keys of its lock and of those who wait for it.
 local function session_name(account, session) return (account or '') .. ':' .. session end
 
+-- The record of an event that is not done: its fields by name, and as Redis lists them.
+local function record_of(key)
+  local list, fields = redis.call('HGETALL', RECORD .. key), {}
+  for i = 1, #list, 2 do fields[list[i]] = list[i + 1] end
+  return fields, list
+end
+
+-- What is kept of a done event, as KEPT says (service/inbox.py).
+local function line_of(fields)
+  local handlers, parts = {}, {}
+  for name, value in pairs(fields) do
+    if string.sub(name, 1, 2) == 'h:' then
+      handlers[#handlers + 1] = string.gsub(string.sub(name, 3) .. '|' .. value, '|+$', '')
+    end
+  end
+  table.sort(handlers)
+  for i, name in ipairs(KEPT) do parts[i] = fields[name] or '' end
+  for i, handler in ipairs(handlers) do parts[#KEPT + i] = handler end
+  for i, part in ipairs(parts) do parts[i] = string.gsub(part, '%c', ' ') .. '\t' end
+  return table.concat(parts)
+end
+
+local function fields_of(line)
+  local fields, i = {}, 0
+  for part in string.gmatch(line, '([^\t]*)\t') do
+    i = i + 1
+    if not KEPT[i] then
+      local name, value = string.match(part, '^([^|]*)|(.*)$')
+      fields['h:' .. name] = value
+    elseif part ~= '' then
+      fields[KEPT[i]] = part
+    end
+  end
+  return fields
+end
+
+-- pending | dead | done, or nothing; and of a `twin` the key it leads to.
+local function state_of(key)
+  local fields = redis.call('HMGET', RECORD .. key, 'state', 'twin')
+  if fields[1] then return fields[1], fields[1] == 'twin' and fields[2] end
+  return redis.call('EXISTS', DONE .. key) == 1 and 'done'
+end
+
 -- What a script has to know of an event that the claim with this token still owns; nil when it
 -- does not.
 local function held(key, token)
-  local fields = redis.call('HMGET', RECORD .. key, 'state', 'token', 'lease', 'account', 'session',
-    'accepted', 'kind', 'twin', 'waits', 'lapses')
-  if fields[1] ~= 'pending' or fields[2] ~= token or not fields[3] then return nil end
+  local fields = record_of(key)
+  if fields.state ~= 'pending' or fields.token ~= token or not fields.lease then return nil end
   return {
-    key = key, token = token, session = session_name(fields[4], fields[5]),
-    accepted = tonumber(fields[6]), kind = fields[7], twin = fields[8],
-    waited = fields[9] or fields[10],
+    key = key, token = token, session = session_name(fields.account, fields.session),
+    accepted = tonumber(fields.accepted), kind = fields.kind, twin = fields.twin,
+    waited = fields.waits or fields.lapses, fields = fields,
   }
 end
 
@@ -89,41 +131,51 @@ local function let_go(event, now)
   end
 end
 
--- End an event. `...`: further fields of the record, name and value.
-local function settle(event, state, outcome, reason, now, ...)
+-- Remember what handlers last heard of a session: by months, and many sessions in one key, which
+-- takes a third of the memory that a key for each would.
+local function heard(event, now)
+  local last = LAST .. string.sub(stamp(now), 1, 7) .. ':' .. string.sub(event.session, -2)
+  redis.call('HSET', last, event.session, event.kind)
+  redis.call('EXPIRE', last, KEEP_LAST)
+end
+
+-- End an event. With a handler: how it fared goes into the record.
+local function settle(event, state, outcome, reason, now, handler, result)
   let_go(event, now)
-  local record = RECORD .. event.key
-  redis.call('HDEL', record, 'lease', 'wake', 'waits', 'lapses', 'reason')
-  redis.call('HSET', record, 'state', state, 'settled', int(now), 'outcome', outcome, ...)
-  if reason ~= '' then redis.call('HSET', record, 'reason', reason) end
   redis.call('ZREM', DUE, event.key)
+  local record = RECORD .. event.key
   if state == 'dead' then
+    redis.call('HDEL', record, 'lease', 'wake', 'waits', 'lapses')
+    redis.call('HSET', record, 'state', state, 'settled', int(now), 'outcome', outcome,
+      'reason', reason)
+    if handler then redis.call('HSET', record, handler, result) end
     redis.call('ZADD', DEAD, int(now), event.key)
     return
   end
-  redis.call('EXPIRE', record, KEEP)
-  if outcome ~= 'superseded' and outcome ~= 'twin' then
-    redis.call('SET', LAST .. event.session, event.kind, 'EX', KEEP_LAST)
-  end
+  local fields = event.fields
+  fields.took, fields.outcome, fields.reason = int(now - event.accepted), outcome, reason
+  if handler then fields[handler] = result end
+  redis.call('SET', DONE .. event.key, line_of(fields), 'EX', KEEP)
+  redis.call('DEL', record)
+  if outcome ~= 'superseded' and outcome ~= 'twin' then heard(event, now) end
   if event.twin then redis.call('EXPIRE', RECORD .. event.twin, KEEP) end
 end
 
 -- Make a settled event pending again. `which`: 'dead' re-runs the handlers that died, 'all' every
 -- one, anything else the handler of that name.
 local function reopen(key, which, now)
-  local record = RECORD .. key
-  local fields = redis.call('HGETALL', record)
-  for i = 1, #fields, 2 do
-    local name, value = fields[i], fields[i + 1]
-    if string.sub(name, 1, 2) == 'h:' and (which == 'all'
-        or (which == 'dead' and string.sub(value, 1, 5) == 'dead|')
-        or 'h:' .. which == name) then
-      redis.call('HDEL', record, name)
-    end
+  local line = redis.call('GET', DONE .. key)
+  local fields = line and fields_of(line) or record_of(key)
+  fields.reason, fields.outcome, fields.settled, fields.took, fields.not_before = nil
+  fields.state, fields.reopened = 'pending', int(now)
+  local list = {}
+  for name, value in pairs(fields) do
+    local again = string.sub(name, 1, 2) == 'h:' and (which == 'all'
+      or (which == 'dead' and string.sub(value, 1, 5) == 'dead|') or 'h:' .. which == name)
+    if not again then list[#list + 1], list[#list + 2] = name, value end
   end
-  redis.call('HDEL', record, 'reason', 'outcome', 'settled', 'not_before', 'lapses', 'waits')
-  redis.call('HSET', record, 'state', 'pending', 'reopened', int(now))
-  redis.call('PERSIST', record)
+  redis.call('DEL', RECORD .. key, DONE .. key)
+  redis.call('HSET', RECORD .. key, unpack(list))
   redis.call('ZREM', DEAD, key)
   wake(key, now)
 end
@@ -133,10 +185,11 @@ end
 -- Answers {state} (done | dead), or {gone | leased | early | busy | quarantined},
 -- or {claimed, key, token, now, the whole record: name, value, ...}; and then the record as a table.
 local function claim(key, now)
-  local record, list, fields = RECORD .. key, redis.call('HGETALL', RECORD .. key), {}
-  for i = 1, #list, 2 do fields[list[i]] = list[i + 1] end
-  if not fields.state or fields.state == 'twin' then return {'gone'} end
-  if fields.state ~= 'pending' then return {fields.state} end
+  local record, fields, list = RECORD .. key, record_of(key)
+  if fields.state ~= 'pending' then
+    local state, leads_to = state_of(key)
+    return {state and not leads_to and state or 'gone'}
+  end
 
   local ends, not_before = tonumber(fields.lease), tonumber(fields.not_before)
   if ends and ends > now then return {'leased'} end

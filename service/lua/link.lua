@@ -6,8 +6,8 @@
 local key, twin = ARGV[1], ARGV[3]
 local event = held(key, ARGV[2])
 if not event then return 'lost' end
-local other = redis.call('HMGET', RECORD .. twin, 'state', 'twin')
-if not other[1] or (other[1] == 'twin' and other[2] == key) then
+local other, leads_to = state_of(twin)
+if not other or leads_to == key then
   redis.call('HSET', RECORD .. twin, 'state', 'twin', 'twin', key)
   redis.call('HSET', RECORD .. key, 'twin', twin)
   return 'first'

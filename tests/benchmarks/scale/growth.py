@@ -132,7 +132,7 @@ def _weigh_pending(server: Server) -> Weight:
         life.repeat(server, commands, MANY)
         _wait_for_rewrite(server)
         total = (_used(client) - before) / MANY
-        unique = f"{MANY // 2:024}"
+        unique = life.unique(MANY // 2)
         job = next(client.scan_iter(f"rq:job:evt_{life.UNIQUE}-*", count=100_000))
         sizes = {
             "record": client.memory_usage(f"iw:evt:evt_{unique}", samples=0),
@@ -150,14 +150,15 @@ def _weigh_settled(server: Server) -> Weight:
         life.repeat(server, commands, SETTLED)
         _wait_for_rewrite(server)
         total = (_used(client) - before) / SETTLED
-        name = life.UNIQUE
+        name = life.unique(SETTLED // 2)
+        (month,) = {key.split(b":")[2].decode() for key in client.scan_iter("iw:last:*")}
+        last = f"iw:last:{month}:{name[-2:]}"
         sizes = {
-            "record with its ledger": client.memory_usage(f"iw:evt:evt_{name}", samples=0),
-            "what its session last heard (iw:last)": client.memory_usage(
-                f"iw:last::vs_{name}", samples=0
-            ),
+            "record with its ledger": client.memory_usage(f"iw:done:evt_{name}", samples=0),
+            "what its session last heard (iw:last)": client.memory_usage(last, samples=0)
+            / client.hlen(last),
         }
-        done = sum(1 for _ in client.scan_iter("iw:evt:*", count=10_000))
+        done = sum(1 for _ in client.scan_iter("iw:done:*", count=10_000))
         assert done == SETTLED + 1
         assert client.zcard("iw:due") == 0
     return _weight(total, sizes)

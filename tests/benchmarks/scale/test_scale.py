@@ -52,11 +52,12 @@ def write(grown: list[Growth], sizes: Sizes, starts: Starts) -> None:
         *_parts("pending", [each.pending for each in grown]),
         *_parts("settled", [each.settled for each in grown]),
         "",
-        "A settled event keeps what a late duplicate, a person or reconciliation may ask for: every"
-        " field in words that can be read with `HGETALL`, and the session's last kind in a key of"
-        " its own, since it outlives the record. To pack the fields into one string, and the last"
-        " kinds of many sessions into one key, would bring it close to the goal; we keep what can"
-        " be read.",
+        "A settled event keeps what a late duplicate, a person or reconciliation may ask for, in"
+        " one line. What its session last heard stands with other sessions of the month, so that it"
+        " is the less the more there are. Where it is more than wanted: each event is a key, with an"
+        " allocation of its own and entries in the tables of keys and of expiries, which Valkey 9"
+        " keeps smaller than Redis 7. Less would mean to keep many events in one key, and to forget"
+        " them by a program of ours.",
         "",
         "### Processes",
         "",

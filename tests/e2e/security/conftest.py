@@ -114,13 +114,11 @@ class System:
         with self.server.client() as client:
 
             def done() -> bool:
-                for key in client.scan_iter("iw:evt:*"):
-                    record = client.hgetall(key)
-                    if record.get(b"session") == session.encode() and record[b"kind"] == (
-                        b"verified"
-                    ):
-                        return record[b"state"] == b"done"
-                return False
+                lines = [client.get(key) or b"" for key in client.scan_iter("iw:done:*")]
+                return any(
+                    line.startswith(b"verified\t") and session.encode() in line.split(b"\t")
+                    for line in lines
+                )
 
             self.wait_until(done, within=within)
 

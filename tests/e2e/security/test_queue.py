@@ -66,7 +66,7 @@ def test_nothing_of_it_runs_and_the_worker_goes_on(system, proof) -> None:
     child = system.worker_child()
     system.settle(system.verify())
     with system.server.client() as client:
-        known = next(iter(client.scan_iter("iw:evt:*"))).decode().removeprefix("iw:evt:")
+        known = next(iter(client.scan_iter("iw:done:*"))).decode().removeprefix("iw:done:")
         forge(client, proof)
         litter(client)
         client.rpush(QUEUE_KEY, f"{known}-999")  # a surplus wake-up: settled, so nothing to do

@@ -370,8 +370,50 @@ def test_a_done_event_is_kept_35_days_and_then_forgotten(inbox, redis) -> None:
     assert 0 <= took < 5
     assert inbox.accept(event()) is Accepted.DONE
     assert claim_of(inbox, "evt_1") is Refused.DONE
-    assert 0 <= module.KEEP - redis.ttl("iw:evt:evt_1") < 5
-    assert not redis.exists("iw:due", "iw:session::vs_1")
+    assert 0 <= module.KEEP - redis.ttl("iw:done:evt_1") < 5
+    assert not redis.exists("iw:due", "iw:session::vs_1", "iw:evt:evt_1")
+
+
+def test_what_is_kept_of_a_done_event_says_the_same(inbox, redis) -> None:
+    inbox.accept(event(account="acct_1"))
+    claim = claimed(inbox, "acct_1-evt_1")
+    inbox.record(claim, "a.one", Progress("skipped", 0, reason="no\tt|ab"))
+    before = inbox.find(claim.event.key)
+    inbox.record_at_end(claim, "b.two", Progress("done", 3))
+    inbox.finish(claim, "done", outcome="needs_input", reason="too\tdark")
+
+    kept = inbox.find(claim.event.key)
+    assert (kept.key, kept.event, kept.accepted) == (before.key, before.event, before.accepted)
+    assert (kept.state, kept.outcome, kept.reason) == ("done", "needs_input", "too dark")
+    assert kept.handlers["a.one"].reason == "no t|ab"
+    assert kept.handlers["b.two"].attempts == 3
+    assert kept.settled_ms is not None
+    assert list(inbox.records("done", 10)) == list(inbox.records("all", 10)) == [kept]
+
+    assert inbox.replay(kept.key, "a.one") == "replayed"
+    again = claimed(inbox, kept.key)
+    assert again.event == claim.event
+    assert int(again.token) > int(claim.token)
+    assert again.progress == {"b.two": kept.handlers["b.two"]}
+    assert not redis.exists(f"iw:done:{kept.key}")
+
+
+def test_what_handlers_last_heard_of_a_session_is_found_in_whichever_month(inbox, redis) -> None:
+    assert inbox.last_kind(event()) is None
+    inbox.accept(event())
+    inbox.finish(claimed(inbox), "done", outcome="verified")
+    (this_month,) = redis.keys("iw:last:*")
+    assert 0 <= module.KEEP_LAST - redis.ttl(this_month) < 5
+    heard = inbox.last_kind(event())
+    assert heard == event().kind
+
+    year = this_month.split(b":")[2][:4]
+    redis.rename(this_month, this_month.replace(year, b"%d" % (int(year) - 1)))
+    assert inbox.last_kind(event()) == heard
+    assert inbox.last_kind(event(session="vs_2")) is None
+    assert inbox.last_kind(event(account="acct_1")) is None
+    redis.hset(this_month, ":vs_1", "canceled")
+    assert inbox.last_kind(event()) == "canceled", "the last one counts"
 
 
 def test_a_dead_event_stays_until_a_person_acts(inbox, redis) -> None:
@@ -417,6 +459,7 @@ def test_a_done_event_can_be_replayed(inbox, redis, which, left) -> None:
     assert inbox.replay("evt_1", which) == "replayed"
     assert set(claimed(inbox).progress) == left
     assert redis.ttl("iw:evt:evt_1") == -1
+    assert not redis.exists("iw:done:evt_1")
 
 
 def test_an_event_that_kills_its_worker_three_times_is_quarantined(inbox, pass_time) -> None:

@@ -311,7 +311,9 @@ class InboxMachine(RuleBasedStateMachine):
     @invariant()
     def only_done_records_expire(self) -> None:
         for key, modelled in self.events.items():
-            assert (self.redis.ttl(f"iw:evt:{key}") > 0) == (modelled.state == "done")
+            is_done = modelled.state == "done"
+            assert (self.redis.ttl(f"iw:done:{key}") > 0) == is_done
+            assert self.redis.ttl(f"iw:evt:{key}") == (-2 if is_done else -1)
 
 
 @pytest.mark.timeout(300)
