@@ -55,9 +55,9 @@ def write(grown: list[Growth], sizes: Sizes, starts: Starts) -> None:
         "A settled event keeps what a late duplicate, a person or reconciliation may ask for, in"
         " one line. What its session last heard stands with other sessions of the month, so that it"
         " is the less the more there are. Where it is more than wanted: each event is a key, with"
-        " an allocation of its own and entries in the tables of keys and of expiries, which Valkey 9"
-        " keeps smaller than Redis 7. Less would mean to keep many events in one key, and to forget"
-        " them by a program of ours.",
+        " an allocation of its own and entries in the tables of keys and of expiries, which"
+        " Valkey 9 keeps smaller than Redis 7. Less would mean to keep many events in one key, and"
+        " to forget them by a program of ours.",
         "",
         "### Processes",
         "",
