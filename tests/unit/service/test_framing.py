@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.app import MAX_BODY
-from service.gunicorn_worker import MAX_HEAD, Incoming, _Answer
+from service.framing import MAX_HEAD, Answer, Incoming
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 SIZED = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
@@ -102,7 +102,7 @@ class TestAnswer:
     def encoded(
         *headers: tuple[str, str], method: str = "POST", status: str = "200 OK"
     ) -> tuple[list[bytes], bytes]:
-        answer = _Answer(SimpleNamespace(method=method))
+        answer = Answer(SimpleNamespace(method=method))
         write = answer.start_response(status, list(headers))
         write(b"so ")
         answer.body += b"be it"
