@@ -52,17 +52,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import resources
 from itertools import chain
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import redis
 
-from service.event import Event, Form, Kind
+from service.event import Event
+from service.record import (
+    KEPT,
+    Claim,
+    Progress,
+    Record,
+    State,
+    event_of,
+    fields_of,
+    kept_fields,
+    progress_of,
+    text_of,
+)
 from service.scripts import Scripts
 
 LEASE = 10.0
@@ -95,15 +107,8 @@ _RECORD, _DONE, _DUE, _DEAD, _PAUSE = "iw:evt:", "iw:done:", "iw:due", "iw:dead"
 _LAST, _TURN, _WATERMARK = "iw:last:", "iw:turn:", "iw:watermark"
 _QUEUE_KEY = f"rq:queue:{QUEUE}"
 
-_KEPT = (
-    *("kind", "form", "session", "created", "livemode", "account"),
-    *("accepted", "token", "took", "outcome", "reason", "twin"),
-)
-"""What is kept of a done event: a line of these, in this order, and of `<handler>|...` for each
-field `h:<handler>`. Each ends with a tab. `took` is the milliseconds from accepted to settled."""
-
 _NAMES: dict[str, str | int | tuple[str, ...]] = {
-    "KEPT": _KEPT,
+    "KEPT": KEPT,
     "RECORD": _RECORD,
     "DONE": _DONE,
     "SESSION": "iw:session:",
@@ -125,9 +130,6 @@ _NAMES: dict[str, str | int | tuple[str, ...]] = {
 # All but taking in new events must go on when Redis is full, or it would never drain.
 _TAKING_IN = ("accept", "replay")
 _WORKING_OFF = ("take", "renew", "record", "release", "finish", "link", "sweep")
-
-State = Literal["pending", "done", "dead"]
-Status = Literal["done", "skipped", "superseded", "retry", "dead"]
 
 
 class Accepted(StrEnum):
@@ -153,112 +155,6 @@ class Refused(StrEnum):
     PAUSED = "paused"
     THROTTLED = "throttled"
     QUARANTINED = "quarantined"
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How one handler fared with one event.
-
-    Attributes:
-        status: `done`, `skipped` (its reason filter did not fit), `superseded`, `retry`, `dead`.
-        attempts: runs so far.
-        ms: milliseconds from accepted to this result.
-        due: for `retry`, when it may run again (milliseconds of Redis TIME).
-        reason: a word or a redacted sentence; never a handler's raw text.
-    """
-
-    status: Status
-    attempts: int = 1
-    ms: int = 0
-    due: int = 0
-    reason: str = ""
-
-    @property
-    def over(self) -> bool:
-        """Whether this handler will not run again for this event."""
-        return self.status != "retry"
-
-    @classmethod
-    def parse(cls, text: str) -> Progress:
-        """Read a field `h:<handler>` of a record, from which empty parts at the end may be cut."""
-        parts = text.split("|", 4)
-        status, attempts, ms, due, reason = parts + [""] * (5 - len(parts))
-        if status not in get_args(Status):
-            raise ValueError(f"unknown status {status!r}")
-        return cls(cast("Status", status), int(attempts), int(ms), int(due or 0), reason)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """An event as the inbox holds it, for people to look at."""
-
-    key: str
-    event: Event
-    state: State
-    accepted: datetime
-    settled_ms: int | None
-    outcome: str
-    reason: str
-    handlers: Mapping[str, Progress]
-
-    @classmethod
-    def read(cls, key: str, fields: Mapping[str, str]) -> Record:
-        """Build it from the fields of the hash."""
-        accepted = int(fields["accepted"])
-        return cls(
-            key=key,
-            event=_event(key, fields),
-            state=cast("State", fields["state"]),
-            accepted=datetime.fromtimestamp(accepted / 1000, UTC),
-            settled_ms=int(fields["settled"]) - accepted if "settled" in fields else None,
-            outcome=fields.get("outcome", ""),
-            reason=fields.get("reason", ""),
-            handlers=_progress(fields),
-        )
-
-
-@dataclass(slots=True)
-class Claim:
-    """An event held by this process until its lease ends.
-
-    Attributes:
-        event: the event.
-        token: the fencing token; the scripts refuse all but the last one given out.
-        progress: how each handler fared so far.
-        waits: releases since anything was done.
-        lapses: claims that ended with their holder's death since anything was done.
-        now: Redis TIME at the last answer, milliseconds.
-        since: when the event was accepted or last re-opened, milliseconds.
-        twin: the key of the same change in its other form, once that is known.
-        lost: set when a renewal was refused: start nothing more.
-        unwritten: the last handler's result, written when the claim is finished or released.
-    """
-
-    event: Event
-    token: str
-    progress: dict[str, Progress]
-    waits: int
-    lapses: int
-    now: int
-    since: int
-    twin: str | None = None
-    lost: bool = False
-    unwritten: tuple[str | int, ...] = ()
-
-    @property
-    def identity(self) -> str:
-        """The key of the change, the same whichever form it came in: that of its snapshot event."""
-        return self.twin or self.event.key
-
-    @property
-    def age(self) -> float:
-        """Seconds since the event was accepted or last re-opened."""
-        return (self.now - self.since) / 1000
-
-    def is_due(self, handler: str) -> bool:
-        """Whether this handler has still to run, and may run now."""
-        progress = self.progress.get(handler)
-        return progress is None or (not progress.over and progress.due <= self.now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +212,7 @@ class Inbox:
         }
         flat: list[str | int] = [part for item in fields.items() for part in item]
         answer = self._scripts.soon("accept", event.key, self._limit, self._reopen_dead, *flat)
-        return lambda: Accepted(_text(answer()))
+        return lambda: Accepted(text_of(answer()))
 
     def take(self, count: int = 1) -> list[Claim | Refused]:
         """Pop up to `count` wake-ups and claim their events, in one step; empty if there is none.
@@ -342,7 +238,7 @@ class Inbox:
         False: the other is known already and is the one; this event is settled as its `twin`, or
         the claim was lost.
         """
-        first = _text(self._run("link", claim.event.key, claim.token, twin)) == "first"
+        first = text_of(self._run("link", claim.event.key, claim.token, twin)) == "first"
         if first:
             claim.twin = twin
         else:
@@ -417,7 +313,7 @@ class Inbox:
 
     def replay(self, key: str, handlers: str = "dead") -> Literal["replayed", "pending", "gone"]:
         """Run a settled event again: its dead handlers, `all` of them, or the one named."""
-        answer = _text(self._run("replay", key, handlers))
+        answer = text_of(self._run("replay", key, handlers))
         return cast('Literal["replayed", "pending", "gone"]', answer)
 
     def find(self, key: str) -> Record | None:
@@ -434,7 +330,7 @@ class Inbox:
             pipe.hgetall(_RECORD + key)
             pipe.get(_DONE + key)
             hash_, line = pipe.execute()
-        return _kept(_text(line)) if line else _fields(hash_)
+        return kept_fields(text_of(line)) if line else fields_of(hash_)
 
     def records(self, state: State | Literal["all"], limit: int) -> Iterator[Record]:
         """Yield up to `limit` records: pending and dead by time, others in no order."""
@@ -449,7 +345,7 @@ class Inbox:
                 self._redis.scan_iter(match=f"{prefix}*", count=1000) for prefix in patterns
             )
         for key in keys:
-            name = _text(key).removeprefix(_RECORD).removeprefix(_DONE)
+            name = text_of(key).removeprefix(_RECORD).removeprefix(_DONE)
             record = self.find(name)
             if record and record.key == name and state in {"all", record.state}:
                 yield record
@@ -466,7 +362,7 @@ class Inbox:
                 key = f"{_LAST}{month // 12:04}-{month % 12 + 1:02}:{event.session[-2:]}"
                 pipe.hget(key, f"{event.account or ''}:{event.session}")
             kinds = pipe.execute()
-        return next((_text(kind) for kind in kinds if kind is not None), None)
+        return next((text_of(kind) for kind in kinds if kind is not None), None)
 
     def my_turn(self, what: str, period: float) -> bool:
         """Whether this process is the one to do a thing in this period (seconds)."""
@@ -475,7 +371,7 @@ class Inbox:
     def watermark(self) -> int | None:
         """Up to when Stripe's events have been compared with the inbox, unix seconds."""
         value = self._redis.get(_WATERMARK)
-        return None if value is None else int(_text(value))
+        return None if value is None else int(text_of(value))
 
     def move_watermark(self, to: int) -> None:
         """Note that everything made before `to` (unix seconds) has been compared."""
@@ -537,63 +433,21 @@ def _result(handler: str, progress: Progress, delay: int) -> tuple[str | int, ..
 
 
 def _claim(answer: Any) -> Claim | Refused:
-    verdict = _text(answer[0])
+    verdict = text_of(answer[0])
     if verdict != "claimed":
         return Refused(verdict)
     _, key, token, now, flat = answer
-    fields = _fields(flat)
+    fields = fields_of(flat)
     return Claim(
-        event=_event(_text(key), fields),
-        token=_text(token),
-        progress=_progress(fields),
+        event=event_of(text_of(key), fields),
+        token=text_of(token),
+        progress=progress_of(fields),
         waits=int(fields.get("waits", 0)),
         lapses=int(fields.get("lapses", 0)),
         twin=fields.get("twin"),
         now=int(now),
         since=int(fields.get("reopened", fields["accepted"])),
     )
-
-
-def _event(key: str, fields: Mapping[str, str]) -> Event:
-    return Event(
-        id=key.rpartition("-")[2],
-        kind=cast("Kind", fields["kind"]),
-        form=cast("Form", fields["form"]),
-        session=fields["session"],
-        created=int(fields["created"]),
-        livemode=fields["livemode"] == "1",
-        account=fields.get("account"),
-    )
-
-
-def _progress(fields: Mapping[str, str]) -> dict[str, Progress]:
-    return {
-        name.removeprefix("h:"): Progress.parse(text)
-        for name, text in fields.items()
-        if name.startswith("h:")
-    }
-
-
-def _fields(answer: Any) -> dict[str, str]:
-    """Read a hash as the client gives it: flat from a script, a dict from HGETALL."""
-    if not isinstance(answer, dict):
-        answer = dict(zip(answer[::2], answer[1::2], strict=True))
-    return {_text(name): _text(value) for name, value in answer.items()}
-
-
-def _kept(line: str) -> dict[str, str]:
-    """Read the line that is kept of a done event (`line_of` in service/lua/lib.lua)."""
-    parts = line.split("\t")[:-1]
-    fields = {name: part for name, part in zip(_KEPT, parts, strict=False) if part}
-    for part in parts[len(_KEPT) :]:
-        handler, _, text = part.partition("|")
-        fields[f"h:{handler}"] = text
-    settled = int(fields["accepted"]) + int(fields["took"])
-    return fields | {"state": "done", "settled": str(settled)}
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _ms(seconds: float) -> int:

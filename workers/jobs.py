@@ -15,8 +15,9 @@ import redis
 from structlog.contextvars import bound_contextvars
 
 from service import connection, logs
-from service.inbox import Claim, Inbox, Progress, Refused
+from service.inbox import Inbox, Refused
 from service.metrics import Metrics
+from service.record import Claim, Progress
 from service.settings import Settings
 from workers.apart import Failed, OwnProcess
 from workers.router import Discard, Handler, Retry, Router, backoff, place

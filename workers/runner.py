@@ -38,8 +38,9 @@ from rq import Queue, SimpleWorker
 from rq.exceptions import DequeueTimeout, StopRequested
 
 from service import connection, logs, process
-from service.inbox import QUEUE, Claim, Inbox
+from service.inbox import QUEUE, Inbox
 from service.metrics import Metrics
+from service.record import Claim
 from service.settings import Settings
 from workers import plugins
 from workers.jobs import Processor

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 import redis
 
 from service import logs
-from service.inbox import LEASE, Claim, Inbox
+from service.inbox import LEASE, Inbox
+from service.record import Claim
 from workers.router import Handler
 
 GRACE = 25.0

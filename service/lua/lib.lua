@@ -57,7 +57,7 @@ local function record_of(key)
   return fields, list
 end
 
--- What is kept of a done event, as KEPT says (service/inbox.py).
+-- What is kept of a done event, as KEPT says (service/record.py).
 local function line_of(fields)
   local handlers, parts = {}, {}
   for name, value in pairs(fields) do

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.inbox import Inbox, Record
+from service.inbox import Inbox
+from service.record import Record
 from tests.chaos.system import (
     HANDLERS,
     Sandbox,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from service.inbox import QUEUE, Claim, Inbox, Refused
+from service.inbox import QUEUE, Inbox, Refused
+from service.record import Claim
 
 
 def claim_of(inbox: Inbox, key: str) -> Claim | Refused:

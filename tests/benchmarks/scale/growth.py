@@ -10,7 +10,8 @@ from statistics import median
 
 from redis import Redis
 
-from service.inbox import Claim, Inbox, Progress
+from service.inbox import Inbox
+from service.record import Claim, Progress
 from tests.benchmarks import machine
 from tests.benchmarks.machine import Server
 from tests.benchmarks.scale import life

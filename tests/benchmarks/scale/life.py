@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from redis import Redis
 
 from service.event import Event
-from service.inbox import Claim, Inbox, Progress
+from service.inbox import Inbox
+from service.record import Claim, Progress
 from tests.benchmarks.machine import Server
 
 HANDLERS = ("audit.log_event", "accounts.grant_access", "mail.say_it_went_well")

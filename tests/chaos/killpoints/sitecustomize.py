@@ -28,7 +28,7 @@ from typing import Any
 import redis
 from redis.connection import AbstractConnection
 
-from service import inbox
+from service import inbox, record
 
 STEPS = {
     "accept": ("service.inbox", "Inbox", "accept_soon"),
@@ -121,7 +121,7 @@ def arm(step: str, when: str, nth: int, fault: str) -> None:
             fire(step, when, fault)
         answer = call(*args, **kwargs)
         # A take that took nothing is not the step.
-        counts = step != "take" or any(isinstance(each, inbox.Claim) for each in answer)
+        counts = step != "take" or any(isinstance(each, record.Claim) for each in answer)
         if when == "after" and counts and next(calls) == nth and first_to_fire():
             fire(step, when, fault)
         return answer

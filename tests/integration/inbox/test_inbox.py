@@ -10,7 +10,8 @@ import redis as redis_py
 
 from service import inbox as module
 from service.event import Event
-from service.inbox import Accepted, Claim, Inbox, Progress, Refused
+from service.inbox import Accepted, Inbox, Refused
+from service.record import Claim, Progress
 from tests.integration.claims import claim_of
 
 

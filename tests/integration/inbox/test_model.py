@@ -16,17 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from redis import Redis
 
 from service.event import Event
-from service.inbox import (
-    BUSY_DELAY,
-    HORIZON,
-    LEASE,
-    MAX_LAPSES,
-    Accepted,
-    Claim,
-    Inbox,
-    Progress,
-    Refused,
-)
+from service.inbox import BUSY_DELAY, HORIZON, LEASE, MAX_LAPSES, Accepted, Inbox, Refused
+from service.record import Claim, Progress
 from tests.integration.claims import claim_of
 
 STEP = 5.0

@@ -18,8 +18,9 @@ from stripe.identity import VerificationSession
 
 from service import logs
 from service.event import Event, Kind
-from service.inbox import Accepted, Inbox, Record, Refused
+from service.inbox import Accepted, Inbox, Refused
 from service.metrics import Metrics
+from service.record import Record
 from service.settings import Settings
 from tests.conftest import CANARY, Processes, Traces, wait_until
 from workers import jobs, router, stripe_api

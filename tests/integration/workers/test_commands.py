@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from service.__main__ import main as service_main
 from service.event import Event
-from service.inbox import Accepted, Claim, Inbox, Progress
+from service.inbox import Accepted, Inbox
+from service.record import Claim, Progress
 from tests.conftest import ROOT, free_port
 from tests.integration.claims import claim_of
 from workers.__main__ import main as workers_main

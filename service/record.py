@@ -1,0 +1,174 @@
+"""What the inbox holds of an event, as this process sees it: read from what Redis gives. No I/O.
+
+The fields of a record stand in service/inbox.py, which asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, cast, get_args
+
+from service.event import Event, Form, Kind
+
+KEPT = (
+    *("kind", "form", "session", "created", "livemode", "account"),
+    *("accepted", "token", "took", "outcome", "reason", "twin"),
+)
+"""What is kept of a done event: a line of these, in this order, and of `<handler>|...` for each
+field `h:<handler>`. Each ends with a tab. `took` is the milliseconds from accepted to settled."""
+
+State = Literal["pending", "done", "dead"]
+Status = Literal["done", "skipped", "superseded", "retry", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How one handler fared with one event.
+
+    Attributes:
+        status: `done`, `skipped` (its reason filter did not fit), `superseded`, `retry`, `dead`.
+        attempts: runs so far.
+        ms: milliseconds from accepted to this result.
+        due: for `retry`, when it may run again (milliseconds of Redis TIME).
+        reason: a word or a redacted sentence; never a handler's raw text.
+    """
+
+    status: Status
+    attempts: int = 1
+    ms: int = 0
+    due: int = 0
+    reason: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether this handler will not run again for this event."""
+        return self.status != "retry"
+
+    @classmethod
+    def parse(cls, text: str) -> Progress:
+        """Read a field `h:<handler>` of a record, from which empty parts at the end may be cut."""
+        parts = text.split("|", 4)
+        status, attempts, ms, due, reason = parts + [""] * (5 - len(parts))
+        if status not in get_args(Status):
+            raise ValueError(f"unknown status {status!r}")
+        return cls(cast("Status", status), int(attempts), int(ms), int(due or 0), reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An event as the inbox holds it, for people to look at."""
+
+    key: str
+    event: Event
+    state: State
+    accepted: datetime
+    settled_ms: int | None
+    outcome: str
+    reason: str
+    handlers: Mapping[str, Progress]
+
+    @classmethod
+    def read(cls, key: str, fields: Mapping[str, str]) -> Record:
+        """Build it from the fields of the hash."""
+        accepted = int(fields["accepted"])
+        return cls(
+            key=key,
+            event=event_of(key, fields),
+            state=cast("State", fields["state"]),
+            accepted=datetime.fromtimestamp(accepted / 1000, UTC),
+            settled_ms=int(fields["settled"]) - accepted if "settled" in fields else None,
+            outcome=fields.get("outcome", ""),
+            reason=fields.get("reason", ""),
+            handlers=progress_of(fields),
+        )
+
+
+@dataclass(slots=True)
+class Claim:
+    """An event held by this process until its lease ends.
+
+    Attributes:
+        event: the event.
+        token: the fencing token; the scripts refuse all but the last one given out.
+        progress: how each handler fared so far.
+        waits: releases since anything was done.
+        lapses: claims that ended with their holder's death since anything was done.
+        now: Redis TIME at the last answer, milliseconds.
+        since: when the event was accepted or last re-opened, milliseconds.
+        twin: the key of the same change in its other form, once that is known.
+        lost: set when a renewal was refused: start nothing more.
+        unwritten: the last handler's result, written when the claim is finished or released.
+    """
+
+    event: Event
+    token: str
+    progress: dict[str, Progress]
+    waits: int
+    lapses: int
+    now: int
+    since: int
+    twin: str | None = None
+    lost: bool = False
+    unwritten: tuple[str | int, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """The key of the change, the same whichever form it came in: that of its snapshot event."""
+        return self.twin or self.event.key
+
+    @property
+    def age(self) -> float:
+        """Seconds since the event was accepted or last re-opened."""
+        return (self.now - self.since) / 1000
+
+    def is_due(self, handler: str) -> bool:
+        """Whether this handler has still to run, and may run now."""
+        progress = self.progress.get(handler)
+        return progress is None or (not progress.over and progress.due <= self.now)
+
+
+def event_of(key: str, fields: Mapping[str, str]) -> Event:
+    """Read the event itself, whose id ends the key."""
+    return Event(
+        id=key.rpartition("-")[2],
+        kind=cast("Kind", fields["kind"]),
+        form=cast("Form", fields["form"]),
+        session=fields["session"],
+        created=int(fields["created"]),
+        livemode=fields["livemode"] == "1",
+        account=fields.get("account"),
+    )
+
+
+def progress_of(fields: Mapping[str, str]) -> dict[str, Progress]:
+    """Read how each handler fared."""
+    return {
+        name.removeprefix("h:"): Progress.parse(text)
+        for name, text in fields.items()
+        if name.startswith("h:")
+    }
+
+
+def fields_of(answer: Any) -> dict[str, str]:
+    """Read a hash as the client gives it: flat from a script, a dict from HGETALL."""
+    if not isinstance(answer, dict):
+        answer = dict(zip(answer[::2], answer[1::2], strict=True))
+    return {text_of(name): text_of(value) for name, value in answer.items()}
+
+
+def kept_fields(line: str) -> dict[str, str]:
+    """Read the line that is kept of a done event (made by `line_of` in service/lua/lib.lua)."""
+    parts = line.split("\t")[:-1]
+    fields = {name: part for name, part in zip(KEPT, parts, strict=False) if part}
+    for part in parts[len(KEPT) :]:
+        handler, _, text = part.partition("|")
+        fields[f"h:{handler}"] = text
+    settled = int(fields["accepted"]) + int(fields["took"])
+    return fields | {"state": "done", "settled": str(settled)}
+
+
+def text_of(value: Any) -> str:
+    """Return an answer of Redis as text."""
+    return value.decode() if isinstance(value, bytes) else str(value)
