@@ -22,8 +22,7 @@ import stripe
 from deploy.local import API_KEY, LOOPBACK, Failure, Processes, everything, free_port
 from service import connection
 from service.event import Kind
-from service.inbox import Inbox
-from service.record import Record
+from service.inbox import Inbox, Record
 from service.settings import Settings
 from service.text import table
 

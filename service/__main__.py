@@ -10,8 +10,7 @@ import click
 import redis
 
 from service import connection
-from service.inbox import Inbox
-from service.record import Record
+from service.inbox import Inbox, Record
 from service.settings import Settings, SettingsError
 from service.text import table
 

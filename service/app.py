@@ -33,7 +33,7 @@ from werkzeug.exceptions import HTTPException
 from service import connection, logs, metrics, signature
 from service.connection import UnsafeRedis
 from service.event import Event, MalformedEvent
-from service.inbox import Accepted, Inbox
+from service.inbox import AcceptResult, Inbox, keys
 from service.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -188,19 +188,11 @@ class Receiver:
     def _accept(self, event: Event) -> Callable[[], Answer]:
         try:
             self.check_redis()
-            accepted = self._inbox.accept_soon(event)
+            answer: str = self._inbox.accept(event)
         except (redis.RedisError, UnsafeRedis):
             log.exception("redis_failed", event_id=event.id)
-            return partial(self._answer, "redis_failed", event)
-        return partial(self._answer_when, accepted, event)
-
-    def _answer_when(self, accepted: Callable[[], Accepted], event: Event) -> Answer:
-        try:
-            answer = accepted().value
-        except redis.RedisError:
-            log.exception("redis_failed", event_id=event.id)
             answer = "redis_failed"
-        return self._answer(answer, event)
+        return partial(self._answer, answer, event)
 
     def readyz(self) -> tuple[dict[str, Any], int]:
         """Whether deliveries would be accepted now, and if not, why."""
@@ -208,7 +200,7 @@ class Receiver:
         try:
             if not self._settings.accept_redis_loss:
                 faults += connection.loss_faults(self.redis)
-            self.redis.set("iw:probe", 1, ex=60)
+            self.redis.set(keys.PROBE, 1, ex=60)
             if self._inbox.room() <= 0:
                 faults.append("the inbox is at its limit (INBOX_LIMIT): are the workers running?")
         except redis.RedisError as error:
@@ -225,7 +217,7 @@ class Receiver:
         return Response(text, content_type=CONTENT_TYPE_LATEST)
 
     def _answer(self, answer: str, event: Event | None) -> Answer:
-        status = 503 if answer in {Accepted.FULL, "redis_failed"} else 200
+        status = 503 if answer in {AcceptResult.FULL, "redis_failed"} else 200
         self._metrics.count("deliveries", answer)
         if event is not None:
             log.info(

@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings
 
 from service import logs
 from service.event import KINDS, Kind
-from service.record import Progress
+from service.inbox import Progress
 from workers.verification import SENSITIVE, Verification
 
 RETRY_BASE = 2.0

@@ -34,7 +34,7 @@ def test_they_hold() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        ("service/inbox.py", "import workers.jobs", "The receiver never imports the workers"),
+        ("service/inbox/inbox.py", "import workers.jobs", "The receiver never imports the workers"),
         ("service/app.py", "import sandbox.state", "The receiver never imports the workers"),
         ("workers/jobs.py", "import sandbox.state", "The workers do not import the sandbox"),
         ("sandbox/state.py", "import service.event", "The sandbox shares nothing"),

@@ -6,7 +6,8 @@ from rq import Queue
 from rq.job import Job
 
 from service.event import Event
-from service.inbox import QUEUE, Inbox
+from service.inbox import Inbox
+from service.inbox.keys import QUEUE
 
 EVENT = Event("evt_1", "verified", "snapshot", "vs_1", 1_700_000_000, livemode=False)
 TIMES = {"created_at", "enqueued_at"}

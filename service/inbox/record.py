@@ -1,6 +1,6 @@
 """What the inbox holds of an event, as this process sees it: read from what Redis gives. No I/O.
 
-The fields of a record stand in service/inbox.py, which asks for them.
+The fields of a record stand in service/inbox/keys.py.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def fields_of(answer: Any) -> dict[str, str]:
 
 
 def kept_fields(line: str) -> dict[str, str]:
-    """Read the line that is kept of a done event (made by `line_of` in service/lua/lib.lua)."""
+    """Read the line that is kept of a done event (made by `line_of` in lua/lib.lua)."""
     parts = line.split("\t")[:-1]
     fields = {name: part for name, part in zip(KEPT, parts, strict=False) if part}
     for part in parts[len(KEPT) :]:

@@ -1,0 +1,29 @@
+"""The inbox: the durable record of every event, in Redis. What others use of it stands here."""
+
+from service.inbox.inbox import Inbox
+from service.inbox.pipeline import (
+    AcceptResult,
+    Limits,
+    Pipeline,
+    Refused,
+    Reply,
+    Swept,
+    save_progress_at_end,
+)
+from service.inbox.record import Claim, Progress, Record, State, Status
+
+__all__ = [
+    "AcceptResult",
+    "Claim",
+    "Inbox",
+    "Limits",
+    "Pipeline",
+    "Progress",
+    "Record",
+    "Refused",
+    "Reply",
+    "State",
+    "Status",
+    "Swept",
+    "save_progress_at_end",
+]
