@@ -62,7 +62,7 @@ from typing import Any, Literal, cast
 
 import redis
 
-from service.event import Event
+from identity_webhooks.event import Event
 from service.record import (
     KEPT,
     Claim,

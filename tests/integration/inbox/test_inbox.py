@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis as redis_py
 
+from identity_webhooks.event import Event
 from service import inbox as module
-from service.event import Event
 from service.inbox import Accepted, Inbox, Refused
 from service.record import Claim, Progress
 from tests.integration.claims import claim_of

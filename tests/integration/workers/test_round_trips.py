@@ -10,10 +10,11 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
+from identity_webhooks import Verification, on
 from service.inbox import QUEUE
 from service.metrics import KEY as METRICS
 from tests.conftest import Server
-from workers import Verification, on, runner
+from workers import runner
 
 
 @on("verified")
