@@ -30,9 +30,10 @@ from flask import Flask, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
 
+from identity_webhooks.event import Event
 from service import connection, logs, metrics, signature
 from service.connection import UnsafeRedis
-from service.event import Event, MalformedEvent
+from service.event import MalformedEvent, parse
 from service.inbox import AcceptResult, Inbox, keys
 from service.settings import Settings, SettingsError
 
@@ -179,7 +180,7 @@ class Receiver:
                 body, header, self._secrets, now=now, tolerance=self._tolerance
             )
             self._metrics.count("verified_with", secret.name)
-            return Event.parse(body)
+            return parse(body)
         except signature.SignatureError as error:
             raise Refusal(400, error.code, _HINTS[error.code]) from None
         except MalformedEvent as error:

@@ -14,21 +14,16 @@ from typing import Literal, cast
 import redis
 from structlog.contextvars import bound_contextvars
 
+from identity_webhooks.handlers import Discard, Retry
+from identity_webhooks.verification import Outcome, Sensitive, Verification
 from service import connection, logs
 from service.inbox import Claim, Inbox, Progress, Refused, Reply, save_progress_at_end
 from service.metrics import Metrics
 from service.settings import Settings
 from workers.apart import Failed, OwnProcess
-from workers.router import Discard, Handler, Retry, Router, backoff, place
+from workers.router import Handler, Router, backoff, place
 from workers.stripe_api import StripeApi, StripeFailure
-from workers.verification import (
-    SENSITIVE_WINDOW,
-    Facts,
-    Outcome,
-    Sensitive,
-    Verification,
-    standing,
-)
+from workers.verification import SENSITIVE_WINDOW, Facts, standing
 from workers.watch import Stop, Watch
 
 FETCH_CAP = 60.0

@@ -20,12 +20,14 @@ from dataclasses import dataclass, field
 import redis
 import stripe
 
+from identity_webhooks.event import Event
+from identity_webhooks.verification import Outcome
 from service import logs
-from service.event import Event, kind_of
+from service.event import kind_of
 from service.inbox import AcceptResult, Inbox
 from service.settings import Settings
 from workers.stripe_api import StripeApi, StripeFailure
-from workers.verification import Outcome, event_kind
+from workers.verification import event_kind
 from workers.watch import Stop
 
 PERIOD = 300.0

@@ -16,7 +16,7 @@ from typing import Literal
 
 import redis
 
-from service.event import Event
+from identity_webhooks.event import Event
 from service.inbox import keys
 from service.inbox.connections import Connections
 from service.inbox.pipeline import AcceptResult, Limits, Pipeline, Refused, Replayed, Swept, to_ms

@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 import redis
 
-from service.event import Event
+from identity_webhooks.event import Event
 from service.inbox.record import Claim, Progress, event_of, fields_of, progress_of, text_of
 from service.inbox.scripts import Scripts
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast, get_args
 
-from service.event import Event, Form, Kind
+from identity_webhooks.event import Event, Form, Kind
 
 KEPT = (
     *("kind", "form", "session", "created", "livemode", "account"),

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from redis import Redis
 
-from service.event import Event
+from identity_webhooks.event import Event
 from service.inbox import Claim, Inbox, Progress
 from tests.benchmarks.machine import Server
 

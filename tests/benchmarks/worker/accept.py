@@ -8,7 +8,7 @@ import time
 
 from redis import Redis
 
-from service.event import Event
+from identity_webhooks.event import Event
 from service.inbox import AcceptResult, Inbox
 
 

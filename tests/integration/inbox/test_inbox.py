@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis as redis_py
 
-from service.event import Event
+from identity_webhooks.event import Event
 from service.inbox import (
     AcceptResult,
     Claim,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from redis import Redis
 
-from service.event import Event
+from identity_webhooks.event import Event
 from service.inbox import AcceptResult, Claim, Inbox, Progress, Refused
 from service.inbox.keys import BUSY_DELAY, HORIZON, LEASE, MAX_LAPSES
 from tests.integration.claims import claim_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rq import Queue
 from rq.job import Job
 
-from service.event import Event
+from identity_webhooks.event import Event
 from service.inbox import Inbox
 from service.inbox.keys import QUEUE
 

@@ -16,8 +16,8 @@ import structlog
 from redis import Redis
 from stripe.identity import VerificationSession
 
+from identity_webhooks.event import Event, Kind
 from service import logs
-from service.event import Event, Kind
 from service.inbox import AcceptResult, Inbox, Record, Refused
 from service.metrics import Metrics
 from service.settings import Settings

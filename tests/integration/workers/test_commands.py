@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from identity_webhooks.event import Event
 from service.__main__ import main as service_main
-from service.event import Event
 from service.inbox import AcceptResult, Claim, Inbox, Progress
 from tests.conftest import ROOT, free_port
 from tests.integration.claims import claim_of

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from service.event import Event
+from identity_webhooks.event import Event
 from service.inbox import AcceptResult, Inbox
 from tests.conftest import wait_until
 
 PLUGIN = """
 import logging, threading, warnings
-from workers import Verification, on
+from identity_webhooks import Verification, on
 
 @on("*", retries=0)
 def quoting(v: Verification) -> None:

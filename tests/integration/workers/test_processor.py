@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from service.event import Event
+from identity_webhooks import Discard, Retry, Verification, on
+from identity_webhooks.event import Event
 from service.inbox import AcceptResult, Inbox, Pipeline, Refused
 from tests.conftest import CANARY, free_port
-from workers import Discard, Retry, Verification, http, jobs, on, stripe_api
+from workers import http, jobs, stripe_api
 from workers.stripe_api import StripeApi
 
 DOB = "verified_outputs.dob"

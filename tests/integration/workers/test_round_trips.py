@@ -10,9 +10,10 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
+from identity_webhooks import Verification, on
 from service.inbox.keys import METRICS, QUEUE
 from tests.conftest import Server
-from workers import Verification, on, runner
+from workers import runner
 
 
 @on("verified")

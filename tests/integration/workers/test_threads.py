@@ -10,9 +10,9 @@ from functools import partial
 import pytest
 from redis import Redis
 
-from service.event import Event
+from identity_webhooks import Verification, on
+from identity_webhooks.event import Event
 from tests.conftest import wait_until
-from workers import Verification, on
 from workers.jobs import Processor
 from workers.runner import Threads
 

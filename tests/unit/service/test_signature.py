@@ -313,7 +313,7 @@ DIFFERENCES = [
     ),
     Difference(
         "body that is not UTF-8, signed",
-        "the signature is over bytes; that it is no event is for Event.parse to say",
+        "the signature is over bytes; that it is no event is for service.event to say",
         theirs="crashed",
         ours="accepted",
         header=sign(NOT_UTF8, OLD, now=NOW),
