@@ -34,6 +34,7 @@ PERIOD = 1.0
 COUNTERS: dict[str, tuple[tuple[str, ...], str]] = {
     "deliveries": (("answer",), "Deliveries by answer: new, pending, done, dead, reopened, ..."),
     "refusals": (("reason",), "Deliveries refused: signature, header, body, size."),
+    "unknown_paths": (("method",), "Requests to paths that do not exist, by method."),
     "verified_with": (("secret",), "Deliveries by the signing secret that fitted."),
     "claims": (("answer",), "Wake-ups by what claiming the event answered."),
     "fetches": (("result",), "Fetches from Stripe by result: ok, or the kind of failure."),

@@ -339,7 +339,7 @@ def _wait_for_redis(settings: Settings, stop: Stop) -> bool:
     while not stop.requested:
         try:
             with connection.connect(settings) as client:
-                connection.require_safe(client, settings)
+                connection.require_safe(client.info(), settings)
         except redis.RedisError as error:
             log.warning("redis_unreachable", error=type(error).__name__, delay_s=delay)
             time.sleep(delay)

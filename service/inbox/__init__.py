@@ -1,6 +1,6 @@
 """The inbox: the durable record of every event, in Redis. What others use of it stands here."""
 
-from service.inbox.inbox import Inbox
+from service.inbox.inbox import Inbox, memory_is_short
 from service.inbox.pipeline import (
     AcceptResult,
     Limits,
@@ -25,5 +25,6 @@ __all__ = [
     "State",
     "Status",
     "Swept",
+    "memory_is_short",
     "save_progress_at_end",
 ]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import redis
 
@@ -190,6 +190,10 @@ class Inbox:
         """The time by the clock of Redis, unix seconds."""
         return int(self._redis.time()[0])
 
+    def probe(self) -> None:
+        """Write a key, which shows that Redis can be written."""
+        self._redis.set(keys.PROBE, 1, ex=60)
+
     def room(self) -> int:
         """How many more events would be taken in; 0 when Redis is short of memory."""
         if self._is_short_of_memory():
@@ -217,7 +221,11 @@ class Inbox:
     def _is_short_of_memory(self) -> bool:
         if time.monotonic() >= self._next_probe:
             self._next_probe = time.monotonic() + MEMORY_PROBE
-            memory = self._redis.info("memory")
-            room = memory.get("maxmemory") or math.inf
-            self._short_of_memory = memory["used_memory"] / room >= MEMORY_LIMIT
+            self._short_of_memory = memory_is_short(self._redis.info("memory"))
         return self._short_of_memory
+
+
+def memory_is_short(info: Mapping[str, Any]) -> bool:
+    """Whether Redis is so full, by its INFO, that no new event is accepted."""
+    room = int(info.get("maxmemory", 0)) or math.inf
+    return int(info.get("used_memory", 0)) / room >= MEMORY_LIMIT

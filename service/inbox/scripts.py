@@ -72,11 +72,17 @@ class Scripts:
 
         (https://redis.io/docs/latest/develop/reference/protocol-spec/)
         """
-        parts = [b"*%d\r\n" % (len(args) + 3), self._heads[name]]
-        for arg in args:
-            data = str(arg).encode()
-            parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-        return b"".join(parts)
+        return b"*%d\r\n%b%b" % (len(args) + 3, self._heads[name], _pack(args))
+
+
+def pack_command(*parts: str | int) -> bytes:
+    """Return any other command as Redis reads it."""
+    return b"*%d\r\n%b" % (len(parts), _pack(parts))
+
+
+def _pack(parts: tuple[str | int, ...]) -> bytes:
+    data = [str(part).encode() for part in parts]
+    return b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in data])
 
 
 def _head(source: str) -> bytes:
