@@ -132,6 +132,7 @@ class Client(asyncio.Protocol):
 
     def drop(self) -> None:
         """End the connection at once. May be called twice."""
+        self._http.close()
         self._count(0)
         self._transport.abort()
 

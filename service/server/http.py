@@ -168,6 +168,7 @@ class HttpConnection:
     def close(self) -> None:
         """Read no more; what waits is still answered. May be called twice."""
         self.closing = True
+        self._partial = None
 
     def respond(self, exchange: Exchange, response: Response) -> None:
         """Give the response to a request. It is sent when all earlier ones are."""
@@ -246,8 +247,11 @@ class HttpConnection:
             self._stop(Refusal(400, "chunks_in_http_1_0"))
         if length > MAX_BODY:
             self._stop(Refusal(413, "body_too_large"))
-        if self._parser.get_method() == b"CONNECT":
+        method = self._parser.get_method()
+        if method == b"CONNECT":
             self._stop(Refusal(405, "unknown_method"))
+        if partial.target == b"*" and method != b"OPTIONS":
+            self._stop(Refusal(400, "bad_target"))
         if self._parser.should_upgrade() and (coding or length):
             self._stop(Refusal(400, "upgrade_with_body"))
         expected = b",".join(headers.get(b"expect", [])).lower()

@@ -217,12 +217,12 @@ class RedisLink:
 
     def _probed(self, replies: list[Any]) -> Iterator[str]:
         info, pending, written = replies
-        if isinstance(info, Exception):
-            yield f"Redis cannot be reached ({type(info).__name__})"
-            return
-        self._judge(connection.parse_info(info))
+        if not isinstance(info, Exception):
+            self._judge(connection.parse_info(info))
         if isinstance(self.trouble, UnsafeRedis):
             yield from str(self.trouble).splitlines()
+        elif isinstance(info, Exception):
+            yield f"Redis cannot be reached ({type(info).__name__})"
         if isinstance(written, Exception):
             word = str(written).partition(" ")[0]
             yield f"Redis cannot be written ({word})"

@@ -43,6 +43,9 @@ TICK = 0.25
 HEARTBEAT = 1.0
 """Seconds between two signs of life to gunicorn's master."""
 
+ACCEPT_AT_ONCE = 8
+"""Connections accepted in one turn of the loop, at most."""
+
 ACCEPT_PAUSE = 0.5
 """Seconds no connection is accepted after the process ran out of file descriptors."""
 
@@ -129,8 +132,13 @@ class _Server:
         while self._listening:
             self._loop.remove_reader(self._listening.pop().fileno())
 
-    def _accept(self, listener: socket.socket) -> bool:
-        """Accept one connection: one, so that processes get about as many each."""
+    def _accept(self, listener: socket.socket) -> None:
+        """Accept a few connections: few, so that processes get about as many each."""
+        for _ in range(ACCEPT_AT_ONCE):
+            if not self._accept_one(listener):
+                return
+
+    def _accept_one(self, listener: socket.socket) -> bool:
         if not self._make_room():
             self._pause_listening()  # until a client leaves (`_keep_house`)
             return False
@@ -298,7 +306,7 @@ class _Server:
         self._pause_listening()
         for listener in listeners:
             # What the kernel has accepted for us would be reset with the listener.
-            while self._accept(listener):
+            while self._accept_one(listener):
                 pass
             listener.close()
         ends = self._loop.time() + LAST_SECONDS

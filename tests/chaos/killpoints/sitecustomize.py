@@ -126,6 +126,47 @@ def arm(step: str, when: str, nth: int, fault: str) -> None:
     setattr(owner, name, wrapped)
 
 
+def arm_link(when: str, nth: int, fault: str) -> None:
+    """Arm the step of the web process: accepting, over the connection in its event loop."""
+    from service.server.redis_link import RedisLink  # noqa: PLC0415 (only where it is run)
+
+    send, receive = RedisLink.send, RedisLink._receive
+    calls = itertools.count(1)
+    lose_next_reply = False
+
+    def struck(link: RedisLink) -> None:
+        nonlocal lose_next_reply
+        if fault in SIGNALS:
+            fire("accept", when, fault)
+        elif fault == "cut":
+            network.cut_until = time.monotonic() + 1
+            link._connection_lost(redis.ConnectionError("cut by the kill point"))
+        else:
+            lose_next_reply = True
+
+    def spoiled_send(self: RedisLink, pipe: Pipeline, done: Callable[[], None]) -> None:
+        strikes = "accept" in pipe.names and next(calls) == nth and first_to_fire()
+
+        def spoiled_done() -> None:
+            if strikes and when == "after":
+                struck(self)
+            done()
+
+        send(self, pipe, spoiled_done)
+        if strikes and when == "before":
+            struck(self)
+
+    def spoiled_receive(self: RedisLink, reply: Any) -> None:
+        nonlocal lose_next_reply
+        if lose_next_reply:
+            lose_next_reply = False
+            self._connection_lost(redis.ConnectionError("the reply was lost by the kill point"))
+            return
+        receive(self, reply)
+
+    RedisLink.send, RedisLink._receive = spoiled_send, spoiled_receive  # type: ignore[method-assign]
+
+
 def claimed(pipe: Pipeline) -> bool:
     """Whether a pipeline that was sent has claimed an event."""
     replies = zip(pipe.names, pipe._replies, strict=True)
@@ -148,4 +189,7 @@ if point := os.environ.get("KILLPOINT"):
     named_step, named_when, number, named_fault = point.split(":")
     for spoiled_method in ("connect", "send_packed_command", "read_response"):
         spoil(spoiled_method)
-    arm(named_step, named_when, int(number), named_fault)
+    if named_step == "accept":
+        arm_link(named_when, int(number), named_fault)
+    else:
+        arm(named_step, named_when, int(number), named_fault)

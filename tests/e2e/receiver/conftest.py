@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import socket
 import subprocess
@@ -157,9 +158,31 @@ def gunicorn() -> tuple[str, ...]:
     return GUNICORN
 
 
-def started(processes, port: int, secret: str, **env: str) -> Receiver:
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "any_server: holds under other servers than ours, too")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server_class" in metafunc.fixturenames:
+        anywhere = metafunc.definition.get_closest_marker("any_server")
+        classes = SERVER_CLASSES if anywhere else SERVER_CLASSES[:1]
+        metafunc.parametrize("server_class", classes, scope="session")
+
+
+SERVER_CLASSES = ("loop", "gthread")
+"""Our worker class, and the stock one of gunicorn that `any_server` tests run under as well."""
+
+
+def started(processes, port: int, secret: str, server_class: str, **env: str) -> Receiver:
     """Start gunicorn as the Procfile does, and wait until it answers."""
-    process, log = processes.python(*GUNICORN, "--bind", f"127.0.0.1:{port}", env=env)
+    other = () if server_class == "loop" else ("--worker-class", server_class)
+    bind = ("--bind", f"127.0.0.1:{port}")
+    return serving(processes, port, secret, *GUNICORN, *bind, *other, **env)
+
+
+def serving(processes, port: int, secret: str, *command: str, **env: str) -> Receiver:
+    """Start a server of the application, and wait until it answers."""
+    process, log = processes.python(*command, env=env)
     receiver = Receiver(port, secret, process)
     deadline = time.monotonic() + 60
     while True:
@@ -174,12 +197,20 @@ def started(processes, port: int, secret: str, **env: str) -> Receiver:
 
 
 @pytest.fixture(scope="session")
-def session_receiver(session_processes, server, environment, traces, free_port) -> Receiver:
-    secret = environment["STRIPE_WEBHOOK_SECRET"]
-    env = environment | {"REDIS_URL": server.url, "WEB_CONCURRENCY": "2"}
-    receiver = started(session_processes, free_port(), secret, **env)
-    traces.watch(lambda: metrics_page(receiver))
-    return receiver
+def session_receivers(
+    session_processes, server, environment, traces, free_port
+) -> Callable[[str], Receiver]:
+    """Return the receiver of the session under a server class, started when first asked for."""
+
+    @functools.cache
+    def session_receiver(server_class: str) -> Receiver:
+        secret = environment["STRIPE_WEBHOOK_SECRET"]
+        env = environment | {"REDIS_URL": server.url, "WEB_CONCURRENCY": "2"}
+        receiver = started(session_processes, free_port(), secret, server_class, **env)
+        traces.watch(lambda: metrics_page(receiver))
+        return receiver
+
+    return session_receiver
 
 
 def metrics_page(receiver: Receiver) -> Iterator[tuple[str, bytes]]:
@@ -190,21 +221,35 @@ def metrics_page(receiver: Receiver) -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.fixture
-def receiver(session_receiver: Receiver, redis) -> Receiver:  # empties the inbox
+def receiver(session_receivers, server_class: str, redis) -> Receiver:  # empties the inbox
     """Two gunicorn workers on the session's server, with an empty inbox."""
-    return session_receiver
+    return session_receivers(server_class)
 
 
 @pytest.fixture
-def new_receiver(processes, environment, free_port) -> Callable[..., Receiver]:
+def new_receiver(processes, environment, server_class, free_port) -> Callable[..., Receiver]:
     """Start a receiver of the test's own: `new_receiver(REDIS_URL=..., INBOX_LIMIT="3")`."""
 
     def new_receiver(**env: str | None) -> Receiver:
         env = environment | {"WEB_CONCURRENCY": "1"} | env
         given = {name: value for name, value in env.items() if value is not None}
-        return started(processes, free_port(), environment["STRIPE_WEBHOOK_SECRET"], **given)
+        secret = environment["STRIPE_WEBHOOK_SECRET"]
+        return started(processes, free_port(), secret, server_class, **given)
 
     return new_receiver
+
+
+@pytest.fixture
+def serve(processes, environment, free_port, server, redis) -> Callable[..., Receiver]:
+    """Start any server: `serve("-m", "waitress", ...)`; `{port}` stands for the port."""
+
+    def serve(*command: str) -> Receiver:
+        port = free_port()
+        env = environment | {"REDIS_URL": server.url}
+        parts = [part.format(port=port) for part in command]
+        return serving(processes, port, environment["STRIPE_WEBHOOK_SECRET"], *parts, **env)
+
+    return serve
 
 
 @pytest.fixture

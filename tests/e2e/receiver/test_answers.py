@@ -12,6 +12,8 @@ import requests
 PAGES = ["/healthz", "/readyz", "/metrics"]
 PENDING = "identity_webhooks_pending_events"
 
+pytestmark = pytest.mark.any_server
+
 
 def pending(receiver) -> int:
     """Read the number of pending events off the metrics page."""

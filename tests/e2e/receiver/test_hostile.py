@@ -78,6 +78,7 @@ def nothing_taken_in(receiver, stored):
     assert receiver.get("/readyz").status_code == 200
 
 
+@pytest.mark.any_server
 class TestSignatures:
     @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
     def test_refused(self, receiver, header) -> None:
@@ -134,6 +135,7 @@ class TestSignatures:
         assert receiver.post(body, header, "Content-Encoding: gzip").status == 400
 
 
+@pytest.mark.any_server
 class TestSignedButNoEvent:
     @pytest.mark.parametrize(
         "body",
@@ -201,6 +203,7 @@ class TestSignedButNoEvent:
         redis.flushdb()
 
 
+@pytest.mark.any_server
 class TestSize:
     def exact(self, receiver, size: int) -> bytes:
         body = receiver.event(type="charge.succeeded")

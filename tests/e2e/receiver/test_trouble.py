@@ -9,6 +9,8 @@ import pytest
 PATIENCE = 2.0
 """Seconds within which a sender gets its answer, whatever Redis does."""
 
+pytestmark = pytest.mark.any_server
+
 
 @pytest.fixture
 def server(new_server):

@@ -1,0 +1,157 @@
+"""No client ends a process, none makes another wait, and a Redis in trouble holds nobody."""
+
+from __future__ import annotations
+
+import re
+import selectors
+import socket
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 2.5
+"""Seconds: the worst answer a good client may get."""
+
+
+def workers_of(master: subprocess.Popen[bytes]) -> set[int]:
+    children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text()
+    return set(map(int, children.split()))
+
+
+@pytest.mark.parametrize("size", [700, 2000])
+def test_a_crowd_beside_a_redis_that_freezes(size, new_receiver, new_server, processes) -> None:
+    server = new_server()
+    receiver = new_receiver(REDIS_URL=server.url, WEB_CONCURRENCY="2", LOG_LEVEL="error")
+    while len(before := workers_of(receiver.process)) < 2:
+        time.sleep(0.05)
+    processes.python("tests/e2e/receiver/crowd.py", str(receiver.port), str(size))
+    number, worst = 0, 0.0
+    statuses = set()
+    for frozen in (False, True, False):
+        if frozen:
+            server.freeze()
+        ends = time.monotonic() + 5
+        while time.monotonic() < ends:
+            number += 1
+            answer = receiver.deliver(receiver.event(f"evt_{number}"))
+            statuses.add((frozen, answer.status))
+            worst = max(worst, answer.seconds)
+            if frozen:
+                assert receiver.get("/healthz").status_code == 200
+        if frozen:
+            server.thaw()
+    assert statuses <= {(False, 200), (True, 503), (True, 200), (False, 503)}
+    assert {(False, 200), (True, 503)} <= statuses
+    assert worst < PATIENCE
+    assert workers_of(receiver.process) == before
+
+
+def deliveries(receiver, count: int) -> list[socket.socket]:
+    """Send as many deliveries at once, each on a connection of its own."""
+    sockets: list[socket.socket] = []
+    for number in range(count):
+        body = receiver.event(f"evt_{number}")
+        header = f"Stripe-Signature: {receiver.sign(body)}"
+        one = receiver.connect()
+        one.sendall(receiver.request(body, f"Content-Length: {len(body)}", header))
+        sockets.append(one)
+    return sockets
+
+
+def answers(sockets: list[socket.socket], within: float) -> list[int | None]:
+    """Return the status that each was answered with, None for one that was not in time."""
+    statuses: dict[socket.socket, int | None] = dict.fromkeys(sockets)
+    ends = time.monotonic() + within
+    with selectors.DefaultSelector() as selector:
+        for one in sockets:
+            selector.register(one, selectors.EVENT_READ)
+        while selector.get_map() and (left := ends - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                selector.unregister(key.fileobj)
+                data = key.fileobj.recv(4096)
+                statuses[key.fileobj] = int(data.split()[1]) if data else None
+    for one in sockets:
+        one.close()
+    return list(statuses.values())
+
+
+HEAD = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n"
+
+
+class Trouble:
+    """What may become of Redis while deliveries are under way."""
+
+    @staticmethod
+    def freeze(server, **_: object) -> None:
+        server.freeze()
+
+    @staticmethod
+    def stop(server, **_: object) -> None:
+        server.stop()
+
+    @staticmethod
+    def lose_the_name(server, names: Path, **_: object) -> None:
+        names.touch()
+        server.stop()
+
+
+@pytest.mark.parametrize("trouble", ["freeze", "stop", "lose_the_name"])
+def test_500_deliveries_under_way_when_redis_goes(
+    trouble, new_receiver, new_server, tmp_path, processes
+) -> None:
+    server, names = new_server(), tmp_path / "names-hang"
+    receiver = new_receiver(
+        REDIS_URL=server.url.replace("127.0.0.1", "slow.test"),
+        PYTHONPATH="tests/data/slow_names",
+        SLOW_NAMES_WHILE=str(names),
+    )
+    assert receiver.deliver(receiver.event("evt_first")).status == 200
+    with ThreadPoolExecutor(1) as aside:
+        getattr(Trouble, trouble)(server=server, names=names)
+        sending = time.monotonic()
+        sockets = deliveries(receiver, 500)
+        sent = time.monotonic()
+        told = aside.submit(answers, sockets, PATIENCE)
+        while not told.done():
+            began = time.monotonic()
+            assert receiver.get("/healthz").status_code == 200
+            assert time.monotonic() - began < 1.0, "the loop waits for nobody"
+            time.sleep(0.02)
+        statuses = told.result()
+    assert set(statuses) == {503}
+    assert time.monotonic() - sent < PATIENCE, f"sent in {sent - sending:.1f} s"
+    ready = time.monotonic()
+    assert receiver.get("/readyz").status_code == 503
+    assert time.monotonic() - ready < PATIENCE
+    names.unlink(missing_ok=True)
+    server.thaw() if trouble == "freeze" else server.start()
+    ends = time.monotonic() + 15
+    while receiver.deliver(receiver.event("evt_last")).status != 200:
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+
+
+def test_memory_is_bounded_by_what_is_kept(new_receiver, new_server) -> None:
+    receiver = new_receiver(REDIS_URL=new_server().url)
+    (worker,) = workers_of(receiver.process)
+
+    def resident() -> int:
+        status = Path(f"/proc/{worker}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) // 1024
+
+    before = resident()
+    body = HEAD + b"Content-Length: 262144\r\n\r\n" + b"x" * 250_000
+    held = []
+    for _ in range(600):
+        one = receiver.connect()
+        with suppress(OSError):
+            one.sendall(body)
+        held.append(one)
+    assert receiver.deliver(receiver.event()).status == 200
+    assert resident() - before < 100, "of 150 MB that were sent"
+    for one in held:
+        one.close()

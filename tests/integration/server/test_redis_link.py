@@ -1,0 +1,218 @@
+"""The connection to Redis inside the loop, on a real server that breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+import redis as redis_py
+from redis import Redis
+
+from identity_webhooks.event import Event
+from service.inbox import AcceptResult, Reply
+from service.limits import ACCEPT_DEADLINE
+from service.server.redis_link import PROBE_PERIOD, RedisLink
+from service.settings import Settings
+from tests.chaos.proxy import Proxy
+from tests.conftest import Server
+
+Accept = Callable[..., Awaitable[AcceptResult]]
+
+
+def event(number: int = 1) -> Event:
+    return Event(f"evt_{number}", "verified", "snapshot", "vs_1", 1_700_000_000, livemode=False)
+
+
+def with_link(
+    use: Callable[[RedisLink, Accept], Awaitable[None]], url: str, **changes: object
+) -> None:
+    """Run `use` in a loop with a link, and a coroutine that accepts one event through it."""
+
+    async def run() -> None:
+        link = RedisLink(Settings(redis_url=url, **changes))
+
+        async def accept(number: int = 1) -> AcceptResult:
+            done = asyncio.Event()
+            pipe = link.pipeline()
+            reply: Reply[AcceptResult] = pipe.accept(event(number))
+            link.send(pipe, done.set)
+            await asyncio.wait_for(done.wait(), 10)
+            return reply.result()
+
+        try:
+            await use(link, accept)
+        finally:
+            link.close()
+
+    asyncio.run(run())
+
+
+async def faults(link: RedisLink) -> list[str]:
+    told: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+    link.check(told.set_result)
+    return await asyncio.wait_for(told, 10)
+
+
+async def until(accept: Accept, number: int, expected: set[AcceptResult]) -> None:
+    ends = time.monotonic() + 15
+    while True:
+        try:
+            assert await accept(number) in expected
+        except redis_py.RedisError:
+            assert time.monotonic() < ends
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
+def test_what_is_sent_at_once_is_answered_in_order(server: Server, redis: Redis) -> None:
+    async def use(_: RedisLink, accept: Accept) -> None:
+        numbers = [1, 2, 1, 3]
+        results = await asyncio.gather(*(accept(number) for number in numbers))
+        assert results == ["new", "new", "pending", "new"]
+
+    with_link(use, server.url)
+    assert redis.zcard("iw:due") == 3
+
+
+def test_a_server_that_forgot_the_scripts(server: Server, redis: Redis) -> None:
+    async def use(_: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        redis.script_flush()
+        results = await asyncio.gather(*(accept(number) for number in range(2, 9)))
+        assert set(results) == {AcceptResult.NEW}
+
+    with_link(use, server.url)
+
+
+def test_a_connection_that_broke_is_opened_anew_and_nothing_is_refused(
+    server: Server, redis: Redis
+) -> None:
+    async def use(_: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        for number in range(2, 6):
+            proxy.drop_reply()
+            # The reply was lost: it was accepted, and sending it again finds that.
+            assert await accept(number) in {AcceptResult.NEW, AcceptResult.PENDING}
+            await asyncio.to_thread(proxy.cut)
+            assert await accept(number) is AcceptResult.PENDING
+
+    with Proxy(server.port) as proxy:
+        with_link(use, f"redis://127.0.0.1:{proxy.port}/0")
+    assert redis.zcard("iw:due") == 5
+
+
+def test_a_server_that_hangs_is_waited_for_once(new_server: Callable[..., Server]) -> None:
+    own = new_server()
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        own.freeze()
+        began = time.monotonic()
+        tries = await asyncio.gather(*map(accept, range(2, 500)), return_exceptions=True)
+        assert all(isinstance(each, redis_py.TimeoutError) for each in tries)
+        assert time.monotonic() - began < ACCEPT_DEADLINE + 0.5
+        began = time.monotonic()
+        with pytest.raises(redis_py.TimeoutError):
+            await accept()
+        assert time.monotonic() - began < 0.1, "at once, until it has answered"
+        (fault,) = await faults(link)
+        assert "cannot be reached" in fault
+        own.thaw()
+        await until(accept, 2, {AcceptResult.NEW, AcceptResult.PENDING})
+        assert await faults(link) == []
+
+    with_link(use, own.url)
+
+
+def test_a_hang_is_noticed_while_nothing_is_delivered(new_server: Callable[..., Server]) -> None:
+    own = new_server()
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        own.freeze()
+        await asyncio.sleep(PROBE_PERIOD + ACCEPT_DEADLINE + 0.5)
+        assert isinstance(link.trouble, redis_py.TimeoutError)
+        own.thaw()
+
+    with_link(use, own.url)
+
+
+def test_a_server_that_stays_away_and_comes_back(new_server: Callable[..., Server]) -> None:
+    own = new_server()
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        await asyncio.to_thread(own.stop)
+        with pytest.raises(redis_py.RedisError):
+            await accept(2)
+        await asyncio.to_thread(own.start)
+        await until(accept, 2, {AcceptResult.NEW})
+        assert await faults(link) == []
+
+    with_link(use, own.url)
+
+
+def test_a_primary_that_became_a_replica_gets_nothing_more(
+    new_server: Callable[..., Server],
+) -> None:
+    own = new_server()
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        with own.client() as admin:
+            admin.replicaof("127.0.0.1", "1")
+            with pytest.raises(redis_py.RedisError):
+                await accept(2)
+            assert any("replica" in fault for fault in await faults(link))
+            admin.replicaof("NO", "ONE")
+        await until(accept, 2, {AcceptResult.NEW})
+
+    with_link(use, own.url)
+
+
+def test_one_that_loses_events_from_now_on_gets_nothing_more(
+    new_server: Callable[..., Server],
+) -> None:
+    own = new_server()
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        with own.client() as admin:
+            admin.config_set("appendonly", "no")
+            assert any("append-only" in fault for fault in await faults(link))
+            with pytest.raises(redis_py.ConnectionError):
+                await accept(2)
+            admin.config_set("appendonly", "yes")
+            assert await faults(link) == []
+        assert await accept(2) is AcceptResult.NEW
+
+    with_link(use, own.url)
+
+
+def test_short_of_memory_what_is_known_is_still_acknowledged(
+    new_server: Callable[..., Server],
+) -> None:
+    own = new_server()
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        with own.client() as admin:
+            admin.config_set("maxmemory", int(admin.info("memory")["used_memory"] * 1.1))
+            assert any("memory" in fault for fault in await faults(link))
+        assert await accept() is AcceptResult.PENDING
+        assert await accept(2) is AcceptResult.FULL
+
+    with_link(use, own.url)
+
+
+def test_above_the_limit(server: Server, redis: Redis) -> None:
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept(1) is AcceptResult.NEW
+        assert await accept(2) is AcceptResult.FULL
+        assert await accept(1) is AcceptResult.PENDING
+        assert any("INBOX_LIMIT" in fault for fault in await faults(link))
+
+    with_link(use, server.url, inbox_limit=1)
