@@ -110,7 +110,9 @@ def _parse(header: str) -> tuple[str, list[bytes]]:
     candidates: list[bytes] = []
     entries = 0
     for item in header.split(","):
-        scheme, _, value = item.partition("=")
+        scheme, equals, value = item.partition("=")
+        if not equals and scheme in {"t", "v1"}:
+            raise MalformedHeader(f"{scheme} has no value")
         if scheme == "t":
             timestamps.append(value)
         elif scheme == "v1":

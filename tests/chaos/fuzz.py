@@ -108,7 +108,8 @@ class Sender:
     def _fits(self, case: Case, status: int | None) -> bool:
         if case.must == "taken":
             return status == 200
-        if status is None or 400 <= status < 500:
+        # 501 is HTTP's word for an unknown transfer coding, 505 for another version (RFC 9112).
+        if status is None or 400 <= status < 500 or status in {501, 505}:
             return True
         return case.must == "judged" and status == 200 and is_signed(case, self._secret)
 

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
@@ -336,6 +337,12 @@ class TestAgainstTheSDK:
         assert sdk.verdict(row.body, row.header) == row.theirs
         assert our_verdict(row.body, row.header) == row.ours
         assert row.applies(row.body, row.header)
+
+    def test_the_page_lists_them(self) -> None:
+        rows = [f"| {row.name} | {row.theirs} | {row.ours} | {row.why} |" for row in DIFFERENCES]
+        table = "\n".join(["| header or body | SDK | here | why |", "|---|---|---|---|", *rows])
+        page = (Path(__file__).parents[3] / "docs/security.md").read_text(encoding="utf-8")
+        assert f"<!-- differences -->\n{table}\n<!-- end -->" in page, table
 
     def test_deliberate_difference_tolerance_none_or_zero(self, sdk: SDK) -> None:
         # They skip the age check then; for us 0 is the strictest tolerance.
