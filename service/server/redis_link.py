@@ -148,15 +148,18 @@ class RedisLink:
                 self.trouble = result
             self._loop.call_later(RETRY_PERIOD, self._open)
             return
-        self._connection = _Connection(
-            result.connection, self._loop, self._receive, self._connection_lost
-        )
+        self._connection = _Connection(result.connection, self._loop, self._receive, self._lost)
         self._judge(result.info)
         waiting, self._unsent = self._unsent, deque()
         for sent in waiting:
             self._send(sent)
 
-    def _connection_lost(self, error: Exception) -> None:
+    def _lost(self, lost: _Connection, error: Exception) -> None:
+        """Note that a connection broke: perhaps one that is given up already."""
+        if lost is self._connection:
+            self._connect_anew(error)
+
+    def _connect_anew(self, error: Exception) -> None:
         """Connect again at once; what is not answered yet is sent again then."""
         if self._connection is None:
             return
@@ -173,10 +176,10 @@ class RedisLink:
     def _receive(self, reply: Any) -> None:
         if isinstance(reply, redis.exceptions.NoScriptError | redis.ReadOnlyError):
             # It restarted without scripts, or is a primary no longer: connect anew.
-            self._connection_lost(reply)
+            self._connect_anew(reply)
             return
         if not self._in_flight:
-            self._connection_lost(redis.InvalidResponse("a reply that nobody asked for"))
+            self._connect_anew(redis.InvalidResponse("a reply that nobody asked for"))
             return
         self._replies.append(reply)
         if len(self._replies) == self._in_flight[0].count:
@@ -277,7 +280,7 @@ class _Connection:
         opened: AbstractConnection,
         loop: asyncio.AbstractEventLoop,
         receive: Callable[[Any], None],
-        lost: Callable[[Exception], None],
+        lost: Callable[[_Connection, Exception], None],
     ) -> None:
         self._opened = opened  # closes the socket when it is collected
         # redis-py has no public way to its socket (tests/integration/server/test_contracts.py).
@@ -319,7 +322,7 @@ class _Connection:
             return
         except OSError as error:
             # From the loop, not from within whoever asked.
-            self._loop.call_soon(self._lost, error)
+            self._loop.call_soon(self._lost, self, error)
         self._loop.remove_writer(self._file)
 
     def _read(self) -> None:
@@ -327,7 +330,7 @@ class _Connection:
             while True:
                 data = self._socket.recv(65_536)
                 if not data:
-                    self._lost(ConnectionResetError("Redis closed the connection"))
+                    self._lost(self, ConnectionResetError("Redis closed the connection"))
                     return
                 self._reader.feed(data)
                 while not self._closed:
@@ -341,7 +344,7 @@ class _Connection:
         except _WOULD_BLOCK:
             return
         except (OSError, redis.InvalidResponse) as error:
-            self._lost(error)
+            self._lost(self, error)
 
 
 def _refusal(text: str) -> redis.RedisError:

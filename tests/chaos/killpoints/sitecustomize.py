@@ -140,7 +140,7 @@ def arm_link(when: str, nth: int, fault: str) -> None:
             fire("accept", when, fault)
         elif fault == "cut":
             network.cut_until = time.monotonic() + 1
-            link._connection_lost(redis.ConnectionError("cut by the kill point"))
+            link._connect_anew(redis.ConnectionError("cut by the kill point"))
         else:
             lose_next_reply = True
 
@@ -160,7 +160,7 @@ def arm_link(when: str, nth: int, fault: str) -> None:
         nonlocal lose_next_reply
         if lose_next_reply:
             lose_next_reply = False
-            self._connection_lost(redis.ConnectionError("the reply was lost by the kill point"))
+            self._connect_anew(redis.ConnectionError("the reply was lost by the kill point"))
             return
         receive(self, reply)
 
