@@ -226,7 +226,7 @@ class RedisLink:
             yield from str(self.trouble).splitlines()
         elif isinstance(info, Exception):
             yield f"Redis cannot be reached ({type(info).__name__})"
-        if isinstance(written, Exception):
+        if isinstance(written, Exception) and not isinstance(info, Exception):
             word = str(written).partition(" ")[0]
             yield f"Redis cannot be written ({word})"
         if self._memory_is_short:
