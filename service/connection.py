@@ -22,7 +22,7 @@ class UnsafeRedis(Exception):
 def connect(settings: Settings, **options: Any) -> redis.Redis:
     """Return a client with explicit timeouts and one retry, for the Redis of the settings.
 
-    One retry, since a pooled connection may be stale; every script of the inbox is idempotent.
+    One retry, since a pooled connection may be stale; every script of the inbox may be asked twice.
     """
     url = settings.redis_url.get_secret_value()
     if url.startswith("rediss://") and not settings.redis_tls_verify:

@@ -19,7 +19,16 @@ import redis
 from service.event import Event
 from service.inbox import keys
 from service.inbox.connections import Connections
-from service.inbox.pipeline import AcceptResult, Limits, Pipeline, Refused, Replayed, Swept, to_ms
+from service.inbox.pipeline import (
+    AcceptResult,
+    Limits,
+    Pipeline,
+    Refused,
+    Replayed,
+    Swept,
+    Unanswered,
+    to_ms,
+)
 from service.inbox.record import Claim, Progress, Record, State, fields_of, kept_fields, text_of
 from service.inbox.scripts import Scripts, sources
 
@@ -45,6 +54,7 @@ class Inbox:
         self._full = Limits(0, reopen_dead, api_rate)
         self._scripts = Scripts(sources())
         self._connections = Connections(client, self._scripts)
+        self._unanswered = Unanswered()
         self._next_probe, self._short_of_memory = 0.0, False
 
     @contextmanager
@@ -53,14 +63,14 @@ class Inbox:
 
         The replies are there after the block. What fails is raised where a reply is read.
         """
-        pipe = Pipeline(self._scripts, self._limits)
+        pipe = Pipeline(self._scripts, self._limits, self._unanswered)
         yield pipe
         self._connections.send(pipe)
 
     def accept(self, event: Event) -> AcceptResult:
         """Store the event once and wake a worker for it, in one round trip.
 
-        A second call, or a retry after a lost reply, changes nothing. Every five seconds one call
+        A second call changes nothing. Every five seconds one call
         also asks how full Redis is; above `MEMORY_LIMIT` only events that are known are accepted.
         """
         limits = self._full if self._is_short_of_memory() else self._limits

@@ -16,6 +16,7 @@ iw:turn:<task>              string period  held by the process that does the tas
 iw:watermark                int    -       since when reconciliation has to look (unix seconds)
 iw:accounts                 zset   -       the same for each connected account that an event came
                                            from; 0 while it was not looked through yet
+iw:answer:<nonce>           string 5 s     what a script answered, for whoever did not get it
 iw:budget                   int    5 s     until when the rate of API calls is used up (ms)
 iw:seq                      int    -       number of the last wake-up
 iw:metrics                  hash   -       counters (service/metrics.py)
@@ -69,12 +70,17 @@ KEEP_LAST = 400 * 86_400
 MONTHS_KEPT = 15
 """Calendar months that `KEEP_LAST` can touch."""
 
+KEEP_ANSWER = 5.0
+"""Seconds the answer of a script is kept for whoever did not get it and asks again, which happens
+within two seconds (`TIMEOUT` in service/connection.py), or when the worker claims next."""
+
 QUEUE = "identity"
 """RQ's name of the queue."""
 
 RECORD, DONE, DUE, DEAD = "iw:evt:", "iw:done:", "iw:due", "iw:dead"
 SESSION, WAITING, LAST = "iw:session:", "iw:waiting:", "iw:last:"
 PAUSE, TURN, BUDGET, SEQUENCE = "iw:pause", "iw:turn:", "iw:budget", "iw:seq"
+ANSWER = "iw:answer:"
 WATERMARK, ACCOUNTS = "iw:watermark", "iw:accounts"
 METRICS, PROBE = "iw:metrics", "iw:probe"
 JOB, QUEUE_KEY = "rq:job:", f"rq:queue:{QUEUE}"

@@ -5,15 +5,20 @@
         claimed = pipe.claim(1)
     finished.result(), claimed.result()
 
-Each change is one Lua script (service/inbox/lua), so it happens whole or not at all, and may be
-asked for twice.
+Each change is one Lua script (service/inbox/lua), so it happens whole or not at all. Each has a
+nonce, so that a pipeline whose reply was lost may be sent again: it happens once, and the answer is
+that of the first time.
 """
 
 from __future__ import annotations
 
+import secrets
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import redis
@@ -82,10 +87,14 @@ class Reply(Generic[T]):
     def __init__(self, read: Callable[[Any], T]) -> None:
         self._read = read
         self._raw: Any = _UNSENT
+        self.when_lost: Callable[[], None] | None = None
+        """Called when the command was sent and no reply came."""
 
     def set(self, raw: Any) -> None:
         """Keep the raw reply of Redis, or the exception in its place."""
         self._raw = raw
+        if self.when_lost and isinstance(raw, redis.ConnectionError | redis.TimeoutError):
+            self.when_lost()
 
     def result(self) -> T:
         """Return what Redis answered.
@@ -104,11 +113,52 @@ class Reply(Generic[T]):
 _UNSENT = object()
 
 
+def _nonce() -> str:
+    return secrets.token_urlsafe(9)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A claim of up to `count` events, which was asked for by its nonce."""
+
+    count: int
+    nonce: str = field(default_factory=_nonce)
+
+
+class Unanswered:
+    """Claims to which no reply came. For any thread.
+
+    They may have happened. Whoever claims next asks for the same, and gets the events that would
+    otherwise wait for the end of a lease that nobody has.
+    """
+
+    def __init__(self) -> None:
+        self._asks: deque[Ask] = deque()
+
+    def add(self, ask: Ask) -> None:
+        """Note a claim that was not answered."""
+        self._asks.append(ask)
+
+    def take(self, count: int) -> Ask | None:
+        """Return one that whoever can take `count` events may ask for again, and forget it."""
+        for _ in range(len(self._asks)):
+            with suppress(IndexError):  # another thread was first
+                ask = self._asks.popleft()
+                if ask.count <= count:
+                    return ask
+                self._asks.append(ask)
+        return None
+
+
 class Pipeline:
     """Commands in the order in which they were asked for."""
 
-    def __init__(self, scripts: Scripts, limits: Limits) -> None:
+    def __init__(
+        self, scripts: Scripts, limits: Limits, unanswered: Unanswered | None = None
+    ) -> None:
+        """Take the claims that were not answered, to ask for them again."""
         self._scripts, self._limits = scripts, limits
+        self._unanswered = Unanswered() if unanswered is None else unanswered
         self._commands: list[bytes] = []
         self._replies: list[Reply[Any]] = []
         self.names: list[str] = []
@@ -150,7 +200,10 @@ class Pipeline:
         A trailing PAUSED or THROTTLED means that no further event was claimed. A claim whose last
         holder died is the last one: an event claimed with it might die with it.
         """
-        return self._add(_claims, "claim", count, self._limits.api_rate)
+        asked = self._unanswered.take(count) or Ask(count)
+        reply = self._add(_claims, "claim", count, self._limits.api_rate, nonce=asked.nonce)
+        reply.when_lost = partial(self._unanswered.add, asked)
+        return reply
 
     def renew(self, claim: Claim) -> Reply[bool]:
         """Extend the lease; False when the claim was lost, which is also noted in it."""
@@ -221,10 +274,12 @@ class Pipeline:
         """Run a settled event again: its dead handlers, `all` of them, or the one named."""
         return self._add(lambda raw: cast("Replayed", text_of(raw)), "replay", key, handlers)
 
-    def _add(self, read: Callable[[Any], T], name: str, *args: str | int) -> Reply[T]:
+    def _add(
+        self, read: Callable[[Any], T], name: str, *args: str | int, nonce: str = ""
+    ) -> Reply[T]:
         reply = Reply(read)
         self.names.append(name)
-        self._commands.append(self._scripts.command(name, *args))
+        self._commands.append(self._scripts.command(name, nonce or _nonce(), *args))
         self._replies.append(reply)
         return reply
 

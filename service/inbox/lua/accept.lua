@@ -1,6 +1,5 @@
 -- Store an event once, and wake a worker for it: the record, the moment to look again and the RQ
--- job are written together or not at all. Asked again (a duplicate, or a retry after a lost
--- reply) it changes nothing.
+-- job are written together or not at all. A duplicate changes nothing.
 -- ARGV   key, limit of pending events, reopen dead ones (1 or 0), account or '', then the fields of
 --        the record: name, value, ...
 -- Answers new | pending | done | dead | reopened | full
@@ -11,8 +10,8 @@ if leads_to then
   state = state_of(leads_to)
   if state then key = leads_to else redis.call('DEL', RECORD .. key) end
 end
-if state and not (state == 'dead' and ARGV[3] == '1') then return state end
-if redis.call('ZCARD', DUE) >= tonumber(ARGV[2]) then return 'full' end
+if state and not (state == 'dead' and ARGV[3] == '1') then return state, true end
+if redis.call('ZCARD', DUE) >= tonumber(ARGV[2]) then return 'full', true end
 
 local now = now_ms()
 if state then

@@ -8,7 +8,7 @@
 -- last holder died; the last one may be {paused} while there is a pause, or {throttled} when the
 -- rate is used up.
 local flags = redis.call('MGET', PAUSE, BUDGET)
-if flags[1] then return {{'paused'}} end
+if flags[1] then return {{'paused'}}, true end
 local rate, now, answers = tonumber(ARGV[2]), now_ms(), {}
 local full = rate > 0 and math.max(now, tonumber(flags[2]) or 0)
 while #answers < tonumber(ARGV[1]) do
@@ -30,4 +30,4 @@ while #answers < tonumber(ARGV[1]) do
   if fields and fields.lapses then break end
 end
 if full and full > now then redis.call('SET', BUDGET, int(full), 'PX', 5000) end
-return answers
+return answers, #answers == 0

@@ -1,7 +1,7 @@
 -- Stands in front of every script of this folder, behind the constants of
--- service/inbox/scripts.py: the keys (RECORD, DONE, SESSION, WAITING, LAST and JOB are prefixes; DUE,
--- DEAD, QUEUE, SEQUENCE, PAUSE, BUDGET, ACCOUNTS), the times (LEASE, HORIZON, BUSY in ms, KEEP and KEEP_LAST
--- in s), MAX_LAPSES, KEPT.
+-- service/inbox/scripts.py: the keys (RECORD, DONE, SESSION, WAITING, LAST, ANSWER and JOB are
+-- prefixes; DUE, DEAD, QUEUE, SEQUENCE, PAUSE, BUDGET, ACCOUNTS), the times (LEASE, HORIZON, BUSY and
+-- KEEP_ANSWER in ms, KEEP and KEEP_LAST in s), MAX_LAPSES, KEPT.
 --
 -- Times are milliseconds of Redis TIME, the one clock that every lease, horizon and retry is
 -- written and compared with: no node's clock enters.

@@ -620,29 +620,6 @@ def test_gauges_tell_what_waits(inbox, redis, pass_time) -> None:
     assert 5 <= gauges["overdue_seconds"] < 15
 
 
-def test_a_reply_that_is_lost_costs_nothing(server, redis, monkeypatch) -> None:
-    """The client repeats the script when the connection breaks before the reply."""
-    with server.client(retry_on_timeout=True) as client:
-        inbox = Inbox(client)
-        inbox.accept(event("0"))
-        read, broken = redis_py.connection.AbstractConnection.read_response, []
-
-        def lose_one(*args: object, **kwargs: object) -> object:
-            answer = read(*args, **kwargs)
-            if not broken:
-                broken.append(answer)
-                raise redis_py.exceptions.ConnectionError("the reply was lost")
-            return answer
-
-        monkeypatch.setattr(redis_py.connection.AbstractConnection, "read_response", lose_one)
-        answer = inbox.accept(event("1", session="2"))
-
-    assert broken == [b"new"]
-    assert answer is AcceptResult.PENDING
-    assert redis.llen("rq:queue:identity") == 2
-    assert redis.zcard("iw:due") == 2
-
-
 class TestAccounts:
     """Connected accounts: whose events are compared with Stripe's."""
 
