@@ -18,9 +18,14 @@ from service.inbox import keys
 from service.inbox.record import KEPT
 
 # What Redis still runs when its memory is full: all but taking in new events. Otherwise a full
-# inbox would never drain.
-_TAKING_IN = ("accept", "replay")
-_WORKING_OFF = ("claim", "renew", "save_progress", "release", "finish", "link", "sweep")
+# inbox would never drain. A script without flags runs until its first write is refused: a delivery
+# of an event that is known already is answered.
+_TAKING_IN_WHAT_IS_NOT_KNOWN = ("accept",)
+_TAKING_IN = ("replay",)
+_WORKING_OFF = (
+    *("claim", "renew", "save_progress", "release", "finish", "link", "sweep", "end"),
+    *("pause", "acquire"),
+)
 
 
 def constants() -> dict[str, str | int | tuple[str, ...]]:
@@ -35,7 +40,9 @@ def constants() -> dict[str, str | int | tuple[str, ...]]:
         "DUE": keys.DUE,
         "DEAD": keys.DEAD,
         "PAUSE": keys.PAUSE,
+        "TURN": keys.TURN,
         "BUDGET": keys.BUDGET,
+        "CLOCK": keys.CLOCK,
         "SEQUENCE": keys.SEQUENCE,
         "ACCOUNTS": keys.ACCOUNTS,
         "ANSWER": keys.ANSWER,
@@ -44,6 +51,8 @@ def constants() -> dict[str, str | int | tuple[str, ...]]:
         "LEASE": round(keys.LEASE * 1000),
         "HORIZON": round(keys.HORIZON * 1000),
         "BUSY": round(keys.BUSY_DELAY * 1000),
+        "STEP": round(keys.STEP * 1000),
+        "CATCH_UP": round(keys.CATCH_UP * 1000),
         "KEEP": keys.KEEP,
         "KEEP_ANSWER": round(keys.KEEP_ANSWER * 1000),
         "KEEP_LAST": keys.KEEP_LAST,
@@ -56,6 +65,7 @@ def sources() -> dict[str, str]:
     return {
         name: script(_read(name), flags)
         for flags, scripts in (
+            ("", _TAKING_IN_WHAT_IS_NOT_KNOWN),
             ("#!lua\n", _TAKING_IN),
             ("#!lua flags=allow-oom\n", _WORKING_OFF),
         )
@@ -63,7 +73,7 @@ def sources() -> dict[str, str]:
     }
 
 
-def script(body: str, flags: str = "#!lua\n") -> str:
+def script(body: str, flags: str = "") -> str:
     """Return a script: constants and lib.lua, the body, and what has it happen once."""
     names = "".join(f"local {name} = {_lua(value)}\n" for name, value in constants().items())
     return f"{flags}{names}{_read('lib')}local function run(ARGV)\n{body}end\n{_read('once')}"

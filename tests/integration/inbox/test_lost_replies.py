@@ -92,6 +92,14 @@ def tends() -> Caller:
     yield lambda pipe: pipe.claim(2)
 
 
+def decides() -> Caller:
+    """End events, do a task, and have all wait."""
+    yield lambda pipe: pipe.try_acquire("reconcile", 300)
+    yield lambda pipe: pipe.end("evt_1")
+    yield lambda pipe: pipe.pause(30, "Stripe refuses our key")
+    yield lambda pipe: pipe.try_acquire("reconcile", 300)
+
+
 PAIRS = {
     "two work": (works, waits),
     "one ends what the other puts back": (works, tends),
@@ -100,6 +108,7 @@ PAIRS = {
     "leases run out": (waits, tends),
     "both forms come": (lambda: links("thin", "snap"), delivers),
     "two of one": (works, dies),
+    "a person decides": (dies, decides),
 }
 
 
@@ -234,14 +243,14 @@ def test_whichever_reply_is_lost_it_is_as_if_none_was(redis, server, pass_time, 
 
     for order in orders(4, 4):
         whole[order] = run(order)
-    for order, lost, gap in itertools.product(whole, range(8), (0, 1, 3)):
+    for order, lost, gap in itertools.product(whole, range(8), (0, 2)):
         result = run(order, lost, gap)
         if result is None:
             continue
         lossy += 1
         if result not in (whole[order], whole[moved(order, lost, gap)]):
             assert result == whole[order], (order, lost, gap)
-    assert lossy > 500
+    assert lossy > 400
 
 
 def test_a_claim_that_nobody_heard_of_is_that_of_the_next_who_claims(redis, monkeypatch) -> None:
