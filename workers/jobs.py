@@ -113,7 +113,9 @@ class Processor:
     @classmethod
     def from_settings(cls, settings: Settings, stop: Stop, router: Router) -> Processor:
         """Wire it up."""
-        client = connection.connect(settings)
+        client = connection.connect(
+            settings, connection.worker_connections(settings.worker_concurrency)
+        )
         restricted = settings.stripe_restricted_key
         return cls(
             inbox=Inbox(client, api_rate=settings.api_rate),
