@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -734,7 +735,7 @@ def test_above_the_limit_a_known_event_is_told_its_state(
     new_server, monkeypatch, reopen_dead, short_of
 ) -> None:
     if short_of == "all memory":
-        monkeypatch.setattr(module, "MEMORY_LIMIT", 2.0)
+        monkeypatch.setattr(module, "MEMORY_LIMIT", math.inf)
     server = new_server("--maxmemory", "6mb")
     with server.client() as client:
         inbox = Inbox(client, limit=3, reopen_dead=reopen_dead)
@@ -777,7 +778,7 @@ def test_nothing_new_is_taken_in_when_redis_is_four_fifths_full(new_server) -> N
 
 
 def test_a_full_redis_still_drains(new_server, monkeypatch) -> None:
-    monkeypatch.setattr(module, "MEMORY_LIMIT", 2.0)
+    monkeypatch.setattr(module, "MEMORY_LIMIT", math.inf)
     server = new_server("--maxmemory", "6mb")
     with server.client() as client:
         inbox = Inbox(client, limit=10**9)
