@@ -35,9 +35,9 @@ def main(context: click.Context) -> None:
     reached, 78 the settings, a plugin or Redis are not as they must be.
     """
     if context.invoked_subcommand is None:
-        from workers import runner  # noqa: PLC0415 (RQ is not needed by the tools)
+        from workers import supervisor  # noqa: PLC0415 (RQ is not needed by the tools)
 
-        _refuse_or(lambda: runner.work(_settings("worker")))
+        _refuse_or(lambda: supervisor.work(_settings("worker")))
 
 
 @main.command()
@@ -47,9 +47,9 @@ def periodic() -> None:
     Also asks Stripe every five minutes what was missed (see `reconcile`). Run at least one; any
     number may run.
     """
-    from workers import runner  # noqa: PLC0415
+    from workers import periodic as sweeping  # noqa: PLC0415
 
-    _refuse_or(lambda: runner.sweep_for_ever(_settings("worker")))
+    _refuse_or(lambda: sweeping.sweep_for_ever(_settings("worker")))
 
 
 @main.command()

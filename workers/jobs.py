@@ -1,6 +1,6 @@
 """The story of one event: claim, fetch, dispatch, settle.
 
-The worker (workers/runner.py) calls `Processor.claim` and `Processor.process`; the latter is the
+The worker (workers/pool.py) calls `Processor.claim` and `Processor.process`; the latter is the
 story, read top to bottom.
 """
 
@@ -20,11 +20,12 @@ from service import connection, logs
 from service.inbox import Claim, Inbox, Progress, Refused, Reply, save_progress_at_end
 from service.metrics import Metrics
 from service.settings import Settings
-from workers.apart import Failed, OwnProcess
+from workers.heartbeat import Heartbeat
+from workers.own_process import Failed, OwnProcess
 from workers.router import Handler, Router, backoff, place
+from workers.stop import Stop
 from workers.stripe_api import StripeApi, StripeFailure
-from workers.verification import SENSITIVE_WINDOW, Facts, standing
-from workers.watch import Stop, Watch
+from workers.verification import SENSITIVE_WINDOW, Facts, freshness
 
 FETCH_CAP = 60.0
 """Seconds: the longest wait after a fetch that failed for a reason that may pass."""
@@ -91,7 +92,7 @@ class Processor:
     ) -> None:
         self._inbox, self._router, self._metrics, self._stop = inbox, router, metrics, stop
         self._api, self._restricted_api = api, restricted_api
-        self._watch = Watch(inbox, stop)
+        self._heartbeat = Heartbeat(inbox, stop)
         self._own_processes = {
             handler.name: OwnProcess(handler) for handler in router.handlers if handler.own_process
         }
@@ -135,7 +136,7 @@ class Processor:
         for answer in answers:
             if isinstance(answer, Claim):
                 claims.append(answer)
-                self._watch.begin(answer)
+                self._heartbeat.begin(answer)
                 self._metrics.count("claims", "claimed")
             elif answer not in _WAITS:
                 # A surplus wake-up, or the session is busy.
@@ -169,7 +170,7 @@ class Processor:
                 with contextlib.suppress(redis.RedisError):
                     self._end(claim, end)
             finally:
-                self._watch.end(claim)
+                self._heartbeat.end(claim)
         return self._first_of(following) if following else None
 
     def _first_of(self, claims: Reply[list[Claim | Refused]]) -> Claim | None:
@@ -225,7 +226,7 @@ class Processor:
         if not due or self._stop.requested:
             return self._settle(claim, subscribed)
         try:
-            if not self._is_the_one(claim):
+            if not self._is_canonical(claim):
                 log.info("event_settled", state="done", outcome="twin")
                 return None
             facts = self._fetch(claim, due)
@@ -246,7 +247,7 @@ class Processor:
                 self._metrics.count("handler_runs", handler.name, progress.status)
         return self._settle(claim, subscribed, facts)
 
-    def _is_the_one(self, claim: Claim) -> bool:
+    def _is_canonical(self, claim: Claim) -> bool:
         """Whether this event, and not the same change in its other form, is to be worked on.
 
         An account with destinations of both forms gets every change twice, under two ids. A thin
@@ -271,12 +272,12 @@ class Processor:
         """Ask Stripe once, for all of these handlers."""
         session, report = self._api.fetch(claim.event)
         outcome = Outcome.of(session)
-        relation = standing(claim.event.kind, outcome.kind)
+        relation = freshness(claim.event.kind, outcome.kind)
         if relation == "stale" and claim.waits < MAX_STALE_READS:
             raise StripeFailure("stale")
         facts = Facts(session, report, outcome, superseded=relation != "current")
         needs = frozenset[str]().union(
-            *(handler.needs for handler in handlers if not _excuse(handler, facts))
+            *(handler.needs for handler in handlers if not _skip_reason(handler, facts))
         )
         if needs and self._restricted_api is not None:
             facts.sensitive = self._fetch_sensitive(self._restricted_api, claim, needs)
@@ -303,8 +304,8 @@ class Processor:
 
     def _dispatch(self, handler: Handler, claim: Claim, facts: Facts) -> tuple[Progress, float]:
         """Run one handler; what it raises ends here, and only types and places of it go on."""
-        if excuse := _excuse(handler, facts):
-            return excuse, 0
+        if skipped := _skip_reason(handler, facts):
+            return skipped, 0
         previous = claim.progress.get(handler.name)
         attempt = previous.attempts + 1 if previous else 1
         if handler.needs and facts.sensitive is None:
@@ -352,7 +353,7 @@ class Processor:
         if own := self._own_processes.get(handler.name):
             own.run(verification, facts.personal_values())
             return
-        with self._watch.deadline(claim, handler, verification.attempt):
+        with self._heartbeat.deadline(claim, handler, verification.attempt):
             handler.function(verification)
 
     def _wait_for_stripe(self, claim: Claim, failure: StripeFailure) -> End:
@@ -391,7 +392,7 @@ class Processor:
         if waiting:
             delay = (min(p.due for p in waiting.values()) - claim.now) / 1000
             return Release(max(0.05, delay), "handlers wait for their retry")
-        outcome, reason = _told(facts) if names else ("no_handler", "")
+        outcome, reason = _recorded_outcome(facts) if names else ("no_handler", "")
         dead = {name: p.reason for name, p in claim.progress.items() if p.status == "dead"}
         if dead:
             name = min(dead)
@@ -399,7 +400,7 @@ class Processor:
         return Finish("done", outcome, reason)
 
 
-def _excuse(handler: Handler, facts: Facts) -> Progress | None:
+def _skip_reason(handler: Handler, facts: Facts) -> Progress | None:
     """Say why this handler need not run for the event, if so."""
     if facts.superseded and not handler.superseded:
         return Progress("superseded", 0)
@@ -408,7 +409,7 @@ def _excuse(handler: Handler, facts: Facts) -> Progress | None:
     return None
 
 
-def _told(facts: Facts | None) -> tuple[str, str]:
+def _recorded_outcome(facts: Facts | None) -> tuple[str, str]:
     """Return outcome and reason for the record, in the words the handlers were told."""
     if facts is None:
         return "", ""

@@ -26,9 +26,9 @@ from service import logs
 from service.event import kind_of
 from service.inbox import AcceptResult, Inbox
 from service.settings import Settings
+from workers.stop import Stop
 from workers.stripe_api import StripeApi, StripeFailure
 from workers.verification import event_kind
-from workers.watch import Stop
 
 PERIOD = 300.0
 """Seconds between two passes: within so long, what Redis lost is back."""

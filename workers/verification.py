@@ -39,7 +39,7 @@ SENSITIVE_WINDOW = 48 * 3600
 (https://docs.stripe.com/identity/access-verification-results)."""
 
 
-def standing(event: Kind, now: OutcomeKind) -> Literal["current", "superseded", "stale"]:
+def freshness(event: Kind, now: OutcomeKind) -> Literal["current", "superseded", "stale"]:
     """Say how an event relates to where its session stands now.
 
     `superseded`: a later state has overtaken it. `stale`: the session looks as it was *before*

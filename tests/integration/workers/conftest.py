@@ -25,8 +25,8 @@ from tests.conftest import CANARY, Processes, Traces, wait_until
 from workers import jobs, router, stripe_api
 from workers.jobs import Processor
 from workers.router import Router
+from workers.stop import Stop
 from workers.stripe_api import StripeApi
-from workers.watch import Stop
 
 KEY, RESTRICTED_KEY = "sk_test_workers", "rk_test_workers"
 

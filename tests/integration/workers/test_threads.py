@@ -14,7 +14,7 @@ from identity_webhooks import Verification, on
 from identity_webhooks.event import Event
 from tests.conftest import wait_until
 from workers.jobs import Processor
-from workers.runner import Threads
+from workers.pool import Threads
 
 
 class Seen:

@@ -10,7 +10,7 @@ from stripe.identity import VerificationSession
 
 from identity_webhooks.event import KINDS
 from identity_webhooks.verification import Outcome, OutcomeKind, Sensitive
-from workers.verification import Facts, personal_values, standing
+from workers.verification import Facts, freshness, personal_values
 
 # Rows: what the event tells. Columns: where the session stands now.
 TABLE = """
@@ -28,7 +28,7 @@ CELLS = [
 ]
 
 
-class TestStanding:
+class TestFreshness:
     def test_the_table_is_whole(self) -> None:
         assert {(event, now) for event, now, _ in CELLS} == {
             (event, now) for event in KINDS for now in get_args(OutcomeKind)
@@ -36,7 +36,7 @@ class TestStanding:
 
     @pytest.mark.parametrize(("event", "now", "expected"), CELLS)
     def test_each_cell(self, event, now, expected) -> None:
-        assert standing(event, now) == expected
+        assert freshness(event, now) == expected
 
 
 REPORT = {

@@ -2,7 +2,7 @@
 
 A handler runs in this process and cannot be interrupted safely, so one that overstays its timeout
 is ended together with the process: its attempt is recorded, everything else in flight is given
-back without spending an attempt, and the parent (workers/runner.py) starts a fresh process.
+back without spending an attempt, and the parent (workers/supervisor.py) starts a fresh process.
 """
 
 from __future__ import annotations
@@ -20,45 +20,12 @@ from service import logs
 from service.inbox import Claim, Inbox
 from service.inbox.keys import LEASE
 from workers.router import Handler
-
-GRACE = 25.0
-"""Seconds in-flight work has after SIGTERM. Heroku and `docker stop`'s usual setting kill after 30
-(https://devcenter.heroku.com/articles/dyno-shutdown)."""
+from workers.stop import Stop
 
 TICK = 0.25
 """Seconds between two looks at deadlines."""
 
 log = logs.get(__name__)
-
-
-class Stop:
-    """Whether, and since when, this process is asked to stop.
-
-    A plain attribute: a signal handler may set it at any instruction, and must not take a lock.
-    """
-
-    def __init__(self, parent: int | None = None) -> None:
-        """Take a process id: when that is no longer our parent, nobody would stop or restart us."""
-        self.requested_at: float | None = None
-        self._parent = parent
-
-    def request(self) -> None:
-        """Ask the process to stop: nothing new is taken, what runs may finish."""
-        if self.requested_at is None:
-            self.requested_at = time.monotonic()
-
-    @property
-    def requested(self) -> bool:
-        """Whether `request` was called, or the parent is gone."""
-        if self._parent is not None and os.getppid() != self._parent:
-            self.request()
-        return self.requested_at is not None
-
-    @property
-    def overdue(self) -> bool:
-        """Whether the grace period is over."""
-        since = self.requested_at if self.requested else None
-        return since is not None and time.monotonic() > since + GRACE
 
 
 @dataclass(eq=False)
@@ -70,7 +37,7 @@ class _Watched:
     deadline: float = 0
 
 
-class Watch:
+class Heartbeat:
     """Renews the leases of the claims this process works on, and enforces handlers' timeouts."""
 
     def __init__(self, inbox: Inbox, stop: Stop) -> None:
@@ -84,7 +51,7 @@ class Watch:
         with self._lock:
             self._watched[claim.event.key] = _Watched(claim)
             if not self._started:
-                threading.Thread(target=self._run, name="watch", daemon=True).start()
+                threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
                 self._started = True
 
     def end(self, claim: Claim) -> None:
