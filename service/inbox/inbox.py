@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Literal
+from typing import Literal, cast
 
 import redis
 
@@ -177,14 +177,30 @@ class Inbox:
         """Whether this process is the one to do a task in this period (seconds)."""
         return bool(self._redis.set(keys.TURN + task, 1, nx=True, px=to_ms(period)))
 
-    def watermark(self) -> int | None:
-        """Up to when Stripe's events have been compared with the inbox, unix seconds."""
+    def accounts(self) -> list[str]:
+        """The connected accounts that events came from since Redis was last empty, in order."""
+        return sorted(map(text_of, cast("list[bytes]", self._redis.zrange(keys.ACCOUNTS, 0, -1))))
+
+    def watermark(self, account: str | None = None) -> int | None:
+        """Up to when Stripe's events have been compared with the inbox, unix seconds.
+
+        None: not yet. Each connected account has a watermark of its own.
+        """
+        if account:
+            score = self._redis.zscore(keys.ACCOUNTS, account)
+            return int(float(score)) or None if score else None
         value = self._redis.get(keys.WATERMARK)
         return None if value is None else int(text_of(value))
 
-    def move_watermark(self, to: int) -> None:
-        """Note that everything made before `to` (unix seconds) has been compared."""
-        self._redis.set(keys.WATERMARK, to)
+    def move_watermark(self, to: int, account: str | None = None) -> None:
+        """Note that everything made before `to` (unix seconds) has been compared.
+
+        An account that was not known is remembered.
+        """
+        if account:
+            self._redis.zadd(keys.ACCOUNTS, {account: to})
+        else:
+            self._redis.set(keys.WATERMARK, to)
 
     def now(self) -> int:
         """The time by the clock of Redis, unix seconds."""

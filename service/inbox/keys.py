@@ -14,6 +14,8 @@ iw:last:<month>:<xx>        hash   400 d   <account>:<vs> -> kind of the last ev
 iw:pause                    string itself  why no event is claimed for a while
 iw:turn:<task>              string period  held by the process that does the task in this period
 iw:watermark                int    -       since when reconciliation has to look (unix seconds)
+iw:accounts                 zset   -       the same for each connected account that an event came
+                                           from; 0 while it was not looked through yet
 iw:budget                   int    5 s     until when the rate of API calls is used up (ms)
 iw:seq                      int    -       number of the last wake-up
 iw:metrics                  hash   -       counters (service/metrics.py)
@@ -72,8 +74,7 @@ QUEUE = "identity"
 
 RECORD, DONE, DUE, DEAD = "iw:evt:", "iw:done:", "iw:due", "iw:dead"
 SESSION, WAITING, LAST = "iw:session:", "iw:waiting:", "iw:last:"
-PAUSE, TURN, WATERMARK, BUDGET, SEQUENCE = (
-    *("iw:pause", "iw:turn:", "iw:watermark", "iw:budget", "iw:seq"),
-)
+PAUSE, TURN, BUDGET, SEQUENCE = "iw:pause", "iw:turn:", "iw:budget", "iw:seq"
+WATERMARK, ACCOUNTS = "iw:watermark", "iw:accounts"
 METRICS, PROBE = "iw:metrics", "iw:probe"
 JOB, QUEUE_KEY = "rq:job:", f"rq:queue:{QUEUE}"

@@ -141,7 +141,8 @@ class Pipeline:
         }
         flat = [part for item in fields.items() for part in item]
         limits = self._limits.pending, int(self._limits.reopen_dead)
-        return self._add(_accept_result, "accept", event.key, *limits, *flat)
+        args = event.key, *limits, event.account or "", *flat
+        return self._add(_accept_result, "accept", *args)
 
     def claim(self, count: int = 1) -> Reply[list[Claim | Refused]]:
         """Pop up to `count` wake-ups and claim their events, in one step; empty if there is none.

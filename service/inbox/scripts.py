@@ -34,6 +34,7 @@ def constants() -> dict[str, str | int | tuple[str, ...]]:
         "PAUSE": keys.PAUSE,
         "BUDGET": keys.BUDGET,
         "SEQUENCE": keys.SEQUENCE,
+        "ACCOUNTS": keys.ACCOUNTS,
         "JOB": keys.JOB,
         "QUEUE": keys.QUEUE_KEY,
         "LEASE": round(keys.LEASE * 1000),

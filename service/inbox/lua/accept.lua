@@ -1,8 +1,8 @@
 -- Store an event once, and wake a worker for it: the record, the moment to look again and the RQ
 -- job are written together or not at all. Asked again (a duplicate, or a retry after a lost
 -- reply) it changes nothing.
--- ARGV   key, limit of pending events, reopen dead ones (1 or 0), then the fields of the record:
---        name, value, ...
+-- ARGV   key, limit of pending events, reopen dead ones (1 or 0), account or '', then the fields of
+--        the record: name, value, ...
 -- Answers new | pending | done | dead | reopened | full
 local key = ARGV[1]
 local state, leads_to = state_of(key)
@@ -19,6 +19,7 @@ if state then
   reopen(key, 'dead', now)
   return 'reopened'
 end
-redis.call('HSET', RECORD .. key, 'state', 'pending', 'accepted', int(now), unpack(ARGV, 4))
+redis.call('HSET', RECORD .. key, 'state', 'pending', 'accepted', int(now), unpack(ARGV, 5))
+if ARGV[4] ~= '' then redis.call('ZADD', ACCOUNTS, 'NX', 0, ARGV[4]) end
 wake(key, now)
 return 'new'

@@ -1,6 +1,6 @@
 -- Stands in front of every script of this folder, behind the constants of
 -- service/inbox/scripts.py: the keys (RECORD, DONE, SESSION, WAITING, LAST and JOB are prefixes; DUE,
--- DEAD, QUEUE, SEQUENCE, PAUSE, BUDGET), the times (LEASE, HORIZON, BUSY in ms, KEEP and KEEP_LAST
+-- DEAD, QUEUE, SEQUENCE, PAUSE, BUDGET, ACCOUNTS), the times (LEASE, HORIZON, BUSY in ms, KEEP and KEEP_LAST
 -- in s), MAX_LAPSES, KEPT.
 --
 -- Times are milliseconds of Redis TIME, the one clock that every lease, horizon and retry is
