@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
+import signal
+
+if __name__ == "__main__":
+    # Before the imports, which take their time: the first process of a container has to handle
+    # SIGTERM to heed it. Until there is something in hand, it ends at once.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+
+import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,36 +27,43 @@ from service.settings import Role, Settings, SettingsError
 from service.text import table
 from workers import plugins
 from workers import reconcile as reconciling
-from workers.stripe_api import StripeApi, StripeFailure
+from workers.failures import StripeFailure
+from workers.stripe_api import StripeApi
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--periodic/--no-periodic",
+    default=True,
+    help="Whether to run a periodic process beside it (see `periodic`). Default: yes.",
+)
 @click.pass_context
-def main(context: click.Context) -> None:
+def main(context: click.Context, periodic: bool) -> None:
     """Run a worker (without a command), or one of the tools below.
 
     A worker takes events from the inbox and runs the handlers, until SIGTERM: then it finishes
     what it has in hand within 25 seconds, or gives it back.
 
     Exit codes: 0 done, 1 Stripe refused or a fault was found, 2 wrong usage, 69 Redis cannot be
-    reached, 78 the settings, a plugin or Redis are not as they must be.
+    reached, 78 the settings, a plugin or Redis are not as they must be, 143 stopped by SIGTERM
+    before it had anything in hand.
     """
     if context.invoked_subcommand is None:
         from workers import supervisor  # noqa: PLC0415 (RQ is not needed by the tools)
 
-        _refuse_or(lambda: supervisor.work(_settings("worker")))
+        _refuse_or(lambda: supervisor.work(_settings("worker"), periodic=periodic))
 
 
 @main.command()
 def periodic() -> None:
     """Wake what is past due: retries, events of workers that died, lost wake-ups.
 
-    Also asks Stripe every five minutes what was missed (see `reconcile`). Run at least one; any
-    number may run.
+    Also asks Stripe every five minutes what was missed (see `reconcile`). Every worker runs one
+    beside it, unless started with --no-periodic. At least one has to run; any number may.
     """
     from workers import periodic as sweeping  # noqa: PLC0415
 
-    _refuse_or(lambda: sweeping.sweep_for_ever(_settings("worker")))
+    _refuse_or(lambda: sweeping.run(_settings("worker")))
 
 
 @main.command()

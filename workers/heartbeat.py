@@ -19,6 +19,8 @@ import redis
 from service import logs
 from service.inbox import Claim, Inbox
 from service.inbox.keys import LEASE
+from service.metrics import Metrics
+from workers.in_hand import InHand
 from workers.router import Handler
 from workers.stop import Stop
 
@@ -36,18 +38,26 @@ class _Watched:
     attempt: int = 0
     deadline: float = 0
 
+    @property
+    def running(self) -> str | None:
+        """The name of the handler that runs, if one does."""
+        return self.handler.name if self.handler else None
+
 
 class Heartbeat:
     """Renews the leases of the claims this process works on, and enforces handlers' timeouts."""
 
-    def __init__(self, inbox: Inbox, stop: Stop) -> None:
-        self._inbox, self._stop = inbox, stop
+    def __init__(self, inbox: Inbox, metrics: Metrics, stop: Stop, in_hand: InHand) -> None:
+        """Take where to note what this process has in hand, for a supervisor to read."""
+        self._inbox, self._metrics, self._stop = inbox, metrics, stop
+        self._in_hand = in_hand
         self._watched: dict[str, _Watched] = {}
         self._lock = threading.Lock()
         self._started = False
 
     def begin(self, claim: Claim) -> None:
         """Keep this claim alive from now on."""
+        self._in_hand.note(claim.event.key)
         with self._lock:
             self._watched[claim.event.key] = _Watched(claim)
             if not self._started:
@@ -60,6 +70,7 @@ class Heartbeat:
             watched = self._watched.get(claim.event.key)
             if watched is not None and watched.claim is claim:
                 del self._watched[claim.event.key]
+                self._in_hand.forget(claim.event.key)
 
     @contextmanager
     def deadline(self, claim: Claim, handler: Handler, attempt: int) -> Iterator[None]:
@@ -68,9 +79,11 @@ class Heartbeat:
         with self._lock:
             watched.handler, watched.attempt = handler, attempt
             watched.deadline = time.monotonic() + handler.timeout
+        self._in_hand.note(claim.event.key, handler.name)
         try:
             yield
         finally:
+            self._in_hand.note(claim.event.key)
             with self._lock:
                 watched.handler = None
 
@@ -91,11 +104,11 @@ class Heartbeat:
     def _renew(self, watched: _Watched) -> None:
         try:
             if not self._inbox.renew(watched.claim):
-                log.warning("lease_lost", event_key=watched.claim.event.key)
+                log.warning("lease_lost", handler=watched.running, **_names(watched.claim))
             watched.renewed = time.monotonic()
         except redis.RedisError:
             # Tried again at the next tick; should the lease run out, the token decides.
-            log.warning("lease_not_renewed", event_key=watched.claim.event.key)
+            log.warning("lease_not_renewed", **_names(watched.claim))
 
     def _end_hung(self, watched: _Watched) -> None:
         with self._lock:
@@ -106,16 +119,18 @@ class Heartbeat:
             progress, delay = handler.failed(attempt, claim.age, "timeout")
             log.error(
                 "handler_timeout",
-                event_key=claim.event.key,
                 handler=handler.name,
                 attempt=attempt,
                 status=progress.status,
+                limit=handler.timeout,
+                **_names(claim),
             )
+            self._metrics.count("handler_runs", handler.name, progress.status)
             try:
                 if self._inbox.save_progress(claim, handler.name, progress, delay):
                     self._inbox.release(claim, delay, "timeout")
             except redis.RedisError:
-                log.warning("timeout_not_recorded", event_key=claim.event.key)
+                log.warning("timeout_not_recorded", handler=handler.name, **_names(claim))
             self._leave_locked("handler_timeout")
 
     def _leave(self, why: str) -> None:
@@ -127,7 +142,19 @@ class Heartbeat:
             try:
                 self._inbox.release(watched.claim, 0, "worker stopped")
             except redis.RedisError:
-                log.warning("claim_not_released", event_key=watched.claim.event.key)
+                log.warning("claim_not_released", **_names(watched.claim))
         log.warning("worker_leaves", reason=why, count=len(self._watched))
+        self._metrics.flush()
         # Not sys.exit: the thread that hangs would hold the interpreter's shutdown.
         os._exit(os.EX_TEMPFAIL)
+
+
+def _names(claim: Claim) -> dict[str, str | None]:
+    """Return what a log line says of an event; this thread is none of its own."""
+    event = claim.event
+    return {
+        "event_id": event.id,
+        "session_id": event.session,
+        "kind": event.kind,
+        "account": event.account,
+    }

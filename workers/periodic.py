@@ -16,7 +16,7 @@ from service.inbox import Inbox
 from service.metrics import Metrics
 from service.settings import Settings
 from workers.reconcile import Reconciler, reconcile_for_ever
-from workers.stop import stop_on_signals, wait_for_redis
+from workers.stop import Stop, stop_on_signals, wait_for_redis
 
 SWEEP_PERIOD = 0.5
 """Seconds between two sweeps. Sweeping an inbox with nothing due costs Redis about 20 us."""
@@ -24,12 +24,17 @@ SWEEP_PERIOD = 0.5
 log = logs.get(__name__)
 
 
-def sweep_for_ever(settings: Settings) -> int:
+def run(settings: Settings) -> int:
     """Run the periodic process until SIGTERM or SIGINT; the exit code of the process."""
     process.keep_memory_private()
     stop = stop_on_signals()
-    if not wait_for_redis(settings, stop):
-        return 0
+    if wait_for_redis(settings, stop):
+        sweep_until(stop, settings)
+    return 0
+
+
+def sweep_until(stop: Stop, settings: Settings) -> None:
+    """Sweep and reconcile until asked to stop."""
     client = connection.connect(settings)
     inbox, metrics = Inbox(client, limit=settings.inbox_limit), Metrics(client)
     # A pass takes minutes when much was missed; the sweep must not wait for it.
@@ -53,4 +58,3 @@ def sweep_for_ever(settings: Settings) -> int:
         time.sleep(SWEEP_PERIOD)
     metrics.flush()
     log.info("periodic_stopped", pid=os.getpid())
-    return 0

@@ -26,8 +26,9 @@ from service import logs
 from service.event import kind_of
 from service.inbox import AcceptResult, Inbox
 from service.settings import Settings
+from workers.failures import StripeFailure
 from workers.stop import Stop
-from workers.stripe_api import StripeApi, StripeFailure
+from workers.stripe_api import StripeApi
 from workers.verification import event_kind
 
 PERIOD = 300.0

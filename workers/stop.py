@@ -25,10 +25,11 @@ class Stop:
     A plain attribute: a signal handler may set it at any instruction, and must not take a lock.
     """
 
-    def __init__(self, parent: int | None = None) -> None:
-        """Take a process id: when that is no longer our parent, nobody would stop or restart us."""
+    parent: int | None = None
+    """A process id: when that is no longer our parent, nobody would stop or restart us."""
+
+    def __init__(self) -> None:
         self.requested_at: float | None = None
-        self._parent = parent
 
     def request(self) -> None:
         """Ask the process to stop: nothing new is taken, what runs may finish."""
@@ -38,7 +39,7 @@ class Stop:
     @property
     def requested(self) -> bool:
         """Whether `request` was called, or the parent is gone."""
-        if self._parent is not None and os.getppid() != self._parent:
+        if self.parent is not None and os.getppid() != self.parent:
             self.request()
         return self.requested_at is not None
 
@@ -49,9 +50,9 @@ class Stop:
         return since is not None and time.monotonic() > since + GRACE
 
 
-def stop_on_signals(parent: int | None = None) -> Stop:
+def stop_on_signals() -> Stop:
     """Return a `Stop` that SIGTERM and SIGINT request."""
-    stop = Stop(parent)
+    stop = Stop()
 
     def request(_signal: int, _frame: FrameType | None) -> None:
         stop.request()

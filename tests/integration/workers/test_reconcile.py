@@ -9,8 +9,8 @@ import pytest
 from service.inbox import Inbox
 from tests.integration.claims import claim_of
 from workers import reconcile
+from workers.failures import StripeFailure
 from workers.reconcile import InboxFull, Pass, Reconciler
-from workers.stripe_api import StripeFailure
 
 ACCOUNT = "acct_reconcile"
 

@@ -1,0 +1,150 @@
+"""How the work on an event ends for now: settled, or given back until later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from service import logs
+from service.inbox import Claim, Inbox, Progress, Refused, Reply, save_progress_at_end
+from service.metrics import Metrics
+from workers.router import Handler
+from workers.stop import Stop
+from workers.verification import Facts
+
+UNKNOWN_WAIT = 60.0
+"""Seconds until an event is looked at again whose handler this release does not have."""
+
+UNKNOWN_FOR = 3600
+"""Seconds past its retry's due time until a handler that no release had is given up: as long as
+two releases may run side by side (a rolling deploy)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """End the event."""
+
+    state: Literal["done", "dead"]
+    outcome: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give the event back, due again after `delay` seconds."""
+
+    delay: float
+    reason: str
+
+
+End = Finish | Release
+
+_GONE = (
+    "this release has no such handler (removed or renamed?): bring it back and replay, or replay to"
+    " go without it"
+)
+
+log = logs.get(__name__)
+
+
+def end_of(claim: Claim, subscribed: Sequence[Handler], facts: Facts | None = None) -> End:
+    """End the event if every handler is through with it; else say when to come back."""
+    names = {handler.name for handler in subscribed}
+    if names - claim.progress.keys():
+        # Stopped before every handler had its turn.
+        return Release(0, "worker stopped")
+    waiting = {name: p for name, p in claim.progress.items() if not p.over}
+    known = {name: p for name, p in waiting.items() if name in names}
+    if waiting and not known:
+        return _without_handler(claim, subscribed, facts, waiting)
+    if known:
+        next_ = min(known.values(), key=lambda progress: progress.due)
+        reason = next_.reason if not next_.attempts else "handlers wait for their retry"
+        return Release(max(0.05, (next_.due - claim.now) / 1000), reason)
+    return _settled(claim, *(_recorded_outcome(facts) if names else ("no_handler", "")))
+
+
+def _without_handler(
+    claim: Claim, subscribed: Sequence[Handler], facts: Facts | None, waiting: dict[str, Progress]
+) -> End:
+    """Wait for a release that has the handler (a rolling deploy); at last, go on without it."""
+    unknown = min(waiting)
+    overdue = (claim.now - waiting[unknown].due) / 1000
+    log.warning("handler_unknown", handler=unknown, age_s=round(overdue))
+    if overdue < UNKNOWN_FOR:
+        return Release(UNKNOWN_WAIT, f"{unknown}: this release has no such handler")
+    if claim.unwritten:
+        return Release(0, "another result is to be written first")
+    gone = Progress("dead", waiting[unknown].attempts, reason=_GONE)
+    save_progress_at_end(claim, unknown, gone)
+    return end_of(claim, subscribed, facts)
+
+
+def _settled(claim: Claim, outcome: str, reason: str) -> Finish:
+    dead = {name: p.reason for name, p in claim.progress.items() if p.status == "dead"}
+    if dead:
+        name = min(dead)
+        return Finish("dead", outcome, f"{name}: {dead[name]}")
+    return Finish("done", outcome, reason)
+
+
+def _recorded_outcome(facts: Facts | None) -> tuple[str, str]:
+    """Return outcome and reason for the record, in the words the handlers were told."""
+    if facts is None:
+        return "", ""
+    if facts.superseded:
+        return "superseded", ""
+    return facts.outcome.kind, facts.outcome.reason or ""
+
+
+class Ender:
+    """Ends claims."""
+
+    def __init__(self, inbox: Inbox, metrics: Metrics, stop: Stop) -> None:
+        self._inbox, self._metrics, self._stop = inbox, metrics, stop
+
+    def end(
+        self, claim: Claim, end: End | None, *, and_claim: bool = False
+    ) -> Reply[list[Claim | Refused]] | None:
+        """End the claim; with `and_claim`, claim the next event in the same round trip.
+
+        May raise `redis.RedisError`.
+        """
+        finished: Reply[float | None] | None = None
+        released: Reply[bool] | None = None
+        following: Reply[list[Claim | Refused]] | None = None
+        with self._inbox.pipeline() as pipe:
+            if isinstance(end, Finish):
+                finished = pipe.finish(claim, end.state, outcome=end.outcome, reason=end.reason)
+            elif end is not None:
+                log.info("event_released", reason=end.reason, delay_s=round(end.delay, 3))
+                released = pipe.release(claim, end.delay, end.reason)
+            if and_claim and not self._stop.requested:
+                following = pipe.claim()
+        if isinstance(end, Finish) and finished:
+            self._report(claim, end, finished.result())
+        elif released and not released.result():
+            self._report_lost(claim)
+        return following
+
+    def _report(self, claim: Claim, end: Finish, took: float | None) -> None:
+        if took is None:
+            self._report_lost(claim)
+            return
+        self._metrics.count("settled", end.state, end.outcome)
+        self._metrics.observe("settle_seconds", took)
+        report = log.error if end.state == "dead" else log.info
+        report(
+            "event_settled",
+            state=end.state,
+            outcome=end.outcome,
+            reason=end.reason,
+            took_ms=round(took * 1000),
+        )
+
+    def _report_lost(self, claim: Claim) -> None:
+        handler = str(claim.unwritten[0]) if claim.unwritten else None
+        log.warning("claim_lost", handler=handler)
+        if handler:
+            self._metrics.count("handler_runs", handler, "lost")
