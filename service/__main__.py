@@ -35,7 +35,7 @@ def main(context: click.Context) -> None:
 
 @main.group()
 def events() -> None:
-    """List, show and replay events."""
+    """List, show, replay and end events."""
 
 
 @events.command("list")
@@ -71,7 +71,10 @@ def list_events(inbox: Inbox, state: State, limit: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="An object instead of lines.")
 @click.pass_obj
 def show(inbox: Inbox, key: str, as_json: bool) -> None:
-    """Show one event and how each handler fared. KEY: evt_..., or acct_...-evt_..."""
+    """Show one event and how each handler fared. KEY: evt_..., or acct_...-evt_...
+
+    Of a change that came in both forms either id will do, here and in the other commands.
+    """
     record = inbox.find(key)
     if record is None:
         click.echo(f"no event {key} is in the inbox", err=True)
@@ -96,11 +99,16 @@ def show(inbox: Inbox, key: str, as_json: bool) -> None:
 def replay(
     inbox: Inbox, keys: tuple[str, ...], dead: bool, handler: str | None, all_handlers: bool
 ) -> None:
-    """Run settled events again: without an option, the handlers that died.
+    """Run events again: without an option, the handlers that died.
+
+    A pending event of which a handler waits runs at once, without what is written down of the
+    handlers in question. One that is no longer there is forgotten. Answers: replayed; leased, a
+    worker has it; pending, it will run and has no such handler to run again; gone, not known.
 
     \b
     python -m service events replay evt_1P...
     python -m service events replay --dead
+    python -m service events replay --handler mail.renamed evt_1P...
     """
     if bool(keys) == dead or (handler and all_handlers):
         raise click.UsageError("give event keys or --dead, and one of --handler, --all-handlers")
@@ -110,6 +118,24 @@ def replay(
     for key, answer in answers:
         click.echo(f"{key} {answer}")
     sys.exit(0 if answers and all(answer == "replayed" for _, answer in answers) else 1)
+
+
+@events.command()
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.pass_obj
+def end(inbox: Inbox, keys: tuple[str, ...]) -> None:
+    """End pending or dead events as done, whatever their handlers wait for.
+
+    Nothing of them runs any more, unless they are replayed. Answers: ended; done, it was already;
+    leased, a worker has it: try again; gone, not known.
+
+    \b
+    python -m service events end evt_1P...
+    """
+    answers = [(key, inbox.end(key)) for key in keys]
+    for key, answer in answers:
+        click.echo(f"{key} {answer}")
+    sys.exit(0 if all(answer in {"ended", "done"} for _, answer in answers) else 1)
 
 
 def describe(record: Record) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class Receiver:
         self._secrets = settings.stripe_webhook_secret
         self._tolerance = settings.stripe_webhook_tolerance
         self._livemode = settings.livemode
-        self.redis = connection.connect(settings)
+        self.redis = connection.connect(settings, connection.WEB)
         self._inbox = Inbox(
             self.redis,
             limit=settings.inbox_limit,

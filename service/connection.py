@@ -1,11 +1,21 @@
-"""The connection to Redis, and whether that Redis keeps what it is given."""
+"""The connections to Redis, and whether that Redis keeps what it is given.
+
+A process has as many as docs/reliability.md says, and no more: small plans allow 20 or 40 in all.
+"""
 
 from __future__ import annotations
 
+import math
+import threading
+import time
+from contextlib import suppress
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection
+from redis.exceptions import MaxConnectionsError
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from service.settings import Settings
@@ -15,20 +25,102 @@ TIMEOUT = 0.9
 costs the receiver less than 2 s; redis-py's own defaults cost 59.6 s (measured)."""
 
 
+WAIT = 0.9
+"""Seconds to wait for one of the process's connections to get free. A round trip takes a
+millisecond, so by then Redis is in trouble."""
+
+KEPT_IDLE = 20.0
+"""Seconds after which a connection that nobody used is closed, when another comes back."""
+
+WEB, PERIODIC, TOOL = 5, 2, 2
+"""Connections of a web process (four threads and the counters), of a periodic one (the sweep and
+reconciliation), and of a command."""
+
+RQ = 1
+"""Connections of RQ's loop in a worker, on which it waits for wake-ups."""
+
+
+def worker_connections(concurrency: int) -> int:
+    """Return the connections of a worker that works on so many events at once, beside RQ's.
+
+    A thread has one for about a millisecond of an event, and the heartbeat now and then.
+    """
+    return 1 + math.ceil(concurrency / 10)
+
+
 class UnsafeRedis(Exception):
     """This Redis may lose accepted events. The text says what to change."""
 
 
-def connect(settings: Settings, **options: Any) -> redis.Redis:
+class Pool(redis.ConnectionPool):
+    """Connections of a process, up to `max_connections`, for any number of threads.
+
+    redis-py's own pools cost more than a round trip (measured on 8.1): they look whether a
+    connection is still good, which the one retry makes needless, and feed meters nobody reads.
+    """
+
+    def reset(self) -> None:
+        """Begin with none: at the start, and in a process that was forked."""
+        super().reset()
+        self._turns = threading.Semaphore(self.max_connections)
+        # When it came back, and the connection. The last one used is the next, so that those there
+        # are too many of stay at the front. `pop` and `append` of a list need no lock.
+        self._idle: list[tuple[float, AbstractConnection]] = []
+
+    def get_connection(self, *_: Any, **__: Any) -> AbstractConnection:  # type: ignore[override]
+        """Return a connection, which may have to connect first.
+
+        Raises:
+            redis.exceptions.MaxConnectionsError: none got free within `WAIT` seconds.
+        """
+        self._checkpid()
+        if not self._turns.acquire(timeout=WAIT):
+            raise MaxConnectionsError(
+                f"none of this process's {self.max_connections} connections to Redis got free"
+                f" within {WAIT} s: is Redis slow, or far away?"
+            )
+        with suppress(IndexError):
+            return self._idle.pop()[1]
+        try:
+            connection: AbstractConnection = self.connection_class(**self.connection_kwargs)
+        except BaseException:
+            self._turns.release()
+            raise
+        return connection
+
+    def release(self, connection: AbstractConnection) -> None:  # type: ignore[override]
+        """Give a connection back, and close those that nobody used for long."""
+        self._checkpid()
+        if connection.pid != self.pid:
+            return  # of before a fork
+        now = time.monotonic()
+        self._idle.append((now, connection))
+        self._turns.release()
+        with suppress(IndexError):
+            while self._idle[0][0] < now - KEPT_IDLE:
+                self._idle.pop(0)[1].disconnect()
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close those that nobody uses."""
+        self._checkpid()
+        with suppress(IndexError):
+            while True:
+                self._idle.pop()[1].disconnect()
+
+
+def connect(settings: Settings, connections: int = TOOL, **options: Any) -> redis.Redis:
     """Return a client with explicit timeouts and one retry, for the Redis of the settings.
 
-    One retry, since a pooled connection may be stale; every script of the inbox is idempotent.
+    It has so many `connections` at most. Whoever needs one more waits, and gets a
+    `MaxConnectionsError`, which is a `redis.RedisError`, when none gets free.
+    One retry, since a pooled connection may be stale; every script of the inbox may be asked twice.
     """
     url = settings.redis_url.get_secret_value()
     if url.startswith("rediss://") and not settings.redis_tls_verify:
         options = {"ssl_cert_reqs": "none", "ssl_check_hostname": False, **options}
-    return redis.Redis.from_url(
+    pool = Pool.from_url(
         url,
+        max_connections=connections,
         **{
             "socket_timeout": TIMEOUT,
             "socket_connect_timeout": TIMEOUT,
@@ -37,9 +129,11 @@ def connect(settings: Settings, **options: Any) -> redis.Redis:
             "retry_on_error": [redis.ReadOnlyError],
             "health_check_interval": 0,
             "driver_info": None,  # CLIENT SETINFO, which Redis 7.0 and its users do not know
+            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
             **options,
         },
     )
+    return redis.Redis.from_pool(pool)
 
 
 def loss_faults(client: redis.Redis) -> list[str]:

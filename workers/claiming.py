@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from contextlib import suppress
-from itertools import islice
 from typing import cast
 
-import redis
-
 from service import logs
-from service.inbox import Claim, Inbox, Refused
+from service.inbox import Answer, Claim, Inbox, Quarantined, Refused
 from service.metrics import Metrics
 from workers.heartbeat import Heartbeat
 from workers.in_hand import InHand
@@ -49,36 +45,32 @@ class Claimer:
                 break
         return []
 
-    def begin(self, answers: Iterable[Claim | Refused]) -> list[Claim]:
+    def begin(self, answers: Iterable[Answer]) -> list[Claim]:
         """Keep what was claimed alive; what was refused comes again by itself, if it has to."""
-        claims, quarantined = [], 0
+        claims = []
         for answer in answers:
             if isinstance(answer, Claim):
                 claims.append(answer)
                 self._heartbeat.begin(answer)
                 self._metrics.count("claims", "claimed")
+            elif isinstance(answer, Quarantined):
+                self._report_quarantined(answer)
             elif answer not in _WAITS:
-                # A surplus wake-up, the session is busy, or it was set aside.
+                # A surplus wake-up, or the session is busy.
                 self._metrics.count("claims", answer.value)
-                quarantined += answer is Refused.QUARANTINED
-        if quarantined:
-            # What was claimed is in hand already, and must be worked on.
-            with suppress(redis.RedisError):
-                self._report_quarantined(quarantined)
         return claims
 
-    def _report_quarantined(self, count: int) -> None:
-        """Say which events were set aside just now: the last ones that died of it."""
-        died = (r for r in self._inbox.records("dead", 100) if r.reason == "quarantined")
-        for record in islice(died, count):
-            self._metrics.count("settled", "dead", "quarantined")
-            log.error(
-                "event_quarantined",
-                event_id=record.event.id,
-                event_key=record.key,
-                session_id=record.event.session,
-                kind=record.event.kind,
-                account=record.event.account,
-                handler=self._in_hand.ran.get(record.key),
-                hint="its workers died three times in a row: see worker_died for what ran",
-            )
+    def _report_quarantined(self, quarantined: Quarantined) -> None:
+        event = quarantined.event
+        self._metrics.count("claims", "quarantined")
+        self._metrics.count("settled", "dead", "quarantined")
+        log.error(
+            "event_quarantined",
+            event_id=event.id,
+            event_key=event.key,
+            session_id=event.session,
+            kind=event.kind,
+            account=event.account,
+            handler=self._in_hand.ran.get(event.key),
+            hint="its workers died three times in a row: see worker_died for what ran",
+        )

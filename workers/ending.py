@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service import logs
-from service.inbox import Claim, Inbox, Progress, Refused, Reply, save_progress_at_end
+from service.inbox import Answer, Claim, Inbox, Progress, Reply, save_progress_at_end
 from service.metrics import Metrics
 from workers.router import Handler
 from workers.stop import Stop
@@ -106,14 +106,14 @@ class Ender:
 
     def end(
         self, claim: Claim, end: End | None, *, and_claim: bool = False
-    ) -> Reply[list[Claim | Refused]] | None:
+    ) -> Reply[list[Answer]] | None:
         """End the claim; with `and_claim`, claim the next event in the same round trip.
 
         May raise `redis.RedisError`.
         """
         finished: Reply[float | None] | None = None
         released: Reply[bool] | None = None
-        following: Reply[list[Claim | Refused]] | None = None
+        following: Reply[list[Answer]] | None = None
         with self._inbox.pipeline() as pipe:
             if isinstance(end, Finish):
                 finished = pipe.finish(claim, end.state, outcome=end.outcome, reason=end.reason)

@@ -14,7 +14,7 @@ import redis
 from structlog.contextvars import bound_contextvars
 
 from service import connection, logs
-from service.inbox import Claim, Inbox, Refused, Reply
+from service.inbox import Answer, Claim, Inbox, Reply
 from service.metrics import Metrics
 from service.settings import Settings
 from workers.claiming import Claimer
@@ -78,7 +78,9 @@ class Processor:
         in_hand: InHand | None = None,
     ) -> Processor:
         """Wire it up."""
-        client = connection.connect(settings)
+        client = connection.connect(
+            settings, connection.worker_connections(settings.worker_concurrency)
+        )
         restricted = settings.stripe_restricted_key
         return cls(
             inbox=Inbox(client, api_rate=settings.api_rate),
@@ -107,7 +109,7 @@ class Processor:
         returned if there is one. Nothing is raised, whatever happens.
         """
         event = claim.event
-        following: Reply[list[Claim | Refused]] | None = None
+        following: Reply[list[Answer]] | None = None
         with bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind):
             try:
                 following = self._ender.end(claim, self._work(claim), and_claim=and_claim)
@@ -135,7 +137,7 @@ class Processor:
                 return Finish("dead", "", reason) if delay is None else Release(delay, reason)
         return None if claim.lost else end_of(claim, subscribed, facts)
 
-    def _first_of(self, claims: Reply[list[Claim | Refused]] | None) -> Claim | None:
+    def _first_of(self, claims: Reply[list[Answer]] | None) -> Claim | None:
         try:
             return next(iter(self._claimer.begin(claims.result() if claims else [])), None)
         except redis.RedisError:

@@ -35,7 +35,7 @@ def run(settings: Settings) -> int:
 
 def sweep_until(stop: Stop, settings: Settings) -> None:
     """Sweep and reconcile until asked to stop."""
-    client = connection.connect(settings)
+    client = connection.connect(settings, connection.PERIODIC)
     inbox, metrics = Inbox(client, limit=settings.inbox_limit), Metrics(client)
     # A pass takes minutes when much was missed; the sweep must not wait for it.
     threading.Thread(

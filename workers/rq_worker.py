@@ -87,7 +87,7 @@ def rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker:
 
     return ThreadedWorker(
         [QUEUE],
-        connection=connection.connect(settings),
+        connection=connection.connect(settings, connection.RQ),
         serializer="json",
         worker_ttl=WORKER_TTL,
     )

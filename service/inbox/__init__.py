@@ -3,6 +3,7 @@
 from service.inbox.inbox import Inbox
 from service.inbox.pipeline import (
     AcceptResult,
+    Answer,
     Limits,
     Pipeline,
     Refused,
@@ -10,15 +11,17 @@ from service.inbox.pipeline import (
     Swept,
     save_progress_at_end,
 )
-from service.inbox.record import Claim, Progress, Record, State, Status
+from service.inbox.record import Claim, Progress, Quarantined, Record, State, Status
 
 __all__ = [
     "AcceptResult",
+    "Answer",
     "Claim",
     "Inbox",
     "Limits",
     "Pipeline",
     "Progress",
+    "Quarantined",
     "Record",
     "Refused",
     "Reply",

@@ -1,16 +1,15 @@
-"""Sends pipelines to Redis over connections that are kept, for any number of threads.
+"""Sends pipelines to Redis over the connections of a client, for any number of threads.
 
-Connections come from redis-py, which also reads the replies. They are kept in a list here: the
-client's own pool costs more than the round trip (measured on redis-py 8.1).
+redis-py connects and reads the replies.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import redis
 from redis.connection import AbstractConnection
-from redis.exceptions import NoScriptError
+from redis.exceptions import MaxConnectionsError, NoScriptError
 
 from service.inbox.pipeline import Pipeline
 from service.inbox.scripts import Scripts
@@ -21,8 +20,6 @@ class Connections:
 
     def __init__(self, client: redis.Redis, scripts: Scripts) -> None:
         self._client, self._scripts = client, scripts
-        # The last one used is the next; `pop` and `append` of a list need no lock.
-        self._idle: list[AbstractConnection] = []
 
     def send(self, pipe: Pipeline) -> None:
         """Send a pipeline and set its replies; a failure is set in place of those it concerns.
@@ -40,6 +37,8 @@ class Connections:
         data, count = pipe.pack(), len(pipe)
         try:
             replies = self._round_trip(data, count)
+        except MaxConnectionsError:
+            raise  # nothing was asked
         except (redis.ConnectionError, redis.TimeoutError):
             replies = self._round_trip(data, count)
         if any(isinstance(reply, NoScriptError) for reply in replies):
@@ -51,12 +50,8 @@ class Connections:
 
     def _round_trip(self, data: bytes, count: int) -> list[Any]:
         """Return a reply for each command, which may be a refusal."""
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            # Ours to keep, so not one that the client's pool waits to get back.
-            pool = self._client.connection_pool
-            connection = cast(AbstractConnection, pool.connection_class(**pool.connection_kwargs))
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
         try:
             connection.send_packed_command([data], check_health=False)
             replies = [_reply(connection) for _ in range(count)]
@@ -67,7 +62,7 @@ class Connections:
             connection.disconnect()  # it may be out of step; the next use connects anew
             raise
         finally:
-            self._idle.append(connection)
+            pool.release(connection)
         return replies
 
 

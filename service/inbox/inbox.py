@@ -19,7 +19,16 @@ import redis
 from identity_webhooks.event import Event
 from service.inbox import keys
 from service.inbox.connections import Connections
-from service.inbox.pipeline import AcceptResult, Limits, Pipeline, Refused, Replayed, Swept, to_ms
+from service.inbox.pipeline import (
+    AcceptResult,
+    Answer,
+    Ended,
+    Limits,
+    Memory,
+    Pipeline,
+    Replayed,
+    Swept,
+)
 from service.inbox.record import Claim, Progress, Record, State, fields_of, kept_fields, text_of
 from service.inbox.scripts import Scripts, sources
 
@@ -45,6 +54,7 @@ class Inbox:
         self._full = Limits(0, reopen_dead, api_rate)
         self._scripts = Scripts(sources())
         self._connections = Connections(client, self._scripts)
+        self._memory = Memory()
         self._next_probe, self._short_of_memory = 0.0, False
 
     @contextmanager
@@ -53,14 +63,14 @@ class Inbox:
 
         The replies are there after the block. What fails is raised where a reply is read.
         """
-        pipe = Pipeline(self._scripts, self._limits)
+        pipe = Pipeline(self._scripts, self._limits, self._memory)
         yield pipe
         self._connections.send(pipe)
 
     def accept(self, event: Event) -> AcceptResult:
         """Store the event once and wake a worker for it, in one round trip.
 
-        A second call, or a retry after a lost reply, changes nothing. Every five seconds one call
+        A second call changes nothing. Every five seconds one call
         also asks how full Redis is; above `MEMORY_LIMIT` only events that are known are accepted.
         """
         limits = self._full if self._is_short_of_memory() else self._limits
@@ -69,7 +79,7 @@ class Inbox:
         self._connections.send(pipe)
         return result.result()
 
-    def claim(self, count: int = 1) -> list[Claim | Refused]:
+    def claim(self, count: int = 1) -> list[Answer]:
         """`Pipeline.claim`, alone."""
         with self.pipeline() as pipe:
             claims = pipe.claim(count)
@@ -121,12 +131,29 @@ class Inbox:
             replayed = pipe.replay(key, handlers)
         return replayed.result()
 
+    def end(self, key: str) -> Ended:
+        """`Pipeline.end`, alone."""
+        with self.pipeline() as pipe:
+            ended = pipe.end(key)
+        return ended.result()
+
     def pause(self, seconds: float, why: str) -> None:
-        """Have no worker claim an event for a while: for what every event would run into."""
-        self._redis.set(keys.PAUSE, why, px=max(1, to_ms(seconds)))
+        """`Pipeline.pause`, alone."""
+        with self.pipeline() as pipe:
+            paused = pipe.pause(seconds, why)
+        paused.result()
+
+    def try_acquire(self, task: str, period: float) -> bool:
+        """`Pipeline.try_acquire`, alone."""
+        with self.pipeline() as pipe:
+            acquired = pipe.try_acquire(task, period)
+        return acquired.result()
 
     def find(self, key: str) -> Record | None:
-        """Look an event up, by the id of either form."""
+        """Look an event up, by either of its two ids if it came in both forms.
+
+        The record is that of the event that is worked on, under its own key.
+        """
         fields = self._fields_of(key)
         if fields.get("state") == "twin":
             key = fields["twin"]
@@ -173,10 +200,6 @@ class Inbox:
             kinds = pipe.execute()
         return next((text_of(kind) for kind in kinds if kind is not None), None)
 
-    def try_acquire(self, task: str, period: float) -> bool:
-        """Whether this process is the one to do a task in this period (seconds)."""
-        return bool(self._redis.set(keys.TURN + task, 1, nx=True, px=to_ms(period)))
-
     def accounts(self) -> list[str]:
         """The connected accounts that events came from since Redis was last empty, in order."""
         return sorted(map(text_of, cast("list[bytes]", self._redis.zrange(keys.ACCOUNTS, 0, -1))))
@@ -220,14 +243,17 @@ class Inbox:
             pipe.llen(keys.QUEUE_KEY)
             pipe.zrange(keys.DUE, 0, 0, withscores=True)
             pipe.time()
-            pending, dead, queued, first, now = pipe.execute()
-        clock = now[0] + now[1] / 1e6
+            pipe.get(keys.CLOCK)
+            pending, dead, queued, first, now, clock = pipe.execute()
+        ahead = int(clock.split()[0]) / 1000 if clock else 0.0
+        clock = now[0] + now[1] / 1e6 + ahead
         overdue = max(0.0, clock - first[0][1] / 1000) if first else 0.0
         return [
             ("pending_events", "Events accepted and not settled.", pending),
             ("dead_events", "Events that died and wait for a person.", dead),
             ("queued_jobs", "Wake-ups waiting in the queue.", queued),
             ("overdue_seconds", "How long the most overdue event has not been woken.", overdue),
+            ("clock_ahead_seconds", "How far Redis' clock was set back, not made up yet.", ahead),
         ]
 
     def _is_short_of_memory(self) -> bool:

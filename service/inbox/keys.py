@@ -11,11 +11,14 @@ iw:session:<account>:<vs>   string lease   "<event key> <token>": who works on t
 iw:waiting:<account>:<vs>   list   -       events that found it busy, first come first
 iw:last:<month>:<xx>        hash   400 d   <account>:<vs> -> kind of the last event of this session
                                            that handlers heard in that month; <vs> ends in <xx>
-iw:pause                    string itself  why no event is claimed for a while
-iw:turn:<task>              string period  held by the process that does the task in this period
+iw:pause                    string itself  until when no event is claimed (ms), and why
+iw:turn:<task>              string period  until when the task is one process's (ms)
+iw:clock                    string -       how far the inbox' clock is ahead of Redis' (ms), and a
+                                           recent moment by it
 iw:watermark                int    -       since when reconciliation has to look (unix seconds)
 iw:accounts                 zset   -       the same for each connected account that an event came
                                            from; 0 while it was not looked through yet
+iw:answer:<nonce>           string 5 s     what a script answered, for whoever did not get it
 iw:budget                   int    5 s     until when the rate of API calls is used up (ms)
 iw:seq                      int    -       number of the last wake-up
 iw:metrics                  hash   -       counters (service/metrics.py)
@@ -69,12 +72,25 @@ KEEP_LAST = 400 * 86_400
 MONTHS_KEPT = 15
 """Calendar months that `KEEP_LAST` can touch."""
 
+KEEP_ANSWER = 5.0
+"""Seconds the answer of a script is kept for whoever did not get it and asks again, which happens
+within two seconds (`TIMEOUT` in service/connection.py), or when the worker claims next."""
+
+STEP = 5.0
+"""Seconds by which the clock of Redis has to be off to have been set. A caller may be late by less,
+and less costs no lease."""
+
+CATCH_UP = 0.01
+"""Seconds by which each sweep, of which there are two a second, brings the clock of the inbox back
+to that of Redis, once that was set back: an hour takes two days, and leases last 2 % longer."""
+
 QUEUE = "identity"
 """RQ's name of the queue."""
 
 RECORD, DONE, DUE, DEAD = "iw:evt:", "iw:done:", "iw:due", "iw:dead"
 SESSION, WAITING, LAST = "iw:session:", "iw:waiting:", "iw:last:"
 PAUSE, TURN, BUDGET, SEQUENCE = "iw:pause", "iw:turn:", "iw:budget", "iw:seq"
+ANSWER, CLOCK = "iw:answer:", "iw:clock"
 WATERMARK, ACCOUNTS = "iw:watermark", "iw:accounts"
 METRICS, PROBE = "iw:metrics", "iw:probe"
 JOB, QUEUE_KEY = "rq:job:", f"rq:queue:{QUEUE}"

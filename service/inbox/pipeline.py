@@ -5,26 +5,41 @@
         claimed = pipe.claim(1)
     finished.result(), claimed.result()
 
-Each change is one Lua script (service/inbox/lua), so it happens whole or not at all, and may be
-asked for twice.
+Each change is one Lua script (service/inbox/lua), so it happens whole or not at all. Each has a
+nonce, so that a pipeline whose reply was lost may be sent again: it happens once, and the answer is
+that of the first time.
 """
 
 from __future__ import annotations
 
+import secrets
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import redis
 
 from identity_webhooks.event import Event
-from service.inbox.record import Claim, Progress, event_of, fields_of, progress_of, text_of
+from service.inbox.record import (
+    Claim,
+    Progress,
+    Quarantined,
+    event_of,
+    fields_of,
+    progress_of,
+    text_of,
+)
 from service.inbox.scripts import Scripts
 
 T = TypeVar("T")
 
-Replayed = Literal["replayed", "pending", "gone"]
+Replayed = Literal["replayed", "leased", "pending", "gone"]
+Ended = Literal["ended", "leased", "done", "gone"]
 
 
 class AcceptResult(StrEnum):
@@ -49,16 +64,27 @@ class Refused(StrEnum):
     BUSY = "busy"
     PAUSED = "paused"
     THROTTLED = "throttled"
-    QUARANTINED = "quarantined"
+
+
+Answer = Claim | Refused | Quarantined
+"""What claiming an event answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep did: events woken, left because their wake-up still waits, stale entries."""
+    """What a sweep did.
+
+    Attributes:
+        woken: events woken.
+        postponed: events left, because their wake-up still waits.
+        stale: entries without an event that were removed.
+        clock_set: seconds by which the clock of Redis was found to have been set; 0.0 if not.
+    """
 
     woken: int = 0
     postponed: int = 0
     stale: int = 0
+    clock_set: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +108,14 @@ class Reply(Generic[T]):
     def __init__(self, read: Callable[[Any], T]) -> None:
         self._read = read
         self._raw: Any = _UNSENT
+        self.when_lost: Callable[[], None] | None = None
+        """Called when the command was sent and no reply came."""
 
     def set(self, raw: Any) -> None:
         """Keep the raw reply of Redis, or the exception in its place."""
         self._raw = raw
+        if self.when_lost and isinstance(raw, redis.ConnectionError | redis.TimeoutError):
+            self.when_lost()
 
     def result(self) -> T:
         """Return what Redis answered.
@@ -104,11 +134,51 @@ class Reply(Generic[T]):
 _UNSENT = object()
 
 
+def _nonce() -> str:
+    return secrets.token_urlsafe(9)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A claim of up to `count` events, which was asked for by its nonce."""
+
+    count: int
+    nonce: str = field(default_factory=_nonce)
+
+
+class Memory:
+    """What one pipeline leaves for the next ones of a process. For any thread."""
+
+    def __init__(self) -> None:
+        # Claims to which no reply came. They may have happened: whoever claims next asks for the
+        # same, and gets the events that would otherwise wait for the end of a lease nobody has.
+        self.unanswered: deque[Ask] = deque()
+        # When the last sweep was: by the clock of the inbox (ms), and by our own (s).
+        self.last_sweep: tuple[int, float] | None = None
+
+    def ask_for(self, count: int) -> Ask:
+        """Return what to claim up to `count` events by."""
+        for _ in range(len(self.unanswered)):
+            with suppress(IndexError):  # another thread was first
+                ask = self.unanswered.popleft()
+                if ask.count <= count:
+                    return ask
+                self.unanswered.append(ask)
+        return Ask(count)
+
+    def since_last_sweep(self) -> tuple[int, int] | tuple[Literal[""], Literal[""]]:
+        """Return the time at the last sweep and the ms since, or nothing before the first."""
+        if self.last_sweep is None:
+            return "", ""
+        now, clock = self.last_sweep
+        return now, to_ms(time.monotonic() - clock)
+
+
 class Pipeline:
     """Commands in the order in which they were asked for."""
 
-    def __init__(self, scripts: Scripts, limits: Limits) -> None:
-        self._scripts, self._limits = scripts, limits
+    def __init__(self, scripts: Scripts, limits: Limits, memory: Memory | None = None) -> None:
+        self._scripts, self._limits, self._memory = scripts, limits, memory or Memory()
         self._commands: list[bytes] = []
         self._replies: list[Reply[Any]] = []
         self.names: list[str] = []
@@ -144,13 +214,16 @@ class Pipeline:
         args = event.key, *limits, event.account or "", *flat
         return self._add(_accept_result, "accept", *args)
 
-    def claim(self, count: int = 1) -> Reply[list[Claim | Refused]]:
+    def claim(self, count: int = 1) -> Reply[list[Answer]]:
         """Pop up to `count` wake-ups and claim their events, in one step; empty if there is none.
 
         A trailing PAUSED or THROTTLED means that no further event was claimed. A claim whose last
         holder died is the last one: an event claimed with it might die with it.
         """
-        return self._add(_claims, "claim", count, self._limits.api_rate)
+        ask = self._memory.ask_for(count)
+        reply = self._add(_claims, "claim", count, self._limits.api_rate, nonce=ask.nonce)
+        reply.when_lost = partial(self._memory.unanswered.append, ask)
+        return reply
 
     def renew(self, claim: Claim) -> Reply[bool]:
         """Extend the lease; False when the claim was lost, which is also noted in it."""
@@ -215,16 +288,40 @@ class Pipeline:
 
     def sweep(self, limit: int = 500) -> Reply[Swept]:
         """Wake up to `limit` events that are past due. Any number of processes may call it."""
-        return self._add(lambda raw: Swept(*map(int, raw)), "sweep", limit)
+
+        def read(raw: Any) -> Swept:
+            woken, postponed, stale, now, clock_set = map(int, raw)
+            self._memory.last_sweep = now, time.monotonic()
+            return Swept(woken, postponed, stale, clock_set / 1000)
+
+        return self._add(read, "sweep", limit, *self._memory.since_last_sweep())
 
     def replay(self, key: str, handlers: str = "dead") -> Reply[Replayed]:
-        """Run a settled event again: its dead handlers, `all` of them, or the one named."""
+        """Run an event again that nobody works on: its dead handlers, `all`, or the one named.
+
+        A pending event, of which a handler waits for its retry, runs at once without what is
+        written down of the handlers in question; so one that is no longer there is forgotten.
+        """
         return self._add(lambda raw: cast("Replayed", text_of(raw)), "replay", key, handlers)
 
-    def _add(self, read: Callable[[Any], T], name: str, *args: str | int) -> Reply[T]:
+    def end(self, key: str) -> Reply[Ended]:
+        """End an event that nobody works on as done, whatever its handlers wait for."""
+        return self._add(lambda raw: cast("Ended", text_of(raw)), "end", key)
+
+    def pause(self, seconds: float, why: str) -> Reply[bool]:
+        """Have no worker claim an event for a while: for what every event would run into."""
+        return self._add(bool, "pause", max(1, to_ms(seconds)), why)
+
+    def try_acquire(self, task: str, period: float) -> Reply[bool]:
+        """Whether this process is the one to do a task in this period (seconds)."""
+        return self._add(bool, "acquire", task, to_ms(period))
+
+    def _add(
+        self, read: Callable[[Any], T], name: str, *args: str | int, nonce: str = ""
+    ) -> Reply[T]:
         reply = Reply(read)
         self.names.append(name)
-        self._commands.append(self._scripts.command(name, *args))
+        self._commands.append(self._scripts.command(name, nonce or _nonce(), *args))
         self._replies.append(reply)
         return reply
 
@@ -256,16 +353,18 @@ def _progress_args(handler: str, progress: Progress, delay: int) -> tuple[str | 
     return handler, progress.status, progress.attempts, delay, progress.reason
 
 
-def _claims(raw: Any) -> list[Claim | Refused]:
+def _claims(raw: Any) -> list[Answer]:
     return [_claim(each) for each in raw]
 
 
-def _claim(raw: Any) -> Claim | Refused:
+def _claim(raw: Any) -> Answer:
     verdict = text_of(raw[0])
-    if verdict != "claimed":
+    if verdict not in {"claimed", "quarantined"}:
         return Refused(verdict)
     _, key, token, now, flat = raw
     fields = fields_of(flat)
+    if verdict == "quarantined":
+        return Quarantined(event_of(text_of(key), fields), progress_of(fields))
     return Claim(
         event=event_of(text_of(key), fields),
         token=text_of(token),

@@ -116,7 +116,7 @@ class Claim:
     @property
     def identity(self) -> str:
         """The key of the change, the same whichever form it came in: that of its snapshot event."""
-        return self.twin or self.event.key
+        return self.twin if self.twin and self.event.form == "thin" else self.event.key
 
     @property
     def age(self) -> float:
@@ -127,6 +127,19 @@ class Claim:
         """Whether this handler has still to run, and may run now."""
         progress = self.progress.get(handler)
         return progress is None or (not progress.over and progress.due <= self.now)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quarantined:
+    """An event that is dead now, since its holders died `MAX_LAPSES` times in a row.
+
+    Attributes:
+        event: the event.
+        progress: how each handler had fared.
+    """
+
+    event: Event
+    progress: Mapping[str, Progress]
 
 
 def event_of(key: str, fields: Mapping[str, str]) -> Event:

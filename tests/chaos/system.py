@@ -176,7 +176,7 @@ def environment(redis_url: str, sandbox_url: str, ledger: Path, **more: str) -> 
 
 def keep_reconciliation_out(client: Redis) -> None:
     """Have the periodic process not ask Stripe: what is delivered must do without."""
-    client.set("iw:turn:reconcile", 1)
+    client.set("iw:turn:reconcile", 10**15)
 
 
 def children(pid: int) -> list[int]:

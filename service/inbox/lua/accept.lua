@@ -1,21 +1,18 @@
 -- Store an event once, and wake a worker for it: the record, the moment to look again and the RQ
--- job are written together or not at all. Asked again (a duplicate, or a retry after a lost
--- reply) it changes nothing.
+-- job are written together or not at all. A duplicate changes nothing.
 -- ARGV   key, limit of pending events, reopen dead ones (1 or 0), account or '', then the fields of
 --        the record: name, value, ...
--- Answers new | pending | done | dead | reopened | full
-local key = ARGV[1]
-local state, leads_to = state_of(key)
-if leads_to then
-  -- The same change came in the other form and is known under that id.
-  state = state_of(leads_to)
-  if state then key = leads_to else redis.call('DEL', RECORD .. key) end
+-- Answers new | pending | done | dead | reopened | full; `full` only of an event that is not known.
+-- Redis runs it also when its memory is full, up to the first write.
+local key, state = find(ARGV[1])
+local is_full = redis.call('ZCARD', DUE) >= tonumber(ARGV[2])
+if is_full or (state and not (state == 'dead' and ARGV[3] == '1')) then
+  return state or 'full', true
 end
-if state and not (state == 'dead' and ARGV[3] == '1') then return state end
-if redis.call('ZCARD', DUE) >= tonumber(ARGV[2]) then return 'full' end
-
 local now = now_ms()
 if state then
+  -- With its memory full Redis refuses this, but nothing that comes behind a write.
+  if type(redis.pcall('INCR', SEQUENCE)) == 'table' then return state, true end
   reopen(key, 'dead', now)
   return 'reopened'
 end

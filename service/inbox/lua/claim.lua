@@ -7,9 +7,10 @@
 -- Answers what claim (lib.lua) answers for each: fewer when the queue gets empty, none after one whose
 -- last holder died; the last one may be {paused} while there is a pause, or {throttled} when the
 -- rate is used up.
-local flags = redis.call('MGET', PAUSE, BUDGET)
-if flags[1] then return {{'paused'}} end
 local rate, now, answers = tonumber(ARGV[2]), now_ms(), {}
+local flags = redis.call('MGET', PAUSE, BUDGET)
+local paused_until = flags[1] and tonumber(string.match(flags[1], '^%d+'))
+if paused_until and paused_until > now then return {{'paused'}}, true end
 local full = rate > 0 and math.max(now, tonumber(flags[2]) or 0)
 while #answers < tonumber(ARGV[1]) do
   if full and full - now > 1000 then
@@ -30,4 +31,4 @@ while #answers < tonumber(ARGV[1]) do
   if fields and fields.lapses then break end
 end
 if full and full > now then redis.call('SET', BUDGET, int(full), 'PX', 5000) end
-return answers
+return answers, #answers == 0

@@ -1,14 +1,16 @@
 -- Stands in front of every script of this folder, behind the constants of
--- service/inbox/scripts.py: the keys (RECORD, DONE, SESSION, WAITING, LAST and JOB are prefixes; DUE,
--- DEAD, QUEUE, SEQUENCE, PAUSE, BUDGET, ACCOUNTS), the times (LEASE, HORIZON, BUSY in ms, KEEP and KEEP_LAST
--- in s), MAX_LAPSES, KEPT.
+-- service/inbox/scripts.py: the keys (RECORD, DONE, SESSION, WAITING, LAST, ANSWER and JOB are
+-- prefixes; DUE, DEAD, QUEUE, SEQUENCE, PAUSE, TURN, BUDGET, CLOCK, ACCOUNTS), the times (LEASE,
+-- HORIZON, BUSY, STEP, CATCH_UP and KEEP_ANSWER in ms, KEEP and KEEP_LAST in s), MAX_LAPSES, KEPT.
 --
--- Times are milliseconds of Redis TIME, the one clock that every lease, horizon and retry is
--- written and compared with: no node's clock enters.
+-- Times are milliseconds by the clock of the inbox, the one that every lease, horizon and retry is
+-- written and compared with. It is Redis TIME (no node's clock enters) and what that was set back by,
+-- so that it never goes back: lua/sweep.lua sees to it, lua/once.lua reads how much.
+local ahead = 0
 
 local function now_ms()
   local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  return time[1] * 1000 + math.floor(time[2] / 1000) + ahead
 end
 
 local function int(n) return string.format('%.0f', n) end
@@ -87,23 +89,48 @@ local function fields_of(line)
   return fields
 end
 
--- pending | dead | done, or nothing; and of a `twin` the key it leads to.
-local function state_of(key)
-  local fields = redis.call('HMGET', RECORD .. key, 'state', 'twin')
-  if fields[1] then return fields[1], fields[1] == 'twin' and fields[2] end
-  return redis.call('EXISTS', DONE .. key) == 1 and 'done'
+-- The event that an id means, and its state: pending | dead | done, or nothing. A change that comes
+-- in both forms has two ids, of which one leads to the other. Every script that is given an id begins
+-- with this.
+local function find(key)
+  local fields, id = redis.call('HMGET', RECORD .. key, 'state', 'twin'), nil
+  if fields[1] == 'twin' then
+    id, key = key, fields[2]
+    fields = redis.call('HMGET', RECORD .. key, 'state')
+  end
+  local state = fields[1] or (redis.call('EXISTS', DONE .. key) == 1 and 'done')
+  if id and not state then
+    redis.call('DEL', RECORD .. id) -- it led nowhere
+    key = id
+  end
+  return key, state
 end
 
--- What a script has to know of an event that the claim with this token still owns; nil when it
--- does not.
-local function held(key, token)
-  local fields = record_of(key)
-  if fields.state ~= 'pending' or fields.token ~= token or not fields.lease then return nil end
+-- What a script has to know of an event that is not done.
+local function event_of(key, fields)
   return {
-    key = key, token = token, session = session_name(fields.account, fields.session),
+    key = key, token = fields.token or '', session = session_name(fields.account, fields.session),
     accepted = tonumber(fields.accepted), kind = fields.kind, twin = fields.twin,
     waited = fields.waits or fields.lapses, fields = fields,
   }
+end
+
+-- An event that the claim with this token still owns; nil when it does not.
+local function held(key, token)
+  local fields = record_of(key)
+  if fields.state ~= 'pending' or fields.token ~= token or not fields.lease then return nil end
+  return event_of(key, fields)
+end
+
+-- Have an id lead to the event that is worked on instead.
+local function lead(from, to, is_done)
+  redis.call('DEL', RECORD .. from)
+  redis.call('ZREM', DUE, from)
+  redis.call('HSET', RECORD .. from, 'state', 'twin', 'twin', to)
+  -- It is kept for as long as that event, whose end sets the time, or for a while.
+  if is_done or redis.call('HSETNX', RECORD .. to, 'twin', from) == 0 then
+    redis.call('EXPIRE', RECORD .. from, KEEP)
+  end
 end
 
 -- How a handler fared, as name and value of a field of the record; nothing for nothing.
@@ -158,40 +185,52 @@ local function settle(event, state, outcome, reason, now, handler, result)
   if handler then fields[handler] = result end
   redis.call('SET', DONE .. event.key, line_of(fields), 'EX', KEEP)
   redis.call('DEL', record)
-  if outcome ~= 'superseded' and outcome ~= 'twin' then heard(event, now) end
+  if outcome ~= 'superseded' then heard(event, now) end
   if event.twin then redis.call('EXPIRE', RECORD .. event.twin, KEEP) end
 end
 
--- Make a settled event pending again. `which`: 'dead' re-runs the handlers that died, 'all' every
--- one, anything else the handler of that name.
+-- Take an event that nobody holds out of the list of those that wait for its session.
+local function leave_line(key, fields)
+  redis.call('LREM', WAITING .. session_name(fields.account, fields.session), 0, key)
+end
+
+-- Begin with an event anew. `which`: 'dead' re-runs the handlers that died, 'all' every one, anything
+-- else the handler of that name. Answers whether it did: not for a pending event with no such handler.
 local function reopen(key, which, now)
   local line = redis.call('GET', DONE .. key)
   local fields = line and fields_of(line) or record_of(key)
+  local list, left_out = {}, fields.state ~= 'pending'
   fields.reason, fields.outcome, fields.settled, fields.took, fields.not_before = nil
+  fields.waits, fields.lapses = nil, nil
   fields.state, fields.reopened = 'pending', int(now)
-  local list = {}
   for name, value in pairs(fields) do
     local again = string.sub(name, 1, 2) == 'h:' and (which == 'all'
       or (which == 'dead' and string.sub(value, 1, 5) == 'dead|') or 'h:' .. which == name)
-    if not again then list[#list + 1], list[#list + 2] = name, value end
+    if again then left_out = true else list[#list + 1], list[#list + 2] = name, value end
   end
+  if not left_out then return false end
+  leave_line(key, fields)
   redis.call('DEL', RECORD .. key, DONE .. key)
   redis.call('HSET', RECORD .. key, unpack(list))
   redis.call('ZREM', DEAD, key)
   wake(key, now)
+  return true
 end
 
 -- Claim an event: a lease, and a token that is higher at each claim. A holder that lost
 -- its lease without noticing (a stopped process, a cut network) is refused by its old token.
--- Answers {state} (done | dead), or {gone | leased | early | busy | quarantined},
--- or {claimed, key, token, now, the whole record: name, value, ...}; and then the record as a table.
-local function claim(key, now)
-  local record, fields, list = RECORD .. key, record_of(key)
+-- Answers {state} (done | dead), or {gone | leased | early | busy}, or
+-- {claimed | quarantined, key, token, now, the whole record: name, value, ...}; and of one that is
+-- claimed the record as a table.
+local function claim(id, now)
+  local key, fields, list = id, record_of(id)
   if fields.state ~= 'pending' then
-    local state, leads_to = state_of(key)
-    return {state and not leads_to and state or 'gone'}
+    local state
+    key, state = find(id)
+    if state ~= 'pending' then return {state or 'gone'} end
+    fields, list = record_of(key)
   end
-
+  local record = RECORD .. key
   local ends, not_before = tonumber(fields.lease), tonumber(fields.not_before)
   if ends and ends > now then return {'leased'} end
   -- A surplus wake-up must not run an event before its retry is due.
@@ -201,11 +240,11 @@ local function claim(key, now)
   -- is set aside before it stops everything else.
   local name = session_name(fields.account, fields.session)
   if ends then
-    local event = {key = key, token = fields.token, session = name, kind = fields.kind}
+    local event = event_of(key, fields)
     local lapses = redis.call('HINCRBY', record, 'lapses', 1)
     if lapses >= MAX_LAPSES then
       settle(event, 'dead', '', 'quarantined', now)
-      return {'quarantined'}
+      return {'quarantined', key, event.token, int(now), list}
     end
     let_go(event, now)
     redis.call('HDEL', record, 'lease')
@@ -230,7 +269,7 @@ local function claim(key, now)
   redis.call('ZADD', DUE, int(now + LEASE), key)
   if not_before then -- it may have waited for its session
     redis.call('HDEL', record, 'not_before')
-    redis.call('LREM', WAITING .. name, 0, key)
+    leave_line(key, fields)
   end
   return {'claimed', key, token, int(now), list}, fields
 end

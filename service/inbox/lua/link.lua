@@ -1,16 +1,18 @@
--- Say that a claimed event and another id are one change, delivered in two forms. Whichever is
--- known first is the one that is worked on; the other id leads to it.
+-- Say that a claimed event and another id are one change, delivered in two forms. The one that was
+-- accepted first is worked on, unless the other was claimed before; the other id leads to it.
 -- ARGV   key, token, key of the other form
--- Answers first: this event is the one | second: the other is, and this one is settled
+-- Answers first: this event is the one | second: the other is, and this id leads to it
 --         | lost: the claim is no longer the owner
-local key, twin = ARGV[1], ARGV[3]
-local event = held(key, ARGV[2])
+local event = held(ARGV[1], ARGV[2])
 if not event then return 'lost' end
-local other, leads_to = state_of(twin)
-if not other or leads_to == key then
-  redis.call('HSET', RECORD .. twin, 'state', 'twin', 'twin', key)
-  redis.call('HSET', RECORD .. key, 'twin', twin)
+local other, state = find(ARGV[3])
+if other == event.key then return 'first' end
+local fields = state == 'pending' and record_of(other)
+if not state or (fields and not fields.token and tonumber(fields.accepted) >= event.accepted) then
+  if fields then leave_line(other, fields) end
+  lead(other, event.key)
   return 'first'
 end
-settle(event, 'done', 'twin', twin, now_ms())
+let_go(event, now_ms())
+lead(event.key, other, state == 'done')
 return 'second'

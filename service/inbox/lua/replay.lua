@@ -1,8 +1,8 @@
 -- Run an event again because a person asked for it.
 -- ARGV   key, which handlers ('dead', 'all', or a name)
--- Answers replayed | pending | gone
-local state, leads_to = state_of(ARGV[1])
-if not state or leads_to then return 'gone' end
-if state == 'pending' then return 'pending' end
-reopen(ARGV[1], ARGV[2], now_ms())
-return 'replayed'
+-- Answers replayed | leased: a worker has it | pending: it will run, and has no such handler to run
+--         again | gone
+local key, state = find(ARGV[1])
+if not state then return 'gone' end
+if redis.call('HEXISTS', RECORD .. key, 'lease') == 1 then return 'leased' end
+return reopen(key, ARGV[2], now_ms()) and 'replayed' or 'pending'

@@ -4,9 +4,35 @@
 -- that is not lower than the head's has not been taken yet. It is looked at again after the
 -- horizon, or half the event's age when that is longer: a backlog of hours is not gone through
 -- every minute.
--- ARGV   how many at most
--- Answers woken, postponed, stale
-local now = now_ms()
+--
+-- Before that it sees whether the clock of Redis was set. Back: the clock of the inbox goes on from
+-- where it was, and is brought near that of Redis by and by. Forward: leases seem to have run out, also
+-- those whose holders live; nothing is claimed for a lease, in which they renew them.
+-- ARGV   how many at most; what time it was at this caller's last sweep, and the ms since by the
+--        caller's own clock, which nobody sets (both '' at the first)
+-- Answers woken, postponed, stale, now, by how many ms the clock was found to be set
+local now, seen = now_ms(), nil
+local clock = redis.call('GET', CLOCK)
+if clock then seen = tonumber(string.match(clock, ' (%d+)$')) end
+local expected = tonumber(ARGV[2])
+if expected then expected = expected + ARGV[3] else expected = math.max(now, seen or now) end
+local step, before = now - expected, ahead
+if step < -STEP then
+  ahead = ahead - step
+elseif step > STEP then
+  ahead = ahead - math.min(ahead, step)
+  if step - (before - ahead) > STEP then
+    redis.call('SET', PAUSE, int(now + ahead - before + LEASE) .. ' clock set', 'PX', LEASE, 'NX')
+  end
+else
+  step = 0
+  ahead = ahead - math.min(ahead, CATCH_UP)
+end
+now = now + ahead - before
+if ahead ~= before or now - (seen or 0) > STEP then
+  redis.call('SET', CLOCK, int(ahead) .. ' ' .. int(now))
+end
+
 local woken, postponed, stale = 0, 0, 0
 for _, key in ipairs(redis.call('ZRANGE', DUE, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, ARGV[1])) do
   local fields = redis.call('HMGET', RECORD .. key, 'state', 'wake', 'accepted')
@@ -23,4 +49,4 @@ for _, key in ipairs(redis.call('ZRANGE', DUE, '-inf', int(now), 'BYSCORE', 'LIM
     woken = woken + 1
   end
 end
-return {woken, postponed, stale}
+return {woken, postponed, stale, int(now), int(step)}

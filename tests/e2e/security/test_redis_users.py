@@ -67,7 +67,7 @@ def test_what_redis_lost_is_brought_back_and_nothing_is_refused(system) -> None:
         system.wait_until(lambda: client.exists("iw:watermark"))
 
         with client.pipeline() as both:
-            both.flushdb().set("iw:turn:reconcile", 1).execute()  # not by the periodic process
+            both.flushdb().set("iw:turn:reconcile", 10**15).execute()  # not by the periodic process
         found = json.loads(system.command("workers", "reconcile", "--dry-run", "--json"))
         again = json.loads(
             # Far back enough for the sessions whose events Stripe no longer lists.

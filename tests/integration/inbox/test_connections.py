@@ -14,16 +14,16 @@ from redis import Redis
 from service import connection
 from service.inbox import Limits, Pipeline, Reply
 from service.inbox.connections import Connections
-from service.inbox.scripts import Scripts
+from service.inbox.scripts import Scripts, script
 from service.settings import Settings
 from tests.chaos.proxy import Proxy
 from tests.conftest import Server, wait_until
 
 SCRIPTS = Scripts(
     {
-        "echo": "return ARGV[1]",
-        "count": "return redis.call('INCR', 'n')",
-        "fail": "return redis.error_reply('NO ' .. ARGV[1])",
+        "echo": script("return ARGV[1]\n"),
+        "count": script("return redis.call('INCR', 'n')\n"),
+        "fail": script("error({err = 'NO ' .. ARGV[1]})\n"),
     }
 )
 Command = tuple[str | int, ...]

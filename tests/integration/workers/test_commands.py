@@ -226,6 +226,14 @@ class TestEvents:
         assert Inbox(redis).find("evt_1").handlers == {}
         assert service("events", "replay", "--dead").returncode == 1, "there is none left"
 
+    def test_end(self, service, keys) -> None:
+        done = service("events", "end", "evt_2", "evt_1", "evt_none")
+        assert done.returncode == 1
+        assert done.stdout.splitlines() == ["evt_2 ended", "evt_1 done", "evt_none gone"]
+
+        assert service("events", "end", "evt_2").returncode == 0, "asked again"
+        assert "ended" in service("events", "show", "evt_2").stdout
+
     @pytest.mark.parametrize(
         ("arguments", "words", "code"),
         [

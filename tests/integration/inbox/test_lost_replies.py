@@ -1,0 +1,276 @@
+"""Every script, asked again because its reply was lost, answers as if nothing had been lost.
+
+Two callers do their steps in every order. Of each run, the reply to one step is lost: its caller
+asks again, at once or after the other's next steps. Answers and state must be those of a run in
+which it was asked once, at the first moment or at the second.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import pytest
+import redis as redis_py
+from redis import Redis
+from redis.connection import AbstractConnection
+
+from service.event import Event
+from service.inbox import Claim, Inbox, Pipeline, Progress, Reply, keys
+from service.inbox.inbox import Limits
+from service.inbox.scripts import Scripts, sources
+
+Step = Callable[[Pipeline], Reply[Any]]
+Caller = Generator[Step | float, Any, None]
+"""Yields what it asks for, or seconds that pass, and is sent the answers."""
+
+
+def event(name: str, session: str = "1", form: str = "thin", **fields: Any) -> Event:
+    return Event(f"evt_{name}", "verified", form, f"vs_{session}", 1_700_000_000, False, **fields)
+
+
+def one(claims: list[Any]) -> Claim | None:
+    return next((claim for claim in claims if isinstance(claim, Claim)), None)
+
+
+def works() -> Caller:
+    """Take an event in, hand it to a handler and end it."""
+    yield lambda pipe: pipe.accept(event("1", account="acct_1"))
+    if claim := one((yield lambda pipe: pipe.claim(2))):
+        yield lambda pipe: pipe.save_progress(claim, "a.one", Progress("done"))
+        yield lambda pipe: pipe.finish(claim, "done", outcome="verified")
+
+
+def dies() -> Caller:
+    """End an event as dead, with the result of its last handler."""
+    yield lambda pipe: pipe.accept(event("1", account="acct_1"))
+    if claim := one((yield lambda pipe: pipe.claim())):
+        claim.unwritten = ("a.one", "dead", 3, 0, "no")
+        yield lambda pipe: pipe.finish(claim, "dead", outcome="", reason="no")
+    yield lambda pipe: pipe.accept(event("1", account="acct_1"))
+
+
+def waits() -> Caller:
+    """Hold an event for a while, and give it back."""
+    yield lambda pipe: pipe.accept(event("2"))
+    if claim := one((yield lambda pipe: pipe.claim())):
+        yield lambda pipe: pipe.renew(claim)
+        yield lambda pipe: pipe.release(claim, 5, "stripe: busy")
+
+
+def stops() -> Caller:
+    """Give an event back at once, with a result, and take the next."""
+    yield lambda pipe: pipe.accept(event("2", session="2"))
+    if claim := one((yield lambda pipe: pipe.claim())):
+        claim.unwritten = ("a.one", "done", 1, 0, "")
+        yield lambda pipe: pipe.release(claim, 0, "worker stopped")
+        yield lambda pipe: pipe.claim()
+
+
+def links(thin: str, snapshot: str) -> Caller:
+    """Find out that an event is another's twin."""
+    yield lambda pipe: pipe.accept(event(thin, session="3"))
+    if claim := one((yield lambda pipe: pipe.claim())):
+        yield lambda pipe: pipe.link(claim, f"evt_{snapshot}")
+        yield lambda pipe: pipe.finish(claim, "done", outcome="verified")
+
+
+def delivers() -> Caller:
+    """Take in the other form, and another event of the session."""
+    yield lambda pipe: pipe.accept(event("snap", session="3", form="snapshot"))
+    yield lambda pipe: pipe.accept(event("other", session="3", form="snapshot"))
+    yield lambda pipe: pipe.replay("evt_thin", "all")
+
+
+def tends() -> Caller:
+    """Wake what is past due, and put an event back."""
+    yield keys.LEASE
+    yield lambda pipe: pipe.sweep()
+    yield lambda pipe: pipe.replay("evt_1", "all")
+    yield lambda pipe: pipe.claim(2)
+
+
+def decides() -> Caller:
+    """End events, do a task, and have all wait."""
+    yield lambda pipe: pipe.try_acquire("reconcile", 300)
+    yield lambda pipe: pipe.end("evt_1")
+    yield lambda pipe: pipe.pause(30, "Stripe refuses our key")
+    yield lambda pipe: pipe.try_acquire("reconcile", 300)
+
+
+PAIRS = {
+    "two work": (works, waits),
+    "one ends what the other puts back": (works, tends),
+    "one dies and is reopened": (dies, tends),
+    "one stops": (stops, tends),
+    "leases run out": (waits, tends),
+    "both forms come": (lambda: links("thin", "snap"), delivers),
+    "two of one": (works, dies),
+    "a person decides": (dies, decides),
+}
+
+
+class Run:
+    """One run of the callers on an empty database."""
+
+    def __init__(self, redis: Redis, pass_time: Callable[[float], None]) -> None:
+        self._redis, self._pass_time = redis, pass_time
+        redis.flushdb()
+        self._scripts = Scripts(sources())
+        self._limits = Limits(reopen_dead=True)
+        self._connection = redis.connection_pool.get_connection()
+
+    def close(self) -> None:
+        self._redis.connection_pool.release(self._connection)
+
+    def __call__(
+        self, callers: list[Caller], order: tuple[int, ...], lost: int = -1, gap: int = 0
+    ) -> tuple[list[str], dict[bytes, Any]] | None:
+        """Run the steps in this order; the reply to the step `lost` comes `gap` steps later.
+
+        Returns the answers of each caller and the state, or None where it makes no such run.
+        """
+        began = self._now()
+        answers: list[list[str]] = [[] for _ in callers]
+        steps: list[Step | float | None] = [next(caller) for caller in callers]
+        again: tuple[int, Pipeline, Reply[Any]] | None = None
+        for number, turn in enumerate(order):
+            if again and (number - lost > gap or again[0] == turn):
+                if number - lost <= gap:
+                    return None  # a caller waits for its answer before it goes on
+                self._receive(again, answers, steps, callers)
+                again = None
+            step = steps[turn]
+            if step is None:
+                continue
+            if not callable(step):
+                self._pass_time(step)
+                steps[turn] = _next(callers[turn], None)
+                continue
+            pipe = Pipeline(self._scripts, self._limits)
+            asked = turn, pipe, step(pipe)
+            if number == lost:
+                self._ask(pipe)
+                again = asked
+            else:
+                self._receive(asked, answers, steps, callers)
+        if again:
+            self._receive(again, answers, steps, callers)
+        return answers, self._state(began)
+
+    def _receive(self, asked: Any, answers: Any, steps: Any, callers: Any) -> None:
+        turn, pipe, reply = asked
+        pipe.set_replies([self._ask(pipe)])
+        answer = reply.result()
+        answers[turn].append(_without_times(repr(answer)))
+        steps[turn] = _next(callers[turn], answer)
+
+    def _ask(self, pipe: Pipeline) -> Any:
+        self._connection.send_packed_command([pipe.pack()])
+        return self._connection.read_response()
+
+    def _now(self) -> int:
+        seconds, micros = self._redis.time()
+        return seconds * 1000 + micros // 1000
+
+    def _state(self, began: int) -> dict[bytes, Any]:
+        readers = {
+            b"string": self._redis.get,
+            b"hash": lambda key: sorted(self._redis.hgetall(key).items()),
+            b"list": lambda key: self._redis.lrange(key, 0, -1),
+            b"set": self._redis.smembers,
+            b"zset": lambda key: sorted(self._redis.zrange(key, 0, -1, withscores=True)),
+        }
+        state = {}
+        for key in sorted(self._redis.scan_iter(count=1000)):
+            if key.startswith((b"iw:answer:", b"iw:clock")):
+                continue
+            value = readers[self._redis.type(key)](key)
+            ttl = self._redis.pttl(key)
+            state[key] = _relative(repr(value), began), ttl if ttl < 0 else round(ttl / 5000)
+        return state
+
+
+def _next(caller: Caller, answer: Any) -> Step | float | None:
+    try:
+        return caller.send(answer)
+    except StopIteration:
+        return None
+
+
+def _relative(text: str, began: int) -> str:
+    """Replace moments by seconds since the beginning: a run takes less than half a second."""
+    text = re.sub(r"20\d\d-\d\d-\d\dT[\d:.]+Z", "now", text)
+    text = re.sub(r"1[789]\d{11}", lambda m: f"+{round((int(m[0]) - began) / 1000)}s", text)
+    # How long a result or the end took, in milliseconds.
+    text = re.sub(r"(done|dead|retry|skipped)\|(\d+)\|\d{1,5}", r"\1|\2|ms", text)
+    return re.sub(r"(\+-?\d+s\\t\d+\\t)\d+\\t", r"\1ms\\t", text)
+
+
+def _without_times(text: str) -> str:
+    text = re.sub(r"\b(now|since|due)=\d{5,}", r"\1=moment", text)
+    return re.sub(r"\bms=\d+", "ms=some", re.sub(r"^\d+\.\d+$", "seconds", text))
+
+
+def orders(first: int, second: int) -> Iterator[tuple[int, ...]]:
+    """Yield every way to interleave so many steps of two callers."""
+    for places in itertools.combinations(range(first + second), first):
+        yield tuple(0 if place in places else 1 for place in range(first + second))
+
+
+def moved(order: tuple[int, ...], lost: int, gap: int) -> tuple[int, ...]:
+    """Return the order in which the step is asked only when it was asked again."""
+    rest = order[:lost] + order[lost + 1 :]
+    return (*rest[: lost + gap], order[lost], *rest[lost + gap :])
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_whichever_reply_is_lost_it_is_as_if_none_was(redis, server, pass_time, pair) -> None:
+    Inbox(redis).sweep()  # loads the scripts
+    both = PAIRS[pair]
+    whole = {}
+    lossy = 0
+
+    def run(*args: Any) -> Any:
+        asked = Run(redis, pass_time)
+        try:
+            return asked([make() for make in both], *args)
+        finally:
+            asked.close()
+
+    for order in orders(4, 4):
+        whole[order] = run(order)
+    for order, lost, gap in itertools.product(whole, range(8), (0, 2)):
+        result = run(order, lost, gap)
+        if result is None:
+            continue
+        lossy += 1
+        if result not in (whole[order], whole[moved(order, lost, gap)]):
+            assert result == whole[order], (order, lost, gap)
+    assert lossy > 400
+
+
+def test_a_claim_that_nobody_heard_of_is_that_of_the_next_who_claims(redis, monkeypatch) -> None:
+    inbox = Inbox(redis)
+    for name in "abc":
+        inbox.accept(event(name, session=name))
+    read = AbstractConnection.read_response
+
+    def lose(*args: Any, **kwargs: Any) -> Any:
+        read(*args, **kwargs)
+        raise redis_py.ConnectionError("the reply was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AbstractConnection, "read_response", lose)
+        with pytest.raises(redis_py.ConnectionError):
+            inbox.claim(2)  # asked twice, and neither reply comes
+
+    assert [claim.event.id for claim in inbox.claim()] == ["evt_c"], "who can take one asks for one"
+    assert [(claim.event.id, claim.lapses) for claim in inbox.claim(2)] == [
+        ("evt_a", 0),
+        ("evt_b", 0),
+    ]
+    assert inbox.claim(2) == []

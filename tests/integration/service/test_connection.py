@@ -1,0 +1,110 @@
+"""A process keeps to its number of connections, and gives idle ones back."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from redis.exceptions import MaxConnectionsError
+
+from service import connection
+from service.inbox import Inbox
+from service.settings import Settings
+from tests.conftest import ROOT, wait_until
+
+
+@pytest.fixture
+def settings(server) -> Settings:
+    return Settings(redis_url=server.url)
+
+
+def connected(redis) -> int:
+    """How many others are connected."""
+    return redis.info("clients")["connected_clients"] - 1
+
+
+def test_threads_share_as_many_as_there_may_be(redis, settings) -> None:
+    before, most = connected(redis), 0
+    with connection.connect(settings, 3) as client:
+        inbox = Inbox(client)
+
+        def ask(number: int) -> None:
+            for _ in range(50):
+                inbox.claim()
+                client.get(f"x{number}")
+
+        with ThreadPoolExecutor(20) as pool:
+            asked = [pool.submit(ask, number) for number in range(20)]
+            while not all(each.done() for each in asked):
+                most = max(most, connected(redis) - before)
+        assert [each.result() for each in asked] == [None] * 20
+        assert 1 <= most <= 3
+    wait_until(lambda: connected(redis) == before)
+
+
+def test_whoever_finds_none_waits_and_gets_one_that_gets_free(settings) -> None:
+    with connection.connect(settings, 1) as client:
+        taken = client.connection_pool.get_connection()
+        threading.Timer(0.2, client.connection_pool.release, [taken]).start()
+        assert client.ping()
+
+
+def test_whoever_gets_none_is_told_so_in_time(settings) -> None:
+    with connection.connect(settings, 1) as client:
+        taken = client.connection_pool.get_connection()
+        for ask in (client.ping, Inbox(client).claim):
+            began = time.monotonic()
+            with pytest.raises(MaxConnectionsError, match="none of this process's 1 connections"):
+                ask()
+            assert connection.WAIT <= time.monotonic() - began < 2 * connection.WAIT
+        client.connection_pool.release(taken)
+        assert client.ping()
+
+
+def test_idle_ones_are_closed_but_the_one_in_use(redis, settings, monkeypatch) -> None:
+    monkeypatch.setattr(connection, "KEPT_IDLE", 0.1)
+    before = connected(redis)
+    with connection.connect(settings, 4) as client:
+        pool = client.connection_pool
+        for each in [pool.get_connection() for _ in range(4)]:
+            each.connect()
+            pool.release(each)
+        assert connected(redis) == before + 4
+        time.sleep(0.15)
+        client.ping()
+        wait_until(lambda: connected(redis) == before + 1)
+        for each in [pool.get_connection() for _ in range(4)]:
+            pool.release(each)  # as many as before may be had
+
+
+def test_a_forked_process_has_connections_of_its_own(settings) -> None:
+    with connection.connect(settings, 1) as client:
+        mine = client.client_id()
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(write, str(client.client_id()).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert int(os.read(read, 20)) != mine
+        os.close(read)
+        os.close(write)
+        assert client.client_id() == mine
+
+
+def test_the_page_says_how_many_a_process_has() -> None:
+    page = (ROOT / "docs/reliability.md").read_text()
+    rows = dict(
+        re.findall(r"^\| (web|worker|periodic|command)\b[^|]*\| (\d+)\b", page, re.MULTILINE)
+    )
+    assert {name: int(number) for name, number in rows.items()} == {
+        "web": connection.WEB,
+        "worker": connection.RQ
+        + connection.worker_connections(Settings.model_fields["worker_concurrency"].default),
+        "periodic": connection.PERIODIC,
+        "command": connection.TOOL,
+    }
