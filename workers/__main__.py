@@ -113,15 +113,17 @@ def handlers(as_json: bool) -> None:
 @click.option("--since", type=click.DateTime(), help="Made at or after (UTC). Default: 3 days ago.")
 @click.option("--deep", is_flag=True, help="All that Stripe still lists: 30 days.")
 @click.option("--dry-run", is_flag=True, help="Say what was missed, and take nothing in.")
-@click.option("--account", help="A connected account: acct_...")
+@click.option("--account", help="Only this connected account: acct_...")
 @click.option("--json", "as_json", is_flag=True, help="An object instead of sentences.")
 def reconcile(
     since: datetime | None, deep: bool, dry_run: bool, account: str | None, as_json: bool
 ) -> None:
     """Ask Stripe what was missed, and take it in.
 
-    Safe at any time and any number of times: what the inbox knows stays as it is. With --since
-    more than 30 days ago, sessions are looked at too, as Stripe lists no older events.
+    Safe at any time and any number of times: what the inbox knows stays as it is. Connected
+    accounts are asked for, too: those that events came from, and with STRIPE_CONNECTED_ACCOUNTS=1
+    all that Stripe lists. With --since more than 30 days ago, sessions are looked at too, as
+    Stripe lists no older events.
 
     \b
     python -m workers reconcile --dry-run
@@ -134,17 +136,14 @@ def reconcile(
         settings = Settings.load("worker")
         logs.configure(settings, sys.stderr)
         client = connection.connect(settings)
-        inbox = Inbox(client, limit=settings.inbox_limit)
+        inbox = Inbox(client, limit=settings.inbox_limit, api_rate=settings.api_rate)
         back = reconciling.HORIZON - 60 if deep else reconciling.WIDE
         start = int(since.replace(tzinfo=UTC).timestamp()) if since else inbox.now() - back
         show = _show_progress if sys.stderr.isatty() else lambda _: None
         try:
-            found = reconciling.Reconciler.from_settings(settings, inbox, account).run(
-                start, dry_run=dry_run, progress=show
+            found = reconciling.Reconciler.from_settings(settings, inbox).run(
+                start, [account] if account else None, dry_run=dry_run, progress=show
             )
-        except StripeFailure as failure:
-            click.echo(f"Stripe: {failure} ({failure.request_id or 'no answer'})", err=True)
-            return 1
         except reconciling.InboxFull:
             click.echo(
                 "the inbox is full (INBOX_LIMIT): run it again when it has drained", err=True
@@ -152,14 +151,18 @@ def reconcile(
             return 1
         if as_json:
             click.echo(json.dumps(reconciling.as_json(found), indent=2))
-            return 0
+            return 1 if found.failed else 0
         verb = "would be taken in" if dry_run else "taken in"
         click.echo(f"{found.seen} events looked at, {len(found.missed)} missed and {verb}")
         for key in found.missed:
             click.echo(f"  {key}")
         for session in found.stuck:
             click.echo(f"in processing for more than a day: {session}")
-        return 0
+        for gone in found.gone:
+            click.echo(f"Stripe shows nothing of this account any more: {gone}")
+        for name, reason in found.failed.items():
+            click.echo(f"Stripe, asked for {name}: {reason}", err=True)
+        return 1 if found.failed else 0
 
     _refuse_or(run)
 

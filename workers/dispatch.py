@@ -62,10 +62,11 @@ class Dispatcher:
     def _write_down(
         self, handler: Handler, claim: Claim, progress: Progress, delay: float, *, last: bool
     ) -> None:
-        """Write down how it fared: of the last one together with the end of the claim."""
+        """Write down how it fared; of the last one together with the end of the claim."""
         if last and progress.over and not claim.lost:
             save_progress_at_end(claim, handler.name, progress)
-        elif not self._inbox.save_progress(claim, handler.name, progress, delay):
+            return
+        if not self._inbox.save_progress(claim, handler.name, progress, delay):
             log.warning("claim_lost", handler=handler.name)
         status = "lost" if claim.lost else progress.status
         self._metrics.count("handler_runs", handler.name, status)

@@ -123,15 +123,15 @@ class Ender:
             if and_claim and not self._stop.requested:
                 following = pipe.claim()
         if isinstance(end, Finish) and finished:
-            self._report(claim, end, finished.result())
-        elif released and not released.result():
-            self._report_lost(claim)
+            took = finished.result()
+            self._count_unwritten(claim, kept=took is not None)
+            if took is not None:
+                self._report(end, took)
+        elif released:
+            self._count_unwritten(claim, kept=released.result())
         return following
 
-    def _report(self, claim: Claim, end: Finish, took: float | None) -> None:
-        if took is None:
-            self._report_lost(claim)
-            return
+    def _report(self, end: Finish, took: float) -> None:
         self._metrics.count("settled", end.state, end.outcome)
         self._metrics.observe("settle_seconds", took)
         report = log.error if end.state == "dead" else log.info
@@ -143,8 +143,10 @@ class Ender:
             took_ms=round(took * 1000),
         )
 
-    def _report_lost(self, claim: Claim) -> None:
-        handler = str(claim.unwritten[0]) if claim.unwritten else None
-        log.warning("claim_lost", handler=handler)
+    def _count_unwritten(self, claim: Claim, *, kept: bool) -> None:
+        """Count the last handler's run, which was written with the end, or lost with the claim."""
+        handler, status = map(str, claim.unwritten[:2]) if claim.unwritten else (None, "")
+        if not kept:
+            log.warning("claim_lost", handler=handler)
         if handler:
-            self._metrics.count("handler_runs", handler, "lost")
+            self._metrics.count("handler_runs", handler, status if kept else "lost")

@@ -36,7 +36,8 @@ def run(settings: Settings) -> int:
 def sweep_until(stop: Stop, settings: Settings) -> None:
     """Sweep and reconcile until asked to stop."""
     client = connection.connect(settings, connection.PERIODIC)
-    inbox, metrics = Inbox(client, limit=settings.inbox_limit), Metrics(client)
+    inbox = Inbox(client, limit=settings.inbox_limit, api_rate=settings.api_rate)
+    metrics = Metrics(client)
     # A pass takes minutes when much was missed; the sweep must not wait for it.
     threading.Thread(
         target=reconcile_for_ever,

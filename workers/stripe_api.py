@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 NETWORK_RETRIES = 1
 """Immediate retries by the SDK on connection errors, 409 and 5xx, under one idempotency key."""
 
+PAGE = 100
+"""Objects in a page of a list, at most."""
+
 LONGEST_RETRY_AFTER = 3600.0
 """Seconds: after that we ask again whatever we were told."""
 
@@ -143,7 +146,7 @@ class StripeApi:
         """
         with _failing("list"):
             page = self._events.list(
-                {"types": _EVENT_TYPES, "created": {"gte": created}, "limit": 100},
+                {"types": _EVENT_TYPES, "created": {"gte": created}, "limit": PAGE},
                 self._for(account),
             )
             yield from page.auto_paging_iter()
@@ -152,7 +155,7 @@ class StripeApi:
         self, created: int | None = None, *, status: str | None = None, account: str | None = None
     ) -> Iterator[VerificationSession]:
         """Yield all sessions made at or after `created` (unix seconds), or in `status`."""
-        params: VerificationSessionListParams = {"limit": 100}
+        params: VerificationSessionListParams = {"limit": PAGE}
         if created is not None:
             params["created"] = {"gte": created}
         if status is not None:
@@ -163,7 +166,7 @@ class StripeApi:
     def connected_accounts(self) -> Iterator[str]:
         """Yield the ids of the accounts that are connected to ours, newest first."""
         with _failing("list"):
-            for account in self._accounts.list({"limit": 100}).auto_paging_iter():
+            for account in self._accounts.list({"limit": PAGE}).auto_paging_iter():
                 yield account.id
 
     def fetch(self, event: Event) -> tuple[VerificationSession, VerificationReport | None]:

@@ -154,8 +154,9 @@ class TestBothForms:
             desk.turn(processor)
         assert [v.idempotency_key for v in seen] == [f"{snapshot_id}:p.handle"]
         thin, snapshot = (desk.inbox.find(id_) for _, id_ in forms)
-        assert (thin.state, thin.outcome, thin.reason) == ("done", "twin", snapshot_id)
-        assert statuses(snapshot) == {"p.handle": ("done", 1)}
+        assert thin == snapshot, "either id means the one that was accepted first"
+        assert thin.event.form == first
+        assert (thin.state, statuses(thin)) == ("done", {"p.handle": ("done", 1)})
 
     def test_its_other_form_may_come_days_later(self, desk) -> None:
         session, thin_id = desk.sandbox.session_and_thin_event()
@@ -359,6 +360,65 @@ class TestTime:
         assert seen[0].outcome.kind == "needs_input", "it has been more than created"
         assert desk.counts()["fetches|stale"] > 1
 
+    def test_a_late_event_is_believed_at_once(self, desk) -> None:
+        """Its session may have gone back since: a person can set it back in the Dashboard."""
+        event = desk.accept("verified", desk.sandbox.session("document_expired"))
+        accepted = int(desk.fields(event)[b"accepted"]) - failures.STALE_FOR * 1000
+        desk.redis.hset(f"iw:evt:{event.key}", "accepted", accepted)
+        desk.turn(desk.processor(Seen().handler("*")))
+        record = desk.record(event)
+        assert (record.state, record.outcome) == ("done", "superseded")
+
+    def test_a_status_that_was_set_back_reaches_its_handlers(self, desk) -> None:
+        """In the Dashboard's override the session has no `last_error`, as if it were new."""
+        seen = Seen()
+        processor = desk.processor(seen.handler("requires_input"))
+        event = desk.accept("requires_input", desk.sandbox.session())
+        desk.turn(processor)
+        record = desk.record(event)
+        assert (record.state, record.outcome, record.reason) == ("done", "needs_input", "")
+        (v,) = seen
+        assert (v.outcome.kind, v.outcome.reason, v.superseded) == ("needs_input", None, False)
+        assert desk.counts().get("fetches|stale") is None
+
+    def test_redaction_unverifies_nobody(self, desk) -> None:
+        session = desk.sandbox.session("verified")
+        desk.sandbox.api().redact_session(session.id)
+        desk.sandbox.control(f"sessions/{session.id}/complete")
+        seen = Seen()
+        processor = desk.processor(
+            seen.handler("verified", name="grant", needs=[DOB, NUMBER]),
+            seen.handler("redacted", name="forget"),
+            restricted_key="rk_test_x",
+        )
+        for kind in ("verified", "redacted"):
+            record = desk.settle(processor, desk.accept(kind, session))
+            assert (record.state, record.outcome) == ("done", kind)
+        granted, forgotten = seen
+        assert (granted.outcome.kind, granted.redacted, granted.superseded) == (
+            *("verified", True, False),
+        )
+        assert granted.session.verified_outputs.first_name is None
+        assert granted.report.document.last_name is None
+        assert (granted.sensitive.dob, granted.sensitive.document_number) == (None, None)
+        assert (forgotten.outcome.kind, forgotten.redacted) == ("redacted", True)
+
+    def test_what_failed_and_is_then_overtaken_is_seen(self, desk) -> None:
+        session = desk.sandbox.session("document_expired")
+        processor = desk.processor(raising(lambda _: Retry("mail is down", delay=0)))
+        event = desk.accept("requires_input", session)
+        desk.turn(processor)
+        desk.sandbox.control(f"sessions/{session.id}/submit", outcome="verified")
+        accepted = int(desk.fields(event)[b"accepted"]) - failures.STALE_FOR * 1000
+        desk.redis.hset(f"iw:evt:{event.key}", "accepted", accepted)
+        record = desk.settle(processor, event)
+        assert statuses(record) == {"p.failing": ("superseded", 1)}
+        assert record.handlers["p.failing"].reason == "retry: mail is down"
+        (line,) = desk.logged("handler_superseded")
+        assert (line["handler"], line["attempt"], line["event_id"]) == ("p.failing", 1, event.id)
+        assert line["reason"] == "retry: mail is down"
+        assert desk.counts()["handler_runs|p.failing|superseded"] == 1
+
     def test_two_events_of_one_session_never_run_at_once(self, desk) -> None:
         session = desk.sandbox.session("verified")
         running, go_on = threading.Event(), threading.Event()
@@ -400,7 +460,22 @@ class TestTime:
         event = desk.accept("created", desk.sandbox.session())
         desk.turn(desk.processor(slow, seen.handler("*", name="z")))
         assert (desk.record(event).state, desk.record(event).handlers, seen) == ("pending", {}, [])
+        (line,) = desk.logged("claim_lost")
+        assert (line["handler"], line["event_id"]) == ("p.slow", event.id)
+        assert line["session_id"] == event.session
+        assert desk.counts()["handler_runs|p.slow|lost"] == 1
+
+    def test_nor_is_the_result_of_the_last_handler_counted_as_done(self, desk) -> None:
+        @on("*")
+        def slow(v: Verification) -> None:
+            desk.redis.hincrby(f"iw:evt:{v.event.key}", "token", 1)
+
+        event = desk.accept("created", desk.sandbox.session())
+        desk.turn(desk.processor(slow))
+        assert desk.record(event).state == "pending"
         assert [line["handler"] for line in desk.logged("claim_lost")] == ["p.slow"]
+        runs = {name: by for name, by in desk.counts().items() if name.startswith("handler_runs")}
+        assert runs == {"handler_runs|p.slow|lost": 1}
 
 
 class TestStripeFails:
