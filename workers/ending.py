@@ -55,38 +55,28 @@ def end_of(claim: Claim, subscribed: Sequence[Handler], facts: Facts | None = No
         # Stopped before every handler had its turn.
         return Release(0, "worker stopped")
     waiting = {name: p for name, p in claim.progress.items() if not p.over}
-    known = {name: p for name, p in waiting.items() if name in names}
-    if waiting and not known:
-        return _without_handler(claim, subscribed, facts, waiting)
-    if known:
-        next_ = min(known.values(), key=lambda progress: progress.due)
-        reason = next_.reason if not next_.attempts else "handlers wait for their retry"
-        return Release(max(0.05, (next_.due - claim.now) / 1000), reason)
-    return _settled(claim, *(_recorded_outcome(facts) if names else ("no_handler", "")))
+    if waiting.keys() & names:
+        due, reason = min((p.due, _why(p)) for name, p in waiting.items() if name in names)
+        return Release(max(0.05, (due - claim.now) / 1000), reason)
+    for unknown, progress in sorted(waiting.items()):
+        overdue = (claim.now - progress.due) / 1000
+        log.warning("handler_unknown", handler=unknown, age_s=round(overdue))
+        if overdue < UNKNOWN_FOR:
+            # A newer release may have it (a rolling deploy).
+            return Release(UNKNOWN_WAIT, f"{unknown}: this release has no such handler")
+        if claim.unwritten:
+            return Release(0, "another result is to be written first")
+        save_progress_at_end(claim, unknown, Progress("dead", progress.attempts, reason=_GONE))
+    outcome, reason = _recorded_outcome(facts) if names else ("no_handler", "")
+    dead = [
+        f"{name}: {p.reason}" for name, p in sorted(claim.progress.items()) if p.status == "dead"
+    ]
+    return Finish("dead", outcome, dead[0]) if dead else Finish("done", outcome, reason)
 
 
-def _without_handler(
-    claim: Claim, subscribed: Sequence[Handler], facts: Facts | None, waiting: dict[str, Progress]
-) -> End:
-    """Wait for a release that has the handler (a rolling deploy); at last, go on without it."""
-    unknown = min(waiting)
-    overdue = (claim.now - waiting[unknown].due) / 1000
-    log.warning("handler_unknown", handler=unknown, age_s=round(overdue))
-    if overdue < UNKNOWN_FOR:
-        return Release(UNKNOWN_WAIT, f"{unknown}: this release has no such handler")
-    if claim.unwritten:
-        return Release(0, "another result is to be written first")
-    gone = Progress("dead", waiting[unknown].attempts, reason=_GONE)
-    save_progress_at_end(claim, unknown, gone)
-    return end_of(claim, subscribed, facts)
-
-
-def _settled(claim: Claim, outcome: str, reason: str) -> Finish:
-    dead = {name: p.reason for name, p in claim.progress.items() if p.status == "dead"}
-    if dead:
-        name = min(dead)
-        return Finish("dead", outcome, f"{name}: {dead[name]}")
-    return Finish("done", outcome, reason)
+def _why(waiting: Progress) -> str:
+    # Without an attempt it waits for Stripe.
+    return "handlers wait for their retry" if waiting.attempts else waiting.reason
 
 
 def _recorded_outcome(facts: Facts | None) -> tuple[str, str]:
@@ -122,13 +112,12 @@ class Ender:
                 released = pipe.release(claim, end.delay, end.reason)
             if and_claim and not self._stop.requested:
                 following = pipe.claim()
-        if isinstance(end, Finish) and finished:
-            took = finished.result()
-            self._count_unwritten(claim, kept=took is not None)
-            if took is not None:
-                self._report(end, took)
-        elif released:
-            self._count_unwritten(claim, kept=released.result())
+        took = finished.result() if finished else None
+        kept = took is not None or bool(released and released.result())
+        if end:
+            self._count_last(claim.unwritten, kept=kept)
+        if isinstance(end, Finish) and took is not None:
+            self._report(end, took)
         return following
 
     def _report(self, end: Finish, took: float) -> None:
@@ -143,9 +132,9 @@ class Ender:
             took_ms=round(took * 1000),
         )
 
-    def _count_unwritten(self, claim: Claim, *, kept: bool) -> None:
+    def _count_last(self, unwritten: tuple[str | int, ...], *, kept: bool) -> None:
         """Count the last handler's run, which was written with the end, or lost with the claim."""
-        handler, status = map(str, claim.unwritten[:2]) if claim.unwritten else (None, "")
+        handler, status = map(str, unwritten[:2]) if unwritten else (None, "")
         if not kept:
             log.warning("claim_lost", handler=handler)
         if handler:
