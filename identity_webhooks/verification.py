@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from structlog.stdlib import BoundLogger
 
-from identity_webhooks.event import Event
+from identity_webhooks.event import Event, Kind
 
 if TYPE_CHECKING:
     from stripe.identity import VerificationReport, VerificationSession
@@ -20,19 +20,25 @@ Need = Literal[
     "verified_outputs.dob",
     "verified_outputs.id_number",
     "verified_outputs.sex",
-    "last_verification_report.document.number",
+    "verified_outputs.unparsed_place_of_birth",
+    "verified_outputs.unparsed_sex",
     "last_verification_report.document.dob",
     "last_verification_report.document.expiration_date",
+    "last_verification_report.document.number",
+    "last_verification_report.document.sex",
+    "last_verification_report.document.unparsed_place_of_birth",
+    "last_verification_report.document.unparsed_sex",
+    "last_verification_report.id_number.dob",
+    "last_verification_report.id_number.id_number",
 ]
-"""What `needs=` may name."""
+"""What `needs=` may name: the personal fields that the API leaves out unless they are expanded by
+name, as of its version 2025-05-28. A test compares them with the API description."""
 
 SENSITIVE: dict[str, str] = {
-    "verified_outputs.dob": "dob",
-    "verified_outputs.id_number": "id_number",
-    "verified_outputs.sex": "sex",
-    "last_verification_report.document.number": "document_number",
-    "last_verification_report.document.dob": "document_dob",
-    "last_verification_report.document.expiration_date": "document_expiration_date",
+    need: need.removeprefix("verified_outputs.")
+    .removeprefix("last_verification_report.")
+    .replace(".", "_")
+    for need in get_args(Need)
 }
 """Each `Need`, and the attribute of `Verification.sensitive` it becomes. Stripe shows
 these only to a restricted key, each expanded by name
@@ -48,8 +54,10 @@ class Outcome:
     """Where the session stands now, in a word.
 
     Attributes:
-        kind: `created`, `processing`, `needs_input`, `verified`, `canceled`, `redacted`.
-        reason: for `needs_input`, the code of `last_error`, such as `document_expired`.
+        kind: `created`, `processing`, `needs_input`, `verified`, `canceled`; `redacted` only for
+            handlers of `redacted` events.
+        reason: for `needs_input`, the code of `last_error`, such as `document_expired`; None when
+            somebody set the status back in the Dashboard.
         user_can_retry: whether another attempt of the same user may succeed.
     """
 
@@ -58,38 +66,57 @@ class Outcome:
     user_can_retry: bool = False
 
     @classmethod
-    def of(cls, session: VerificationSession) -> Outcome:
-        """Read it off a session."""
-        # Stripe's schema requires neither `redaction` nor `last_error` to be there.
-        redaction = getattr(session, "redaction", None)
-        # Redaction takes up to four days; only then are the data gone. Its third status,
-        # `validated`, is undocumented, and taken for one that comes after.
-        if redaction is not None and redaction.status != "processing":
+    def of(cls, session: VerificationSession, event: Kind | None = None) -> Outcome:
+        """Read it off a session, for the handlers of this kind of event.
+
+        Redaction removes data and unverifies nobody: the status stays the outcome, and only
+        handlers of `redacted` events are told `redacted`.
+        """
+        if event == "redacted" and is_redacted(session):
             return cls("redacted")
         if session.status != "requires_input":
             kinds: dict[str, OutcomeKind] = {"verified": "verified", "canceled": "canceled"}
             # Stripe may add statuses; one we do not know is not final.
             return cls(kinds.get(session.status, "processing"))
-        # The first and the failed status have one name; `last_error` tells them apart.
+        # Stripe's schema does not require `last_error` to be there.
         error = getattr(session, "last_error", None)
-        if error is None or not error.code:
-            return cls("created", user_can_retry=True)
-        return cls("needs_input", error.code, user_can_retry=error.code not in _FINAL_CODES)
+        if error is not None and error.code:
+            return cls("needs_input", error.code, user_can_retry=error.code not in _FINAL_CODES)
+        # A new session and one whose status was overridden in the Dashboard look the same; the
+        # kind of the event tells them apart.
+        kind: OutcomeKind = "created" if event in {None, "created"} else "needs_input"
+        return cls(kind, user_can_retry=True)
+
+
+def is_redacted(session: VerificationSession) -> bool:
+    """Whether the personal data of a session is gone. Redaction takes up to four days."""
+    # Stripe's schema does not require `redaction` to be there. Its third status, `validated`, is
+    # undocumented, and taken for one that comes after.
+    redaction = getattr(session, "redaction", None)
+    return redaction is not None and redaction.status != "processing"
 
 
 class Sensitive:
     """The sensitive fields that a handler declared in `needs=`; others raise AttributeError.
 
-    `repr` shows names only. Dates are `datetime.date`, or None where Stripe has none.
+    `repr` shows names only. Dates are `datetime.date`. A field is None where Stripe has none, and
+    after redaction.
     """
 
     if TYPE_CHECKING:
         dob: date | None
         id_number: str | None
         sex: str | None
-        document_number: str | None
+        unparsed_place_of_birth: str | None
+        unparsed_sex: str | None
         document_dob: date | None
         document_expiration_date: date | None
+        document_number: str | None
+        document_sex: str | None
+        document_unparsed_place_of_birth: str | None
+        document_unparsed_sex: str | None
+        id_number_dob: date | None
+        id_number_id_number: str | None
 
     else:
 
@@ -110,6 +137,10 @@ class Sensitive:
 
     def __repr__(self) -> str:
         return f"<Sensitive: {', '.join(self._values) or 'nothing declared'}>"
+
+    def __or__(self, other: Sensitive) -> Sensitive:
+        """Return the fields of both."""
+        return Sensitive(self._values | other._values)
 
     def values(self) -> list[Any]:
         """Return the values themselves, for masking."""
@@ -147,6 +178,14 @@ class Verification:
     attempt: int
     superseded: bool
     log: BoundLogger = field(repr=False)
+
+    @property
+    def redacted(self) -> bool:
+        """Whether the personal data is gone: the fields that held it are None.
+
+        It says nothing of the status: a verified session stays verified.
+        """
+        return is_redacted(self.session)
 
     @property
     def subject(self) -> str | None:

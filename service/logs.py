@@ -42,7 +42,7 @@ KEYS = frozenset(
         # what it concerns
         *("event_id", "event_key", "kind", "form", "session_id", "account", "livemode"),
         *("handler", "plugin", "origin", "attempt", "idempotency_key", "secret", "request_id"),
-        "subject",
+        *("subject", "key_name", "call", "accounts", "in_hand", "running"),
         # what happened
         *("outcome", "reason", "code", "status", "error", "where", "fault", "faults", "hint"),
         *("state", "count", "counts", "woken", "postponed", "stale", "stuck", "pending", "dead"),
@@ -57,7 +57,7 @@ KEYS = frozenset(
 
 # Keys, and whatever stands before the last @ of a URL's host. Neither part can be tried in more
 # than one way, so no text takes long.
-_SECRETS = re.compile(r"(whsec_|[rs]k_(?:live|test)_)[A-Za-z0-9+/=_-]+|(?<=://)[^/\s]+(?=@)")
+_SECRETS = re.compile(r"(whsec_|[rs]k_(?:live|test|org)_)[A-Za-z0-9+/=_-]+|(?<=://)[^/\s]+(?=@)")
 _RUNS = re.compile(r"[A-Za-z0-9]+")
 _MAX_TEXT = 200
 # What structlog's formatter keeps in the event, and removes.

@@ -38,7 +38,10 @@ COUNTERS: dict[str, tuple[tuple[str, ...], str]] = {
     "verified_with": (("secret",), "Deliveries by the signing secret that fitted."),
     "claims": (("answer",), "Wake-ups by what claiming the event answered."),
     "fetches": (("result",), "Fetches from Stripe by result: ok, or the kind of failure."),
-    "handler_runs": (("handler", "status"), "Handler runs by status: done, retry, dead, ..."),
+    "handler_runs": (
+        ("handler", "status"),
+        "Handler runs by status: done, retry, dead, superseded, lost, ...",
+    ),
     "settled": (("state", "outcome"), "Events settled, by final state and outcome."),
     "redriven": ((), "Events woken again by the sweep."),
 }

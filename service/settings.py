@@ -26,7 +26,11 @@ Role = Literal["web", "worker", "tool"]
 
 _STRIPE = "https://api.stripe.com"
 _WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}\Z")
-_API_KEY = re.compile(r"(sk|rk)_(test|live)_[A-Za-z0-9_]{4,}\Z")
+ORGANIZATION_KEY = "sk_org_"
+"""What the key of an organization begins with, whatever its rights and its mode
+(https://docs.stripe.com/keys/organization-api-keys)."""
+_API_KEY = re.compile(r"((sk|rk)_(test|live)|sk_org)_[A-Za-z0-9_]{4,}\Z")
+_MODE = re.compile(r"(?:[sr]k|sk_org)_(test|live)_")
 _NAME = re.compile(r"(?!whsec_)[A-Za-z0-9_.-]{1,32}\Z")  # it is shown: never a secret itself
 
 # What a role cannot run without. The web process needs no API key, the worker no signing secret:
@@ -69,6 +73,11 @@ class Settings(BaseSettings):
         default=None,
         description="Process live-mode events (1) or test-mode events (0). Default: what"
         " STRIPE_API_KEY is.",
+    )
+    stripe_connected_accounts: bool = Field(
+        default=False,
+        description="Set to 1 on a platform: reconciliation then also lists the connected accounts,"
+        " so that they are known after Redis lost its data. Needs a key that may read accounts.",
     )
     stripe_api_base: str = Field(
         default=_STRIPE,
@@ -158,6 +167,8 @@ class Settings(BaseSettings):
                 faults.append(f"{_env_name(name)}: missing. Set it to {sentence}")
         if role == "web" and not (_is_given("stripe_livemode") or _is_given("stripe_api_key")):
             faults.append("STRIPE_LIVEMODE: set it to 1 or 0, or give STRIPE_API_KEY")
+        if settings is not None:
+            faults += settings._mode_faults()
         if faults or settings is None:
             raise SettingsError("\n".join(["the settings are not complete:", *faults]))
         return settings
@@ -167,7 +178,28 @@ class Settings(BaseSettings):
         """Which events are processed: as set, else the mode of the API key."""
         if self.stripe_livemode is not None or self.stripe_api_key is None:
             return self.stripe_livemode
-        return self.stripe_api_key.get_secret_value().startswith(("sk_live_", "rk_live_"))
+        return _is_live(self.stripe_api_key)
+
+    def _mode_faults(self) -> list[str]:
+        """Return what is wrong with the modes of the keys, as far as their prefixes tell."""
+        key, restricted = _is_live(self.stripe_api_key), _is_live(self.stripe_restricted_key)
+        faults = []
+        if None not in {self.stripe_livemode, key} and self.stripe_livemode != key:
+            faults.append(
+                f"STRIPE_LIVEMODE: is {int(not key)}, but STRIPE_API_KEY is of {_mode(key)} mode:"
+                " no event would find its session"
+            )
+        expected = self.livemode if key is None else key
+        if None not in {restricted, expected} and restricted != expected:
+            faults.append(
+                f"STRIPE_RESTRICTED_KEY: is of {_mode(restricted)} mode, but events of"
+                f" {_mode(expected)} mode are processed"
+            )
+        if key is None and self.stripe_api_key is not None and self.stripe_livemode is None:
+            faults.append(
+                "STRIPE_LIVEMODE: set it to 1 or 0: STRIPE_API_KEY does not tell its mode"
+            )
+        return faults
 
     @property
     def api_rate(self) -> int:
@@ -219,13 +251,15 @@ class Settings(BaseSettings):
     @classmethod
     def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _API_KEY.match(value.get_secret_value()):
-            raise ValueError("is not an API key: it should look like rk_test_... or sk_live_...")
+            raise ValueError(
+                "is not an API key: it should look like rk_test_..., sk_live_... or sk_org_..."
+            )
         return value
 
     @field_validator("stripe_restricted_key")
     @classmethod
     def _check_restricted(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith("rk_"):
+        if value is not None and not value.get_secret_value().startswith(("rk_", ORGANIZATION_KEY)):
             raise ValueError(
                 "is not a restricted key (rk_...): Stripe shows these fields to no other"
             )
@@ -262,6 +296,16 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What `load` read from files, then the environment; nothing else."""
         return init_settings, env_settings
+
+
+def _is_live(key: SecretStr | None) -> bool | None:
+    """Whether a key is of live mode, by its prefix; None where there is no key or no word of it."""
+    found = _MODE.match(key.get_secret_value()) if key else None
+    return None if found is None else found[1] == "live"
+
+
+def _mode(live: bool | None) -> str:
+    return "live" if live else "test"
 
 
 def _read_files() -> tuple[dict[str, Any], list[str]]:

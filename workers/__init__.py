@@ -1,9 +1,6 @@
 """Acts: claim, fetch, dispatch, settle."""
 
-import warnings
 from typing import TYPE_CHECKING
-
-import identity_webhooks
 
 # Handler authors imported these from here. It works for one more release, with a warning.
 __all__ = ["Discard", "Outcome", "Retry", "Sensitive", "Verification", "on"]
@@ -16,6 +13,10 @@ else:  # a type checker would take any name for one that `__getattr__` knows
     def __getattr__(name: str) -> object:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import warnings  # noqa: PLC0415
+
+        import identity_webhooks  # noqa: PLC0415 (a worker that starts must soon heed SIGTERM)
+
         warnings.warn(
             f"{name} has moved: write `from identity_webhooks import {name}`",
             DeprecationWarning,

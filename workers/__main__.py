@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
+import signal
+
+if __name__ == "__main__":
+    # Before the imports, which take their time: the first process of a container has to handle
+    # SIGTERM to heed it. Until there is something in hand, it ends at once.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+
+import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,36 +27,43 @@ from service.settings import Role, Settings, SettingsError
 from service.text import table
 from workers import plugins
 from workers import reconcile as reconciling
-from workers.stripe_api import StripeApi, StripeFailure
+from workers.failures import StripeFailure
+from workers.stripe_api import StripeApi
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--periodic/--no-periodic",
+    default=True,
+    help="Whether to run a periodic process beside it (see `periodic`). Default: yes.",
+)
 @click.pass_context
-def main(context: click.Context) -> None:
+def main(context: click.Context, periodic: bool) -> None:
     """Run a worker (without a command), or one of the tools below.
 
     A worker takes events from the inbox and runs the handlers, until SIGTERM: then it finishes
     what it has in hand within 25 seconds, or gives it back.
 
     Exit codes: 0 done, 1 Stripe refused or a fault was found, 2 wrong usage, 69 Redis cannot be
-    reached, 78 the settings, a plugin or Redis are not as they must be.
+    reached, 78 the settings, a plugin or Redis are not as they must be, 143 stopped by SIGTERM
+    before it had anything in hand.
     """
     if context.invoked_subcommand is None:
-        from workers import runner  # noqa: PLC0415 (RQ is not needed by the tools)
+        from workers import supervisor  # noqa: PLC0415 (RQ is not needed by the tools)
 
-        _refuse_or(lambda: runner.work(_settings("worker")))
+        _refuse_or(lambda: supervisor.work(_settings("worker"), periodic=periodic))
 
 
 @main.command()
 def periodic() -> None:
     """Wake what is past due: retries, events of workers that died, lost wake-ups.
 
-    Also asks Stripe every five minutes what was missed (see `reconcile`). Run at least one; any
-    number may run.
+    Also asks Stripe every five minutes what was missed (see `reconcile`). Every worker runs one
+    beside it, unless started with --no-periodic. At least one has to run; any number may.
     """
-    from workers import runner  # noqa: PLC0415
+    from workers import periodic as sweeping  # noqa: PLC0415
 
-    _refuse_or(lambda: runner.sweep_for_ever(_settings("worker")))
+    _refuse_or(lambda: sweeping.run(_settings("worker")))
 
 
 @main.command()
@@ -99,15 +113,17 @@ def handlers(as_json: bool) -> None:
 @click.option("--since", type=click.DateTime(), help="Made at or after (UTC). Default: 3 days ago.")
 @click.option("--deep", is_flag=True, help="All that Stripe still lists: 30 days.")
 @click.option("--dry-run", is_flag=True, help="Say what was missed, and take nothing in.")
-@click.option("--account", help="A connected account: acct_...")
+@click.option("--account", help="Only this connected account: acct_...")
 @click.option("--json", "as_json", is_flag=True, help="An object instead of sentences.")
 def reconcile(
     since: datetime | None, deep: bool, dry_run: bool, account: str | None, as_json: bool
 ) -> None:
     """Ask Stripe what was missed, and take it in.
 
-    Safe at any time and any number of times: what the inbox knows stays as it is. With --since
-    more than 30 days ago, sessions are looked at too, as Stripe lists no older events.
+    Safe at any time and any number of times: what the inbox knows stays as it is. Connected
+    accounts are asked for, too: those that events came from, and with STRIPE_CONNECTED_ACCOUNTS=1
+    all that Stripe lists. With --since more than 30 days ago, sessions are looked at too, as
+    Stripe lists no older events.
 
     \b
     python -m workers reconcile --dry-run
@@ -120,17 +136,14 @@ def reconcile(
         settings = Settings.load("worker")
         logs.configure(settings, sys.stderr)
         client = connection.connect(settings)
-        inbox = Inbox(client, limit=settings.inbox_limit)
+        inbox = Inbox(client, limit=settings.inbox_limit, api_rate=settings.api_rate)
         back = reconciling.HORIZON - 60 if deep else reconciling.WIDE
         start = int(since.replace(tzinfo=UTC).timestamp()) if since else inbox.now() - back
         show = _show_progress if sys.stderr.isatty() else lambda _: None
         try:
-            found = reconciling.Reconciler.from_settings(settings, inbox, account).run(
-                start, dry_run=dry_run, progress=show
+            found = reconciling.Reconciler.from_settings(settings, inbox).run(
+                start, [account] if account else None, dry_run=dry_run, progress=show
             )
-        except StripeFailure as failure:
-            click.echo(f"Stripe: {failure} ({failure.request_id or 'no answer'})", err=True)
-            return 1
         except reconciling.InboxFull:
             click.echo(
                 "the inbox is full (INBOX_LIMIT): run it again when it has drained", err=True
@@ -138,14 +151,18 @@ def reconcile(
             return 1
         if as_json:
             click.echo(json.dumps(reconciling.as_json(found), indent=2))
-            return 0
+            return 1 if found.failed else 0
         verb = "would be taken in" if dry_run else "taken in"
         click.echo(f"{found.seen} events looked at, {len(found.missed)} missed and {verb}")
         for key in found.missed:
             click.echo(f"  {key}")
         for session in found.stuck:
             click.echo(f"in processing for more than a day: {session}")
-        return 0
+        for gone in found.gone:
+            click.echo(f"Stripe shows nothing of this account any more: {gone}")
+        for name, reason in found.failed.items():
+            click.echo(f"Stripe, asked for {name}: {reason}", err=True)
+        return 1 if found.failed else 0
 
     _refuse_or(run)
 

@@ -3,9 +3,10 @@
 What Redis loses (a power cut, a failover) and what was never delivered (an outage longer than
 Stripe retries) is still in Stripe's list of events for 30 days. Every event found goes through the
 same `Inbox.accept` as a delivery, so asking again changes nothing, and any number of processes may
-ask at once.
+ask at once. Connected accounts are asked for, too: those that events came from, and on a platform
+(STRIPE_CONNECTED_ACCOUNTS) all that Stripe lists. Each has a watermark of its own.
 
-Beyond 30 days the events are gone but the sessions are not: `old_sessions` looks for those that no
+Beyond 30 days the events are gone but the sessions are not: `_old_sessions` looks for those that no
 handler has heard the end of.
 """
 
@@ -14,38 +15,47 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import redis
 import stripe
 
-from identity_webhooks.event import Event
-from identity_webhooks.verification import Outcome
+from identity_webhooks.event import Event, Kind
+from identity_webhooks.verification import Outcome, is_redacted
 from service import logs
 from service.event import kind_of
 from service.inbox import AcceptResult, Inbox
 from service.settings import Settings
-from workers.stripe_api import StripeApi, StripeFailure
+from workers.failures import StripeFailure, alarm
+from workers.stop import Stop
+from workers.stripe_api import PAGE, StripeApi
 from workers.verification import event_kind
-from workers.watch import Stop
 
 PERIOD = 300.0
-"""Seconds between two passes: within so long, what Redis lost is back."""
+"""Seconds between two rounds: within so long, what Redis lost is back."""
 
 OVERLAP = 600
 """Seconds a pass reaches back before the last one: Stripe's list lags behind [secondary]."""
 
-WIDE = 3 * 86_400
+DAY = 86_400
+
+WIDE = 3 * DAY
 """Seconds the daily pass, and the first one on an empty Redis, reaches back: as long as Stripe
 itself retries deliveries in live mode (https://docs.stripe.com/webhooks#behaviors)."""
 
-HORIZON = 30 * 86_400
+HORIZON = 30 * DAY
 """Seconds for which Stripe lists events (https://docs.stripe.com/api/events)."""
 
-STUCK = 86_400
+STUCK = DAY
 """Seconds in `processing` after which a session is reported; most checks take under a minute
 (https://docs.stripe.com/identity/how-sessions-work)."""
+
+_OF_EVERY_ACCOUNT = frozenset({"unreachable", "limited", "key"})
+"""Kinds of failures that the next account would meet as well."""
+
+Item = TypeVar("Item")
 
 log = logs.get(__name__)
 
@@ -56,7 +66,7 @@ class InboxFull(Exception):
 
 @dataclass
 class Pass:
-    """What a pass found.
+    """What was found, for one account or for several.
 
     Attributes:
         seen: events and sessions looked at.
@@ -64,56 +74,145 @@ class Pass:
             `other_mode` is none of ours.
         missed: keys of what was missed.
         stuck: sessions that have been in `processing` for more than a day.
+        gone: accounts of which Stripe shows nothing any more.
+        failed: why an account could not be asked for, by its id; `own` is one's own.
     """
 
     seen: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     missed: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 class Reconciler:
-    """Compares Stripe with the inbox, for one account."""
+    """Compares Stripe with the inbox, account by account. None stands for one's own account.
+
+    An account that cannot be asked for holds up no other.
+    """
 
     def __init__(
-        self, api: StripeApi, inbox: Inbox, *, livemode: bool, account: str | None = None
+        self, api: StripeApi, inbox: Inbox, *, livemode: bool, list_accounts: bool = False
     ) -> None:
-        self._api, self._inbox, self._livemode, self._account = api, inbox, livemode, account
+        """Take, too, whether to ask Stripe which accounts are connected to ours."""
+        self._api, self._inbox, self._livemode = api, inbox, livemode
+        self._list_accounts = list_accounts
+        self._gone_until: dict[str, float] = {}
 
     @classmethod
-    def from_settings(
-        cls, settings: Settings, inbox: Inbox, account: str | None = None
-    ) -> Reconciler:
-        """Build it for the account of `STRIPE_API_KEY`, or for one connected to it."""
-        api = StripeApi.from_settings(settings)
-        return cls(api, inbox, livemode=bool(settings.livemode), account=account)
+    def from_settings(cls, settings: Settings, inbox: Inbox) -> Reconciler:
+        """Build it for the account of `STRIPE_API_KEY` and those connected to it."""
+        return cls(
+            StripeApi.from_settings(settings),
+            inbox,
+            livemode=bool(settings.livemode),
+            list_accounts=settings.stripe_connected_accounts,
+        )
+
+    def round(self) -> Pass:
+        """Make the pass of every account, and move the watermark of each that is through.
+
+        A pass starts at the watermark of the last whole one, less the overlap; once a day, and
+        when there is no watermark (an empty Redis), it reaches back three days.
+
+        Raises:
+            InboxFull: what was found so far is in the inbox.
+            redis.RedisError: the same, for Redis.
+        """
+        found = Pass()
+        for account in self._accounts(found):
+            if time.monotonic() < self._gone_until.get(account or "", 0):
+                continue
+            started = self._inbox.now()
+            wide = self._inbox.try_acquire(f"reconcile-wide:{account or ''}", DAY)
+            watermark = self._inbox.watermark(account)
+            since = started - WIDE if wide or watermark is None else watermark - OVERLAP
+            through = self._try_pass(since, account, found, look_for_stuck=wide or account is None)
+            if through:
+                self._inbox.move_watermark(started, account)
+            elif through is None:
+                break
+        return found
 
     def run(
         self,
         since: int,
+        accounts: Iterable[str | None] | None = None,
         *,
         dry_run: bool = False,
         progress: Callable[[Pass], None] = lambda _: None,
     ) -> Pass:
         """Take in everything made at or after `since` (unix seconds) that the inbox lacks.
 
+        Args:
+            since: unix seconds.
+            accounts: whom to ask for; by default every account that is known.
+            dry_run: whether to take nothing in.
+            progress: called after each event.
+
         Raises:
-            StripeFailure: Stripe did not answer; what was found so far is in the inbox.
-            InboxFull: the same, for lack of room.
+            InboxFull: what was found so far is in the inbox.
             redis.RedisError: the same, for Redis.
         """
         found = Pass()
-        for event in self._events(since):
-            found.seen += 1
-            answer = self._take_in(event, dry_run)
-            found.counts[answer] += 1
-            if answer == AcceptResult.NEW:
-                found.missed.append(event.key)
-            progress(found)
-        for session in self._sessions(status="processing"):
-            if session.created < time.time() - STUCK:
-                found.stuck.append(session.id)
+        for account in self._accounts(found) if accounts is None else accounts:
+            if self._try_pass(since, account, found, dry_run=dry_run, progress=progress) is None:
+                break
         return found
+
+    def _accounts(self, found: Pass) -> list[str | None]:
+        """Return every account that is known. An organization's key has none of its own."""
+        known = dict.fromkeys(self._inbox.accounts())
+        if self._list_accounts:
+            try:
+                known |= dict.fromkeys(self._paced(self._api.connected_accounts()))
+            except StripeFailure as failure:
+                self._report(failure, "connected accounts", found)
+        return [*([] if self._api.is_organization else [None]), *known]
+
+    def _try_pass(
+        self,
+        since: int,
+        account: str | None,
+        found: Pass,
+        *,
+        look_for_stuck: bool = True,
+        dry_run: bool = False,
+        progress: Callable[[Pass], None] = lambda _: None,
+    ) -> bool | None:
+        """Make the pass of an account: whether it is through; None when no other would be, too."""
+        try:
+            for event in self._events(since, account):
+                found.seen += 1
+                answer = self._take_in(event, dry_run)
+                found.counts[answer] += 1
+                if answer == AcceptResult.NEW:
+                    found.missed.append(event.key)
+                progress(found)
+            if look_for_stuck:
+                processing = self._api.sessions_since(status="processing", account=account)
+                found.stuck += [
+                    session.id
+                    for session in self._paced(processing)
+                    if session.created < time.time() - STUCK
+                ]
+        except StripeFailure as failure:
+            self._report(failure, account, found)
+            return None if failure.kind in _OF_EVERY_ACCOUNT else False
+        return True
+
+    def _report(self, failure: StripeFailure, account: str | None, found: Pass) -> None:
+        reason = f"{failure} ({failure.request_id or 'no answer'})"
+        if failure.kind == "account" and account:
+            found.gone.append(account)
+            self._gone_until[account] = time.monotonic() + DAY
+            log.warning("account_gone", account=account, reason=reason, hint=failure.rule.then)
+            return
+        found.failed[account or "own"] = reason
+        log.warning("reconcile_failed", account=account, reason=reason, hint=failure.rule.then)
+        if failure.rule.alarm:
+            alarm(failure, account=account)
 
     def _take_in(self, event: Event, dry_run: bool) -> str:
         if event.livemode != self._livemode:
@@ -126,8 +225,8 @@ class Reconciler:
             raise InboxFull
         return answer
 
-    def _events(self, since: int) -> Iterator[Event]:
-        for event in self._api.events_since(since, account=self._account):
+    def _events(self, since: int, account: str | None) -> Iterator[Event]:
+        for event in self._paced(self._api.events_since(since, account=account)):
             kind = kind_of(event.type)
             if kind is not None:
                 yield Event(
@@ -137,66 +236,66 @@ class Reconciler:
                     session=str(event.data.object["id"]),
                     created=event.created,
                     livemode=event.livemode,
-                    account=self._account,
+                    account=account,
                 )
         if since < time.time() - HORIZON:
-            yield from self._old_sessions(since)
+            yield from self._old_sessions(since, account)
 
-    def _old_sessions(self, since: int) -> Iterator[Event]:
-        """Yield an event of our own for each old session whose end no handler has heard."""
-        for session in self._sessions(created_since=since):
+    def _old_sessions(self, since: int, account: str | None) -> Iterator[Event]:
+        """Yield events of our own for each old session whose end no handler has heard."""
+        for session in self._paced(self._api.sessions_since(since, account=account)):
             if session.created > time.time() - HORIZON:
                 continue
-            kind = event_kind(Outcome.of(session).kind)
-            made_up = Event(
-                # The same each time, so that asking again finds it.
-                id=f"evt_reconciled_{session.id}_{kind}",
-                kind=kind,
-                form="snapshot",
-                session=session.id,
-                created=session.created,
-                livemode=session.livemode,
-                account=self._account,
-            )
-            if kind not in {"created", "processing"} and self._inbox.last_kind(made_up) != kind:
-                yield made_up
+            for kind in _ends_of(session):
+                made_up = Event(
+                    # The same each time, so that asking again finds it.
+                    id=f"evt_reconciled_{session.id}_{kind}",
+                    kind=kind,
+                    form="snapshot",
+                    session=session.id,
+                    created=session.created,
+                    livemode=session.livemode,
+                    account=account,
+                )
+                if self._inbox.last_kind(made_up) not in {kind, "redacted"}:
+                    yield made_up
 
-    def _sessions(
-        self, *, status: str | None = None, created_since: int | None = None
-    ) -> Iterator[stripe.identity.VerificationSession]:
-        return self._api.sessions_since(created_since, status=status, account=self._account)
+    def _paced(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Yield what Stripe lists, within the rate of calls: a page is one call."""
+        self._inbox.spend_call()
+        for number, item in enumerate(items, 1):
+            yield item
+            if number % PAGE == 0:
+                self._inbox.spend_call()
+
+
+def _ends_of(session: stripe.identity.VerificationSession) -> Iterator[Kind]:
+    """Yield the events that tell how a session ended: its status, and whether it was redacted."""
+    kind = event_kind(Outcome.of(session).kind)
+    if kind not in {"created", "processing"}:
+        yield kind
+    if is_redacted(session):
+        yield "redacted"
 
 
 def reconcile_for_ever(reconciler: Reconciler, inbox: Inbox, stop: Stop) -> None:
-    """Make a pass every `PERIOD`, whichever process comes first; return when asked to stop.
-
-    A pass starts at the watermark of the last whole one, less the overlap; once a day, and when
-    there is no watermark (an empty Redis), it reaches back three days.
-    """
+    """Make a round every `PERIOD`, whichever process comes first; return when asked to stop."""
     while not stop.requested:
         time.sleep(1)
         try:
             if inbox.try_acquire("reconcile", PERIOD):
-                reconcile_once(reconciler, inbox)
-        except StripeFailure as failure:
-            log.warning("reconcile_failed", reason=str(failure), request_id=failure.request_id)
+                found = reconciler.round()
+                report = log.warning if found.missed or found.stuck else log.info
+                report(
+                    "reconciled",
+                    count=found.seen,
+                    counts=dict(found.counts),
+                    stuck=len(found.stuck),
+                )
         except (redis.RedisError, InboxFull):
             log.exception("reconcile_failed")
 
 
-def reconcile_once(reconciler: Reconciler, inbox: Inbox) -> Pass:
-    """Make the pass that is due now, and move the watermark when it is through."""
-    started = inbox.now()
-    wide = inbox.try_acquire("reconcile-wide", 86_400)
-    watermark = inbox.watermark()
-    since = started - WIDE if wide or watermark is None else watermark - OVERLAP
-    found = reconciler.run(since)
-    inbox.move_watermark(started)
-    report = log.warning if found.missed or found.stuck else log.info
-    report("reconciled", count=found.seen, counts=dict(found.counts), stuck=len(found.stuck))
-    return found
-
-
 def as_json(found: Pass) -> dict[str, object]:
-    """Return a pass as plain data, the form that `--json` promises."""
+    """Return what was found as plain data, the form that `--json` promises."""
     return dataclasses.asdict(found) | {"counts": dict(found.counts)}

@@ -10,19 +10,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import date
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import stripe
+from stripe.identity import VerificationSession
 
 from identity_webhooks.event import Event
 from identity_webhooks.verification import SENSITIVE, Sensitive
-from service.settings import Settings
+from service.settings import ORGANIZATION_KEY, Settings
+from workers.failures import Call, StripeFailure, kind_of
 from workers.http import PooledClient
+from workers.verification import without_placeholders
 
 if TYPE_CHECKING:
     from stripe import ListObject, RequestOptions
-    from stripe.identity import VerificationReport, VerificationSession
+    from stripe.identity import VerificationReport
     from stripe.params.identity import (
         VerificationReportListParams,
         VerificationSessionCreateParams,
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
 NETWORK_RETRIES = 1
 """Immediate retries by the SDK on connection errors, 409 and 5xx, under one idempotency key."""
 
+PAGE = 100
+"""Objects in a page of a list, at most."""
+
 LONGEST_RETRY_AFTER = 3600.0
 """Seconds: after that we ask again whatever we were told."""
 
@@ -43,76 +50,20 @@ _EVENT_TYPES = [
     for kind in ("created", "processing", "requires_input", "verified", "canceled", "redacted")
 ]
 
-FailureKind = Literal["unreachable", "broken", "busy", "key", "missing", "invalid", "stale"]
 Answer = TypeVar("Answer")
-
-
-class StripeFailure(Exception):
-    """A call that failed. Its text holds a kind, a status and a code; never Stripe's sentence.
-
-    Attributes:
-        kind: `unreachable` (no answer), `broken` (5xx, or not JSON), `busy` (429, or locked),
-            `key` (401 or 403), `missing` (404), `invalid` (any other 4xx), `stale` (an answer,
-            but from before the event).
-        status: the HTTP status, if there was an answer.
-        code: Stripe's error code, such as `resource_missing`.
-        request_id: `req_...`, to look the call up in the Dashboard.
-        retry_after: seconds Stripe asked to wait, an hour at most.
-    """
-
-    def __init__(
-        self,
-        kind: FailureKind,
-        *,
-        status: int | None = None,
-        code: str | None = None,
-        request_id: str | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(" ".join(str(part) for part in (kind, status, code) if part))
-        self.kind = kind
-        self.status, self.code, self.request_id = status, code, request_id
-        self.retry_after = retry_after
-
-    @property
-    def may_pass(self) -> bool:
-        """Whether the same call may succeed later: by itself, or for `key` once a person acted."""
-        return self.kind not in {"missing", "invalid"}
-
-    @classmethod
-    def of(cls, error: stripe.StripeError) -> StripeFailure:
-        """Read one of the SDK's exceptions, which fills `code` for some classes only."""
-        status = error.http_status
-        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-        body = error.json_body if isinstance(error.json_body, dict) else {}
-        envelope = body.get("error") if isinstance(body.get("error"), dict) else {}
-        code = (envelope or {}).get("code")
-        kind: FailureKind
-        if status is None:
-            kind = "unreachable"
-        elif status == 429 or code in {"rate_limit", "lock_timeout"} or status == 409:
-            kind = "busy"
-        elif status in {401, 403}:
-            kind = "key"
-        elif not envelope or not 400 <= status < 500:
-            # Not Stripe's words: a proxy's page says nothing of the session.
-            kind = "broken"
-        else:
-            kind = "missing" if status == 404 else "invalid"
-        return cls(
-            kind,
-            status=status,
-            code=code if isinstance(code, str) else None,
-            request_id=headers.get("request-id"),
-            retry_after=_seconds(headers.get("retry-after")),
-        )
 
 
 class StripeApi:
     """Stripe Identity. Every method raises `StripeFailure`, and nothing else of the SDK's."""
 
     def __init__(self, api_key: str, *, base: str = "https://api.stripe.com") -> None:
+        """Take a key and where the API is.
+
+        With the key of an organization, every call has to name an account, one's own too
+        (https://docs.stripe.com/keys/organization-api-keys).
+        """
         stripe.enable_telemetry = False
+        self.is_organization = api_key.startswith(ORGANIZATION_KEY)
         client = stripe.StripeClient(
             api_key,
             base_addresses={"api": base},
@@ -123,6 +74,7 @@ class StripeApi:
         self._reports = client.v1.identity.verification_reports
         self._events = client.v1.events
         self._core_events = client.v2.core.events
+        self._accounts = client.v1.accounts
 
     @classmethod
     def from_settings(cls, settings: Settings) -> StripeApi:
@@ -134,88 +86,99 @@ class StripeApi:
         self, params: VerificationSessionCreateParams, *, account: str | None = None
     ) -> VerificationSession:
         """POST /v1/identity/verification_sessions."""
-        return _call(lambda: self._sessions.create(params, _for(account)))
+        return _call(lambda: self._sessions.create(params, self._for(account)))
 
     def retrieve_session(
         self, session: str, *, expand: Iterable[str] = (), account: str | None = None
     ) -> VerificationSession:
         """GET /v1/identity/verification_sessions/{session}."""
         return _call(
-            lambda: self._sessions.retrieve(session, {"expand": list(expand)}, _for(account))
+            lambda: self._sessions.retrieve(session, {"expand": list(expand)}, self._for(account))
         )
 
     def update_session(
         self, session: str, params: VerificationSessionUpdateParams, *, account: str | None = None
     ) -> VerificationSession:
         """POST /v1/identity/verification_sessions/{session}."""
-        return _call(lambda: self._sessions.update(session, params, _for(account)))
+        return _call(lambda: self._sessions.update(session, params, self._for(account)))
 
     def list_sessions(
         self, params: VerificationSessionListParams | None = None, *, account: str | None = None
     ) -> ListObject[VerificationSession]:
         """GET /v1/identity/verification_sessions: one page, newest first."""
-        return _call(lambda: self._sessions.list(params or {}, _for(account)))
+        return _call(lambda: self._sessions.list(params or {}, self._for(account)))
 
     def cancel_session(self, session: str, *, account: str | None = None) -> VerificationSession:
         """POST /v1/identity/verification_sessions/{session}/cancel."""
-        return _call(lambda: self._sessions.cancel(session, {}, _for(account)))
+        return _call(lambda: self._sessions.cancel(session, {}, self._for(account)))
 
     def redact_session(self, session: str, *, account: str | None = None) -> VerificationSession:
         """POST /v1/identity/verification_sessions/{session}/redact."""
-        return _call(lambda: self._sessions.redact(session, {}, _for(account)))
+        return _call(lambda: self._sessions.redact(session, {}, self._for(account)))
 
     def retrieve_report(
         self, report: str, *, expand: Iterable[str] = (), account: str | None = None
     ) -> VerificationReport:
         """GET /v1/identity/verification_reports/{report}."""
         return _call(
-            lambda: self._reports.retrieve(report, {"expand": list(expand)}, _for(account))
+            lambda: self._reports.retrieve(report, {"expand": list(expand)}, self._for(account))
         )
 
     def list_reports(
         self, params: VerificationReportListParams | None = None, *, account: str | None = None
     ) -> ListObject[VerificationReport]:
         """GET /v1/identity/verification_reports: one page, newest first."""
-        return _call(lambda: self._reports.list(params or {}, _for(account)))
+        return _call(lambda: self._reports.list(params or {}, self._for(account)))
 
     def retrieve_event(self, event: str, *, account: str | None = None) -> stripe.Event:
         """GET /v1/events/{event}: a snapshot event, up to 30 days old."""
-        return _call(lambda: self._events.retrieve(event, {}, _for(account)))
+        return _call(lambda: self._events.retrieve(event, {}, self._for(account)))
 
     def retrieve_thin_event(self, event: str, *, account: str | None = None) -> CoreEvent:
         """GET /v2/core/events/{event}: a thin event with its data and `snapshot_event`."""
-        return _call(lambda: self._core_events.retrieve(event, {}, _for(account)))
+        with _failing("thin event"):
+            return self._core_events.retrieve(event, {}, self._for(account))
 
     def events_since(self, created: int, *, account: str | None = None) -> Iterator[stripe.Event]:
         """Yield the six types of events made at or after `created` (unix seconds), newest first.
 
         Pages through GET /v1/events, which reaches back 30 days.
         """
-        try:
+        with _failing("list"):
             page = self._events.list(
-                {"types": _EVENT_TYPES, "created": {"gte": created}, "limit": 100}, _for(account)
+                {"types": _EVENT_TYPES, "created": {"gte": created}, "limit": PAGE},
+                self._for(account),
             )
             yield from page.auto_paging_iter()
-        except stripe.StripeError as error:
-            raise StripeFailure.of(error) from None
 
     def sessions_since(
         self, created: int | None = None, *, status: str | None = None, account: str | None = None
     ) -> Iterator[VerificationSession]:
         """Yield all sessions made at or after `created` (unix seconds), or in `status`."""
-        params: VerificationSessionListParams = {"limit": 100}
+        params: VerificationSessionListParams = {"limit": PAGE}
         if created is not None:
             params["created"] = {"gte": created}
         if status is not None:
             params["status"] = status
-        try:
-            yield from self._sessions.list(params, _for(account)).auto_paging_iter()
-        except stripe.StripeError as error:
-            raise StripeFailure.of(error) from None
+        with _failing("list"):
+            yield from self._sessions.list(params, self._for(account)).auto_paging_iter()
+
+    def connected_accounts(self) -> Iterator[str]:
+        """Yield the ids of the accounts that are connected to ours, newest first."""
+        with _failing("list"):
+            for account in self._accounts.list({"limit": PAGE}).auto_paging_iter():
+                yield account.id
 
     def fetch(self, event: Event) -> tuple[VerificationSession, VerificationReport | None]:
-        """Fetch the session of an event as it is now, and its last report, in one call."""
+        """Fetch the session of an event as it is now, and its last report, in one call.
+
+        Of a redacted one, None stands in place of Stripe's placeholders.
+        """
         session = self.retrieve_session(event.session, expand=_EXPAND, account=event.account)
+        if getattr(session, "redaction", None) is not None:
+            session = VerificationSession.construct_from(
+                without_placeholders(session.to_dict()), key=None
+            )
         report = getattr(session, "last_verification_report", None)
         return session, None if isinstance(report, str) else report
 
@@ -232,24 +195,52 @@ class StripeApi:
     def fetch_sensitive(self, event: Event, needs: Iterable[str]) -> Sensitive:
         """Fetch these sensitive fields; this client must hold a restricted key."""
         wanted = sorted(needs)
-        session = self.retrieve_session(
-            event.session, expand=wanted, account=event.account
-        ).to_dict()
-        return Sensitive({SENSITIVE[need]: _pick(session, need) for need in wanted})
+        with _failing("sensitive"):
+            session = self._sessions.retrieve(
+                event.session, {"expand": wanted}, self._for(event.account)
+            )
+        shown = without_placeholders(session.to_dict())
+        return Sensitive({SENSITIVE[need]: _pick(shown, need) for need in wanted})
+
+    def _for(self, account: str | None) -> RequestOptions:
+        if account is None:
+            return {}
+        if self.is_organization or "/" in account:
+            return {"stripe_context": account}
+        return {"stripe_account": account}
+
+
+@contextmanager
+def _failing(call: Call) -> Iterator[None]:
+    """Turn the SDK's exceptions into `StripeFailure`."""
+    try:
+        yield
+    except stripe.StripeError as error:
+        # Without the cause: the SDK's exceptions carry the whole body.
+        raise failure_of(error, call) from None
 
 
 def _call(call: Callable[[], Answer]) -> Answer:
-    try:
+    with _failing("session"):
         return call()
-    except stripe.StripeError as error:
-        # Without the cause: the SDK's exceptions carry the whole body.
-        raise StripeFailure.of(error) from None
 
 
-def _for(account: str | None) -> RequestOptions:
-    if account is None:
-        return {}
-    return {"stripe_context": account} if "/" in account else {"stripe_account": account}
+def failure_of(error: stripe.StripeError, call: Call) -> StripeFailure:
+    """Read one of the SDK's exceptions, which fills `code` for some classes only."""
+    status = error.http_status
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    body = error.json_body if isinstance(error.json_body, dict) else {}
+    envelope = body.get("error") if isinstance(body.get("error"), dict) else {}
+    given = (envelope or {}).get("code")
+    code = given if isinstance(given, str) else None
+    return StripeFailure(
+        "unreachable" if status is None else kind_of(status, code, words=bool(envelope)),
+        status=status,
+        code=code,
+        request_id=headers.get("request-id"),
+        retry_after=_seconds(headers.get("retry-after")),
+        call=call,
+    )
 
 
 def _pick(value: object, path: str) -> object:

@@ -12,6 +12,9 @@ from identity_webhooks.verification import Outcome, OutcomeKind, Sensitive
 if TYPE_CHECKING:
     from stripe.identity import VerificationReport, VerificationSession
 
+    from workers.failures import Verdict
+    from workers.router import Handler
+
 _OUTCOME_OF_EVENT: dict[Kind, OutcomeKind] = {
     "created": "created",
     "processing": "processing",
@@ -23,32 +26,40 @@ _OUTCOME_OF_EVENT: dict[Kind, OutcomeKind] = {
 
 _EVENT_OF_OUTCOME = {outcome: kind for kind, outcome in _OUTCOME_OF_EVENT.items()}
 
-# How far along a session is. Users go to and fro between the two of level 1; nothing leads back
-# from a higher level to a lower one (https://docs.stripe.com/identity/how-sessions-work).
-_LEVEL: dict[OutcomeKind, int] = {
-    "created": 0,
-    "processing": 1,
-    "needs_input": 1,
-    "verified": 2,
-    "canceled": 2,
-    "redacted": 3,
+# How a session may have looked just before each event. Where the same look may also come after it,
+# and usually does, it is not in here: `processing` is followed by `requires_input` within seconds.
+_LOOKS_BEFORE: dict[Kind, frozenset[OutcomeKind]] = {
+    "created": frozenset(),
+    "processing": frozenset({"created"}),
+    # Verified, too: a person can set a session back in the Dashboard
+    # (https://docs.stripe.com/identity/review-tools).
+    "requires_input": frozenset({"processing", "verified"}),
+    "verified": frozenset({"created", "processing", "needs_input"}),
+    "canceled": frozenset({"created", "processing", "needs_input"}),
 }
 
-SENSITIVE_WINDOW = 48 * 3600
-"""Seconds after which a restricted key without an IP allow-list is refused the fields of `needs=`
-(https://docs.stripe.com/identity/access-verification-results)."""
+Freshness = Literal["current", "superseded", "stale"]
 
 
-def standing(event: Kind, now: OutcomeKind) -> Literal["current", "superseded", "stale"]:
+def freshness(event: Kind, now: OutcomeKind, *, redacted: bool = False) -> Freshness:
     """Say how an event relates to where its session stands now.
 
-    `superseded`: a later state has overtaken it. `stale`: the session looks as it was *before*
-    the event, so the read was too early and should be repeated.
+    `current`: it still holds. `superseded`: a later state has overtaken it. `stale`: the session
+    looks as it may have looked *before* the event, so that the read may have been too early. It
+    may as well have gone back since, so that a read is repeated for a short while only.
+
+    Args:
+        event: what the event tells.
+        now: the outcome of the session, read without regard to the event.
+        redacted: whether the session is redacted, which changes no status.
     """
-    told = _OUTCOME_OF_EVENT[event]
-    if told == now:
+    if event == "redacted":
+        return "current" if redacted else "stale"
+    # Without `last_error`, requires_input looks like created: the event knows better.
+    knows_better = event == "requires_input" and now == "created"
+    if knows_better or _OUTCOME_OF_EVENT[event] == now:
         return "current"
-    return "stale" if _LEVEL[now] < _LEVEL[told] else "superseded"
+    return "stale" if now in _LOOKS_BEFORE[event] else "superseded"
 
 
 def event_kind(outcome: OutcomeKind) -> Kind:
@@ -60,19 +71,49 @@ def event_kind(outcome: OutcomeKind) -> Kind:
 class Facts:
     """What Stripe answered about the session of an event: fetched once, for all its handlers.
 
-    `sensitive` is None when Stripe shows those fields no more (`SENSITIVE_WINDOW`).
+    Attributes:
+        session: as it is now, its report expanded; None in place of what was redacted.
+        report: the last report, if there was an attempt.
+        outcome: where the session stands now, in a word.
+        superseded: whether a later state has overtaken the event.
+        sensitive: what handlers asked for with `needs=`.
+        withheld: by the name of a handler that does not get what it needs, what that means for it.
     """
 
     session: VerificationSession = field(repr=False)
     report: VerificationReport | None = field(repr=False)
     outcome: Outcome
     superseded: bool
-    sensitive: Sensitive | None = field(default_factory=lambda: Sensitive({}))
+    sensitive: Sensitive = field(default_factory=lambda: Sensitive({}))
+    withheld: dict[str, Verdict] = field(default_factory=dict)
+
+    def skips(self, handler: Handler) -> Literal["superseded", "skipped"] | None:
+        """Say why this handler need not run for the event, if so."""
+        if self.superseded and not handler.superseded:
+            return "superseded"
+        if handler.reasons and self.outcome.reason not in handler.reasons:
+            return "skipped"
+        return None
 
     def personal_values(self) -> set[str]:
         """Return every personal or secret text in it, to be masked in logs and reasons."""
-        sensitive = self.sensitive.values() if self.sensitive else []
-        return personal_values(self.session.to_dict()) | {str(v) for v in sensitive if v}
+        shown = personal_values(self.session.to_dict())
+        return shown | {str(value) for value in self.sensitive.values() if value}
+
+
+def without_placeholders(value: Any) -> Any:
+    """Return a redacted object with None in place of what Stripe puts where data was.
+
+    That is "[redacted]", and the first day of the year 1
+    (https://docs.stripe.com/identity/verification-sessions#redact).
+    """
+    if isinstance(value, dict):
+        if value == {"year": 1, "month": 1, "day": 1}:
+            return None
+        return {name: without_placeholders(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [each for each in map(without_placeholders, value) if each is not None]
+    return None if value == "[redacted]" else value
 
 
 def personal_values(session: dict[str, Any]) -> set[str]:

@@ -316,6 +316,13 @@ class Pipeline:
         """Whether this process is the one to do a task in this period (seconds)."""
         return self._add(bool, "acquire", task, to_ms(period))
 
+    def spend_call(self) -> Reply[float]:
+        """Take a call of Stripe's API out of the rate that all processes share.
+
+        0 when it is taken, else the seconds until asking again makes sense.
+        """
+        return self._add(lambda raw: int(raw) / 1000, "spend", self._limits.api_rate)
+
     def _add(
         self, read: Callable[[Any], T], name: str, *args: str | int, nonce: str = ""
     ) -> Reply[T]:

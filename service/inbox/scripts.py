@@ -24,7 +24,7 @@ _TAKING_IN_WHAT_IS_NOT_KNOWN = ("accept",)
 _TAKING_IN = ("replay",)
 _WORKING_OFF = (
     *("claim", "renew", "save_progress", "release", "finish", "link", "sweep", "end"),
-    *("pause", "acquire"),
+    *("pause", "acquire", "spend"),
 )
 
 

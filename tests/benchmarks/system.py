@@ -104,7 +104,7 @@ class System:
         """Run one of the three: web, worker, periodic."""
         commands = {
             "web": ["gunicorn", "-c", "deploy/gunicorn.conf.py", "service.app:create_app()"],
-            "worker": ["workers"],
+            "worker": ["workers", "--no-periodic"],
             "periodic": ["workers", "periodic"],
         }
         command = [sys.executable, "-m", *commands[name]]

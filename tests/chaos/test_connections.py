@@ -34,7 +34,7 @@ def test_forty_connections_are_enough(processes, new_server, tmp_path: Path) -> 
             env=env,
         )
         for _ in range(WORKERS):
-            processes.python("-m", "workers", env=env)
+            processes.python("-m", "workers", "--no-periodic", env=env)
         processes.python("-m", "workers", "periodic", env=env)
         receiver = urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=8, timeout=5)
         ends = {each.event.session: each for each in sandbox.changes(SESSIONS, within=90)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from service.inbox import Inbox, Record
+from service.inbox.keys import MAX_LAPSES
 from tests.chaos.system import (
     HANDLERS,
     Sandbox,
@@ -55,10 +57,20 @@ def test_others_complete_and_spend_no_attempt(
         keep_reconciliation_out(client)
         for each in events:
             Inbox(client).accept(each.event)
-        for role in ((), ("periodic",)):
-            processes.python("-m", "workers", *role, env=env)
+        _, log = processes.python("-m", "workers", env=env)
         wait_until(lambda: client.zcard("iw:due") == 0, within=100)
         records = list(Inbox(client).records("all", 1000))
+    said = [json.loads(line) for line in log.read_text().splitlines()]
+    died = [line for line in said if line["event"] == "worker_died"]
+    quarantined = [line for line in said if line["event"] == "event_quarantined"]
+    if reason == "quarantined":
+        assert len(died) >= MAX_LAPSES
+        assert all(line["running"] == ["deadly.deadly"] for line in died[-2:]), "it ran alone"
+        assert [line["handler"] for line in quarantined] == ["deadly.deadly"]
+        assert quarantined[0]["session_id"] == victim[0]
+        assert all(line["in_hand"] == [quarantined[0]["event_key"]] for line in died[-2:])
+    else:
+        assert died == quarantined == []
 
     def is_victim(record: Record) -> bool:
         return (record.event.session, record.event.kind) == victim

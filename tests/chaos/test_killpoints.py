@@ -44,6 +44,7 @@ STEPS = {
 # the effect of one handler and the note of it (the two start together, so that is no rare case).
 # After SIGTERM what runs is noted, and a reply that is lost is that of one thread.
 FAULTS = {"kill": 2, "term": 0, "stop": 2, "cut": 2, "lose-reply": 1}
+ROLES = {"--no-periodic": "worker", "periodic": "periodic"}
 TIMES = 0.3
 """The times of the inbox are shortened by this, so that a test takes seconds."""
 
@@ -93,8 +94,8 @@ def test_nothing_is_lost_doubled_or_counted_against_a_handler(
         else:
             for each in events:
                 Inbox(client).accept(each.event)
-        for role, count in {"": 2, "periodic": 2 if who == "periodic" else 1}.items():
-            this = armed if who == (role or "worker") else env
+        for role, count in {"--no-periodic": 2, "periodic": 2 if who == "periodic" else 1}.items():
+            this = armed if who == ROLES[role] else env
             for _ in range(count):
                 processes.python("-m", "workers", *role.split(), env=this)
         wait_until(fired.exists, within=30)

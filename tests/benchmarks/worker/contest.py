@@ -110,7 +110,7 @@ def competitors() -> list[Competitor]:
     machine.node_packages("bullmq", *NODE)
     ours = (
         (sys.executable, "-m", "tests.benchmarks.worker.accept"),
-        (sys.executable, "-m", "workers"),
+        (sys.executable, "-m", "workers", "--no-periodic"),
     )
     rq = Path(sys.executable).with_name("rq")
     rq_jobs = sys.executable, "rq_tasks.py"

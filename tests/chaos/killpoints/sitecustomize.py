@@ -32,7 +32,7 @@ from service.inbox import Claim, Pipeline, keys
 
 STEPS = {
     "fetch": ("workers.stripe_api", "StripeApi", "fetch"),
-    "handler": ("workers.jobs", "Processor", "_dispatch"),
+    "handler": ("workers.dispatch", "Dispatcher", "run_one"),
 }
 """Steps that are methods. All others are scripts of the inbox, by name."""
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
@@ -98,7 +98,7 @@ def fire(step: str, when: str, fault: str) -> None:
     elif when == "before":
         network.of_this_thread.lose_next_reply = True
     elif step == "fetch":
-        raise importlib.import_module("workers.stripe_api").StripeFailure("unreachable")
+        raise importlib.import_module("workers.failures").StripeFailure("unreachable")
     else:
         raise redis.ConnectionError("the reply was lost by the kill point")
 

@@ -38,7 +38,7 @@ def forge(client: Redis, proof: Path) -> list[str]:
             )
             made.append(job.id)
         made.append(queue.enqueue("subprocess.run", ["touch", str(proof)]).id)
-        made.append(queue.enqueue("workers.runner.os.system", shell).id)
+        made.append(queue.enqueue("workers.supervisor.os.system", shell).id)
     # Jobs that only RQ's upkeep would come across.
     for registry in ("rq:wip", "rq:scheduled", "rq:deferred", "rq:failed", "rq:finished"):
         job = Job.create("os.system", (shell,), connection=client, id=f"upkeep-{registry[3:]}")

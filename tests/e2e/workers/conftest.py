@@ -1,4 +1,4 @@
-"""The whole service as processes: receiver, worker, periodic, sandbox, Redis."""
+"""The whole service as processes: receiver, worker (with its periodic child), sandbox, Redis."""
 
 from __future__ import annotations
 
@@ -47,7 +47,6 @@ class System:
             *("--bind", f"127.0.0.1:{self.port}", "service.app:create_app()"),
             env=self.environment,
         )
-        self.processes.python("-m", "workers", "periodic", env=self.environment)
         self.start_worker()
         self.wait_until(self.ready)
 
@@ -144,6 +143,11 @@ class System:
         """The process id of the worker that runs this handler, once it does."""
         self.wait_until(lambda: "started" in self.words(handler), within=15)
         return int(next(line[2] for line in self.effects() if line[1] == handler))
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """What the workers logged under this name."""
+        lines = map(json.loads, self.worker_log().splitlines())
+        return [line for line in lines if line["event"] == name]
 
     def worker_log(self) -> str:
         return "".join(log.read_text() for _, log in self.workers)

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 
 
 def kill(*pids: int) -> None:
@@ -75,7 +76,9 @@ def test_a_worker_killed_in_the_second_handler_costs_only_that_run(system, who) 
     assert running.words("third")[-1] == "done"
     assert (parent.poll() is None) == (who == "child"), "the parent starts a new child by itself"
     if who == "child":
-        assert "worker_died" in running.worker_log()
+        (died,) = running.lines("worker_died")
+        assert (died["exit_code"], died["running"]) == (-9, ["effects.second"])
+        assert died["in_hand"] == [event["id"]]
 
 
 def test_sigterm_lets_the_running_handler_finish_and_gives_the_rest_back(system) -> None:
@@ -155,7 +158,12 @@ def test_a_handler_that_hangs_is_ended_and_tried_again(system) -> None:
     event = running.settled(session, within=40)
 
     assert statuses(event) == ALL_DONE | {"effects.second": ("done", 2)}
-    assert "handler_timeout" in running.worker_log()
+    (line,) = running.lines("handler_timeout")
+    assert (line["handler"], line["event_id"]) == ("effects.second", event["id"])
+    assert line["session_id"] == session
+    counted = requests.get(f"http://127.0.0.1:{running.port}/metrics", timeout=5).text
+    runs = [line for line in counted.splitlines() if 'handler="effects.second"' in line]
+    assert [line.rpartition("status=")[2] for line in runs] == ['"done"} 1.0', '"retry"} 1.0']
     assert running.words("first") == ["done"]
 
 

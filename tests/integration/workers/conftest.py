@@ -22,11 +22,11 @@ from service.inbox import AcceptResult, Inbox, Record, Refused
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.conftest import CANARY, Processes, Traces, wait_until
-from workers import jobs, router, stripe_api
+from workers import claiming, failures, jobs, router, stripe_api
 from workers.jobs import Processor
 from workers.router import Router
+from workers.stop import Stop
 from workers.stripe_api import StripeApi
-from workers.watch import Stop
 
 KEY, RESTRICTED_KEY = "sk_test_workers", "rk_test_workers"
 
@@ -194,9 +194,9 @@ def desk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Desk]:
     """The desk: waits are short, the SDK does not retry, and the log is searched for the canary."""
-    for module in (jobs, router):
+    for module in (jobs, router, failures):
         monkeypatch.setattr(module, "backoff", lambda *_: 0.01)
-    monkeypatch.setitem(jobs._WAITS, Refused.PAUSED, 0.01)
+    monkeypatch.setitem(claiming._WAITS, Refused.PAUSED, 0.01)
     monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 0)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -61,9 +61,9 @@ def test_of_a_worker(server, redis, sandbox, processes, tmp_path, canary) -> Non
         ("acme", "saved [personal]: %s"),
         ("acme", "<ValueError>"),
         ("thread", "saved [personal]"),
-        ("workers.jobs", "handler_failed"),
+        ("workers.dispatch", "handler_failed"),
     } <= said
     assert any(line["logger"] == "py.warnings" for line in read)
     (failed,) = [line for line in read if line["event"] == "handler_failed"]
-    assert failed["reason"].startswith("failed: ValueError at jobs.py:")
+    assert failed["reason"].startswith("failed: ValueError at dispatch.py:")
     assert failed["reason"].endswith(" quoting")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
-from service.inbox import Inbox
+from identity_webhooks.event import Event
+from service.inbox import Inbox, Refused
 from tests.integration.claims import claim_of
 from workers import reconcile
-from workers.reconcile import InboxFull, Pass, Reconciler
-from workers.stripe_api import StripeFailure
+from workers.reconcile import InboxFull, Reconciler
 
 ACCOUNT = "acct_reconcile"
 
@@ -89,7 +90,7 @@ def test_the_other_mode_is_none_of_ours(sandbox, inbox, since) -> None:
 def test_a_connected_account_is_asked_by_name(sandbox, inbox, since) -> None:
     api = sandbox.api()
     session = api.create_session({"type": "document"}, account=ACCOUNT)
-    found = Reconciler(api, inbox, livemode=False, account=ACCOUNT).run(since)
+    found = Reconciler(api, inbox, livemode=False).run(since, [ACCOUNT])
 
     assert found.counts == {"new": 1}
     assert found.missed[0].startswith(f"{ACCOUNT}-evt_")
@@ -132,28 +133,94 @@ def test_sessions_that_do_not_end_are_reported(reconciler, sandbox, monkeypatch,
     assert session.id in reconciler.run(since).stuck
 
 
+def test_an_old_session_that_was_redacted_has_ended_twice(
+    reconciler, inbox, sandbox, monkeypatch, since
+) -> None:
+    session = sandbox.session("verified")
+    sandbox.api().redact_session(session.id)
+    sandbox.control(f"sessions/{session.id}/complete")
+    monkeypatch.setattr(reconcile, "HORIZON", 0)
+    monkeypatch.setattr(type(reconciler._api), "events_since", lambda *_, **__: iter(()))
+    time.sleep(1.1)
+    reconciler.run(since)
+    assert kinds(inbox, session.id) == ["redacted", "verified"]
+
+
+def test_redacted_is_among_what_is_asked_for(reconciler, inbox, sandbox, since) -> None:
+    session = sandbox.session("verified")
+    sandbox.api().redact_session(session.id)
+    sandbox.control(f"sessions/{session.id}/complete")
+    reconciler.run(since)
+    assert kinds(inbox, session.id) == ["created", "processing", "redacted", "verified"]
+
+
+@pytest.fixture
+def passes(reconciler, monkeypatch) -> list[tuple[int, str | None]]:
+    """Return since when each account was asked for; nothing is asked."""
+    made: list[tuple[int, str | None]] = []
+
+    def try_pass(since: int, account: str | None, *_: Any, **__: Any) -> bool:
+        made.append((since, account))
+        return True
+
+    monkeypatch.setattr(reconciler, "_try_pass", try_pass)
+    return made
+
+
 class TestPeriodically:
-    def test_a_pass_starts_where_the_last_whole_one_did(
-        self, reconciler, inbox, monkeypatch
-    ) -> None:
-        starts: list[int] = []
-        monkeypatch.setattr(reconciler, "run", lambda since: starts.append(since) or Pass())
+    def test_a_pass_starts_where_the_last_whole_one_did(self, reconciler, inbox, passes) -> None:
         now = inbox.now()
-        reconcile.reconcile_once(reconciler, inbox)
-        reconcile.reconcile_once(reconciler, inbox)
+        reconciler.round()
+        reconciler.round()
 
-        assert abs(starts[0] - (now - reconcile.WIDE)) <= 2
-        assert abs(starts[1] - (now - reconcile.OVERLAP)) <= 2
+        assert abs(passes[0][0] - (now - reconcile.WIDE)) <= 2
+        assert abs(passes[1][0] - (now - reconcile.OVERLAP)) <= 2
 
-    def test_a_pass_that_fails_is_made_again(self, reconciler, inbox, monkeypatch) -> None:
-        def fail(_: int) -> Pass:
-            raise StripeFailure("broken", status=500)
+    def test_each_account_has_a_watermark_of_its_own(self, reconciler, inbox, passes) -> None:
+        now = inbox.now()
+        inbox.move_watermark(now - 5000)
+        inbox.try_acquire("reconcile-wide:", 60)
+        inbox.accept(
+            Event("evt_1", "created", "snapshot", "vs_1", now, livemode=False, account=ACCOUNT)
+        )
+        reconciler.round()
+        assert [(account, now - since) for since, account in passes] == [
+            (None, pytest.approx(5000 + reconcile.OVERLAP, abs=2)),
+            (ACCOUNT, pytest.approx(reconcile.WIDE, abs=2)),
+        ]
+        passes.clear()
+        reconciler.round()
+        assert {account: now - since for since, account in passes} == {
+            None: pytest.approx(reconcile.OVERLAP, abs=2),
+            ACCOUNT: pytest.approx(reconcile.OVERLAP, abs=2),
+        }
 
-        monkeypatch.setattr(reconciler, "run", fail)
-        with pytest.raises(StripeFailure):
-            reconcile.reconcile_once(reconciler, inbox)
+    def test_a_pass_that_fails_is_made_again(self, reconciler, inbox, sandbox) -> None:
+        sandbox.fault("error", status=500, next=5)
+        found = reconciler.round()
+        assert found.failed["own"].startswith("broken 500 (req_")
         assert inbox.watermark() is None
+        sandbox.control("faults", "DELETE")
+        assert reconciler.round().failed == {}
+        assert inbox.watermark() is not None
 
     def test_one_process_at_a_time(self, inbox) -> None:
         assert inbox.try_acquire("reconcile", 60)
         assert not inbox.try_acquire("reconcile", 60)
+
+    def test_a_call_waits_for_its_turn_in_the_rate_of_all(self, redis) -> None:
+        inbox = Inbox(redis, api_rate=20)
+        started = time.monotonic()
+        for _ in range(20 + 6):  # a second's worth at once, then one each 50 ms
+            inbox.spend_call()
+        assert time.monotonic() - started > 0.2
+        inbox.accept(Event("evt_1", "created", "snapshot", "vs_1", 0, livemode=False))
+        assert inbox.claim() == [Refused.THROTTLED], "workers have the same"
+
+    def test_and_every_page_is_a_call(self, reconciler, sandbox, monkeypatch, since) -> None:
+        for _ in range(35):
+            sandbox.session("verified")
+        calls: list[None] = []
+        monkeypatch.setattr(Inbox, "spend_call", lambda _: calls.append(None))
+        reconciler.run(since)
+        assert len(calls) == 3, "105 events on two pages, sessions in processing on one"

@@ -13,7 +13,7 @@ from redis import Redis
 from identity_webhooks import Verification, on
 from service.inbox.keys import METRICS, QUEUE
 from tests.conftest import Server
-from workers import runner
+from workers import rq_worker
 
 
 @on("verified")
@@ -46,7 +46,7 @@ def test_an_idle_worker_asks_redis_three_times(desk, redis, commands) -> None:
     processor = desk.processor(handle)
 
     def work() -> None:
-        assert runner._wait_for_wakeup(redis, f"rq:queue:{QUEUE}", 1)
+        assert rq_worker.wait_for_wakeup(redis, f"rq:queue:{QUEUE}", 1)
         (claim,) = processor.claim()
         processor.process(claim)
 

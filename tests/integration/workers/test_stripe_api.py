@@ -9,7 +9,7 @@ import pytest
 
 from identity_webhooks.event import Event
 from workers import stripe_api
-from workers.stripe_api import StripeFailure
+from workers.failures import StripeFailure
 
 CONNECTED, NESTED = "acct_1Connected", "acct_1Parent/acct_1Child"
 ACCOUNTS = pytest.mark.parametrize(
@@ -89,7 +89,8 @@ def test_what_stripe_refuses(sandbox) -> None:
     kinds = {name: (failure := refused(call)).kind for name, call in refusals.items()}
     assert kinds == {
         **dict.fromkeys(["type", "done", "expand"], "invalid"),
-        **dict.fromkeys(["sensitive", "key"], "key"),
+        "sensitive": "forbidden",
+        "key": "key",
         **dict.fromkeys(["report", "event", "thin event"], "missing"),
     }
     assert failure.request_id.startswith("req_")
@@ -119,15 +120,24 @@ class TestFetch:
         assert canary in values["last_verification_report.document.number"]
         assert str(values["verified_outputs.dob"]) == "1990-07-17"
         assert str(values["last_verification_report.document.expiration_date"]) == "2035-12-01"
+        assert canary in values["verified_outputs.unparsed_place_of_birth"]
+        assert canary in values["last_verification_report.document.unparsed_place_of_birth"]
+        assert values["last_verification_report.document.sex"] is not None
         assert values["verified_outputs.id_number"] is None
 
-    def test_of_a_redacted_session_are_placeholders_and_no_fault(self, sandbox) -> None:
+    def test_of_a_redacted_session_there_is_none_and_no_placeholder(self, sandbox) -> None:
         session = sandbox.session("verified")
         sandbox.api().redact_session(session.id)
         sandbox.control(f"sessions/{session.id}/complete")
         event = self.event(session.id, None)
-        found = sandbox.api("rk_test_x").fetch_sensitive(event, ["verified_outputs.dob"])
-        assert found.dob is None or found.dob.year == 1
+        found = sandbox.api("rk_test_x").fetch_sensitive(event, stripe_api.SENSITIVE)
+        assert set(found.values()) == {None}
+        session, report = sandbox.api().fetch(event)
+        assert session.status == "verified"
+        outputs = session.verified_outputs.to_dict()
+        assert (outputs["first_name"], outputs["address"]["line1"]) == (None, None)
+        assert outputs["address"]["country"] == "US"
+        assert (report.document.first_name, report.document.type) == (None, "driving_license")
 
 
 class TestEvents:

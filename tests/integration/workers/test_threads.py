@@ -14,7 +14,7 @@ from identity_webhooks import Verification, on
 from identity_webhooks.event import Event
 from tests.conftest import wait_until
 from workers.jobs import Processor
-from workers.runner import Threads
+from workers.pool import Threads
 
 
 class Seen:
@@ -135,7 +135,7 @@ def test_a_handler_with_its_own_process_looks_again_when_it_is_its_turn(
         """Run elsewhere."""
 
     processor = desk.processor(alone)
-    (own,) = processor._own_processes.values()
+    (own,) = processor._dispatcher._own_processes.values()
 
     def run(verification: Verification, _: object) -> None:
         ran.append(verification.session.id)

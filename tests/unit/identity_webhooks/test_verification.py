@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from datetime import date
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import structlog
+import yaml
 from stripe.identity import VerificationSession
 
-from identity_webhooks.event import Event
+from identity_webhooks.event import KINDS, Event
 from identity_webhooks.verification import SENSITIVE, Need, Outcome, Sensitive, Verification
 
 # Every code of the API's schema (2026-10-28.endive).
@@ -65,9 +67,21 @@ class TestOutcome:
     @pytest.mark.parametrize("error", NO_ERROR + ERRORS[:3], ids=repr)
     @pytest.mark.parametrize("status", ["requires_input", "processing", "verified", "canceled"])
     @pytest.mark.parametrize("redaction", ["redacted", "validated"])
-    def test_redacted_goes_before_everything(self, redaction, status, error) -> None:
-        found = Outcome.of(session(status=status, redaction={"status": redaction}, **error))
-        assert found == Outcome("redacted")
+    def test_redaction_is_told_to_handlers_of_redacted_and_changes_no_status(
+        self, redaction, status, error
+    ) -> None:
+        plain = session(status=status, **error)
+        redacted = session(status=status, redaction={"status": redaction}, **error)
+        assert Outcome.of(redacted, "redacted") == Outcome("redacted")
+        for event in (None, *KINDS):
+            if event != "redacted":
+                assert Outcome.of(redacted, event) == Outcome.of(plain, event)
+
+    @pytest.mark.parametrize("error", NO_ERROR, ids=repr)
+    @pytest.mark.parametrize("event", KINDS)
+    def test_only_its_own_event_calls_a_session_created(self, event, error) -> None:
+        kind = "created" if event == "created" else "needs_input"
+        assert Outcome.of(session(**error), event) == Outcome(kind, user_can_retry=True)
 
     @pytest.mark.parametrize("error", NO_ERROR + ERRORS, ids=repr)
     @pytest.mark.parametrize("status", ["requires_input", "processing", "verified", "canceled"])
@@ -75,6 +89,24 @@ class TestOutcome:
     def test_a_redaction_under_way_changes_nothing(self, redaction, status, error) -> None:
         plain = session(status=status, **error)
         assert Outcome.of(session(status=status, redaction=redaction, **error)) == Outcome.of(plain)
+
+
+ROOT = Path(__file__).parents[3]
+STRIPES = ROOT.parent / "shared" / "reference" / "openapi" / "identity-closed.yml"
+NAMES = {
+    "verified_outputs": "verified_outputs",
+    "last_verification_report.document": "document_part",
+    "last_verification_report.id_number": "id_number_part",
+}
+
+
+def left_out(schemas: dict[str, Any], names: dict[str, str]) -> set[str]:
+    """Return the fields that an object has and that the description does not require of it."""
+    return {
+        f"{path}.{field}"
+        for path, name in names.items()
+        for field in schemas[name]["properties"].keys() - set(schemas[name]["required"])
+    }
 
 
 class TestSensitive:
@@ -87,6 +119,28 @@ class TestSensitive:
 
     def test_the_type_names_every_field(self) -> None:
         assert get_args(Need) == tuple(SENSITIVE)
+
+    def test_they_are_those_that_the_api_leaves_out_unless_they_are_expanded(self) -> None:
+        document = yaml.safe_load((ROOT / "sandbox" / "openapi.yaml").read_text())
+        assert set(SENSITIVE) == left_out(document["components"]["schemas"], NAMES)
+
+    @pytest.mark.skipif(not STRIPES.exists(), reason="Stripe's own description is not at hand")
+    def test_and_hold_all_that_stripes_older_description_knows(self) -> None:
+        schemas = yaml.safe_load(STRIPES.read_text())["components"]["schemas"]
+        names = {
+            "verified_outputs": "gelato_verified_outputs",
+            "last_verification_report.document": "gelato_document_report",
+            "last_verification_report.id_number": "gelato_id_number_report",
+        }
+        personal = ("dob", "id_number", "number", "expiration_date")
+        found = {
+            f"{path}.{field}"
+            for path, schema in names.items()
+            for field in schemas[schema]["properties"]
+            if field in personal
+        }
+        assert found <= set(SENSITIVE)
+        assert len(found) == 7
 
     @pytest.mark.parametrize(("need", "attribute"), SENSITIVE.items())
     def test_an_undeclared_one_says_what_to_declare(self, need, attribute) -> None:
@@ -135,6 +189,15 @@ class TestVerification:
         verification = self.make(verified_outputs={"first_name": canary})
         assert canary not in repr(verification)
         assert "evt_1" in repr(verification)
+
+    @pytest.mark.parametrize(
+        ("redaction", "redacted"),
+        [(None, False), ("processing", False), ("redacted", True), ("validated", True)],
+    )
+    def test_it_says_whether_the_data_is_gone(self, redaction, redacted) -> None:
+        shown = self.make(redaction=redaction and {"status": redaction})
+        assert shown.redacted is redacted
+        assert self.make().redacted is False
 
     def test_it_cannot_be_changed_for_the_next_handler(self) -> None:
         with pytest.raises(AttributeError):

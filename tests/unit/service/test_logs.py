@@ -236,6 +236,7 @@ class TestSecrets:
 
         assert logs.quote(Evil()) == "<Evil>"
         assert logs.quote(ValueError(f"no {SK}")) == "no sk_live_***"
+        assert logs.quote(ValueError("no sk_org_live_51HbZ")) == "no sk_org_***"
 
 
 class TestMasking:

@@ -151,8 +151,11 @@ class TestLivemode:
             ({"STRIPE_API_KEY": "rk_live_51Hb"}, True),
             ({"STRIPE_SECRET_KEY": "sk_live_51Hb"}, True),
             ({"STRIPE_API_KEY": "sk_test_51_live_"}, False),
-            ({"STRIPE_API_KEY": "sk_test_51Hb", "STRIPE_LIVEMODE": "1"}, True),
-            ({"STRIPE_API_KEY": "sk_live_51Hb", "STRIPE_LIVEMODE": "0"}, False),
+            ({"STRIPE_API_KEY": "sk_test_51Hb", "STRIPE_LIVEMODE": "0"}, False),
+            ({"STRIPE_API_KEY": "sk_live_51Hb", "STRIPE_LIVEMODE": "1"}, True),
+            ({"STRIPE_API_KEY": "sk_org_live_51Hb"}, True),
+            ({"STRIPE_API_KEY": "sk_org_51Hb", "STRIPE_LIVEMODE": "1"}, True),
+            ({"STRIPE_LIVEMODE": "0", "STRIPE_RESTRICTED_KEY": "sk_org_51Hb"}, False),
             ({"STRIPE_LIVEMODE": "true"}, True),
         ],
     )
@@ -164,6 +167,36 @@ class TestLivemode:
     def test_web_must_know(self, faults: Faults) -> None:
         (line,) = faults("web", STRIPE_WEBHOOK_SECRET=WHSEC)
         assert line.startswith("STRIPE_LIVEMODE: set it to 1 or 0")
+
+    @pytest.mark.parametrize(
+        ("env", "names"),
+        [
+            ({"STRIPE_API_KEY": "sk_test_51Hb", "STRIPE_LIVEMODE": "1"}, ["STRIPE_LIVEMODE"]),
+            ({"STRIPE_API_KEY": "rk_live_51Hb", "STRIPE_LIVEMODE": "0"}, ["STRIPE_LIVEMODE"]),
+            ({"STRIPE_API_KEY": "sk_org_test_51Hb", "STRIPE_LIVEMODE": "1"}, ["STRIPE_LIVEMODE"]),
+            ({"STRIPE_API_KEY": "sk_org_51Hb"}, ["STRIPE_LIVEMODE"]),
+            (
+                {"STRIPE_API_KEY": "sk_live_51Hb", "STRIPE_RESTRICTED_KEY": "rk_test_51Hb"},
+                ["STRIPE_RESTRICTED_KEY"],
+            ),
+            (
+                {"STRIPE_LIVEMODE": "0", "STRIPE_RESTRICTED_KEY": "rk_live_51Hb"},
+                ["STRIPE_RESTRICTED_KEY"],
+            ),
+            (
+                {
+                    "STRIPE_API_KEY": "sk_test_51Hb",
+                    "STRIPE_LIVEMODE": "1",
+                    "STRIPE_RESTRICTED_KEY": "rk_live_51Hb",
+                },
+                ["STRIPE_LIVEMODE", "STRIPE_RESTRICTED_KEY"],
+            ),
+        ],
+    )
+    def test_keys_of_another_mode_are_refused(self, faults: Faults, env, names) -> None:
+        found = faults("tool", **env)
+        assert [line.partition(":")[0] for line in found] == names
+        assert not any(value in line for line in found for value in env.values() if "51Hb" in value)
 
 
 class TestFiles:

@@ -1,4 +1,4 @@
-"""`StripeFailure.of`: each answer that is no success, as the SDK raises it, in a word."""
+"""`failure_of`: each answer that is no success, as the SDK raises it, in a word."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import pytest
 import stripe
 
-from workers.stripe_api import StripeApi, StripeFailure
+from workers.failures import StripeFailure
+from workers.stripe_api import StripeApi, failure_of
 
 HTML = "<html><body><h1>502 Bad Gateway</h1></body></html>"
 
@@ -39,63 +40,66 @@ def failure(
 ) -> StripeFailure:
     error = {"type": kind, "message": "A sentence that may quote anything.", "code": code}
     body = json.dumps({"error": {k: v for k, v in error.items() if v is not None}})
-    return StripeFailure.of(raised(status, body, headers or {}, api_mode))
+    return failure_of(raised(status, body, headers or {}, api_mode), "session")
 
 
 @pytest.mark.parametrize("api_mode", ["V1", "V2"])
 @pytest.mark.parametrize(
-    ("status", "code", "kind", "may_pass"),
+    ("status", "code", "kind"),
     [
-        (400, "parameter_unknown", "invalid", False),
-        (400, "rate_limit", "busy", True),
-        (401, None, "key", True),
-        (401, "api_key_expired", "key", True),
-        (402, "card_declined", "invalid", False),
-        (403, None, "key", True),
-        (404, "resource_missing", "missing", False),
-        (409, "idempotency_key_in_use", "busy", True),
-        (429, "rate_limit", "busy", True),
-        (429, "lock_timeout", "busy", True),
-        (429, None, "busy", True),
-        (424, "external_dependency_failed", "invalid", False),
-        (500, None, "broken", True),
-        (502, None, "broken", True),
-        (503, "lock_timeout", "busy", True),
+        (400, "parameter_unknown", "invalid"),
+        (400, "rate_limit", "limited"),
+        (401, None, "key"),
+        (401, "api_key_expired", "key"),
+        (402, "card_declined", "invalid"),
+        (403, None, "forbidden"),
+        (403, "account_invalid", "account"),
+        (404, "account_invalid", "account"),
+        (404, "resource_missing", "missing"),
+        (409, "idempotency_key_in_use", "locked"),
+        (409, None, "locked"),
+        (429, "rate_limit", "limited"),
+        (429, "lock_timeout", "locked"),
+        (429, None, "limited"),
+        (424, "external_dependency_failed", "invalid"),
+        (500, None, "broken"),
+        (502, None, "broken"),
+        (503, "lock_timeout", "locked"),
     ],
 )
-def test_stripes_errors(status, code, kind, may_pass, api_mode) -> None:
+def test_stripes_errors(status, code, kind, api_mode) -> None:
     found = failure(status, code, api_mode=api_mode)
     assert (found.kind, found.status, found.code) == (kind, status, code)
-    assert found.may_pass is may_pass
     assert str(found) == " ".join(filter(None, [kind, str(status), code]))
 
 
 @pytest.mark.parametrize("status", [400, 409])
 def test_idempotency_errors(status) -> None:
     found = failure(status, "idempotency_key_in_use", kind="idempotency_error")
-    assert found.kind == ("busy" if status == 409 else "invalid")
+    assert found.kind == ("locked" if status == 409 else "invalid")
 
 
 @pytest.mark.parametrize("body", [HTML, "", "[]", "null", '"busy"', '{"errors": []}'])
 @pytest.mark.parametrize("status", [400, 404, 408, 413, 500, 502, 503, 504])
 def test_a_page_of_somebody_between_says_nothing_of_the_session(status, body) -> None:
-    found = StripeFailure.of(raised(status, body, {}, "V1"))
+    found = failure_of(raised(status, body, {}, "V1"), "session")
     assert (found.kind, found.status, found.code) == ("broken", status, None)
-    assert found.may_pass
 
 
-@pytest.mark.parametrize(("status", "kind"), [(401, "key"), (403, "key"), (429, "busy")])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, "key"), (403, "forbidden"), (409, "locked"), (429, "limited")]
+)
 def test_but_a_status_that_speaks_for_itself_is_believed(status, kind) -> None:
-    assert StripeFailure.of(raised(status, HTML, {}, "V1")).kind == kind
+    assert failure_of(raised(status, HTML, {}, "V1"), "session").kind == kind
 
 
 def test_an_answer_of_200_that_is_no_json() -> None:
-    assert StripeFailure.of(raised(200, HTML, {}, "V1")).kind == "broken"
+    assert failure_of(raised(200, HTML, {}, "V1"), "session").kind == "broken"
 
 
 def test_no_answer_at_all() -> None:
-    found = StripeFailure.of(stripe.APIConnectionError("https://user:pass@api.stripe.com"))
-    assert (found.kind, found.status, found.may_pass) == ("unreachable", None, True)
+    found = failure_of(stripe.APIConnectionError("https://user:pass@api.stripe.com"), "session")
+    assert (found.kind, found.status) == ("unreachable", None)
     assert str(found) == "unreachable"
 
 

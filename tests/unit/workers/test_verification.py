@@ -10,17 +10,17 @@ from stripe.identity import VerificationSession
 
 from identity_webhooks.event import KINDS
 from identity_webhooks.verification import Outcome, OutcomeKind, Sensitive
-from workers.verification import Facts, personal_values, standing
+from workers.verification import Facts, freshness, personal_values, without_placeholders
 
 # Rows: what the event tells. Columns: where the session stands now.
 TABLE = """
-                created    processing needs_input verified   canceled   redacted
-created         current    superseded superseded  superseded superseded superseded
-processing      stale      current    superseded  superseded superseded superseded
-requires_input  stale      superseded current     superseded superseded superseded
-verified        stale      stale      stale       current    superseded superseded
-canceled        stale      stale      stale       superseded current    superseded
-redacted        stale      stale      stale       stale      stale      current
+                created    processing needs_input verified   canceled
+created         current    superseded superseded  superseded superseded
+processing      stale      current    superseded  superseded superseded
+requires_input  current    stale      current     stale      superseded
+verified        stale      stale      stale       current    superseded
+canceled        stale      stale      stale       superseded current
+redacted        stale      stale      stale       stale      stale
 """
 HEAD, *ROWS = (line.split() for line in TABLE.strip().split("\n"))
 CELLS = [
@@ -28,15 +28,50 @@ CELLS = [
 ]
 
 
-class TestStanding:
+class TestFreshness:
     def test_the_table_is_whole(self) -> None:
+        # A session has a status, and beside that is redacted or not.
+        statuses = set(get_args(OutcomeKind)) - {"redacted"}
         assert {(event, now) for event, now, _ in CELLS} == {
-            (event, now) for event in KINDS for now in get_args(OutcomeKind)
+            (event, now) for event in KINDS for now in statuses
         }
 
     @pytest.mark.parametrize(("event", "now", "expected"), CELLS)
     def test_each_cell(self, event, now, expected) -> None:
-        assert standing(event, now) == expected
+        assert freshness(event, now) == expected
+
+    @pytest.mark.parametrize(("event", "now", "expected"), CELLS)
+    def test_redaction_makes_redacted_events_current_and_changes_no_other(
+        self, event, now, expected
+    ) -> None:
+        shown = freshness(event, now, redacted=True)
+        assert shown == ("current" if event == "redacted" else expected)
+
+
+class TestWithoutPlaceholders:
+    def test_what_stripe_puts_where_data_was(self) -> None:
+        redacted = {
+            "id": "vs_1",
+            "metadata": {},
+            "verified_outputs": {
+                "first_name": "[redacted]",
+                "dob": {"year": 1, "month": 1, "day": 1},
+                "address": {"line1": "[redacted]", "country": "US"},
+                "id_number": None,
+            },
+            "last_verification_report": {"document": {"files": ["[redacted]"], "type": "id_card"}},
+        }
+        assert without_placeholders(redacted) == {
+            "id": "vs_1",
+            "metadata": {},
+            "verified_outputs": {
+                "first_name": None,
+                "dob": None,
+                "address": {"line1": None, "country": "US"},
+                "id_number": None,
+            },
+            "last_verification_report": {"document": {"files": [], "type": "id_card"}},
+        }
 
 
 REPORT = {
@@ -103,5 +138,3 @@ class TestPersonalValues:
             sensitive=Sensitive({"dob": date(1990, 7, 17), "sex": None, "id_number": "1234"}),
         )
         assert facts.personal_values() == {"Jenny", "1990-07-17", "1234"}
-        facts.sensitive = None
-        assert facts.personal_values() == {"Jenny"}

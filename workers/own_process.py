@@ -102,7 +102,7 @@ class OwnProcess:
             return self._process.wait()
 
 
-_PROGRAM = "import sys; from workers import apart; apart.serve(sys.argv[1], int(sys.argv[2]))"
+_PROGRAM = "import sys; from workers.own_process import serve; serve(sys.argv[1], int(sys.argv[2]))"
 
 
 def serve(name: str, descriptor: int) -> None:

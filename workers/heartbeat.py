@@ -2,7 +2,7 @@
 
 A handler runs in this process and cannot be interrupted safely, so one that overstays its timeout
 is ended together with the process: its attempt is recorded, everything else in flight is given
-back without spending an attempt, and the parent (workers/runner.py) starts a fresh process.
+back without spending an attempt, and the parent (workers/supervisor.py) starts a fresh process.
 """
 
 from __future__ import annotations
@@ -19,46 +19,15 @@ import redis
 from service import logs
 from service.inbox import Claim, Inbox
 from service.inbox.keys import LEASE
+from service.metrics import Metrics
+from workers.in_hand import InHand
 from workers.router import Handler
-
-GRACE = 25.0
-"""Seconds in-flight work has after SIGTERM. Heroku and `docker stop`'s usual setting kill after 30
-(https://devcenter.heroku.com/articles/dyno-shutdown)."""
+from workers.stop import Stop
 
 TICK = 0.25
 """Seconds between two looks at deadlines."""
 
 log = logs.get(__name__)
-
-
-class Stop:
-    """Whether, and since when, this process is asked to stop.
-
-    A plain attribute: a signal handler may set it at any instruction, and must not take a lock.
-    """
-
-    def __init__(self, parent: int | None = None) -> None:
-        """Take a process id: when that is no longer our parent, nobody would stop or restart us."""
-        self.requested_at: float | None = None
-        self._parent = parent
-
-    def request(self) -> None:
-        """Ask the process to stop: nothing new is taken, what runs may finish."""
-        if self.requested_at is None:
-            self.requested_at = time.monotonic()
-
-    @property
-    def requested(self) -> bool:
-        """Whether `request` was called, or the parent is gone."""
-        if self._parent is not None and os.getppid() != self._parent:
-            self.request()
-        return self.requested_at is not None
-
-    @property
-    def overdue(self) -> bool:
-        """Whether the grace period is over."""
-        since = self.requested_at if self.requested else None
-        return since is not None and time.monotonic() > since + GRACE
 
 
 @dataclass(eq=False)
@@ -69,22 +38,30 @@ class _Watched:
     attempt: int = 0
     deadline: float = 0
 
+    @property
+    def running(self) -> str | None:
+        """The name of the handler that runs, if one does."""
+        return self.handler.name if self.handler else None
 
-class Watch:
+
+class Heartbeat:
     """Renews the leases of the claims this process works on, and enforces handlers' timeouts."""
 
-    def __init__(self, inbox: Inbox, stop: Stop) -> None:
-        self._inbox, self._stop = inbox, stop
+    def __init__(self, inbox: Inbox, metrics: Metrics, stop: Stop, in_hand: InHand) -> None:
+        """Take where to note what this process has in hand, for a supervisor to read."""
+        self._inbox, self._metrics, self._stop = inbox, metrics, stop
+        self._in_hand = in_hand
         self._watched: dict[str, _Watched] = {}
         self._lock = threading.Lock()
         self._started = False
 
     def begin(self, claim: Claim) -> None:
         """Keep this claim alive from now on."""
+        self._in_hand.note(claim.event.key)
         with self._lock:
             self._watched[claim.event.key] = _Watched(claim)
             if not self._started:
-                threading.Thread(target=self._run, name="watch", daemon=True).start()
+                threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
                 self._started = True
 
     def end(self, claim: Claim) -> None:
@@ -93,6 +70,7 @@ class Watch:
             watched = self._watched.get(claim.event.key)
             if watched is not None and watched.claim is claim:
                 del self._watched[claim.event.key]
+                self._in_hand.forget(claim.event.key)
 
     @contextmanager
     def deadline(self, claim: Claim, handler: Handler, attempt: int) -> Iterator[None]:
@@ -101,9 +79,11 @@ class Watch:
         with self._lock:
             watched.handler, watched.attempt = handler, attempt
             watched.deadline = time.monotonic() + handler.timeout
+        self._in_hand.note(claim.event.key, handler.name)
         try:
             yield
         finally:
+            self._in_hand.note(claim.event.key)
             with self._lock:
                 watched.handler = None
 
@@ -124,11 +104,11 @@ class Watch:
     def _renew(self, watched: _Watched) -> None:
         try:
             if not self._inbox.renew(watched.claim):
-                log.warning("lease_lost", event_key=watched.claim.event.key)
+                log.warning("lease_lost", handler=watched.running, **_names(watched.claim))
             watched.renewed = time.monotonic()
         except redis.RedisError:
             # Tried again at the next tick; should the lease run out, the token decides.
-            log.warning("lease_not_renewed", event_key=watched.claim.event.key)
+            log.warning("lease_not_renewed", **_names(watched.claim))
 
     def _end_hung(self, watched: _Watched) -> None:
         with self._lock:
@@ -139,16 +119,18 @@ class Watch:
             progress, delay = handler.failed(attempt, claim.age, "timeout")
             log.error(
                 "handler_timeout",
-                event_key=claim.event.key,
                 handler=handler.name,
                 attempt=attempt,
                 status=progress.status,
+                limit=handler.timeout,
+                **_names(claim),
             )
+            self._metrics.count("handler_runs", handler.name, progress.status)
             try:
                 if self._inbox.save_progress(claim, handler.name, progress, delay):
                     self._inbox.release(claim, delay, "timeout")
             except redis.RedisError:
-                log.warning("timeout_not_recorded", event_key=claim.event.key)
+                log.warning("timeout_not_recorded", handler=handler.name, **_names(claim))
             self._leave_locked("handler_timeout")
 
     def _leave(self, why: str) -> None:
@@ -160,7 +142,19 @@ class Watch:
             try:
                 self._inbox.release(watched.claim, 0, "worker stopped")
             except redis.RedisError:
-                log.warning("claim_not_released", event_key=watched.claim.event.key)
+                log.warning("claim_not_released", **_names(watched.claim))
         log.warning("worker_leaves", reason=why, count=len(self._watched))
+        self._metrics.flush()
         # Not sys.exit: the thread that hangs would hold the interpreter's shutdown.
         os._exit(os.EX_TEMPFAIL)
+
+
+def _names(claim: Claim) -> dict[str, str | None]:
+    """Return what a log line says of an event; this thread is none of its own."""
+    event = claim.event
+    return {
+        "event_id": event.id,
+        "session_id": event.session,
+        "kind": event.kind,
+        "account": event.account,
+    }

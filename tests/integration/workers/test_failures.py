@@ -1,0 +1,365 @@
+"""Every answer that Stripe can give, to every call, with either key: who waits, and what then.
+
+What is expected stands here in a table of its own, and not in the one that the code reads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from identity_webhooks import Verification, on
+from service.inbox import Inbox, Refused
+from tests.integration.workers.fake_stripe import (
+    CALLS,
+    KEY,
+    RESTRICTED_KEY,
+    Answer,
+    FakeStripe,
+    Fault,
+    serving,
+)
+from workers import failures
+from workers.failures import RECHECK, RESULTS_SHOWN_FOR
+from workers.reconcile import Reconciler
+from workers.stripe_api import StripeApi
+
+# Rows: what Stripe answers. Columns: to which call.
+#   waits    this event waits, however long it takes
+#   briefly  the same, 4 s at most
+#   recheck  it waits for two minutes, then it is dead
+#   dead     it is dead at once
+#   alone    it goes on as an event of its own
+#   all      no worker claims an event for a while
+#   next     this account waits for the next pass
+#   gone     this account is asked for once a day
+# For `sensitive` the same words mean the handlers that need the fields; `shown`: they wait until
+# Stripe shows the fields no longer, 48 h after the result. `!`: an alarm that names the key.
+TABLE = """
+status  code                        session   thin event   sensitive   list
+0       (cut-off)                   waits     waits        waits       next
+200     (html)                      waits     waits        waits       next
+400     parameter_unknown           dead      alone        dead        next
+400     rate_limit                  all       all          all         next
+400     account_invalid             recheck   alone        recheck     gone
+400     (html)                      waits     waits        waits       next
+401     -                           all!      all!         shown!      next!
+401     api_key_expired             all!      all!         shown!      next!
+402     card_declined               dead      alone        dead        next
+403     -                           waits!    alone!       shown!      next!
+403     account_invalid             recheck   alone        recheck     gone
+403     (html)                      waits!    alone!       shown!      next!
+404     resource_missing            recheck   alone        recheck     next
+404     -                           recheck   alone        recheck     next
+404     (html)                      waits     waits        waits       next
+409     -                           briefly   briefly      briefly     next
+409     idempotency_key_in_use      briefly   briefly      briefly     next
+424     external_dependency_failed  dead      alone        dead        next
+429     -                           all       all          all         next
+429     rate_limit                  all       all          all         next
+429     lock_timeout                briefly   briefly      briefly     next
+500     api_error                   waits     waits        waits       next
+502     (html)                      waits     waits        waits       next
+503     lock_timeout                briefly   briefly      briefly     next
+"""
+HEAD, *LINES = TABLE.strip().split("\n")
+COLUMNS = ("session", "thin event", "sensitive", "list")
+ROWS = [
+    (Answer(int(status), "" if code == "-" else code), dict(zip(COLUMNS, words, strict=True)))
+    for status, code, *words in map(str.split, LINES)
+]
+KEY_OF = {call: RESTRICTED_KEY if call == "sensitive" else KEY for call in CALLS}
+OTHER = {KEY: RESTRICTED_KEY, RESTRICTED_KEY: KEY}
+
+
+def column(call: str) -> str:
+    """Return the column of a call. The report comes with the session."""
+    return "session" if call == "report" else call
+
+
+def walk(*calls: str) -> list[Any]:
+    return [
+        pytest.param(call, answer, cells[column(call)], id=f"{call}-{answer.status}{answer.code}")
+        for call, (answer, cells) in itertools.product(calls, ROWS)
+    ]
+
+
+NEEDS = "verified_outputs.dob"
+SETTING = {KEY: "STRIPE_API_KEY", RESTRICTED_KEY: "STRIPE_RESTRICTED_KEY"}
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeStripe]:
+    with serving(FakeStripe(now=int(time.time()))) as fake:
+        yield fake
+
+
+@pytest.fixture(autouse=True)
+def _longest_waits(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every wait be as long as jitter can make it."""
+    assert desk
+    monkeypatch.setattr(failures, "backoff", lambda _attempt, cap: cap)
+
+
+class Bench:
+    """Two events of two sessions, one of which Stripe answers badly, with handlers for both."""
+
+    def __init__(self, desk: Any, fake: FakeStripe, call: str, number: int = 1) -> None:
+        self.desk, self.fake = desk, fake
+        self.api = StripeApi(KEY, base=fake.url)
+        self.runs: list[tuple[str, str, int]] = []
+
+        def handler(name: str, **words: Any) -> Any:
+            def handle(v: Verification) -> None:
+                self.runs.append((name, v.event.session, v.attempt))
+
+            handle.__name__ = name
+            return on("*", **words)(handle)
+
+        self.processor = desk.processor(handler("plain"), handler("needy", needs=[NEEDS]))
+        self.processor._fetcher._api = self.api
+        self.processor._fetcher._restricted_api = StripeApi(RESTRICTED_KEY, base=fake.url)
+        report = {"last_verification_report": None} if call == "session" else {}
+        self.event, self.beside = (
+            desk.accept("verified", fake.session(number, **report), form="thin")
+            for number in (1, 2)
+        )
+        self.about = self.event.id if call == "thin event" else self.event.session
+
+    def turn(self) -> None:
+        for _ in range(2):  # each event once, at most
+            self.desk.turn(self.processor)
+
+    def pass_time(self, seconds: float) -> None:
+        """Have so much time passed since the event and its result, and what waits be due."""
+        record = f"iw:evt:{self.event.key}"
+        fields = self.desk.fields(self.event)
+        if not fields:
+            return  # it is done
+        report = self.fake.sessions[self.event.session]["last_verification_report"]
+        if report:
+            report["created"] -= round(seconds)
+        for name in (b"accepted", b"reopened"):
+            if name in fields:
+                self.desk.redis.hset(record, name, int(fields[name]) - round(seconds * 1000))
+        for name, value in fields.items():
+            if name.startswith(b"h:") and value.startswith(b"retry"):
+                status, attempts, ms, _, reason = value.split(b"|")
+                self.desk.redis.hset(record, name, b"|".join([status, attempts, ms, b"1", reason]))
+        self.desk.redis.delete("iw:pause")
+        self.desk.redis.hdel(record, "not_before")
+        self.desk.wake(self.event.key)
+        self.turn()
+
+    def state(self) -> tuple[str, dict[str, tuple[str, int]]]:
+        record = self.desk.record(self.event)
+        return record.state, {
+            name.removeprefix("p."): (p.status, p.attempts) for name, p in record.handlers.items()
+        }
+
+    def alarms(self) -> list[dict[str, Any]]:
+        return self.desk.logged("stripe_refuses_our_key")
+
+
+BOTH_DONE = {"plain": ("done", 1), "needy": ("done", 1)}
+NONE: dict[str, tuple[str, int]] = {}
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "expected"), walk("session", "report", "sensitive", "thin event")
+)
+def test_of_an_event(call, answer, expected, desk, fake) -> None:
+    bench, key = Bench(desk, fake, call), KEY_OF[call]
+    word, alarmed = expected.rstrip("!"), expected.endswith("!")
+    fault = fake.fault = Fault(call, key, bench.about, answer)
+    bench.turn()
+    assert fault.struck == 1
+    plain = {"plain": ("done", 1)} if call == "sensitive" else NONE
+    waiting = plain | ({"needy": ("retry", 0)} if call == "sensitive" else NONE)
+    ended = plain | ({"needy": ("dead", 0)} if call == "sensitive" else NONE)
+    first = {"dead": ("dead", ended), "alone": ("done", BOTH_DONE)}
+    assert bench.state() == first.get(word, ("pending", waiting))
+    assert len(bench.alarms()) == alarmed
+    for line in bench.alarms():
+        assert (line["key_name"], line["call"]) == (SETTING[key], column(call))
+        assert line["status"] == answer.status
+        assert line.get("handler") == ("p.needy" if call == "sensitive" else None)
+
+    # Nobody else is held up, unless everyone would meet the same.
+    if word == "all":
+        assert desk.inbox.claim() == [Refused.PAUSED]
+    else:
+        assert desk.record(bench.beside).state == "done"
+    assert {p.attempts for p in desk.record(bench.beside).handlers.values()} <= {1}
+
+    waits = {"briefly": 4, "waits": 60, "recheck": 60, "shown": 60, "all": 60}
+    if longest := waits.get(word):
+        assert longest - 2 < desk.wait(bench.event) <= longest
+        bench.pass_time(RECHECK + 1)
+        assert bench.state() == (("dead", ended) if word == "recheck" else ("pending", waiting))
+        bench.pass_time(RESULTS_SHOWN_FOR)
+        over = word in {"recheck", "shown"}
+        assert bench.state() == (("dead", ended) if over else ("pending", waiting))
+    if bench.state()[0] == "dead":
+        reason = desk.record(bench.event).reason
+        assert len(reason.split()) > 8, "words that a person can act on"
+        assert str(answer.status) in reason
+        assert desk.inbox.replay(bench.event.key) == "replayed"
+
+    fake.fault = None
+    bench.pass_time(1)
+    assert bench.state() == ("done", BOTH_DONE)
+    assert sorted(bench.runs) == sorted(set(bench.runs)), "none ran twice, and no attempt was spent"
+    assert desk.record(bench.beside).state in ({"done", "pending"} if word == "all" else {"done"})
+
+
+def fault_call(call: str) -> str:
+    return "session" if call == "report" else call
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "list"])
+def test_with_the_other_key_it_is_never_asked(call, desk, fake) -> None:
+    for number, (answer, _) in enumerate(ROWS):
+        bench = Bench(desk, fake, call, 10 * number)
+        fault = fake.fault = Fault(call, OTHER[KEY_OF[call]], bench.about, answer)
+        bench.turn()
+        assert (bench.state(), fault.struck) == (("done", BOTH_DONE), 0)
+    assert bench.alarms() == []
+
+
+@pytest.mark.parametrize("about", ["/v1/events", "/v1/accounts", "acct_1"])
+def test_nor_are_lists(about, desk, fake) -> None:
+    fake.accounts = ["acct_1"]
+    api = StripeApi(KEY, base=fake.url)
+    reconciler = Reconciler(api, desk.inbox, livemode=False, list_accounts=True)
+    for answer, _ in ROWS:
+        fault = fake.fault = Fault("list", RESTRICTED_KEY, about, answer)
+        found = reconciler.round()
+        assert (found.failed, found.gone, fault.struck) == ({}, [], 0)
+
+
+@pytest.mark.parametrize(("call", "answer", "expected"), walk("list"))
+def test_of_an_account(call, answer, expected, desk, fake, redis) -> None:
+    inbox, key = Inbox(redis), KEY_OF[call]
+    fake.accounts = ["acct_1", "acct_2"]
+    for number, account in enumerate([None, *fake.accounts]):
+        fake.session(number, account)
+    reconciler = Reconciler(
+        StripeApi(KEY, base=fake.url), inbox, livemode=False, list_accounts=True
+    )
+    fault = fake.fault = Fault(call, key, "acct_1", answer)
+    found = reconciler.round()
+    of_all = answer.status in {0, 401, 429} or answer.code == "rate_limit"
+    of_all = of_all and answer.code != "lock_timeout"
+    assert fault.struck == 1
+    assert found.counts["new"] == (2 if of_all else 4), "of the others, unless they meet the same"
+    word, alarmed = expected.rstrip("!"), expected.endswith("!")
+    assert found.gone == (["acct_1"] if word == "gone" else [])
+    assert list(found.failed) == (["acct_1"] if word == "next" else [])
+    assert inbox.watermark() is not None
+    assert inbox.watermark("acct_1") is None
+    alarms = desk.logged("stripe_refuses_our_key")
+    assert [line["account"] for line in alarms] == (["acct_1"] if alarmed else [])
+    said = "account_gone" if word == "gone" else "reconcile_failed"
+    assert [line["account"] for line in desk.logged(said)] == ["acct_1"]
+
+    fake.fault = None
+    again = reconciler.round()
+    assert again.failed == {}
+    assert again.counts["new"] == {"gone": 0}.get(word, 4 if of_all else 2)
+
+
+class TestSensitive:
+    NUMBER = "last_verification_report.document.number"
+
+    @pytest.mark.parametrize("answer", [Answer(403), Answer(400, "parameter_unknown")], ids=str)
+    def test_a_field_that_is_refused_concerns_only_whom_needs_it(
+        self, answer, desk, fake, monkeypatch
+    ) -> None:
+        bench = Bench(desk, fake, "sensitive")
+        plain = fake.answer
+
+        def answering(path: str, query: dict[str, list[str]], key: str, account: str) -> Any:
+            expanded = [value for values in query.values() for value in values]
+            if self.NUMBER in expanded:
+                return answer
+            return plain(path, query, key, account)
+
+        monkeypatch.setattr(fake, "answer", answering)
+
+        @on("*", needs=[self.NUMBER])
+        def numbered(_: Verification) -> None:
+            raise AssertionError
+
+        router = bench.processor._router
+        router.add(type("Plugin", (), {"numbered": staticmethod(numbered)})(), "p")
+        bench.turn()
+        state, handlers = bench.state()
+        assert (handlers["plain"], handlers["needy"]) == (("done", 1), ("done", 1))
+        assert handlers["numbered"] == ("retry" if answer.status == 403 else "dead", 0)
+        assert state == ("pending" if answer.status == 403 else "dead")
+
+    def test_the_48_hours_count_from_the_result(self, desk, fake) -> None:
+        bench = Bench(desk, fake, "sensitive")
+        fake.fault = Fault("sensitive", RESTRICTED_KEY, bench.about, Answer(403))
+        fake.sessions["vs_1"]["last_verification_report"]["created"] -= RESULTS_SHOWN_FOR + 1
+        bench.turn()
+        record = desk.record(bench.event)
+        assert record.state == "dead"
+        assert record.reason.startswith("p.needy: stripe: forbidden 403: sensitive_expired")
+        assert bench.runs.count(("plain", "vs_1", 1)) == 1
+
+    def test_of_a_redacted_session_nothing_is_asked(self, desk, fake) -> None:
+        bench = Bench(desk, fake, "sensitive")
+        fake.sessions["vs_1"]["redaction"] = {"status": "redacted"}
+        bench.turn()
+        assert bench.state() == ("done", BOTH_DONE)
+        assert ("sensitive", RESTRICTED_KEY, "vs_1") not in fake.calls
+
+
+class TestConnectedAccounts:
+    def test_after_a_wipe_one_round_brings_back_what_stripe_still_shows(
+        self, desk, fake, redis
+    ) -> None:
+        fake.accounts = ["acct_1", "acct_2", "acct_3"]
+        for number, account in enumerate([None, *fake.accounts]):
+            fake.session(number, account)
+        reconciler = Reconciler(
+            StripeApi(KEY, base=fake.url), desk.inbox, livemode=False, list_accounts=True
+        )
+        reconciler.round()
+        before = {record.key for record in desk.inbox.records("all", 100)}
+        redis.flushall()
+        fake.fault = Fault("list", KEY, "acct_2", Answer(403, "account_invalid"))
+        found = reconciler.round()
+        back = {record.key for record in desk.inbox.records("all", 100)}
+        assert before - back == {key for key in before if "acct_2" in key}
+        assert len(before - back) == 2
+        assert (found.gone, found.failed) == (["acct_2"], {})
+        (line,) = desk.logged("account_gone")
+        assert line["account"] == "acct_2"
+        assert desk.logged("stripe_refuses_our_key") == [], "nothing is wrong with our key"
+
+    def test_without_the_setting_they_are_those_that_events_came_from(self, desk, fake) -> None:
+        fake.accounts = ["acct_1", "acct_2"]
+        for number, account in enumerate(fake.accounts):
+            fake.session(number, account)
+        desk.accept("created", "vs_0", account="acct_1")
+        Reconciler(StripeApi(KEY, base=fake.url), desk.inbox, livemode=False).round()
+        assert desk.inbox.accounts() == ["acct_1"]
+        assert "/v1/accounts" not in {about for _, _, about in fake.calls}
+
+    def test_an_organizations_key_names_the_account_in_its_context(self, desk, fake) -> None:
+        fake.session(1, "acct_1")
+        desk.accept("created", "vs_1", account="acct_1")
+        api = StripeApi("sk_org_test_table", base=fake.url)
+        Reconciler(api, desk.inbox, livemode=False).round()
+        assert desk.inbox.watermark("acct_1") is not None
+        assert desk.inbox.watermark() is None, "it has no account of its own"
+        api.retrieve_session("vs_1", account="acct_1")
+        assert {headers.get("Stripe-Context") for headers in fake.headers} == {"acct_1"}
+        assert not any("Stripe-Account" in headers for headers in fake.headers)

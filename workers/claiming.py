@@ -1,0 +1,76 @@
+"""Claiming events: what was claimed is kept alive from then on, the rest is counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import cast
+
+from service import logs
+from service.inbox import Answer, Claim, Inbox, Quarantined, Refused
+from service.metrics import Metrics
+from workers.heartbeat import Heartbeat
+from workers.in_hand import InHand
+
+_WAITS = {Refused.PAUSED: 0.5, Refused.THROTTLED: 0.05}
+"""Seconds between two looks whether a pause is over, or the rate of calls allows another."""
+
+log = logs.get(__name__)
+
+
+class Claimer:
+    """Claims events from the inbox."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        heartbeat: Heartbeat,
+        metrics: Metrics,
+        in_hand: InHand,
+    ) -> None:
+        """Take, too, what processes before this one had in hand when they died."""
+        self._inbox, self._heartbeat, self._metrics = inbox, heartbeat, metrics
+        self._in_hand = in_hand
+
+    def claim(self, count: int) -> list[Claim]:
+        """Claim up to `count` events that are to be worked on; none when no wake-up is waiting.
+
+        May raise `redis.RedisError`.
+        """
+        while answers := self._inbox.claim(count):
+            if claims := self.begin(answers):
+                return claims
+            if wait := _WAITS.get(cast("Refused", answers[-1])):
+                time.sleep(wait)
+                break
+        return []
+
+    def begin(self, answers: Iterable[Answer]) -> list[Claim]:
+        """Keep what was claimed alive; what was refused comes again by itself, if it has to."""
+        claims = []
+        for answer in answers:
+            if isinstance(answer, Claim):
+                claims.append(answer)
+                self._heartbeat.begin(answer)
+                self._metrics.count("claims", "claimed")
+            elif isinstance(answer, Quarantined):
+                self._report_quarantined(answer)
+            elif answer not in _WAITS:
+                # A surplus wake-up, or the session is busy.
+                self._metrics.count("claims", answer.value)
+        return claims
+
+    def _report_quarantined(self, quarantined: Quarantined) -> None:
+        event = quarantined.event
+        self._metrics.count("claims", "quarantined")
+        self._metrics.count("settled", "dead", "quarantined")
+        log.error(
+            "event_quarantined",
+            event_id=event.id,
+            event_key=event.key,
+            session_id=event.session,
+            kind=event.kind,
+            account=event.account,
+            handler=self._in_hand.ran.get(event.key),
+            hint="its workers died three times in a row: see worker_died for what ran",
+        )

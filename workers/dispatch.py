@@ -1,0 +1,137 @@
+"""Running handlers: one after the other, each alone, and what each of them raised.
+
+How a handler fared is written down before the next one starts, and of the last one together with
+the end of the event.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Literal
+
+from identity_webhooks.handlers import Discard, Retry
+from identity_webhooks.verification import Verification
+from service import logs
+from service.inbox import Claim, Inbox, Progress, save_progress_at_end
+from service.metrics import Metrics
+from workers.heartbeat import Heartbeat
+from workers.own_process import Failed, OwnProcess
+from workers.router import Handler, Router, place
+from workers.stop import Stop
+from workers.verification import Facts
+
+log = logs.get(__name__)
+
+Result = tuple[Progress, float]
+"""How a handler fared, and for `retry` the seconds until it may run again."""
+
+
+class Dispatcher:
+    """Runs the handlers of an event."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        router: Router,
+        metrics: Metrics,
+        stop: Stop,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self._inbox, self._metrics = inbox, metrics
+        self._stop, self._heartbeat = stop, heartbeat
+        self._own_processes = {
+            handler.name: OwnProcess(handler) for handler in router.handlers if handler.own_process
+        }
+
+    def run(self, handlers: Sequence[Handler], claim: Claim, facts: Facts) -> None:
+        """Run these handlers until one is told to stop, or the claim is lost."""
+        with logs.masking(facts.personal_values()):
+            for handler in handlers:
+                with self._turn(handler):
+                    if claim.lost or self._stop.requested:
+                        break
+                    progress, delay = self.run_one(handler, claim, facts)
+                self._write_down(handler, claim, progress, delay, last=handler is handlers[-1])
+
+    def _turn(self, handler: Handler) -> AbstractContextManager[object]:
+        own = self._own_processes.get(handler.name)
+        return own.turn if own else contextlib.nullcontext()
+
+    def _write_down(
+        self, handler: Handler, claim: Claim, progress: Progress, delay: float, *, last: bool
+    ) -> None:
+        """Write down how it fared; of the last one together with the end of the claim."""
+        if last and progress.over and not claim.lost:
+            save_progress_at_end(claim, handler.name, progress)
+            return
+        if not self._inbox.save_progress(claim, handler.name, progress, delay):
+            log.warning("claim_lost", handler=handler.name)
+        status = "lost" if claim.lost else progress.status
+        self._metrics.count("handler_runs", handler.name, status)
+
+    def run_one(self, handler: Handler, claim: Claim, facts: Facts) -> Result:
+        """Run one handler, if it is to run; say how it fared."""
+        previous = claim.progress.get(handler.name) or Progress("retry", 0)
+        if skipped := facts.skips(handler):
+            if previous.attempts:
+                log.warning(
+                    "handler_superseded",
+                    handler=handler.name,
+                    attempt=previous.attempts,
+                    status=skipped,
+                    reason=previous.reason,
+                )
+            return Progress(skipped, previous.attempts, reason=previous.reason), 0
+        if verdict := facts.withheld.get(handler.name):
+            # Not its fault, so not its attempt.
+            status: Literal["dead", "retry"] = "dead" if verdict.delay is None else "retry"
+            return Progress(status, previous.attempts, reason=verdict.reason), verdict.delay or 0
+        return self._attempt(handler, claim, facts, previous.attempts + 1)
+
+    def _attempt(self, handler: Handler, claim: Claim, facts: Facts, attempt: int) -> Result:
+        """Run it; what it raises ends here, and only types and places of it go on."""
+        verification = Verification(
+            event=claim.event,
+            session=facts.session,
+            report=facts.report,
+            outcome=facts.outcome,
+            sensitive=facts.sensitive.only(handler.needs),
+            idempotency_key=f"{claim.identity}:{handler.name}",
+            attempt=attempt,
+            superseded=facts.superseded,
+            log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
+        )
+        try:
+            if own := self._own_processes.get(handler.name):
+                own.run(verification, facts.personal_values())
+            else:
+                with self._heartbeat.deadline(claim, handler, attempt):
+                    handler.function(verification)
+        except Retry as retry:
+            reason = _reason("retry", retry.reason)
+            result = handler.failed(attempt, claim.age, reason, retry.delay)
+        except Discard as discard:
+            result = Progress("dead", attempt, reason=_reason("discarded", discard.reason)), 0.0
+        except Failed as failed:
+            result = handler.failed(attempt, claim.age, _reason("failed", failed.reason))
+        except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)
+            result = handler.failed(attempt, claim.age, _reason("failed", place(error)))
+        else:
+            return Progress("done", attempt), 0
+        progress, delay = result
+        log.warning(
+            "handler_failed",
+            handler=handler.name,
+            attempt=attempt,
+            status=progress.status,
+            reason=progress.reason,
+            delay_s=round(delay, 3),
+        )
+        return result
+
+
+def _reason(word: str, text: object) -> str:
+    """Return a handler's own reason, redacted; whatever `str` of it does."""
+    return f"{word}: {logs.quote(text)}".replace("|", "/")

@@ -1,0 +1,141 @@
+"""How the work on an event ends for now: settled, or given back until later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from service import logs
+from service.inbox import Answer, Claim, Inbox, Progress, Reply, save_progress_at_end
+from service.metrics import Metrics
+from workers.router import Handler
+from workers.stop import Stop
+from workers.verification import Facts
+
+UNKNOWN_WAIT = 60.0
+"""Seconds until an event is looked at again whose handler this release does not have."""
+
+UNKNOWN_FOR = 3600
+"""Seconds past its retry's due time until a handler that no release had is given up: as long as
+two releases may run side by side (a rolling deploy)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """End the event."""
+
+    state: Literal["done", "dead"]
+    outcome: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give the event back, due again after `delay` seconds."""
+
+    delay: float
+    reason: str
+
+
+End = Finish | Release
+
+_GONE = (
+    "this release has no such handler (removed or renamed?): bring it back and replay, or replay to"
+    " go without it"
+)
+
+log = logs.get(__name__)
+
+
+def end_of(claim: Claim, subscribed: Sequence[Handler], facts: Facts | None = None) -> End:
+    """End the event if every handler is through with it; else say when to come back."""
+    names = {handler.name for handler in subscribed}
+    if names - claim.progress.keys():
+        # Stopped before every handler had its turn.
+        return Release(0, "worker stopped")
+    waiting = {name: p for name, p in claim.progress.items() if not p.over}
+    if waiting.keys() & names:
+        due, reason = min((p.due, _why(p)) for name, p in waiting.items() if name in names)
+        return Release(max(0.05, (due - claim.now) / 1000), reason)
+    for unknown, progress in sorted(waiting.items()):
+        overdue = (claim.now - progress.due) / 1000
+        log.warning("handler_unknown", handler=unknown, age_s=round(overdue))
+        if overdue < UNKNOWN_FOR:
+            # A newer release may have it (a rolling deploy).
+            return Release(UNKNOWN_WAIT, f"{unknown}: this release has no such handler")
+        if claim.unwritten:
+            return Release(0, "another result is to be written first")
+        save_progress_at_end(claim, unknown, Progress("dead", progress.attempts, reason=_GONE))
+    outcome, reason = _recorded_outcome(facts) if names else ("no_handler", "")
+    dead = [
+        f"{name}: {p.reason}" for name, p in sorted(claim.progress.items()) if p.status == "dead"
+    ]
+    return Finish("dead", outcome, dead[0]) if dead else Finish("done", outcome, reason)
+
+
+def _why(waiting: Progress) -> str:
+    # Without an attempt it waits for Stripe.
+    return "handlers wait for their retry" if waiting.attempts else waiting.reason
+
+
+def _recorded_outcome(facts: Facts | None) -> tuple[str, str]:
+    """Return outcome and reason for the record, in the words the handlers were told."""
+    if facts is None:
+        return "", ""
+    if facts.superseded:
+        return "superseded", ""
+    return facts.outcome.kind, facts.outcome.reason or ""
+
+
+class Ender:
+    """Ends claims."""
+
+    def __init__(self, inbox: Inbox, metrics: Metrics, stop: Stop) -> None:
+        self._inbox, self._metrics, self._stop = inbox, metrics, stop
+
+    def end(
+        self, claim: Claim, end: End | None, *, and_claim: bool = False
+    ) -> Reply[list[Answer]] | None:
+        """End the claim; with `and_claim`, claim the next event in the same round trip.
+
+        May raise `redis.RedisError`.
+        """
+        finished: Reply[float | None] | None = None
+        released: Reply[bool] | None = None
+        following: Reply[list[Answer]] | None = None
+        with self._inbox.pipeline() as pipe:
+            if isinstance(end, Finish):
+                finished = pipe.finish(claim, end.state, outcome=end.outcome, reason=end.reason)
+            elif end is not None:
+                log.info("event_released", reason=end.reason, delay_s=round(end.delay, 3))
+                released = pipe.release(claim, end.delay, end.reason)
+            if and_claim and not self._stop.requested:
+                following = pipe.claim()
+        took = finished.result() if finished else None
+        kept = took is not None or bool(released and released.result())
+        if end:
+            self._count_last(claim.unwritten, kept=kept)
+        if isinstance(end, Finish) and took is not None:
+            self._report(end, took)
+        return following
+
+    def _report(self, end: Finish, took: float) -> None:
+        self._metrics.count("settled", end.state, end.outcome)
+        self._metrics.observe("settle_seconds", took)
+        report = log.error if end.state == "dead" else log.info
+        report(
+            "event_settled",
+            state=end.state,
+            outcome=end.outcome,
+            reason=end.reason,
+            took_ms=round(took * 1000),
+        )
+
+    def _count_last(self, unwritten: tuple[str | int, ...], *, kept: bool) -> None:
+        """Count the last handler's run, which was written with the end, or lost with the claim."""
+        handler, status = map(str, unwritten[:2]) if unwritten else (None, "")
+        if not kept:
+            log.warning("claim_lost", handler=handler)
+        if handler:
+            self._metrics.count("handler_runs", handler, status if kept else "lost")

@@ -1,0 +1,99 @@
+"""What Stripe is asked about an event: which facts, with which key.
+
+What each failure means stands in workers/failures.py. A look-up that only some handlers need
+(`needs=`) holds up nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from identity_webhooks.verification import SENSITIVE, Outcome, Sensitive, is_redacted
+from service import logs
+from service.inbox import Claim, Inbox
+from service.metrics import Metrics
+from workers.failures import RULES, Judge, StripeFailure
+from workers.router import Handler
+from workers.stripe_api import StripeApi
+from workers.verification import Facts, freshness
+
+log = logs.get(__name__)
+
+
+class Fetcher:
+    """Asks Stripe for all handlers of an event at once."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        api: StripeApi,
+        restricted_api: StripeApi | None,
+        judge: Judge,
+        metrics: Metrics,
+    ) -> None:
+        self._inbox, self._judge, self._metrics = inbox, judge, metrics
+        self._api, self._restricted_api = api, restricted_api
+
+    def is_canonical(self, claim: Claim) -> bool:
+        """Whether this event, and not the same change in its other form, is to be worked on.
+
+        An account with destinations of both forms gets every change twice, under two ids. A thin
+        event, when fetched, names its snapshot event; a snapshot event names nothing.
+
+        Raises:
+            StripeFailure: one that may pass, so that both forms may still be found to be one.
+        """
+        event = claim.event
+        if event.form == "snapshot" or claim.twin is not None:
+            return True
+        try:
+            twin = self._api.snapshot_of(event)
+        except StripeFailure as failure:
+            if failure.rule.who != "nobody":
+                raise
+            self._judge.verdict(failure, claim)
+            return True
+        if twin is None or self._inbox.link(claim, twin.key):
+            return True
+        log.info("event_settled", state="done", outcome="twin")
+        self._metrics.count("settled", "done", "twin")
+        return False
+
+    def fetch(self, claim: Claim, handlers: Iterable[Handler]) -> Facts:
+        """Ask once, for all of these handlers.
+
+        Raises:
+            StripeFailure: without the session no handler can run.
+        """
+        kind = claim.event.kind
+        session, report = self._api.fetch(claim.event)
+        relation = freshness(kind, Outcome.of(session).kind, redacted=is_redacted(session))
+        if relation == "stale" and claim.age < RULES["session"]["stale"].lasts:
+            raise StripeFailure("stale")
+        outcome = Outcome.of(session, kind)
+        facts = Facts(session, report, outcome, superseded=relation != "current")
+        needy = [each for each in handlers if each.needs and not facts.skips(each)]
+        if needy and self._restricted_api is not None:
+            self._fetch_sensitive(self._restricted_api, claim, facts, needy)
+        self._metrics.count("fetches", "ok")
+        return facts
+
+    def _fetch_sensitive(
+        self, api: StripeApi, claim: Claim, facts: Facts, needy: list[Handler]
+    ) -> None:
+        """Ask with the other key: for all at once and, where that is refused, for each alone."""
+        needs = frozenset[str]().union(*(handler.needs for handler in needy))
+        if is_redacted(facts.session):
+            facts.sensitive = Sensitive(dict.fromkeys(SENSITIVE[need] for need in needs))
+            return
+        try:
+            facts.sensitive |= api.fetch_sensitive(claim.event, needs)
+        except StripeFailure as failure:
+            if failure.kind in {"forbidden", "invalid"} and len(needy) > 1:
+                for handler in needy:
+                    self._fetch_sensitive(api, claim, facts, [handler])
+                return
+            result_at = facts.report.created if facts.report else claim.event.created
+            names = [handler.name for handler in needy]
+            verdict = self._judge.verdict(failure, claim, names, result_at)
+            facts.withheld |= dict.fromkeys(names, verdict)

@@ -1,0 +1,78 @@
+"""How a process of the workers is asked to stop, and what it waits for before it starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType
+
+import redis
+
+from service import connection, logs
+from service.settings import Settings
+
+GRACE = 25.0
+"""Seconds in-flight work has after SIGTERM. Heroku and `docker stop`'s usual setting kill after 30
+(https://devcenter.heroku.com/articles/dyno-shutdown)."""
+
+log = logs.get(__name__)
+
+
+class Stop:
+    """Whether, and since when, this process is asked to stop.
+
+    A plain attribute: a signal handler may set it at any instruction, and must not take a lock.
+    """
+
+    parent: int | None = None
+    """A process id: when that is no longer our parent, nobody would stop or restart us."""
+
+    def __init__(self) -> None:
+        self.requested_at: float | None = None
+
+    def request(self) -> None:
+        """Ask the process to stop: nothing new is taken, what runs may finish."""
+        if self.requested_at is None:
+            self.requested_at = time.monotonic()
+
+    @property
+    def requested(self) -> bool:
+        """Whether `request` was called, or the parent is gone."""
+        if self.parent is not None and os.getppid() != self.parent:
+            self.request()
+        return self.requested_at is not None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the grace period is over."""
+        since = self.requested_at if self.requested else None
+        return since is not None and time.monotonic() > since + GRACE
+
+
+def stop_on_signals() -> Stop:
+    """Return a `Stop` that SIGTERM and SIGINT request."""
+    stop = Stop()
+
+    def request(_signal: int, _frame: FrameType | None) -> None:
+        stop.request()
+
+    signal.signal(signal.SIGTERM, request)
+    signal.signal(signal.SIGINT, request)
+    return stop
+
+
+def wait_for_redis(settings: Settings, stop: Stop) -> bool:
+    """Wait until Redis answers and is safe; False when asked to stop meanwhile."""
+    delay = 0.5
+    while not stop.requested:
+        try:
+            with connection.connect(settings) as client:
+                connection.require_safe(client.info(), settings)
+        except redis.RedisError as error:
+            log.warning("redis_unreachable", error=type(error).__name__, delay_s=delay)
+            time.sleep(delay)
+            delay = min(5.0, delay * 2)
+        else:
+            return True
+    return False
