@@ -64,7 +64,7 @@ def record(server: Server, *, settled: bool) -> list[Command]:
     # Without those that load a script or ask for the memory. Each life has nonces of its own: a
     # command with one that Redis knows does nothing.
     asked = [command for command in commands if command[0] == "EVALSHA"]
-    return [(*c[:NONCE], f"{n}{UNIQUE}", *c[NONCE + 1 :]) for n, c in enumerate(asked)]
+    return [(*c[:NONCE], f"{n}{UNIQUE}.1", *c[NONCE + 1 :]) for n, c in enumerate(asked)]
 
 
 def repeat(server: Server, commands: Iterable[Command], count: int) -> None:
