@@ -33,9 +33,12 @@ millisecond, so by then Redis is in trouble."""
 KEPT_IDLE = 20.0
 """Seconds after which a connection that nobody used is closed, when another comes back."""
 
-WEB, PERIODIC, TOOL = 5, 2, 2
-"""Connections of a web process (four threads and the counters), of a periodic one (the sweep and
+WEB, PERIODIC, TOOL = 3, 2, 2
+"""Connections of a web process for its pages and counters, of a periodic one (the sweep and
 reconciliation), and of a command."""
+
+LINK = 1
+"""Connections of a web process for deliveries (service/server/redis_link.py)."""
 
 RQ = 1
 """Connections of RQ's loop in a worker, on which it waits for wake-ups."""

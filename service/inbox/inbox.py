@@ -74,7 +74,7 @@ class Inbox:
         also asks how full Redis is; above `MEMORY_LIMIT` only events that are known are accepted.
         """
         limits = self._full if self._is_short_of_memory() else self._limits
-        pipe = Pipeline(self._scripts, limits)
+        pipe = Pipeline(self._scripts, limits, self._memory)
         result = pipe.accept(event)
         self._connections.send(pipe)
         return result.result()

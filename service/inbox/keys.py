@@ -18,7 +18,7 @@ iw:clock                    string -       how far the inbox' clock is ahead of 
 iw:watermark                int    -       since when reconciliation has to look (unix seconds)
 iw:accounts                 zset   -       the same for each connected account that an event came
                                            from; 0 while it was not looked through yet
-iw:answer:<nonce>           string 5 s     what a script answered, for whoever did not get it
+iw:answer:<slot>            string 5 s     number and answer of the last script asked in this slot
 iw:budget                   int    5 s     until when the rate of API calls is used up (ms)
 iw:seq                      int    -       number of the last wake-up
 iw:metrics                  hash   -       counters (service/metrics.py)

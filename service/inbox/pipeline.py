@@ -12,6 +12,7 @@ that of the first time.
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections import deque
@@ -134,8 +135,12 @@ class Reply(Generic[T]):
 _UNSENT = object()
 
 
-def _nonce() -> str:
-    return secrets.token_urlsafe(9)
+@dataclass(slots=True)
+class Slot:
+    """What nonces are made of: the pipelines that have it in turn are numbered."""
+
+    name: str = field(default_factory=lambda: secrets.token_urlsafe(9))
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,7 @@ class Ask:
     """A claim of up to `count` events, which was asked for by its nonce."""
 
     count: int
-    nonce: str = field(default_factory=_nonce)
+    nonce: str
 
 
 class Memory:
@@ -153,18 +158,30 @@ class Memory:
         # Claims to which no reply came. They may have happened: whoever claims next asks for the
         # same, and gets the events that would otherwise wait for the end of a lease nobody has.
         self.unanswered: deque[Ask] = deque()
+        # Slots that no pipeline has. One whose reply was lost does not come back.
+        self.slots: deque[Slot] = deque()
+        self._pid = os.getpid()
         # When the last sweep was: by the clock of the inbox (ms), and by our own (s).
         self.last_sweep: tuple[int, float] | None = None
 
-    def ask_for(self, count: int) -> Ask:
-        """Return what to claim up to `count` events by."""
+    def take_slot(self) -> Slot:
+        """Return a slot for one pipeline."""
+        if self._pid != os.getpid():  # those of before a fork are the parent's
+            self.slots, self._pid = deque(), os.getpid()
+        try:
+            return self.slots.pop()
+        except IndexError:
+            return Slot()
+
+    def unanswered_for(self, count: int) -> Ask | None:
+        """Return what was not answered to whoever can take `count` events, and forget it."""
         for _ in range(len(self.unanswered)):
             with suppress(IndexError):  # another thread was first
                 ask = self.unanswered.popleft()
                 if ask.count <= count:
                     return ask
                 self.unanswered.append(ask)
-        return Ask(count)
+        return None
 
     def since_last_sweep(self) -> tuple[int, int] | tuple[Literal[""], Literal[""]]:
         """Return the time at the last sweep and the ms since, or nothing before the first."""
@@ -179,6 +196,8 @@ class Pipeline:
 
     def __init__(self, scripts: Scripts, limits: Limits, memory: Memory | None = None) -> None:
         self._scripts, self._limits, self._memory = scripts, limits, memory or Memory()
+        self._slot = self._memory.take_slot()
+        self._slot.number += 1
         self._commands: list[bytes] = []
         self._replies: list[Reply[Any]] = []
         self.names: list[str] = []
@@ -198,6 +217,8 @@ class Pipeline:
         """
         for reply, each in zip(self._replies, raw, strict=True):
             reply.set(each)
+        if not any(isinstance(each, redis.ConnectionError | redis.TimeoutError) for each in raw):
+            self._memory.slots.append(self._slot)
 
     def accept(self, event: Event) -> Reply[AcceptResult]:
         """Store the event once and wake a worker for it."""
@@ -220,7 +241,7 @@ class Pipeline:
         A trailing PAUSED or THROTTLED means that no further event was claimed. A claim whose last
         holder died is the last one: an event claimed with it might die with it.
         """
-        ask = self._memory.ask_for(count)
+        ask = self._memory.unanswered_for(count) or Ask(count, self._next_nonce())
         reply = self._add(_claims, "claim", count, self._limits.api_rate, nonce=ask.nonce)
         reply.when_lost = partial(self._memory.unanswered.append, ask)
         return reply
@@ -323,12 +344,16 @@ class Pipeline:
         """
         return self._add(lambda raw: int(raw) / 1000, "spend", self._limits.api_rate)
 
+    def _next_nonce(self) -> str:
+        """Return the nonce of the next command: its place makes a slot of its own."""
+        return f"{self._slot.name}:{len(self)}.{self._slot.number}"
+
     def _add(
         self, read: Callable[[Any], T], name: str, *args: str | int, nonce: str = ""
     ) -> Reply[T]:
         reply = Reply(read)
         self.names.append(name)
-        self._commands.append(self._scripts.command(name, nonce or _nonce(), *args))
+        self._commands.append(self._scripts.command(name, nonce or self._next_nonce(), *args))
         self._replies.append(reply)
         return reply
 

@@ -23,6 +23,7 @@ from redis.connection import AbstractConnection
 from service import connection, logs
 from service.connection import UnsafeRedis
 from service.inbox import Limits, Pipeline, keys, memory_is_short
+from service.inbox.pipeline import Memory
 from service.inbox.scripts import Scripts, pack_command, sources
 from service.limits import ACCEPT_DEADLINE
 from service.settings import Settings
@@ -60,6 +61,7 @@ class RedisLink:
         self._settings = settings
         self._scripts = Scripts(sources())
         self._limits = Limits(settings.inbox_limit, settings.reopen_dead_on_redelivery)
+        self._memory = Memory()
         self._loop = asyncio.get_running_loop()
         self._connection: _Connection | None = None
         self._unsent: deque[_Sent] = deque()
@@ -78,7 +80,7 @@ class RedisLink:
         limits = self._limits
         if self._memory_is_short:
             limits = Limits(0, limits.reopen_dead, limits.api_rate)
-        return Pipeline(self._scripts, limits)
+        return Pipeline(self._scripts, limits, self._memory)
 
     def send(self, pipe: Pipeline, done: Callable[[], None]) -> None:
         """Send a pipeline; `done` is called when its replies are set, at most once, maybe at once.

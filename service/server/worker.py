@@ -241,8 +241,7 @@ class _Server:
         assert self._link  # noqa: S101
         receiver = self._web.receiver
         batch, self._deliveries = self._deliveries, []
-        pipe = self._link.pipeline()
-        waiting: list[_Waiting] = []
+        events: list[tuple[Client, Exchange, Event]] = []
         for client, exchange in batch:
             request = exchange.request
             decision = receiver.decide(request.body, request.header(b"stripe-signature"))
@@ -250,8 +249,10 @@ class _Server:
             if isinstance(decision, Answer):
                 client.respond(exchange, _response(decision))
             else:
-                waiting.append((client, exchange, decision, pipe.accept(decision)))
-        if waiting:
+                events.append((client, exchange, decision))
+        if events:
+            pipe = self._link.pipeline()
+            waiting = [(*each, pipe.accept(each[2])) for each in events]
             self._link.send(pipe, partial(self._answer, waiting))
 
     def _answer(self, waiting: list[_Waiting]) -> None:

@@ -15,7 +15,7 @@ from tests.chaos.system import Sandbox, deliver, environment, keep_reconciliatio
 from tests.conftest import free_port, wait_until
 
 WEB, WORKERS, SESSIONS, LIMIT = 2, 5, 240, 40
-IDLE = {"web": 1, "worker": 2, "periodic": 2}
+IDLE = {"web": 2, "worker": 2, "periodic": 2}
 """Connections of a process with nothing to do (docs/reliability.md)."""
 
 
@@ -55,7 +55,7 @@ def test_forty_connections_are_enough(processes, new_server, tmp_path: Path) -> 
         watcher.stop()
         assert watcher.faults == []
         most = (
-            WEB * connection.WEB
+            WEB * (connection.WEB + connection.LINK)
             + WORKERS * (connection.RQ + connection.worker_connections(20))
             + connection.PERIODIC
         )

@@ -2,12 +2,19 @@
 -- Whoever did not get the reply asks again with the same nonce, and is answered what was answered the
 -- first time; nothing else happens. The second value a script returns says that it changed nothing:
 -- then the answer is not kept, since asking again changes nothing either.
-local nonce = table.remove(ARGV, 1)
-local kept = redis.call('MGET', ANSWER .. nonce, CLOCK)
-if kept[1] then return cmsgpack.unpack(kept[1]) end
+-- A nonce is a slot and a number that rises in it: whoever has a slot asks one thing at a time, so one
+-- answer is kept for each slot, not for each nonce. (NFS 4.1 does the same: RFC 8881, 2.10.6.)
+local slot, number = string.match(table.remove(ARGV, 1), '^(.+)%.(%d+)$')
+local kept = redis.call('MGET', ANSWER .. slot, CLOCK)
+if kept[1] then
+  local last, answer = string.match(kept[1], '^(%d+) (.*)$')
+  if last == number then return cmsgpack.unpack(answer) end
+  -- Held up on its way for so long that its caller has asked again, and for other things since.
+  if tonumber(last) > tonumber(number) then error({err = 'STALE this was asked before'}) end
+end
 ahead = kept[2] and tonumber(string.match(kept[2], '^%d+')) or 0
 local answer, changed_nothing = run(ARGV)
 if not changed_nothing then
-  redis.call('SET', ANSWER .. nonce, cmsgpack.pack(answer), 'PX', KEEP_ANSWER)
+  redis.call('SET', ANSWER .. slot, number .. ' ' .. cmsgpack.pack(answer), 'PX', KEEP_ANSWER)
 end
 return answer

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
+from service.inbox import Inbox
 from service.inbox.record import KEPT
 
 MOMENTS = {b"lease", b"not_before", b"accepted", b"reopened", b"settled"}
@@ -53,3 +54,8 @@ def pass_time(redis: Redis) -> Callable[[float], None]:
 @pytest.fixture
 def shifted() -> Callable[[Redis, float], None]:
     return staticmethod(shift)
+
+
+@pytest.fixture
+def inbox(redis: Redis) -> Inbox:
+    return Inbox(redis)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import redis as redis_py
 
-from identity_webhooks.event import Event
 from service.inbox import (
     AcceptResult,
     Claim,
@@ -21,36 +18,7 @@ from service.inbox import (
     keys,
     save_progress_at_end,
 )
-from service.inbox import inbox as module
-from tests.integration.claims import claim_of
-
-
-def event(name: str = "1", session: str = "1", **changes: object) -> Event:
-    fields: dict[str, object] = {"kind": "verified", "form": "thin", "created": 1_700_000_000}
-    return Event(f"evt_{name}", session=f"vs_{session}", livemode=False, **(fields | changes))
-
-
-@pytest.fixture
-def inbox(redis) -> Inbox:
-    return Inbox(redis)
-
-
-def claim_next(inbox: Inbox) -> Claim | Refused | None:
-    return next(iter(inbox.claim()), None)
-
-
-def claimed(inbox: Inbox, key: str = "evt_1") -> Claim:
-    claim = claim_of(inbox, key)
-    assert isinstance(claim, Claim)
-    return claim
-
-
-def claimed_again(inbox: Inbox, key: str) -> Claim:
-    """Claim it, whoever had it and whatever wakes it."""
-    for field in ("lease", "not_before"):
-        inbox._redis.hdel(f"iw:evt:{inbox.find(key).key}", field)
-    inbox._redis.delete("iw:session::vs_1", "iw:waiting::vs_1")
-    return claimed(inbox, key)
+from tests.integration.claims import claim_next, claim_of, claimed, event
 
 
 def test_an_accepted_event_is_found_as_it_was(inbox) -> None:
@@ -188,146 +156,6 @@ def test_the_next_event_of_a_session_is_woken_when_it_is_free(inbox, redis) -> N
     inbox.finish(third, "done", outcome="")
     assert claim_next(inbox) is None
     assert redis.keys("iw:waiting:*") == []
-
-
-class TestTwins:
-    """A change that comes in both forms, under two ids.
-
-    The event that was accepted first is worked on, unless the other was claimed before. Either id
-    means that event, wherever an id is given.
-    """
-
-    @staticmethod
-    def both(inbox: Inbox, first: str, second: str, *, state: str = "pending") -> None:
-        """Take both in, and have the thin one find out; `state` is that of the first by then."""
-        inbox.accept(event(first, form="thin" if first == "thin" else "snapshot"))
-        if state != "pending":
-            inbox.finish(claimed(inbox, f"evt_{first}"), state, outcome="verified")
-        time.sleep(0.002)  # the moments of acceptance are milliseconds
-        inbox.accept(event(second, form="thin" if second == "thin" else "snapshot"))
-        inbox.link(claimed(inbox, "evt_thin"), "evt_snap")
-
-    @pytest.mark.parametrize("order", [("thin", "snap"), ("snap", "thin")])
-    def test_the_one_accepted_first_is_worked_on(self, inbox, redis, order) -> None:
-        self.both(inbox, *order)
-        worked_on, other = (f"evt_{name}" for name in order)
-
-        for key in (worked_on, other):
-            found = inbox.find(key)
-            assert found is not None
-            assert (found.key, found.state) == (worked_on, "pending")
-            assert inbox.accept(event(key.removeprefix("evt_"))) is AcceptResult.PENDING
-        assert redis.zrange("iw:due", 0, -1) == [worked_on.encode()]
-        assert [record.key for record in inbox.records("all", 10)] == [worked_on]
-
-    def test_it_is_worked_on_also_when_the_other_is_known_only_by_name(self, inbox) -> None:
-        inbox.accept(event("thin"))
-        claim = claimed(inbox, "evt_thin")
-
-        assert inbox.link(claim, "evt_snap")
-        assert claim.identity == "evt_snap"
-        assert inbox.accept(event("snap", form="snapshot")) is AcceptResult.PENDING
-        inbox.finish(claim, "done", outcome="verified")
-        assert inbox.accept(event("snap", form="snapshot")) is AcceptResult.DONE
-        assert 0 <= keys.KEEP - inbox._redis.ttl("iw:evt:evt_snap") < 5
-
-    @pytest.mark.parametrize("state", ["pending", "done", "dead"])
-    def test_the_one_that_comes_later_yields(self, inbox, redis, state) -> None:
-        self.both(inbox, "snap", "thin", state=state)
-
-        found = inbox.find("evt_thin")
-        assert found is not None
-        assert (found.key, found.state) == ("evt_snap", state)
-        ttl = redis.ttl("iw:evt:evt_thin")
-        assert ttl > keys.KEEP - 5 if state == "done" else ttl == -1
-        assert not redis.exists("iw:session::vs_1")
-
-    def test_one_that_yields_loses_its_claim_and_frees_the_session(self, inbox) -> None:
-        inbox.accept(event("snap", form="snapshot"))
-        time.sleep(0.002)
-        inbox.accept(event("thin"))
-        late = claimed(inbox, "evt_thin")
-        assert claim_of(inbox, "evt_snap") is Refused.BUSY
-        inbox.claim(2)  # what accepting them put into the queue
-
-        assert not inbox.link(late, "evt_snap")
-        assert late.lost
-        first = claim_next(inbox)
-        assert isinstance(first, Claim)
-        assert (first.event.id, first.identity) == ("evt_snap", "evt_snap")
-        inbox.finish(first, "done", outcome="verified")
-        assert inbox.accept(event("thin")) is AcceptResult.DONE
-
-    def test_one_that_was_claimed_before_is_worked_on(self, inbox, pass_time) -> None:
-        inbox.accept(event("thin"))
-        inbox.accept(event("snap", form="snapshot"))
-        inbox.release(claimed(inbox, "evt_snap"), 5, "stripe: busy")
-
-        assert not inbox.link(claimed(inbox, "evt_thin"), "evt_snap")
-        found = inbox.find("evt_thin")
-        assert found is not None
-        assert found.key == "evt_snap"
-
-    def test_linking_again_is_the_same(self, inbox, pass_time) -> None:
-        inbox.accept(event("thin"))
-        inbox.link(claimed(inbox, "evt_thin"), "evt_snap")
-        pass_time(keys.LEASE)
-        again = claimed(inbox, "evt_thin")
-
-        assert again.twin == "evt_snap"
-        assert inbox.link(again, "evt_snap")
-
-    def test_a_third_id_leads_to_the_same_event_and_is_forgotten_in_time(
-        self, inbox, redis
-    ) -> None:
-        self.both(inbox, "thin", "snap")
-        inbox.finish(claimed_again(inbox, "evt_thin"), "dead", outcome="", reason="no")
-        inbox.accept(event("third"))
-        assert not inbox.link(claimed(inbox, "evt_third"), "evt_snap")
-
-        assert {inbox.find(f"evt_{id_}").key for id_ in ("thin", "snap", "third")} == {"evt_thin"}
-        assert redis.hget("iw:evt:evt_thin", "twin") == b"evt_snap"
-        assert redis.ttl("iw:evt:evt_third") > keys.KEEP - 5
-
-    @pytest.mark.parametrize("id_", ["evt_thin", "evt_snap"])
-    @pytest.mark.parametrize("order", [("thin", "snap"), ("snap", "thin")])
-    def test_whatever_is_given_an_id_takes_either(self, redis, order, id_) -> None:
-        inbox = Inbox(redis, reopen_dead=True)
-        self.both(inbox, *order)
-        worked_on = f"evt_{order[0]}"
-
-        claim = claimed_again(inbox, id_)
-        assert claim.event.key == worked_on
-        assert claim.identity == "evt_snap"
-        assert [inbox.replay(id_), inbox.end(id_)] == ["leased", "leased"]
-        inbox.finish(claim, "dead", outcome="", reason="no")
-        assert claim_of(inbox, id_) is Refused.DEAD
-        assert inbox.replay(id_, "all") == "replayed"
-        inbox.finish(claimed(inbox, id_), "dead", outcome="", reason="no")
-        name = id_.removeprefix("evt_")
-        assert inbox.accept(event(name)) is AcceptResult.REOPENED
-        assert inbox.accept(event(name)) is AcceptResult.PENDING
-        assert inbox.end(id_) == "ended"
-        assert inbox.accept(event(name)) is AcceptResult.DONE
-        assert claim_of(inbox, id_) is Refused.DONE
-        assert inbox.find(id_).key == worked_on
-
-    def test_a_lost_claim_links_nothing(self, inbox, redis, pass_time) -> None:
-        inbox.accept(event("thin"))
-        old = claimed(inbox, "evt_thin")
-        pass_time(keys.LEASE)
-        claimed(inbox, "evt_thin")
-
-        assert not inbox.link(old, "evt_snap")
-        assert not redis.exists("iw:evt:evt_snap")
-
-    def test_an_id_that_leads_nowhere_is_new(self, inbox, redis) -> None:
-        inbox.accept(event("thin"))
-        inbox.link(claimed(inbox, "evt_thin"), "evt_snap")
-        redis.delete("iw:evt:evt_thin", "iw:session::vs_1")
-
-        assert inbox.accept(event("snap")) is AcceptResult.NEW
-        assert isinstance(claim_of(inbox, "evt_snap"), Claim)
 
 
 def test_while_paused_nothing_is_taken(inbox, redis) -> None:
@@ -549,66 +377,6 @@ def test_a_done_event_can_be_replayed(inbox, redis, which, left) -> None:
     assert not redis.exists("iw:done:evt_1")
 
 
-class TestWaitingForAHandlerThatIsGone:
-    """A person can have such an event run without it, or end it."""
-
-    @pytest.fixture
-    def waiting(self, inbox, redis) -> str:
-        """An event of whose handlers one is done and one waits for its retry."""
-        inbox.accept(event())
-        inbox.accept(event("other"))
-        claim = claimed(inbox)
-        inbox.save_progress(claim, "a.here", Progress("done"))
-        inbox.save_progress(claim, "a.gone", Progress("retry", 2, reason="why"), delay=60)
-        inbox.release(claim, 60, "handlers wait for their retry")
-        redis.delete("rq:queue:identity")
-        return "evt_1"
-
-    def test_replayed_it_runs_at_once_and_the_handler_is_forgotten(self, inbox, waiting) -> None:
-        assert claim_of(inbox, waiting) is Refused.EARLY
-        assert inbox.replay(waiting, "a.gone") == "replayed"
-        claim = claim_next(inbox)
-        assert isinstance(claim, Claim)
-        assert set(claim.progress) == {"a.here"}
-        assert claim.waits == 0
-
-    @pytest.mark.parametrize("which", ["dead", "a.never"])
-    def test_replayed_for_what_it_has_not_it_stays(self, inbox, redis, waiting, which) -> None:
-        before = {key: redis.dump(key) for key in redis.keys("iw:[ed]*")}
-        assert inbox.replay(waiting, which) == "pending"
-        assert {key: redis.dump(key) for key in redis.keys("iw:[ed]*")} == before
-
-    def test_ended_it_is_done_and_says_by_whom(self, inbox, redis, waiting) -> None:
-        assert inbox.end(waiting) == "ended"
-        found = inbox.find(waiting)
-        assert (found.state, found.outcome) == ("done", "ended")
-        assert found.handlers["a.gone"].status == "retry", "what was done is kept"
-        assert inbox.accept(event()) is AcceptResult.DONE
-        assert inbox.end(waiting) == "done"
-        assert inbox.end("evt_0") == "gone"
-        assert redis.zrange("iw:due", 0, -1) == [b"evt_other"]
-
-    def test_one_that_waits_for_its_session_leaves_the_line(self, inbox, redis) -> None:
-        for name in "123":
-            inbox.accept(event(name))
-        first = claim_next(inbox)
-        assert inbox.claim(2) == [Refused.BUSY] * 2
-        assert inbox.end("evt_2") == "ended"
-        inbox.finish(first, "done", outcome="verified")
-        (third,) = inbox.claim()
-        assert third.event.id == "evt_3", "it is woken in place of the one that ended"
-        assert not redis.exists("iw:waiting::vs_1")
-
-    def test_a_dead_one_can_be_ended_too(self, inbox, redis) -> None:
-        inbox.accept(event())
-        inbox.finish(claimed(inbox), "dead", outcome="verified", reason="a.b: no")
-        assert inbox.end("evt_1") == "ended"
-        assert not redis.exists("iw:dead", "iw:due", "iw:evt:evt_1")
-        found = inbox.find("evt_1")
-        assert (found.state, found.reason) == ("done", "a.b: no")
-        assert inbox.replay("evt_1", "all") == "replayed"
-
-
 def test_what_is_quarantined_says_which_event_it_was(inbox, pass_time) -> None:
     given = event(account="acct_1", kind="requires_input")
     inbox.accept(given)
@@ -720,80 +488,6 @@ class TestSweep:
         assert [inbox.sweep(2).woken for _ in range(4)] == [2, 2, 1, 0]
 
 
-def fill(inbox: Inbox) -> int:
-    """Accept events until no more are taken; how many were."""
-    for number in range(100_000):
-        inbox._next_probe = 0.0  # look at every one
-        if inbox.accept(event(str(number), session=str(number))) is AcceptResult.FULL:
-            return number
-    return 100_000
-
-
-@pytest.mark.parametrize("reopen_dead", [False, True])
-@pytest.mark.parametrize("short_of", ["room", "memory", "all memory"])
-def test_above_the_limit_a_known_event_is_told_its_state(
-    new_server, monkeypatch, reopen_dead, short_of
-) -> None:
-    if short_of == "all memory":
-        monkeypatch.setattr(module, "MEMORY_LIMIT", math.inf)
-    server = new_server("--maxmemory", "6mb")
-    with server.client() as client:
-        inbox = Inbox(client, limit=3, reopen_dead=reopen_dead)
-        states = ("done", "dead", "pending")
-        for name in states:
-            inbox.accept(event(name, session=name))
-            claim = claimed(inbox, f"evt_{name}")
-            if name != "pending":
-                inbox.finish(claim, name, outcome="")
-        inbox.accept(event("thin", session="t"))
-        inbox.link(claimed(inbox, "evt_thin"), "evt_snap")
-        filler = Inbox(client, limit=2 if short_of == "room" else 10**9)
-        if short_of == "all memory":
-            with pytest.raises(redis_py.exceptions.ResponseError, match="maxmemory"):
-                fill(filler)
-        else:
-            fill(filler)
-        inbox = Inbox(client, limit=2 if short_of == "room" else 10**9, reopen_dead=reopen_dead)
-
-        answers = [inbox.accept(event(name, session=name)) for name in states]
-        assert answers == [AcceptResult.DONE, AcceptResult.DEAD, AcceptResult.PENDING]
-        assert inbox.accept(event("snap", session="t")) is AcceptResult.PENDING
-        if short_of != "all memory":
-            assert inbox.accept(event("new")) is AcceptResult.FULL
-
-
-def test_nothing_new_is_taken_in_when_redis_is_four_fifths_full(new_server) -> None:
-    server = new_server("--maxmemory", "6mb")
-    with server.client() as client:
-        inbox = Inbox(client)
-        taken = fill(inbox)
-        memory = client.info("memory")
-
-        assert 100 < taken < 100_000
-        assert 0.79 < memory["used_memory"] / memory["maxmemory"] < 0.85
-        assert inbox.room() == 0
-        client.config_set("maxmemory", "60mb")
-        inbox._next_probe = 0.0
-        assert inbox.accept(event("new")) is AcceptResult.NEW
-
-
-def test_a_full_redis_still_drains(new_server, monkeypatch) -> None:
-    monkeypatch.setattr(module, "MEMORY_LIMIT", math.inf)
-    server = new_server("--maxmemory", "6mb")
-    with server.client() as client:
-        inbox = Inbox(client, limit=10**9)
-        with pytest.raises(redis_py.exceptions.ResponseError, match="maxmemory"):
-            fill(inbox)
-        for _ in range(50):
-            (claim,) = inbox.claim()
-            assert inbox.renew(claim)
-            assert inbox.save_progress(claim, "a.b", Progress("done"))
-            assert inbox.finish(claim, "done", outcome="verified") is not None
-        (claim,) = inbox.claim()
-        inbox.release(claim, 0, "")
-        inbox.sweep()
-
-
 def test_gauges_tell_what_waits(inbox, redis, pass_time) -> None:
     inbox.accept(event("1"))
     inbox.accept(event("2", session="2"))
@@ -805,36 +499,6 @@ def test_gauges_tell_what_waits(inbox, redis, pass_time) -> None:
     assert gauges["dead_events"] == 1
     assert gauges["queued_jobs"] == 2
     assert 5 <= gauges["overdue_seconds"] < 15
-
-
-class TestAccounts:
-    """Connected accounts: whose events are compared with Stripe's."""
-
-    def test_those_that_events_came_from_are_remembered(self, inbox, redis) -> None:
-        inbox.accept(event("1"))
-        assert inbox.accounts() == []
-        assert not redis.exists("iw:accounts"), "nothing where nobody is connected"
-        for name, account in (("2", "acct_b"), ("3", "acct_a"), ("4", "acct_b/acct_c")):
-            inbox.accept(event(name, account=account))
-
-        assert inbox.accounts() == ["acct_a", "acct_b", "acct_b/acct_c"]
-
-    def test_one_whose_event_was_refused_is_not(self, redis) -> None:
-        inbox = Inbox(redis, limit=0)
-        assert inbox.accept(event(account="acct_a")) is AcceptResult.FULL
-        assert inbox.accounts() == []
-
-    def test_each_has_a_watermark_of_its_own(self, inbox) -> None:
-        inbox.accept(event(account="acct_a"))
-        assert [inbox.watermark(each) for each in (None, "acct_a", "acct_b")] == [None] * 3
-        inbox.move_watermark(1_800_000_001)
-        inbox.move_watermark(1_800_000_002, "acct_a")
-        inbox.move_watermark(1_800_000_003, "acct_b")
-
-        inbox.accept(event("2", account="acct_a"))
-        watermarks = [inbox.watermark(each) for each in (None, "acct_a", "acct_b")]
-        assert watermarks == [1_800_000_001, 1_800_000_002, 1_800_000_003]
-        assert inbox.accounts() == ["acct_a", "acct_b"], "also one that somebody else named"
 
 
 def test_times_are_those_of_redis(inbox, redis, monkeypatch) -> None:

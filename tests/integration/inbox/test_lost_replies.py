@@ -8,6 +8,7 @@ which it was asked once, at the first moment or at the second.
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -19,7 +20,7 @@ from redis.connection import AbstractConnection
 
 from identity_webhooks.event import Event
 from service.inbox import Claim, Inbox, Pipeline, Progress, Reply, keys
-from service.inbox.inbox import Limits
+from service.inbox.pipeline import Limits, Memory
 from service.inbox.scripts import Scripts, sources
 
 Step = Callable[[Pipeline], Reply[Any]]
@@ -120,6 +121,7 @@ class Run:
         redis.flushdb()
         self._scripts = Scripts(sources())
         self._limits = Limits(reopen_dead=True)
+        self._memory = Memory()
         self._connection = redis.connection_pool.get_connection()
 
     def close(self) -> None:
@@ -149,7 +151,7 @@ class Run:
                 self._pass_time(step)
                 steps[turn] = _next(callers[turn], None)
                 continue
-            pipe = Pipeline(self._scripts, self._limits)
+            pipe = Pipeline(self._scripts, self._limits, self._memory)
             asked = turn, pipe, step(pipe)
             if number == lost:
                 self._ask(pipe)
@@ -274,3 +276,29 @@ def test_a_claim_that_nobody_heard_of_is_that_of_the_next_who_claims(redis, monk
         ("evt_b", 0),
     ]
     assert inbox.claim(2) == []
+
+
+def test_what_was_held_up_for_too_long_changes_nothing(redis) -> None:
+    """A command that arrives behind the next ones of its caller, which was asked again since."""
+    inbox = Inbox(redis)
+    inbox.accept(event("1"))
+    with inbox.pipeline() as late:
+        late.claim()
+    inbox.accept(event("2"))
+    state = {key: redis.dump(key) for key in redis.keys("*")}
+    (answer,) = inbox._connections._round_trip(late.pack(), 1)
+    assert str(answer).startswith("STALE")
+    assert {key: redis.dump(key) for key in redis.keys("*")} == state
+
+
+def test_a_forked_process_asks_in_slots_of_its_own(redis, server) -> None:
+    inbox = Inbox(redis)
+    inbox.accept(event("1"))
+    child = os.fork()
+    if child == 0:
+        with server.client() as client:
+            mine = Inbox(client)
+            mine._memory = inbox._memory
+            os._exit(0 if mine.accept(event("2")) == "new" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert inbox.accept(event("3")) == "new"

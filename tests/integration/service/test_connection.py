@@ -102,7 +102,7 @@ def test_the_page_says_how_many_a_process_has() -> None:
         re.findall(r"^\| (web|worker|periodic|command)\b[^|]*\| (\d+)\b", page, re.MULTILINE)
     )
     assert {name: int(number) for name, number in rows.items()} == {
-        "web": connection.WEB,
+        "web": connection.WEB + connection.LINK,
         "worker": connection.RQ
         + connection.worker_connections(Settings.model_fields["worker_concurrency"].default),
         "periodic": connection.PERIODIC,

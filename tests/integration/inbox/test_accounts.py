@@ -1,0 +1,36 @@
+"""Whose events are compared with Stripe's."""
+
+from __future__ import annotations
+
+from service.inbox import AcceptResult, Inbox
+from tests.integration.claims import event
+
+
+class TestAccounts:
+    """Connected accounts: whose events are compared with Stripe's."""
+
+    def test_those_that_events_came_from_are_remembered(self, inbox, redis) -> None:
+        inbox.accept(event("1"))
+        assert inbox.accounts() == []
+        assert not redis.exists("iw:accounts"), "nothing where nobody is connected"
+        for name, account in (("2", "acct_b"), ("3", "acct_a"), ("4", "acct_b/acct_c")):
+            inbox.accept(event(name, account=account))
+
+        assert inbox.accounts() == ["acct_a", "acct_b", "acct_b/acct_c"]
+
+    def test_one_whose_event_was_refused_is_not(self, redis) -> None:
+        inbox = Inbox(redis, limit=0)
+        assert inbox.accept(event(account="acct_a")) is AcceptResult.FULL
+        assert inbox.accounts() == []
+
+    def test_each_has_a_watermark_of_its_own(self, inbox) -> None:
+        inbox.accept(event(account="acct_a"))
+        assert [inbox.watermark(each) for each in (None, "acct_a", "acct_b")] == [None] * 3
+        inbox.move_watermark(1_800_000_001)
+        inbox.move_watermark(1_800_000_002, "acct_a")
+        inbox.move_watermark(1_800_000_003, "acct_b")
+
+        inbox.accept(event("2", account="acct_a"))
+        watermarks = [inbox.watermark(each) for each in (None, "acct_a", "acct_b")]
+        assert watermarks == [1_800_000_001, 1_800_000_002, 1_800_000_003]
+        assert inbox.accounts() == ["acct_a", "acct_b"], "also one that somebody else named"
