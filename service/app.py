@@ -18,7 +18,7 @@ from service import connection, logs, metrics
 from service.connection import UnsafeRedis
 from service.inbox import Inbox
 from service.limits import MAX_BODY
-from service.receiver import HEADERS, RETRY_AFTER, Answer, Receiver, readiness
+from service.receiver import ALIVE, HEADERS, RETRY_AFTER, Answer, Receiver, readiness
 from service.settings import Settings, SettingsError
 
 WEBHOOK_PATH = "/webhooks/stripe"
@@ -161,9 +161,9 @@ def known_words(path: str) -> str:
     return "/".join(words)
 
 
-def healthz() -> dict[str, Any]:
+def healthz() -> Response:
     """Answer that the process is alive; asks nothing else."""
-    return {"alive": True}
+    return _response(ALIVE)
 
 
 def _response(answer: Answer) -> Response:

@@ -148,6 +148,10 @@ class Receiver:
         return Answer(status, {"received": status == 200, "answer": answer})
 
 
+ALIVE = Answer(200, {"alive": True})
+"""The answer to a health check: the process is alive. Nothing else is asked."""
+
+
 def readiness(faults: list[str]) -> Answer:
     """Return the answer to a readiness check: whether deliveries would be accepted now."""
     state: Literal[200, 503] = 503 if faults else 200

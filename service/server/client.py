@@ -6,14 +6,19 @@ import asyncio
 import functools
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
+from service import logs
 from service.limits import KEEP_ALIVE, LINGER, MAX_PARTIAL, READ_DEADLINE, SEND_DEADLINE
 from service.server.http import Exchange, HttpConnection, Refusal, Response
 
 if TYPE_CHECKING:
     from asyncio import Transport
+
+log = logs.get(__name__)
 
 
 class Server(Protocol):
@@ -26,9 +31,6 @@ class Server(Protocol):
     def dispatch(self, client: Client, exchange: Exchange) -> None:
         """See to it that the exchange gets its response."""
 
-    def start_page(self, client: Client, exchange: Exchange) -> None:
-        """The same, for a request that waited for earlier ones of its connection."""
-
     def refused(self, refusal: Refusal) -> None:
         """Log and count a request that is refused."""
 
@@ -37,7 +39,12 @@ class Server(Protocol):
 
 
 class Client(asyncio.Protocol):
-    """A connection. It has a deadline at any time; the server ends those that are past it."""
+    """A connection. It has a deadline at any time; the server ends those that are past it.
+
+    Its requests are seen to one after the other, one in each turn of the loop at most, so that one
+    who sends many at once waits longer than the others. What goes wrong with a client ends its
+    connection and nothing else.
+    """
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         self._server, self._loop = server, loop
@@ -47,10 +54,13 @@ class Client(asyncio.Protocol):
         self._write_paused = False
         self._lingering = False
         self._eof = False
-        self._pages: deque[Exchange] = deque()
-        self._page_runs = False
-        self._heard = loop.time()  # when bytes came last
-        self.deadline = self._heard + READ_DEADLINE
+        self._queue: deque[Exchange] = deque()
+        self._in_hand: Exchange | None = None
+        self.since = loop.time()
+        """When it connected, began the request that is being read, or was last answered."""
+        self.deadline = self.since + READ_DEADLINE
+        self.delivers = False
+        """Whether a delivery of it is under way: such a client is not dropped."""
         self.address = ""
         self.server_address = ("", 0)
 
@@ -68,141 +78,143 @@ class Client(asyncio.Protocol):
         """Read, and have the server see to what is whole."""
         if self._lingering:
             return
-        self._heard = self._loop.time()
-        began = self._http.partial == 0
-        exchanges, refusal = self._http.receive(data)
-        for exchange in exchanges:
-            self._server.dispatch(self, exchange)
-        if refusal:
-            self._server.refused(refusal)
-        self._update(began=began or bool(exchanges))
+        with self._guarded():
+            is_new = self._http.partial == 0
+            exchanges, refusal = self._http.receive(data)
+            self._queue += exchanges
+            if refusal:
+                self._server.refused(refusal)
+            if self._http.partial and (is_new or exchanges):
+                self._begin_waiting(READ_DEADLINE)
+            self._advance()
+            self._update()
 
     def eof_received(self) -> bool:
         """Read no more; what was asked for is still answered."""
         self._eof = True
-        if not self._lingering and (refusal := self._http.receive_eof()):
-            self._server.refused(refusal)
-        self._update()
-        return not self._lingering  # what is asked for is still answered
+        with self._guarded():
+            if not self._lingering and (refusal := self._http.receive_eof()):
+                self._server.refused(refusal)
+            self._update()
+        return not self._lingering
 
     def connection_lost(self, _: Exception | None) -> None:
         """End."""
         self._http.close()
-        self._pages.clear()
+        self._queue.clear()
         self._count(0)
         self._server.clients.discard(self)
 
     def pause_writing(self) -> None:
         """Wait for a client that does not read, for a while."""
         self._write_paused = True
-        self.deadline = self._loop.time() + SEND_DEADLINE
+        self._begin_waiting(SEND_DEADLINE)
 
     def resume_writing(self) -> None:
         """Go on."""
         self._write_paused = False
-        self._update()
+        self._begin_waiting(KEEP_ALIVE)
+        with self._guarded():
+            self._advance()
+            self._update()
 
     # --- what the server calls ----------------------------------------------------------------
 
     def respond(self, exchange: Exchange, response: Response) -> None:
-        """Send a response, when the earlier ones of this connection are sent."""
+        """Send a response."""
+        self.delivers, self._in_hand = False, None
         if self._transport.is_closing():
             return
-        self._http.respond(exchange, response)
-        self._update()
-
-    def add_page(self, exchange: Exchange) -> None:
-        """Have the server see to a request when the earlier pages of this client are sent."""
-        self._pages.append(exchange)
-        self._next_page()
-
-    def page_done(self, exchange: Exchange, response: Response) -> None:
-        """Send the response to a page."""
-        self._page_runs = False
-        self.respond(exchange, response)
+        with self._guarded():
+            self._http.respond(exchange, response)
+            self._update()
+        if self._queue:
+            self._loop.call_soon(self._advance)
 
     def retire(self) -> None:
         """Let the next response be the last of this connection."""
         self._http.retiring = True
 
-    @property
-    def idle(self) -> bool:
-        """Whether no whole request waits for its response: it may be dropped for want of room."""
-        return not self._http.waiting
-
     def drop(self) -> None:
         """End the connection at once. May be called twice."""
+        self._server.clients.discard(self)
         self._http.close()
+        self._queue.clear()
         self._count(0)
         self._transport.abort()
 
     def close(self) -> None:
         """End the connection when what waits is answered and sent."""
-        self._http.close()
-        self._update()
+        with self._guarded():
+            self._http.close()
+            self._update()
 
     def close_if_quiet(self, seconds: float) -> None:
         """End the connection if nothing is under way and nothing came for some seconds."""
-        quiet = self.idle and not self._http.partial
-        if quiet and self._loop.time() > self._heard + seconds:
+        quiet = not self._http.waiting and not self._http.partial
+        if quiet and self._loop.time() > self.since + seconds:
             self.close()
 
     def expire(self) -> None:
         """End the connection at its deadline: say so to one that has begun a request."""
-        if self._lingering or self._write_paused:
+        if self._lingering or self._write_paused or self._http.waiting:
             self.drop()
         elif self._http.partial:
             self._server.refused(self._http.refuse(Refusal(408, "request_too_slow")))
-            self._update()
+            self.close()
         else:
             self.close()
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _update(self, *, began: bool = False) -> None:
-        """Send what is there, and see what this connection waits for now."""
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            log.exception("client_failed")
+            self.drop()
+
+    def _advance(self) -> None:
+        """Have the server see to the next request, if the one before is answered and read."""
+        if self._queue and self._in_hand is None and not self._write_paused:
+            self._in_hand = self._queue.popleft()
+            self._server.dispatch(self, self._in_hand)
+
+    def _update(self) -> None:
+        """Send what is there, and read on, wait, or end."""
         if self._transport.is_closing():
             return
         if output := self._http.take_output():
             self._transport.write(output)
+            if not self._write_paused and not self._http.partial:
+                self._begin_waiting(KEEP_ALIVE)
         self._count(self._http.partial)
         if self._http.finished:
             self._linger()
-            return
-        self._next_page()
-        if self._write_paused:
-            return
-        if self._http.partial:
-            if began:
-                self.deadline = self._loop.time() + READ_DEADLINE
-        elif output or began:
-            self.deadline = self._loop.time() + KEEP_ALIVE
-        self._pace()
-
-    def _pace(self) -> None:
-        """Read no more from a client that has enough to be answered."""
-        if self._http.waiting > 1 and (self._pages or self._write_paused):
-            self._transport.pause_reading()
+        elif self._queue or self._write_paused:
+            self._transport.pause_reading()  # it has enough to be answered
         else:
             self._transport.resume_reading()
 
-    def _next_page(self) -> None:
-        """Start the next page, one at a time, and none for a client that does not read."""
-        if self._pages and not self._page_runs and not self._write_paused:
-            self._page_runs = True
-            self._server.start_page(self, self._pages.popleft())
+    def _begin_waiting(self, seconds: float) -> None:
+        self.since = self._loop.time()
+        self.deadline = self.since + seconds
 
     def _linger(self) -> None:
         """Send the end, and wait for the client's; what it still sends is thrown away."""
         if self._lingering:
             return
         self._lingering = True
-        self.deadline = self._loop.time() + (SEND_DEADLINE if self._write_paused else LINGER)
-        self._transport.resume_reading()
+        self._begin_waiting(SEND_DEADLINE if self._write_paused else LINGER)
         if self._eof:
             self._transport.close()
-        elif self._transport.can_write_eof():
+            return
+        self._transport.resume_reading()
+        try:
             self._transport.write_eof()
+        except OSError:  # it has reset the connection
+            self.drop()
 
     def _count(self, partial: int) -> None:
         more, self._counted = partial - self._counted, partial

@@ -32,6 +32,7 @@ class Request:
     Attributes:
         method: such as `POST`.
         target: the request target as it was sent; ASCII.
+        path: the path in it, not decoded; `*` for OPTIONS of the whole server.
         version: `1.0` or `1.1`.
         headers: names and values as they were sent, trailers left out.
         body: the content, without its transfer coding.
@@ -40,17 +41,11 @@ class Request:
 
     method: str
     target: str
+    path: str
     version: str
     headers: list[tuple[bytes, bytes]]
     body: bytes
     keep_alive: bool
-
-    @property
-    def path(self) -> str:
-        """The path of the target, as it was sent: not decoded, without the query."""
-        if self.target.startswith("/"):
-            return self.target.partition("?")[0]
-        return urlsplit(self.target).path  # absolute form, or `*`
 
     def header(self, name: bytes) -> str:
         """Return the values of a header (`name` in lower case), joined as WSGI does."""
@@ -89,6 +84,7 @@ class _Partial:
     """What is known of the request that is being read."""
 
     target: bytearray = field(default_factory=bytearray)
+    path: str = ""
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     head_size: int = 0
     body: bytearray = field(default_factory=bytearray)
@@ -137,13 +133,7 @@ class HttpConnection:
             return [], None
         self._complete = []
         self._read += len(data)
-        refusal = self._parse(data)
-        if refusal is None and self._read > MAX_REQUEST:
-            refusal = Refusal(413, "request_too_large")
-        if refusal is None and self._partial and not self._partial.head_is_whole:
-            refusal = Refusal(431, "head_too_large") if self._read > 2 * MAX_HEAD else None
-        if len(self._exchanges) > MAX_PIPELINED:
-            refusal = Refusal(429, "too_many_pipelined")
+        refusal = self._parse(data) or self._too_long()
         if refusal:
             self.refuse(refusal)
         return self._complete, refusal
@@ -159,7 +149,7 @@ class HttpConnection:
         """Read no more, and answer the request that is being read with the refusal."""
         self.closing = True
         self._partial = None
-        exchange = Exchange(Request("", "", "1.1", [], b"", keep_alive=False))
+        exchange = Exchange(Request("", "", "", "1.1", [], b"", keep_alive=False))
         self._exchanges.append(exchange)
         headers = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
         self.respond(exchange, Response(refusal.status, headers=headers))
@@ -196,11 +186,17 @@ class HttpConnection:
         except httptools.HttpParserUpgrade:
             self.closing = True  # what follows is another protocol, which is not spoken here
         except httptools.HttpParserCallbackError:
-            return self._refused
+            return self._refused or Refusal(400, "malformed_request")
         except httptools.HttpParserError:
             # After the client's last request it is no concern of ours what follows.
             return None if self.closing else Refusal(400, "malformed_request")
         return None
+
+    def _too_long(self) -> Refusal | None:
+        """Refuse a request that is not whole and takes too much."""
+        if self._partial and not self._partial.head_is_whole and self._read > 2 * MAX_HEAD:
+            return Refusal(431, "head_too_large")
+        return Refusal(413, "request_too_large") if self._read > MAX_REQUEST else None
 
     # --- what the parser calls; what is raised in there ends `feed_data` -----------------------
 
@@ -240,7 +236,8 @@ class HttpConnection:
         if len(hosts) > 1 or (version == "1.1" and not hosts):
             self._stop(Refusal(400, "host_missing_or_repeated"))
         coding = b",".join(headers.get(b"transfer-encoding", []))
-        length = int(headers.get(b"content-length", [b"0"])[0])
+        # llhttp has read it already: digits, of which only zeros may be many.
+        length = int(headers.get(b"content-length", [b"0"])[0].lstrip(b"0") or b"0")
         if coding and coding.lower() != b"chunked":
             self._stop(Refusal(501, "unknown_transfer_coding"))
         if coding and version == "1.0":
@@ -248,9 +245,10 @@ class HttpConnection:
         if length > MAX_BODY:
             self._stop(Refusal(413, "body_too_large"))
         method = self._parser.get_method()
-        if method == b"CONNECT":
+        if method not in _METHODS:
             self._stop(Refusal(405, "unknown_method"))
-        if partial.target == b"*" and method != b"OPTIONS":
+        partial.path = _path_of(partial.target.decode())
+        if not partial.path or (partial.path == "*" and method != b"OPTIONS"):
             self._stop(Refusal(400, "bad_target"))
         if self._parser.should_upgrade() and (coding or length):
             self._stop(Refusal(400, "upgrade_with_body"))
@@ -276,12 +274,15 @@ class HttpConnection:
         request = Request(
             method=self._parser.get_method().decode(),
             target=partial.target.decode(),
+            path=partial.path,
             version=self._parser.get_http_version(),
             headers=partial.headers,
             body=bytes(partial.body),
             keep_alive=self._parser.should_keep_alive() and not self._parser.should_upgrade(),
         )
         self._partial, self._read = None, 0
+        if len(self._exchanges) >= MAX_PIPELINED:
+            self._stop(Refusal(429, "too_many_pipelined"))
         exchange = Exchange(request)
         self._exchanges.append(exchange)
         self._complete.append(exchange)
@@ -302,6 +303,18 @@ class HttpConnection:
     def _stop(self, refusal: Refusal) -> None:
         self._refused = refusal
         raise refusal
+
+
+def _path_of(target: str) -> str:
+    """Return the path of a target, empty when it has none."""
+    if target.startswith("/"):
+        return target.partition("?")[0]
+    if target == "*":
+        return target
+    try:
+        return urlsplit(target).path or "/"  # absolute form
+    except ValueError:
+        return ""
 
 
 def encode(response: Response, *, date: str, keep: bool, head_only: bool = False) -> bytes:
@@ -328,6 +341,9 @@ def encode(response: Response, *, date: str, keep: bool, head_only: bool = False
     body = b"" if without_body or head_only else response.body
     return f"{head}\r\n\r\n".encode("latin-1") + body
 
+
+_METHODS = {b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"}
+"""llhttp knows the methods of other protocols, too."""
 
 _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}" for each in HTTPStatus}
 _FRAMING = {"connection", "content-length", "date", "server", "transfer-encoding", "upgrade"}

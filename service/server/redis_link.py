@@ -67,6 +67,8 @@ class RedisLink:
         self._unsent: deque[_Sent] = deque()
         self._in_flight: deque[_Sent] = deque()
         self._replies: list[Any] = []
+        self._told: list[Callable[[list[str]], None]] = []  # by the check that is under way
+        self._connected_at = 0.0
         self._closed = False
         self.trouble: Exception | None = None
         """Why pipelines fail at once; None while they are sent."""
@@ -97,8 +99,15 @@ class RedisLink:
     def check(self, tell: Callable[[list[str]], None]) -> None:
         """Find out why events would not be accepted now, and tell: a sentence each, or none."""
 
+        self._told.append(tell)
+        if len(self._told) > 1:
+            return  # the check that is under way tells all
+
         def judge(replies: list[Any]) -> None:
-            tell(list(self._probed(replies)))
+            faults, told = list(self._probed(replies)), self._told
+            self._told = []
+            for each in told:
+                each(faults)
 
         probe = _Sent(_PROBE, _PROBE_COUNT, judge, self._deadline())
         if isinstance(self.trouble, UnsafeRedis) and self._connection is not None:
@@ -151,6 +160,7 @@ class RedisLink:
             self._loop.call_later(RETRY_PERIOD, self._open)
             return
         self._connection = _Connection(result.connection, self._loop, self._receive, self._lost)
+        self._connected_at = self._loop.time()
         self._judge(result.info)
         waiting, self._unsent = self._unsent, deque()
         for sent in waiting:
@@ -171,7 +181,9 @@ class RedisLink:
         self._unsent.extendleft(reversed(self._in_flight))
         self._in_flight.clear()
         log.warning("redis_connection_lost", error=type(error).__name__)
-        self._open()
+        # One that is refused again and again is not asked without a pause.
+        is_new = self._loop.time() < self._connected_at + RETRY_PERIOD
+        self._loop.call_later(RETRY_PERIOD if is_new else 0, self._open)
 
     # --- replies ------------------------------------------------------------------------------
 
@@ -190,8 +202,8 @@ class RedisLink:
 
     def _look_at_deadlines(self) -> None:
         self._timer = self._loop.call_later(ACCEPT_DEADLINE / 10, self._look_at_deadlines)
-        first = self._in_flight or self._unsent
-        if first and first[0].deadline <= self._loop.time():
+        oldest = next(iter(self._in_flight or self._unsent), None)
+        if oldest and oldest.deadline <= self._loop.time():
             error = redis.TimeoutError("Redis has not answered in time")
             had_connection = self._connection is not None
             self._fail(error)
@@ -325,6 +337,7 @@ class _Connection:
         except OSError as error:
             # From the loop, not from within whoever asked.
             self._loop.call_soon(self._lost, self, error)
+            return
         self._loop.remove_writer(self._file)
 
     def _read(self) -> None:

@@ -31,10 +31,10 @@ from service import logs
 from service.app import HEALTH_PATH, READY_PATH, WEBHOOK_PATH, Web
 from service.inbox import AcceptResult, Reply
 from service.limits import MAX_CONNECTIONS, MAX_PARTIAL, MAX_WAITING_PAGES
-from service.receiver import Answer, readiness
+from service.receiver import ALIVE, Answer, readiness
 from service.server import wsgi
 from service.server.client import Client
-from service.server.http import Exchange, Refusal, Request, Response
+from service.server.http import Exchange, Refusal, Response
 from service.server.redis_link import RedisLink
 
 TICK = 0.25
@@ -95,14 +95,14 @@ class _Server:
         self._served = 0
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._draining = False
+        self._terminated = False  # and not only renewed
         self._capacity = _connection_limit()
         self.clients: set[Client] = set()
         self.partial = 0
 
     async def run(self) -> None:
         """Serve until told to stop; then drain."""
-        self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        self._loop.add_signal_handler(signal.SIGTERM, self._terminate)
         for each in (signal.SIGINT, signal.SIGQUIT):
             self._loop.add_signal_handler(each, self._quit)
         self._loop.add_signal_handler(signal.SIGUSR1, self._worker.log.reopen_files)
@@ -117,8 +117,12 @@ class _Server:
         if self._link:
             self._link.close()
 
-    def _quit(self) -> None:
+    def _terminate(self) -> None:
+        self._terminated = True
         self._stop.set()
+
+    def _quit(self) -> None:
+        self._terminate()
         self._hurry.set()
 
     # --- connections --------------------------------------------------------------------------
@@ -165,22 +169,22 @@ class _Server:
 
     def _new_client(self) -> Client:
         client = Client(self, self._loop)
-        if self._draining:
+        if self._stop.is_set():
             client.retire()
         return client
 
     def _make_room(self) -> bool:
-        """Whether another connection may be accepted, if need be after dropping idle ones."""
+        """Whether another connection may be accepted, if need be after dropping some."""
         if len(self.clients) + len(self._opening) < self._capacity:
             return True
         return self._drop_some()
 
     def _drop_some(self) -> bool:
-        """Drop the tenth part of the clients that nothing is owed, those first that end first."""
-        idle = sorted((each for each in self.clients if each.idle), key=lambda each: each.deadline)
-        for client in idle[: len(idle) // 10 + 1]:
+        """Drop a tenth of the clients that have no delivery under way: the longest silent first."""
+        free = sorted((each for each in self.clients if not each.delivers), key=_since)
+        for client in free[: len(free) // 10 + 1]:
             client.drop()
-        return bool(idle)
+        return bool(free)
 
     def relieve(self) -> None:
         """Drop clients while unfinished requests take more memory than they may."""
@@ -194,7 +198,7 @@ class _Server:
             now = self._loop.time()
             for client in [each for each in self.clients if each.deadline < now]:
                 client.expire()
-            if not self._listening and not self._draining and now >= self._paused_until:
+            if not self._listening and not self._stop.is_set() and now >= self._paused_until:
                 self._listen()
             if now >= beat:
                 beat = now + HEARTBEAT
@@ -215,17 +219,13 @@ class _Server:
             if not self._deliveries:
                 self._loop.call_soon(self._decide)
             self._deliveries.append((client, exchange))
+            client.delivers = True
         elif path == READY_PATH and request.method in {"GET", "HEAD"}:
             self._check_readiness(client, exchange)
         elif path == HEALTH_PATH and request.method in {"GET", "HEAD"}:
-            client.respond(exchange, self._run(client, request))
-        else:
-            client.add_page(exchange)
-
-    def start_page(self, client: Client, exchange: Exchange) -> None:
-        """Have a thread run the application for a request."""
-        if self._pages.qsize() >= MAX_WAITING_PAGES:
-            self._loop.call_soon(client.page_done, exchange, _BUSY)
+            client.respond(exchange, _ALIVE)
+        elif self._pages.qsize() >= MAX_WAITING_PAGES:
+            client.respond(exchange, _BUSY)
         else:
             self._pages.put((client, exchange))
 
@@ -268,7 +268,7 @@ class _Server:
     def _check_readiness(self, client: Client, exchange: Exchange) -> None:
         assert self._link  # noqa: S101
         tell = partial(self._tell_readiness, client, exchange)
-        if self._draining:
+        if self._terminated:
             tell(["this process is about to stop"])
         else:
             self._link.check(tell)
@@ -276,15 +276,13 @@ class _Server:
     def _tell_readiness(self, client: Client, exchange: Exchange, faults: list[str]) -> None:
         client.respond(exchange, _response(readiness(faults)))
 
-    def _run(self, client: Client, request: Request) -> Response:
-        return wsgi.run(self._app, request, client.address, client.server_address)
-
     def _run_pages(self) -> None:
         while True:
             client, exchange = self._pages.get()
-            response = self._run(client, exchange.request)
+            address, server = client.address, client.server_address
+            response = wsgi.run(self._app, exchange.request, address, server)
             with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(client.page_done, exchange, response)
+                self._loop.call_soon_threadsafe(client.respond, exchange, response)
 
     def _count(self) -> None:
         self._served += 1
@@ -295,11 +293,13 @@ class _Server:
     # --- the end ------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Answer what comes for a while, then what is under way, then end."""
-        self._draining = True
+        """Answer what comes for a while, then what is under way, then end.
+
+        A process that is only renewed accepts nothing more: another one does.
+        """
         for client in self.clients:
             client.retire()
-        if self._web and not self._hurry.is_set():
+        if self._web and self._terminated and not self._hurry.is_set():
             self._listen()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), self._web.settings.drain_seconds)
@@ -325,6 +325,13 @@ _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 def _response(answer: Answer) -> Response:
     return Response(answer.status, answer.body, answer.headers)
+
+
+_ALIVE = _response(ALIVE)
+
+
+def _since(client: Client) -> float:
+    return client.since
 
 
 def _connection_limit() -> int:

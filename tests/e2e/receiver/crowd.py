@@ -20,6 +20,9 @@ PIECES = (
     b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 16,
     b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 16,
     HEAD + b"Content-Length: 2\r\n\r\n{}",
+    b"POST /webhooks/stripe HTTP/1.0\r\nContent-Length: 0\r\n\r\n",
+    b"GET /readyz HTTP/1.0\r\n\r\n",
+    b"GET http://[/ HTTP/1.1\r\nHost: x\r\n\r\n",
 )
 RESET = b"\1\0\0\0\0\0\0\0"
 """SO_LINGER, on and 0 s: closing resets the connection."""

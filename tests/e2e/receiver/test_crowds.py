@@ -82,6 +82,46 @@ def answers(sockets: list[socket.socket], within: float) -> list[int | None]:
 HEAD = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n"
 
 
+def test_one_who_leaves_before_the_answer_takes_no_other_with_it(
+    new_receiver, server, redis
+) -> None:
+    receiver = new_receiver(REDIS_URL=server.url, LOG_LEVEL="error")
+    before = workers_of(receiver.process)
+    gone = (
+        b"POST /webhooks/stripe HTTP/1.0\r\nContent-Length: 0\r\n\r\n",
+        b"GET /readyz HTTP/1.0\r\n\r\n",
+        b"GET /healthz HTTP/1.0\r\n\r\n",
+        b"GET http://[/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    )
+    for number in range(100):
+        for raw in gone:
+            with receiver.connect() as one:
+                one.sendall(raw)
+        assert receiver.deliver(receiver.event(f"evt_{number}")).status == 200
+    assert workers_of(receiver.process) == before
+
+
+@pytest.mark.parametrize("path", [b"GET /healthz", b"GET /readyz", b"GET /metrics", b"POST /x"])
+def test_floods_of_requests_hold_nobody(path, new_receiver, server, redis) -> None:
+    receiver = new_receiver(REDIS_URL=server.url, LOG_LEVEL="error")
+    before = workers_of(receiver.process)
+    flood = (path + b" HTTP/1.1\r\nHost:\r\n\r\n") * 8_000
+    held = []
+    for number in range(60):
+        one = receiver.connect()
+        one.setblocking(False)
+        with suppress(OSError):
+            one.send(flood)
+        held.append(one)
+        if number % 5 == 0:
+            answer = receiver.deliver(receiver.event(f"evt_{number}"))
+            assert answer.status == 200
+            assert answer.seconds < PATIENCE
+    for one in held:
+        one.close()
+    assert workers_of(receiver.process) == before
+
+
 class Trouble:
     """What may become of Redis while deliveries are under way."""
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 CROWD = 40
-"""Connections of each kind: far more than there are threads (4)."""
+"""Connections of each kind."""
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_others_are_served_meanwhile(small_receiver, crowd) -> None:
 
 
 def test_a_full_house_lets_the_slowest_go_first(small_receiver, crowd) -> None:
-    crowd(small_receiver, HEAD, count=700)  # worker_connections is 500
+    crowd(small_receiver, HEAD, count=1_200)  # MAX_CONNECTIONS is 1,000
     for number in range(20):
         answer = small_receiver.deliver(small_receiver.event(f"evt_{number}"))
         assert answer.status == 200

@@ -45,6 +45,10 @@ WHOLE = {
         POST + b"Content-Length: " + b"5".zfill(30) + b"\r\n\r\nhello",
         b"hello",
     ),
+    "with a length of very many digits": (
+        POST + b"Content-Length: " + b"5".zfill(9000) + b"\r\n\r\nhello",
+        b"hello",
+    ),
     "in chunks": (chunked(b"hel", b"lo"), b"hello"),
     "in chunks with an extension": (
         POST + b"Transfer-Encoding: chunked\r\n\r\n1;a=b\r\nx\r\n0\r\n\r\n",
@@ -126,6 +130,8 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "another version": (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505, "http_version"),
     "no method": (b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed_request"),
     "a tunnel": (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 405, "unknown_method"),
+    "a target that is no URL": (b"GET http://[/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad_target"),
+    "a method of another protocol": (b"SOURCE / ICE/1.0\r\n\r\n", 405, "unknown_method"),
     "all of it, but for OPTIONS": (b"POST * HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad_target"),
     "an upgrade with a body": (
         POST + b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc",
@@ -170,6 +176,12 @@ def test_what_is_ambiguous_or_too_much_is_refused_and_ends_it(
     assert output.count(b"Connection: close") == 1
     assert one.finished
     assert one.receive(GET) == ([], None), "nothing after it is read"
+
+
+def test_of_many_requests_at_once_no_more_are_read_than_may_wait() -> None:
+    exchanges, refusal = read(GET * 8_000)
+    assert refusal is not None
+    assert len(exchanges) == MAX_PIPELINED
 
 
 def test_a_request_in_the_rest_of_a_refused_one_is_none() -> None:
