@@ -28,6 +28,7 @@ types: $(VENV) ## types, strictly
 	@echo "== types"
 	@$(BIN)/mypy
 	@$(BIN)/mypy -m deploy.local -m deploy.demo -m deploy.env_example -m deploy.readme_demo
+	@$(BIN)/python -m pytest -q --no-header tests/typing
 contracts: $(VENV) ## who may import whom
 	@echo "== contracts"
 	@$(BIN)/lint-imports

@@ -12,10 +12,12 @@ clock.
 
 from identity_webhooks.event import KINDS, Event, Form, Kind
 from identity_webhooks.handlers import Discard, Retry, on
+from identity_webhooks.reasons import REASONS, Reason
 from identity_webhooks.verification import Need, Outcome, OutcomeKind, Sensitive, Verification
 
 __all__ = [
     "KINDS",
+    "REASONS",
     "Discard",
     "Event",
     "Form",
@@ -23,6 +25,7 @@ __all__ = [
     "Need",
     "Outcome",
     "OutcomeKind",
+    "Reason",
     "Retry",
     "Sensitive",
     "Verification",

@@ -18,7 +18,8 @@ else:  # a type checker would take any name for one that `__getattr__` knows
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         warnings.warn(
             f"{name} has moved: write `from identity_webhooks import {name}`",
-            DeprecationWarning,
+            # For the operator, too: Python hides a DeprecationWarning of an imported module.
+            FutureWarning,
             stacklevel=2,
         )
         return getattr(identity_webhooks, name)

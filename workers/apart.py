@@ -30,15 +30,7 @@ from identity_webhooks.verification import Verification
 from service import logs, process
 from service.settings import Settings
 from workers import plugins
-from workers.router import Handler, place
-
-
-class Failed(Exception):
-    """It raised something else, died or hung; `reason` is redacted, and may be written down."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.reason = why
+from workers.router import Failed, Handler, place, told
 
 
 class OwnProcess:
@@ -141,11 +133,14 @@ def _end_with(parent: int) -> None:
 
 def _answer(handler: Handler, verification: Verification) -> tuple[str, str, float | None]:
     try:
-        handler.function(verification)
+        handler.run(verification)
     except Retry as retry:
-        return "retry", logs.quote(retry.reason), retry.delay
+        text, delay = told(retry)
+        return "retry", logs.quote(text), delay
     except Discard as discard:
-        return "discard", logs.quote(discard.reason), None
+        return "discard", logs.quote(told(discard)[0]), None
+    except Failed as failed:
+        return "failed", failed.reason, None
     except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)
         return "failed", place(error), None
     return "done", "", None

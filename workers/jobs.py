@@ -20,8 +20,8 @@ from service import connection, logs
 from service.inbox import Claim, Inbox, Progress, Refused, Reply, save_progress_at_end
 from service.metrics import Metrics
 from service.settings import Settings
-from workers.apart import Failed, OwnProcess
-from workers.router import Handler, Router, backoff, place
+from workers.apart import OwnProcess
+from workers.router import Failed, Handler, Router, backoff, place, told
 from workers.stripe_api import StripeApi, StripeFailure
 from workers.verification import SENSITIVE_WINDOW, Facts, standing
 from workers.watch import Stop, Watch
@@ -323,10 +323,10 @@ class Processor:
         try:
             self._run(handler, verification, claim, facts)
         except Retry as retry:
-            reason = _reason("retry", retry.reason)
-            progress, delay = handler.failed(attempt, claim.age, reason, retry.delay)
+            text, wait = told(retry)
+            progress, delay = handler.failed(attempt, claim.age, _reason("retry", text), wait)
         except Discard as discard:
-            reason = _reason("discarded", discard.reason)
+            reason = _reason("discarded", told(discard)[0])
             progress, delay = Progress("dead", attempt, reason=reason), 0.0
         except Failed as failed:
             reason = _reason("failed", failed.reason)
@@ -353,7 +353,7 @@ class Processor:
             own.run(verification, facts.personal_values())
             return
         with self._watch.deadline(claim, handler, verification.attempt):
-            handler.function(verification)
+            handler.run(verification)
 
     def _wait_for_stripe(self, claim: Claim, failure: StripeFailure) -> End:
         """Give the event back until the failure may have passed; dead when it will not."""
