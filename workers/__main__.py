@@ -13,7 +13,7 @@ import click
 import redis
 
 from identity_webhooks.event import KINDS
-from service import connection, logs
+from service import connection, logs, process
 from service.connection import UnsafeRedis
 from service.inbox import Inbox
 from service.settings import Role, Settings, SettingsError
@@ -286,6 +286,7 @@ def list_reports(
 def _settings(role: Role) -> Settings:
     settings = Settings.load(role)
     logs.configure(settings)
+    process.hook_exceptions()
     return settings
 
 

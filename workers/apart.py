@@ -106,6 +106,7 @@ def serve(name: str, descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = Settings.load("worker")
     logs.configure(settings)
+    process.hook_exceptions()
     (handler,) = (each for each in plugins.load(settings).handlers if each.name == name)
     with socket.socket(fileno=descriptor) as worker:
         _send(worker, "ready")

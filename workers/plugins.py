@@ -17,11 +17,14 @@ from importlib import metadata
 from pydantic import ValidationError
 
 from identity_webhooks.handlers import MARKS, Mark
+from service import logs
 from service.settings import Settings
 from workers import handlers as _built_in
 from workers import import_faults
 from workers.collecting import NO_HANDLER, why_not_collected
 from workers.router import BadPlugin, Router
+
+log = logs.get(__name__)
 
 GROUP = "identity_webhooks.handlers"
 
@@ -60,6 +63,8 @@ def load(settings: Settings) -> Router:
             " set STRIPE_RESTRICTED_KEY (rk_...)"
             for handler in needy
         ]
+    if changed := logs.restore():
+        log.warning("logging_restored", faults=changed)
     if faults:
         raise PluginError("\n".join(["plugins that cannot be used:", *faults]))
     return router
