@@ -11,13 +11,14 @@ clock.
 """
 
 from identity_webhooks.event import KINDS, Event, Form, Kind
-from identity_webhooks.handlers import Discard, Retry, on
+from identity_webhooks.handlers import Dead, Discard, Retry, on, on_dead, on_start, on_stop
 from identity_webhooks.reasons import REASONS, Reason
 from identity_webhooks.verification import Need, Outcome, OutcomeKind, Sensitive, Verification
 
 __all__ = [
     "KINDS",
     "REASONS",
+    "Dead",
     "Discard",
     "Event",
     "Form",
@@ -30,4 +31,7 @@ __all__ = [
     "Sensitive",
     "Verification",
     "on",
+    "on_dead",
+    "on_start",
+    "on_stop",
 ]

@@ -16,7 +16,7 @@ from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, cast
 
-from identity_webhooks.event import Kind
+from identity_webhooks.event import Event, Kind
 from identity_webhooks.reasons import Reason
 
 if TYPE_CHECKING:
@@ -34,6 +34,14 @@ deliveries in live mode (https://docs.stripe.com/webhooks#behaviors)."""
 Function = TypeVar(
     "Function",
     bound=Union[Callable[["Verification"], None], Callable[[Any, "Verification"], None]],  # noqa: UP007
+)
+
+
+Marked = TypeVar("Marked")
+Hook = TypeVar("Hook", bound=Union[Callable[[], None], Callable[[Any], None]])  # noqa: UP007
+DeadHook = TypeVar(
+    "DeadHook",
+    bound=Union[Callable[["Dead"], None], Callable[[Any, "Dead"], None]],  # noqa: UP007
 )
 
 
@@ -129,17 +137,40 @@ class Mark:
 
     Attributes:
         target: what was marked; None when `on(...)` was called and marked nothing.
-        words: what `on` was told; None for `@on` without parentheses.
+        words: what `on` was told, or the moment of a hook; None for `@on` without parentheses.
         module: the name of the module it stands in.
         file: of that module.
         line: of the call.
     """
 
     target: Any
-    words: Subscription | None
+    words: Subscription | Moment | None
     module: str
     file: str
     line: int
+
+
+Moment = Literal["start", "stop", "dead"]
+"""When a function marked by `on_start`, `on_stop` or `on_dead` is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """What an `on_dead` function gets: a handler that will not be run again for an event.
+
+    Attributes:
+        event: what happened.
+        handler: its name, `<plugin>.<function>`.
+        attempts: how often it ran.
+        reason: why it failed last, without personal data.
+        idempotency_key: the one the handler had.
+    """
+
+    event: Event
+    handler: str
+    attempts: int
+    reason: str
+    idempotency_key: str
 
 
 MARKS: list[Mark] = []
@@ -185,14 +216,39 @@ def on(
     return mark
 
 
-def _mark(target: Function, words: Subscription | None, frame: FrameType) -> Function:
+def on_start(function: Hook) -> Hook:
+    """Mark a function to be called in the process that runs handlers, before the first event.
+
+    There it may start threads and open connections: what is opened when the module is imported is
+    opened in the parent, and does not survive the fork. When it raises, no event is run; it is
+    called again a second later in a new process.
+    """
+    return _mark(function, "start", sys._getframe(1))
+
+
+def on_stop(function: Hook) -> Hook:
+    """Mark a function to be called after the last event of a process, unless that is killed."""
+    return _mark(function, "stop", sys._getframe(1))
+
+
+def on_dead(function: DeadHook) -> DeadHook:
+    """Mark a function to be called when a handler of the same plugin has failed for good.
+
+    It gets a `Dead`: the way to raise an alarm, or to undo. It is called at least once, has a
+    minute, and is not tried again when it raises. An event that kills three workers in a row is
+    dead without it.
+    """
+    return _mark(function, "dead", sys._getframe(1))
+
+
+def _mark(target: Marked, words: Subscription | Moment | None, frame: FrameType) -> Marked:
     mark = _written_down(target, words, frame)
     with suppress(AttributeError, TypeError):  # a property, a bound method: the worker refuses it
         setattr(target, MARK, mark)
     return target
 
 
-def _written_down(target: object, words: Subscription | None, frame: FrameType) -> Mark:
+def _written_down(target: object, words: Subscription | Moment | None, frame: FrameType) -> Mark:
     module = frame.f_globals.get("__name__", "")
     mark = Mark(target, words, module, frame.f_code.co_filename, frame.f_lineno)
     MARKS.append(mark)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from structlog.stdlib import BoundLogger
@@ -134,6 +135,8 @@ class Verification:
         idempotency_key: the same for every run of this handler for this event: commit it together
             with the effect, and the effect happens once.
         attempt: 1 for the first run.
+        last_attempt: whether it will not be run again should it fail now (`Retry` with a delay
+            counts as failing, too).
         superseded: a later state has overtaken the event (only with `superseded=True`).
         log: a logger bound to event and handler.
     """
@@ -147,12 +150,20 @@ class Verification:
     attempt: int
     superseded: bool
     log: BoundLogger = field(repr=False)
+    last_attempt: bool = False
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The session's metadata, read-only; empty when there are none. Redaction empties it."""
+        metadata: Any = getattr(self.session, "metadata", None)
+        return MappingProxyType(metadata.to_dict() if metadata is not None else {})
 
     @property
     def subject(self) -> str | None:
-        """Whom it concerns, in your words: `client_reference_id`, else `metadata.user_id`.
+        """Whom it concerns, in your words: `client_reference_id`, else `metadata["user_id"]`.
 
-        Redaction empties the metadata; `client_reference_id` is the safer place.
+        None when neither is set. Redaction empties the metadata; `client_reference_id` is the safer
+        place. Use an id of yours there, not an e-mail address: it is kept by Stripe, and logged.
         """
         reference = getattr(self.session, "client_reference_id", None)
-        return reference or self.session.metadata.to_dict().get("user_id")
+        return reference or self.metadata.get("user_id") or None

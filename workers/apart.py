@@ -30,6 +30,7 @@ from identity_webhooks.verification import Verification
 from service import logs, process
 from service.settings import Settings
 from workers import plugins
+from workers.hooks import Hooks
 from workers.router import Failed, Handler, place, told
 
 
@@ -107,13 +108,17 @@ def serve(name: str, descriptor: int) -> None:
     settings = Settings.load("worker")
     logs.configure(settings)
     process.hook_exceptions()
-    (handler,) = (each for each in plugins.load(settings).handlers if each.name == name)
+    router = plugins.load(settings)
+    (handler,) = (each for each in router.handlers if each.name == name)
+    hooks = Hooks(hook for hook in router.hooks if hook.plugin == handler.plugin)
+    hooks.start()
     with socket.socket(fileno=descriptor) as worker:
         _send(worker, "ready")
         while True:
             try:
                 verification, personal = _receive(worker)
             except EOFError:
+                hooks.stop()
                 return
             log = logs.get("handler").bind(
                 handler=name,

@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings
 from identity_webhooks.event import KINDS
 from identity_webhooks.handlers import MARK, Mark, Subscription
 from identity_webhooks.reasons import REASONS
-from identity_webhooks.verification import SENSITIVE, Verification
+from identity_webhooks.verification import SENSITIVE
 from workers import import_faults
 
 NO_HANDLER = "holds no handler: mark a function with @on(...)"
@@ -32,7 +32,7 @@ NO_HANDLER = "holds no handler: mark a function with @on(...)"
 class Found:
     """A marked function. `owner` is the object or, if we built that, the class it is bound to."""
 
-    function: Callable[[Verification], object]
+    function: Callable[..., object]
     mark: Mark
     owner: object
 
@@ -191,18 +191,20 @@ def faults_of(found: Found) -> Iterator[str]:
     if words is None:
         yield 'is marked by @on without parentheses: write @on("verified"), or what it is for'
         return
-    yield from _faults_of_events(words)
-    yield from _faults_of_numbers(words)
+    if isinstance(words, Subscription):
+        yield from _faults_of_events(words)
+        yield from _faults_of_numbers(words)
     if function.__name__ == "<lambda>":
         yield "is a lambda and has no name: write a function"
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         yield "is async: handlers are plain functions"
     elif inspect.isgeneratorfunction(function):
         yield "is a generator: calling it runs nothing of it"
+    argument = {"start": "", "stop": "", "dead": "Dead"}.get(str(words), "Verification")
     try:
-        inspect.signature(function).bind(None)
+        inspect.signature(function).bind(*([None] if argument else []))
     except TypeError:
-        yield "must take one argument, the Verification"
+        yield f"must take one argument, the {argument}" if argument else "must take no argument"
 
 
 def _faults_of_events(words: Subscription) -> Iterator[str]:

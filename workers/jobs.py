@@ -21,6 +21,7 @@ from service.inbox import Claim, Inbox, Progress, Refused, Reply, save_progress_
 from service.metrics import Metrics
 from service.settings import Settings
 from workers.apart import OwnProcess
+from workers.hooks import Hooks
 from workers.router import Failed, Handler, Router, backoff, place, told
 from workers.stripe_api import StripeApi, StripeFailure
 from workers.verification import SENSITIVE_WINDOW, Facts, standing
@@ -92,6 +93,7 @@ class Processor:
         self._inbox, self._router, self._metrics, self._stop = inbox, router, metrics, stop
         self._api, self._restricted_api = api, restricted_api
         self._watch = Watch(inbox, stop)
+        self._hooks = Hooks(router.hooks)
         self._own_processes = {
             handler.name: OwnProcess(handler) for handler in router.handlers if handler.own_process
         }
@@ -237,7 +239,9 @@ class Processor:
                 with own.turn if own else contextlib.nullcontext():
                     if claim.lost or self._stop.requested:
                         break
-                    progress, delay = self._dispatch(handler, claim, facts)
+                    # What a handler changes in its session, the next one does not see.
+                    own_facts = facts if handler is due[-1] else facts.copy()
+                    progress, delay = self._dispatch(handler, claim, own_facts)
                 if handler is due[-1] and progress.over:
                     save_progress_at_end(claim, handler.name, progress)
                 elif not self._inbox.save_progress(claim, handler.name, progress, delay):
@@ -319,6 +323,7 @@ class Processor:
             attempt=attempt,
             superseded=facts.superseded,
             log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
+            last_attempt=handler.exhausted(attempt, claim.age),
         )
         try:
             self._run(handler, verification, claim, facts)
@@ -392,10 +397,12 @@ class Processor:
             delay = (min(p.due for p in waiting.values()) - claim.now) / 1000
             return Release(max(0.05, delay), "handlers wait for their retry")
         outcome, reason = _told(facts) if names else ("no_handler", "")
-        dead = {name: p.reason for name, p in claim.progress.items() if p.status == "dead"}
+        dead = {name: p for name, p in claim.progress.items() if p.status == "dead"}
         if dead:
+            for name, progress in dead.items():
+                self._hooks.tell_dead(claim, name, progress)
             name = min(dead)
-            return Finish("dead", outcome, f"{name}: {dead[name]}")
+            return Finish("dead", outcome, f"{name}: {dead[name].reason}")
         return Finish("done", outcome, reason)
 
 

@@ -22,6 +22,7 @@ from service.settings import Settings
 from workers import handlers as _built_in
 from workers import import_faults
 from workers.collecting import NO_HANDLER, why_not_collected
+from workers.held import Held
 from workers.router import BadPlugin, Router
 
 log = logs.get(__name__)
@@ -42,7 +43,7 @@ def load(settings: Settings) -> Router:
     router, faults = Router(), []
     made: list[tuple[str, Mark]] = []
     for name, origin, find in _doors(settings):
-        before = len(MARKS)
+        before, held = len(MARKS), Held()
         try:
             plugin = _found(find)
         except BadPlugin as bad:
@@ -55,6 +56,7 @@ def load(settings: Settings) -> Router:
             router.add(plugin, name, origin)
         except BadPlugin as bad:
             faults += [f"{origin}: {fault}" for fault in bad.faults]
+        faults += [f"{origin}: {fault}" for fault in held.added()]
     faults = _with_uncollected(faults, made, router)
     needy = [handler for handler in router.handlers if handler.needs]
     if needy and settings.stripe_restricted_key is None:

@@ -16,6 +16,7 @@ from identity_webhooks.handlers import (
     RETRY_FOR,
     Discard,
     Mark,
+    Moment,
     Retry,
     Subscription,
     seconds_of,
@@ -45,6 +46,15 @@ class Handler:
     timeout: float
     own_process: bool
     origin: str
+
+    @property
+    def plugin(self) -> str:
+        """The name of its plugin."""
+        return self.name.rpartition(".")[0]
+
+    def exhausted(self, attempt: int, age: float) -> bool:
+        """Whether this attempt, from 1, is the last one; age is in seconds since acceptance."""
+        return age > RETRY_FOR if self.retries is None else attempt > self.retries
 
     def run(self, verification: Verification) -> None:
         """Call it.
@@ -78,11 +88,20 @@ class Handler:
             reason: what to write down; redacted already.
             delay: what the handler asked for; else full jitter.
         """
-        exhausted = age > RETRY_FOR if self.retries is None else attempt > self.retries
-        if exhausted:
+        if self.exhausted(attempt, age):
             return Progress("dead", attempt, reason=reason), 0
         wait = backoff(attempt) if delay is None else delay
         return Progress("retry", attempt, reason=reason), wait
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A function to be called at a moment of its plugin's life."""
+
+    name: str
+    plugin: str
+    moment: Moment
+    function: Callable[..., object]
 
 
 class Failed(Exception):
@@ -110,6 +129,7 @@ class Router:
     def __init__(self) -> None:
         self.handlers: list[Handler] = []
         self.seen: set[Mark] = set()
+        self.hooks: list[Hook] = []
         self._found: list[tuple[Found, Handler]] = []
 
     def add(self, plugin: object, name: str, origin: str = "") -> None:
@@ -122,6 +142,7 @@ class Router:
         """
         faults: list[str] = []
         added: list[tuple[Found, Handler]] = []
+        hooks: list[Hook] = []
         names = {handler.name for handler in self.handlers}
         for found in collecting.find(plugin, faults, self.seen):
             handler_name = f"{name}.{found.function.__name__}"
@@ -135,14 +156,18 @@ class Router:
             names.add(handler_name)
             where = import_faults.at(found.mark.file, found.mark.line)
             faults += [f"{handler_name}: {fault} ({where})" for fault in wrong]
-            if found.mark.words and not wrong:
-                added.append((found, _handler(handler_name, found, found.mark.words, origin)))
+            words = found.mark.words
+            if isinstance(words, Subscription) and not wrong:
+                added.append((found, _handler(handler_name, found, words, origin)))
+            elif isinstance(words, str):
+                hooks.append(Hook(handler_name, name, words, found.function))
         if not added and not faults:
             faults.append(collecting.NO_HANDLER)
         if faults:
             raise BadPlugin(faults)
         self._found += added
         self.handlers += [handler for _, handler in added]
+        self.hooks += hooks
 
     def match(self, kind: Kind) -> list[Handler]:
         """Return the handlers that subscribe to this kind of event."""

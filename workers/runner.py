@@ -43,6 +43,7 @@ from service.inbox.keys import QUEUE
 from service.metrics import Metrics
 from service.settings import Settings
 from workers import plugins
+from workers.hooks import Hooks
 from workers.jobs import Processor
 from workers.reconcile import Reconciler, reconcile_for_ever
 from workers.router import Router
@@ -132,6 +133,8 @@ def _be_child(settings: Settings, router: Router, parent: int) -> None:
     code = os.EX_SOFTWARE
     try:
         stop = _stop_on_signals(parent)
+        hooks = Hooks(router.hooks)
+        hooks.start()
         processor = Processor.from_settings(settings, stop, router)
         threads = Threads(processor, settings.worker_concurrency, stop)
         while not stop.requested:
@@ -144,6 +147,7 @@ def _be_child(settings: Settings, router: Router, parent: int) -> None:
                 time.sleep(1)
         threads.drain()
         processor.flush()
+        hooks.stop()
         code = 0
     except BaseException:
         log.exception("worker_failed")

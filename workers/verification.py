@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from identity_webhooks.event import Kind
 from identity_webhooks.verification import Outcome, OutcomeKind, Sensitive
 
 if TYPE_CHECKING:
+    from stripe import StripeObject
     from stripe.identity import VerificationReport, VerificationSession
+
+Answer = TypeVar("Answer", bound="StripeObject")
 
 _OUTCOME_OF_EVENT: dict[Kind, OutcomeKind] = {
     "created": "created",
@@ -69,10 +72,20 @@ class Facts:
     superseded: bool
     sensitive: Sensitive | None = field(default_factory=lambda: Sensitive({}))
 
+    def copy(self) -> Facts:
+        """Return the same with a session and a report of its own, for a handler to change."""
+        report = _copy(self.report) if self.report else None
+        return replace(self, session=_copy(self.session), report=report)
+
     def personal_values(self) -> set[str]:
         """Return every personal or secret text in it, to be masked in logs and reasons."""
         sensitive = self.sensitive.values() if self.sensitive else []
         return personal_values(self.session.to_dict()) | {str(v) for v in sensitive if v}
+
+
+def _copy(answer: Answer) -> Answer:
+    # Not `copy.deepcopy`, which makes a plain StripeObject of it.
+    return type(answer).construct_from(answer.to_dict(), None)
 
 
 def personal_values(session: dict[str, Any]) -> set[str]:

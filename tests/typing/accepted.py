@@ -1,13 +1,24 @@
 """What handler authors write, and must pass their type checker. Never run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 from typing import Literal, TypeVar, assert_type
 
 from pydantic_settings import BaseSettings
 from stripe.identity import VerificationReport, VerificationSession
 
-from identity_webhooks import Discard, Outcome, Retry, Sensitive, Verification, on
+from identity_webhooks import (
+    Dead,
+    Discard,
+    Outcome,
+    Retry,
+    Sensitive,
+    Verification,
+    on,
+    on_dead,
+    on_start,
+    on_stop,
+)
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -22,6 +33,8 @@ def grant_access(v: Verification) -> None:
     assert_type(v.subject, str | None)
     assert_type(v.idempotency_key, str)
     assert_type(v.attempt, int)
+    assert_type(v.last_attempt, bool)
+    assert_type(v.metadata, Mapping[str, str])
     assert_type(v.superseded, bool)
     assert_type(v.event.account, str | None)
     outputs = v.session.verified_outputs
@@ -72,9 +85,22 @@ class Crm(BaseSettings):
     @on("redacted")
     def forget(v: Verification) -> None: ...
 
+    @on_start
+    def connect(self) -> None: ...
+
     @classmethod
     @on("canceled")
     def close(cls, v: Verification) -> None: ...
+
+
+@on_stop
+def disconnect() -> None: ...
+
+
+@on_dead
+def alarm(dead: Dead) -> None:
+    assert_type(dead.handler, str)
+    assert_type(dead.event.kind == "verified", bool)
 
 
 # A marked function keeps its type, also for the author's own decorators and tests.

@@ -4,7 +4,7 @@
 
 from collections.abc import Iterator
 
-from identity_webhooks import Discard, Event, Retry, Verification, on
+from identity_webhooks import Discard, Event, Retry, Verification, on, on_dead, on_start
 
 
 @on("verifed")  # type: ignore[arg-type]
@@ -59,6 +59,14 @@ def wrong_argument(event: Event) -> None: ...
 
 @on("verified")  # type: ignore[type-var]
 def two_arguments(v: Verification, database: str) -> None: ...
+
+
+@on_start  # type: ignore[type-var]
+async def start() -> None: ...
+
+
+@on_dead  # type: ignore[type-var]
+def alarm(v: Verification) -> None: ...
 
 
 class Crm:

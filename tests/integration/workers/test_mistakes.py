@@ -189,6 +189,43 @@ REFUSED: dict[str, tuple[str, int, str]] = {
         0,
         "setting CRM_DB__PORT: Input should be a valid integer",
     ),
+    "a thread at import": (
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=[1], name='pump', daemon=True).start()\n"
+        "@on('verified')\ndef f(v): ...",
+        0,
+        "starts the thread 'pump' when it is imported, which the process that runs handlers would",
+    ),
+    "a connection at import": (
+        "import socket\n"
+        "server = socket.create_server(('127.0.0.1', 0))\n"
+        "database = socket.create_connection(server.getsockname())\n"
+        "@on('verified')\ndef f(v): ...",
+        0,
+        "opens a connection to 127.0.0.1:",
+    ),
+    "a start that wants something": (
+        "from identity_webhooks import on_start\n@on_start\ndef f(v): ...\n@on('*')\ndef g(v): ...",
+        5,
+        "acme.f: must take no argument",
+    ),
+    "an async start": (
+        "from identity_webhooks import on_start\n@on_start\nasync def f(): ...\n"
+        "@on('*')\ndef g(v): ...",
+        5,
+        "acme.f: is async",
+    ),
+    "an end that takes nothing": (
+        "from identity_webhooks import on_dead\n@on_dead\ndef f(): ...\n@on('*')\ndef g(v): ...",
+        5,
+        "acme.f: must take one argument, the Dead",
+    ),
+    "a hook in a plain class": (
+        "from identity_webhooks import on_stop\nclass Crm:\n    @on_stop\n    def f(self): ...\n"
+        "@on('*')\ndef g(v): ...",
+        6,
+        "f is a method of the class Crm, which no plugin holds",
+    ),
     "nothing at all": ("", 0, "holds no handler: mark a function with @on(...)"),
 }
 HEAD = "from identity_webhooks import on\nfrom pydantic_settings import BaseSettings\n\n"
