@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from structlog.stdlib import BoundLogger
 
 from identity_webhooks.event import Event
+from identity_webhooks.once import once
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
     from stripe.identity import VerificationReport, VerificationSession
+
+    from identity_webhooks.once import Database
 
 OutcomeKind = Literal["created", "processing", "needs_input", "verified", "canceled", "redacted"]
 
@@ -167,3 +171,33 @@ class Verification:
         """
         reference = getattr(self.session, "client_reference_id", None)
         return reference or self.metadata.get("user_id") or None
+
+    @overload
+    def once(self, database: Engine) -> Callable[[Callable[[Connection], None]], bool]: ...
+
+    @overload
+    def once(self, database: Database) -> Callable[[Callable[[Database], None]], bool]: ...
+
+    @overload
+    def once(self, database: Any) -> Callable[[Callable[[Any], None]], bool]: ...
+
+    def once(self, database: Any) -> Callable[[Callable[[Any], None]], bool]:
+        """Run an effect and write down this handler's key in one transaction, or skip it.
+
+        The function below it runs at once; with `v.once(engine)` as here its effect and the key are
+        committed together. When the key is there already, it is skipped. It gets a connection (or
+        the session that was given), and its name becomes True or False: whether it was run.
+
+            @v.once(engine)
+            def grant(db: Connection) -> None:
+                db.execute(...)
+
+        Args:
+            database: an engine, a connection or a session of SQLAlchemy 2, or a connection of
+                Django or its alias. The table is made by `identity_webhooks.once.create_table`.
+
+        Raises:
+            TypeError: it is none of these, or the function returned a coroutine or a generator.
+            Retry: the key cannot be written down, which is most often a missing table.
+        """
+        return once(database, self.idempotency_key)

@@ -5,6 +5,8 @@ from datetime import date, timedelta
 from typing import Literal, TypeVar, assert_type
 
 from pydantic_settings import BaseSettings
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.orm import Session
 from stripe.identity import VerificationReport, VerificationSession
 
 from identity_webhooks import (
@@ -91,6 +93,24 @@ class Crm(BaseSettings):
     @classmethod
     @on("canceled")
     def close(cls, v: Verification) -> None: ...
+
+
+@on("verified")
+def once(v: Verification) -> None:
+    engine = create_engine("sqlite://")
+
+    @v.once(engine)
+    def with_engine(db: Connection) -> None:
+        db.execute(text("SELECT 1"))
+
+    assert_type(with_engine, bool)
+    with Session(engine) as session:
+
+        @v.once(session)
+        def with_session(db: Session) -> None: ...
+
+    @v.once("default")
+    def with_django(db: object) -> None: ...
 
 
 @on_stop
