@@ -10,12 +10,12 @@ holds whatever the effect does, also for an UPDATE that hits no row.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from identity_webhooks.answers import wrong_return
 from identity_webhooks.handlers import Retry
 
 if TYPE_CHECKING:
@@ -82,10 +82,8 @@ def once(database: Any, key: str) -> Callable[[Callable[[Any], None]], bool]:
             if inserted != 1:
                 return False
             answer: object = effect(transaction)  # type: ignore[func-returns-value]
-            if inspect.iscoroutine(answer):
-                answer.close()
-            if inspect.isawaitable(answer) or inspect.isgenerator(answer):
-                raise TypeError("returned a coroutine or generator: nothing of it ran")
+            if wrong := wrong_return(answer):
+                raise TypeError(wrong)
             return True
 
     return run

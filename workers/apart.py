@@ -25,13 +25,14 @@ from typing import Any, cast
 
 from structlog.stdlib import BoundLogger
 
+from identity_webhooks.answers import told
 from identity_webhooks.handlers import Discard, Retry
 from identity_webhooks.verification import Verification
 from service import logs, process
 from service.settings import Settings
 from workers import plugins
 from workers.hooks import Hooks
-from workers.router import Failed, Handler, place, told
+from workers.router import Failed, Handler, place
 
 
 class OwnProcess:

@@ -14,6 +14,7 @@ from typing import Literal, cast
 import redis
 from structlog.contextvars import bound_contextvars
 
+from identity_webhooks.answers import told
 from identity_webhooks.handlers import Discard, Retry
 from identity_webhooks.verification import Outcome, Sensitive, Verification
 from service import connection, logs
@@ -22,7 +23,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from workers.apart import OwnProcess
 from workers.hooks import Hooks
-from workers.router import Failed, Handler, Router, backoff, place, told
+from workers.router import Failed, Handler, Router, backoff, place
 from workers.stripe_api import StripeApi, StripeFailure
 from workers.verification import SENSITIVE_WINDOW, Facts, standing
 from workers.watch import Stop, Watch

@@ -6,21 +6,13 @@
 
 from __future__ import annotations
 
-import inspect
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from identity_webhooks.answers import wrong_return
 from identity_webhooks.event import KINDS, Kind
-from identity_webhooks.handlers import (
-    RETRY_FOR,
-    Discard,
-    Mark,
-    Moment,
-    Retry,
-    Subscription,
-    seconds_of,
-)
+from identity_webhooks.handlers import RETRY_FOR, Mark, Moment, Subscription
 from identity_webhooks.verification import Verification
 from service import logs
 from service.inbox import Progress
@@ -63,19 +55,8 @@ class Handler:
             Failed: it returned something that nobody will run, such as a coroutine.
             BaseException: whatever it raises.
         """
-        answer = self.function(verification)
-        if inspect.iscoroutine(answer):
-            answer.close()
-        if inspect.isawaitable(answer) or isinstance(answer, AsyncIterator | Iterator):
-            raise Failed(
-                f"returned a {type(answer).__name__}, and nothing of it ran:"
-                " handlers are plain functions that return None"
-            )
-        if isinstance(answer, Exception) or (
-            isinstance(answer, type) and issubclass(answer, Exception)
-        ):
-            name = getattr(answer, "__name__", type(answer).__name__)
-            raise Failed(f"returned {name}: write raise {name}(...)")
+        if wrong := wrong_return(self.function(verification)):
+            raise Failed(wrong)
 
     def failed(
         self, attempt: int, age: float, reason: str, delay: float | None = None
@@ -172,18 +153,6 @@ class Router:
     def match(self, kind: Kind) -> list[Handler]:
         """Return the handlers that subscribe to this kind of event."""
         return [handler for handler in self.handlers if kind in handler.events]
-
-
-def told(answer: Retry | Discard) -> tuple[str, float | None]:
-    """Return what a handler's answer says, with what is wrong with it, and the wait it asks for.
-
-    The text is as the handler wrote it: redact it before it is kept.
-    """
-    delay, misuse = seconds_of(getattr(answer, "delay", None))
-    reason: object = answer.reason  # whatever a handler put there
-    text = reason if isinstance(reason, str) else ""
-    misuse = answer.misuse or misuse
-    return f"{text} ({misuse})" if text and misuse else text or misuse, delay
 
 
 def backoff(attempt: int, cap: float = RETRY_CAP) -> float:
