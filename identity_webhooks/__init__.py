@@ -12,12 +12,14 @@ clock.
 
 from identity_webhooks.event import KINDS, Event, Form, Kind
 from identity_webhooks.handlers import Dead, Discard, Retry, on, on_dead, on_start, on_stop
-from identity_webhooks.reasons import REASONS, Reason
+from identity_webhooks.reasons import NEUTRAL, REASONS, SENTENCES, Reason, sentence_for
 from identity_webhooks.verification import Need, Outcome, OutcomeKind, Sensitive, Verification
 
 __all__ = [
     "KINDS",
+    "NEUTRAL",
     "REASONS",
+    "SENTENCES",
     "Dead",
     "Discard",
     "Event",
@@ -34,4 +36,5 @@ __all__ = [
     "on_dead",
     "on_start",
     "on_stop",
+    "sentence_for",
 ]

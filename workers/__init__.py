@@ -1,9 +1,25 @@
 """Acts: claim, fetch, dispatch, settle."""
 
+import importlib.util
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import identity_webhooks
+
+
+def _require_our_service() -> None:
+    """Refuse to go on with another package of this common name."""
+    found = importlib.util.find_spec("service")
+    origin = Path(found.origin or ".") if found else Path()
+    if origin.parent.parent.resolve() != Path(__file__).resolve().parent.parent:
+        raise ImportError(
+            f"`service` is another package here ({origin}): start identity-webhooks in its own"
+            " folder, and keep packages named service or workers out of PYTHONPATH"
+        )
+
+
+_require_our_service()
 
 # Handler authors imported these from here. It works for one more release, with a warning.
 __all__ = ["Discard", "Outcome", "Retry", "Sensitive", "Verification", "on"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ from service.connection import UnsafeRedis
 from service.inbox import Inbox
 from service.settings import Role, Settings, SettingsError
 from service.text import table
-from workers import plugins
+from workers import plugins, single_run
 from workers import reconcile as reconciling
 from workers.stripe_api import StripeApi, StripeFailure
 
@@ -93,6 +94,46 @@ def handlers(as_json: bool) -> None:
         return 0
 
     _refuse_or(show)
+
+
+@main.command("run")
+@click.argument("session")
+@click.option("--handler", "name", required=True, help="PLUGIN.FUNCTION, as `handlers` lists them.")
+@click.option("--dry-run", is_flag=True, help="Fetch and say what it would get; do not call it.")
+@click.option("--account", help="A connected account: acct_...")
+@click.option("--json", "as_json", is_flag=True, help="An object instead of sentences.")
+def run_handler(session: str, name: str, dry_run: bool, account: str | None, as_json: bool) -> None:
+    """Run one handler for one session, as it stands now. SESSION: vs_...
+
+    Redis is not used. The handler gets an idempotency key of its own (run-vs_...), so an effect
+    that a worker had is had again. Exceptions are shown with their text, personal values masked.
+
+    \b
+    python -m workers run vs_... --handler acme.grant_access --dry-run
+    """
+
+    def run() -> int:
+        settings = Settings.load("worker")
+        logs.configure(settings, sys.stderr)
+        router = plugins.load(settings)
+        handler = next((each for each in router.handlers if each.name == name), None)
+        if handler is None:
+            known = ", ".join(each.name for each in router.handlers)
+            raise click.UsageError(f"there is no handler {name}: {known}")
+        try:
+            answer = single_run.run(
+                settings, router, handler, session, account=account, dry_run=dry_run
+            )
+        except StripeFailure as failure:
+            click.echo(f"Stripe: {failure} ({failure.request_id or 'no answer'})", err=True)
+            return 1
+        if as_json:
+            click.echo(json.dumps(dataclasses.asdict(answer), indent=2))
+        else:
+            click.echo(single_run.in_words(answer, name))
+        return 0 if answer.status in {"done", "ready", "skipped"} else 1
+
+    _refuse_or(run)
 
 
 @main.command()

@@ -164,3 +164,20 @@ def test_the_old_import_is_told_to_the_operator(workers, tmp_path) -> None:
     assert "old.f" in done.stdout
     (line,) = map(json.loads, done.stderr.splitlines())
     assert "old.py:1: FutureWarning: on has moved: write `from identity_w" in line["event"]
+
+
+def test_somebody_elses_service_package_is_refused(tmp_path) -> None:
+    (tmp_path / "service").mkdir()
+    (tmp_path / "service/__init__.py").write_text("raise RuntimeError('theirs was imported')")
+    done = subprocess.run(
+        [sys.executable, "-c", "import workers.__main__"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: `service` is another package here ({tmp_path}/service/")
