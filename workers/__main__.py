@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +20,7 @@ from service.connection import UnsafeRedis
 from service.inbox import Inbox
 from service.settings import Role, Settings, SettingsError
 from service.text import table
-from workers import plugins, single_run
+from workers import new_handler, plugins, single_run
 from workers import reconcile as reconciling
 from workers.stripe_api import StripeApi, StripeFailure
 
@@ -94,6 +95,22 @@ def handlers(as_json: bool) -> None:
         return 0
 
     _refuse_or(show)
+
+
+@main.command("new-handler")
+@click.argument("name")
+def start_handler(name: str) -> None:
+    """Start a plugin as a package of its own, with settings and tests, in the folder NAME.
+
+    \b
+    python -m workers new-handler acme-identity
+    """
+    try:
+        written = new_handler.create(name, Path.cwd())
+    except new_handler.CannotStart as error:
+        raise click.UsageError(str(error)) from None
+    for path in written:
+        click.echo(path.relative_to(Path.cwd()))
 
 
 @main.command("run")
