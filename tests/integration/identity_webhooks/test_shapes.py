@@ -45,7 +45,7 @@ def answer(sandbox: str, outcome: str) -> dict[str, Any]:
         call("POST", f"/_sandbox/sessions/{session}/submit", json={"outcome": submitted})
     if outcome == "redacted":
         call("POST", f"{sessions}/{session}/redact")
-        call("POST", f"/_sandbox/sessions/{session}/redact", json={})
+        call("POST", f"/_sandbox/sessions/{session}/complete", json={})
     expand = [("expand[]", name) for name in ("verified_outputs", "last_verification_report")]
     return call("GET", f"{sessions}/{session}", params=expand)
 
