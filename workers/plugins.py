@@ -75,6 +75,8 @@ def load(settings: Settings) -> Router:
 def _doors(settings: Settings) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """Yield name, origin and finder of every plugin."""
     for module in sorted(pkgutil.iter_modules(_built_in.__path__), key=lambda m: m.name):
+        if module.name == "audit" and not settings.audit:
+            continue
         path = f"{_built_in.__name__}.{module.name}"
         yield module.name, f"file {path}", lambda path=path: importlib.import_module(path)  # type: ignore[misc]
     for path in settings.handlers:

@@ -81,6 +81,10 @@ def test_what_is_built_in_comes_through_the_same_door() -> None:
     assert load()["audit.log_event"].origin == "file workers.handlers.audit"
 
 
+def test_audit_can_be_switched_off() -> None:
+    assert "audit.log_event" not in [h.name for h in plugins.load(Settings(audit=False)).handlers]
+
+
 def test_a_module_is_named_by_its_last_word(write) -> None:
     write(acme__hooks=ONE)
     assert load("acme.hooks")["hooks.handle"].origin == "HANDLERS acme.hooks"
