@@ -27,7 +27,8 @@ lint: $(VENV) ## style and formatting
 types: $(VENV) ## types, strictly
 	@echo "== types"
 	@$(BIN)/mypy
-	@$(BIN)/mypy -m deploy.local -m deploy.demo -m deploy.env_example -m deploy.readme_demo
+	@$(BIN)/mypy -m deploy.local -m deploy.demo -m deploy.env_example -m deploy.readme_demo -m deploy.handlers_page -m deploy.privacy_page
+	@$(BIN)/python -m pytest -q --no-header tests/typing
 contracts: $(VENV) ## who may import whom
 	@echo "== contracts"
 	@$(BIN)/lint-imports
@@ -66,7 +67,7 @@ chaos: $(VENV) ## kill, freeze and cut everything; nothing may be lost
 	@$(BIN)/python -m tests.chaos.storm --plain-rq
 	@$(BIN)/python -m tests.chaos.page
 
-.PHONY: format lock env-example readme-demo
+.PHONY: format lock env-example readme-demo handlers-page privacy-page
 format: $(VENV) ## let ruff write
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -76,6 +77,10 @@ lock: $(VENV) ## requirements*.txt from pyproject.toml; UPGRADE=1 takes newer re
 	@$(LOCK) pyproject.toml --extra service --group dev -o requirements-dev.txt
 env-example: $(VENV) ## deploy/env.example from the settings
 	@$(BIN)/python -m deploy.env_example > deploy/env.example
+handlers-page: $(VENV) ## the tables of docs/handlers.md, from the code
+	@$(BIN)/python -m deploy.handlers_page
+privacy-page: $(VENV) ## docs/privacy.md, from the code
+	@$(BIN)/python -m deploy.privacy_page
 readme-demo: $(VENV) ## run the demo and put its output into README.md
 	@$(BIN)/python -m deploy.readme_demo
 

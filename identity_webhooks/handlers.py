@@ -1,52 +1,121 @@
 """What a handler is marked with, and what it may raise.
 
-`on` only marks a function. So importing a module of handlers registers nothing, and a test calls a
-handler like any function.
+`on` marks a function and writes the mark down in `MARKS`. It registers nothing and refuses nothing:
+the worker collects the marked functions when it loads plugins, and says what is wrong with those it
+cannot collect. A test calls a handler like any function.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from datetime import timedelta
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, cast
 
-from identity_webhooks.event import Kind
+from identity_webhooks.event import Event, Kind
+from identity_webhooks.reasons import Reason
+
+if TYPE_CHECKING:
+    from identity_webhooks.verification import Need, Verification
 
 MARK = "__identity_webhooks__"
-"""The attribute of a marked function that holds its `Subscription`."""
+"""The attribute of a marked function that holds its `Mark`."""
 
 RETRY_FOR = 3 * 86_400
 """Seconds a failing handler is retried when it sets no number: as long as Stripe itself retries
 deliveries in live mode (https://docs.stripe.com/webhooks#behaviors)."""
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+# A function, or a method with its `self` or `cls`. It returns nothing: an async function or a
+# generator would return something that nobody runs.
+Function = TypeVar(
+    "Function",
+    bound=Union[Callable[["Verification"], None], Callable[[Any, "Verification"], None]],  # noqa: UP007
+)
 
 
-class Retry(Exception):
-    """Raise it in a handler to be run again: `raise Retry("ledger is closed", delay=30)`.
+Marked = TypeVar("Marked")
+Hook = TypeVar("Hook", bound=Union[Callable[[], None], Callable[[Any], None]])  # noqa: UP007
+DeadHook = TypeVar(
+    "DeadHook",
+    bound=Union[Callable[["Dead"], None], Callable[[Any, "Dead"], None]],  # noqa: UP007
+)
 
-    `delay` is in seconds; without it the wait grows with each attempt. Counts as an attempt.
+
+class _Answer(Exception):
+    """What `Retry` and `Discard` have in common.
+
+    They never refuse their arguments. They are made where a handler gives up on an event, and a
+    TypeError there would stand for the reason, for three days of retries.
+
+    Attributes:
+        reason: the handler's own words.
+        misuse: what is wrong with the arguments and what to write; empty when nothing is.
     """
 
     # For a subclass that does not call `__init__`.
     reason: str = ""
-    delay: float | None = None
+    misuse: str = ""
+    form: ClassVar[str]
 
-    def __init__(self, reason: str, *, delay: float | None = None) -> None:
+    def __init__(self, reason: Any = "", *extra: object, **unknown: object) -> None:
         super().__init__(reason)
         self.reason = reason
-        # No longer than failing handlers are retried at all; nan and the like come out as 0.
-        self.delay = None if delay is None else min(max(0.0, float(delay)), RETRY_FOR)
+        # No text of another's object: its `repr` may raise anything.
+        if not isinstance(reason, str) or not reason:
+            self.misuse = f'no reason given: write {type(self).__name__}("why")'
+        elif extra or unknown:
+            self.misuse = f"too much was given: write {self.form}"
 
 
-class Discard(Exception):
+class Retry(_Answer):
+    """Raise it in a handler to be run again: `raise Retry("ledger is closed", delay=30)`.
+
+    `delay` is in seconds, or a timedelta, and at most three days; without it the wait grows with
+    each attempt. Counts as an attempt.
+    """
+
+    delay: float | None = None
+    form = 'Retry("why", delay=30)'
+
+    if TYPE_CHECKING:
+
+        def __init__(self, reason: str, *, delay: float | timedelta | None = None) -> None: ...
+
+    else:
+
+        def __init__(self, reason="", *extra, delay=None, **unknown) -> None:
+            super().__init__(reason, *extra, **unknown)
+            self.delay, misuse = seconds_of(delay)
+            self.misuse = self.misuse or misuse
+
+
+class Discard(_Answer):
     """Raise it in a handler that can never succeed: the event is dead, with this reason."""
 
-    reason: str = ""
+    form = 'Discard("why")'
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    if TYPE_CHECKING:
+
+        def __init__(self, reason: str) -> None: ...
+
+
+def seconds_of(delay: Any) -> tuple[float | None, str]:
+    """Return a delay that can be waited for, and what is wrong with the one that was given."""
+    if delay is None:
+        return None, ""
+    if isinstance(delay, timedelta):
+        delay = delay.total_seconds()
+    if not isinstance(delay, int | float):
+        return None, f"delay= is a {type(delay).__name__}, not a number of seconds: write delay=30"
+    if math.isnan(delay) or delay < 0:
+        return 0.0, f"delay={delay!r} must be 0 or more"
+    if delay > RETRY_FOR:
+        return float(RETRY_FOR), f"delay={delay!r} is cut to the longest, {RETRY_FOR} s (3 days)"
+    return float(delay), ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +123,65 @@ class Subscription:
     """What `on` was told."""
 
     events: tuple[str, ...]
-    needs: tuple[str, ...]
-    reason: tuple[str, ...]
-    superseded: bool
-    retries: int | None
-    timeout: float
-    own_process: bool
+    needs: tuple[str, ...] = ()
+    reason: tuple[str, ...] = ()
+    superseded: bool = False
+    retries: int | None = None
+    timeout: float = 60
+    own_process: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mark:
+    """One use of `on`.
+
+    Attributes:
+        target: what was marked; None when `on(...)` was called and marked nothing.
+        words: what `on` was told, or the moment of a hook; None for `@on` without parentheses.
+        module: the name of the module it stands in.
+        file: of that module.
+        line: of the call.
+    """
+
+    target: Any
+    words: Subscription | Moment | None
+    module: str
+    file: str
+    line: int
+
+
+Moment = Literal["start", "stop", "dead"]
+"""When a function marked by `on_start`, `on_stop` or `on_dead` is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """What an `on_dead` function gets: a handler that will not be run again for an event.
+
+    Attributes:
+        event: what happened.
+        handler: its name, `<plugin>.<function>`.
+        attempts: how often it ran.
+        reason: why it failed last, without personal data.
+        idempotency_key: the one the handler had.
+    """
+
+    event: Event
+    handler: str
+    attempts: int
+    reason: str
+    idempotency_key: str
+
+
+MARKS: list[Mark] = []
+"""Every mark made in this process, oldest first. What stands here and is not collected by a worker
+would never run, so the worker refuses to start."""
 
 
 def on(
     *events: Kind | Literal["*"],
-    needs: Iterable[str] = (),
-    reason: Iterable[str] = (),
+    needs: Need | Iterable[Need] = (),
+    reason: Reason | Iterable[Reason] = (),
     superseded: bool = False,
     retries: int | None = None,
     timeout: float = 60,
@@ -76,24 +192,71 @@ def on(
     Args:
         events: `created`, `processing`, `requires_input`, `verified`, `canceled`, `redacted`.
         needs: sensitive fields to fetch for it, by Stripe's path (`verified_outputs.dob`).
-        reason: only for these codes of `last_error` (with `requires_input`).
+        reason: only for these codes of `last_error` (for a handler of `requires_input` alone).
         superseded: also for events that a later state has overtaken.
         retries: how often to run it again when it fails; by default for three days.
         timeout: seconds after which a run is ended, and with it its process.
         own_process: run it in a process of its own, one event at a time: for code that is not safe
             on threads.
     """
+    here = sys._getframe(1)
+    if len(events) == 1 and callable(function := cast(Any, events[0])):
+        # @on without parentheses
+        return cast("Callable[[Function], Function]", _mark(function, None, here))
     words = Subscription(
         events, _words(needs), _words(reason), superseded, retries, timeout, own_process
     )
+    unused = _written_down(None, words, here)
 
     def mark(function: Function) -> Function:
-        setattr(function, MARK, words)
-        return function
+        if unused in MARKS:
+            MARKS.remove(unused)
+        return _mark(function, words, sys._getframe(1))
 
     return mark
 
 
-def _words(value: Iterable[str]) -> tuple[str, ...]:
+def on_start(function: Hook) -> Hook:
+    """Mark a function to be called in the process that runs handlers, before the first event.
+
+    There it may start threads and open connections: what is opened when the module is imported is
+    opened in the parent, and does not survive the fork. When it raises, no event is run; it is
+    called again a second later in a new process.
+    """
+    return _mark(function, "start", sys._getframe(1))
+
+
+def on_stop(function: Hook) -> Hook:
+    """Mark a function to be called after the last event of a process, unless that is killed."""
+    return _mark(function, "stop", sys._getframe(1))
+
+
+def on_dead(function: DeadHook) -> DeadHook:
+    """Mark a function to be called when a handler of the same plugin has failed for good.
+
+    It gets a `Dead`: the way to raise an alarm, or to undo. It is called at least once, has a
+    minute, and is not tried again when it raises. An event that kills three workers in a row is
+    dead without it.
+    """
+    return _mark(function, "dead", sys._getframe(1))
+
+
+def _mark(target: Marked, words: Subscription | Moment | None, frame: FrameType) -> Marked:
+    mark = _written_down(target, words, frame)
+    with suppress(AttributeError, TypeError):  # a property, a bound method: the worker refuses it
+        setattr(target, MARK, mark)
+    return target
+
+
+def _written_down(target: object, words: Subscription | Moment | None, frame: FrameType) -> Mark:
+    module = frame.f_globals.get("__name__", "")
+    mark = Mark(target, words, module, frame.f_code.co_filename, frame.f_lineno)
+    MARKS.append(mark)
+    return mark
+
+
+def _words(value: Any) -> tuple[str, ...]:
     # A lone string is an iterable of letters, which nobody means.
-    return (value,) if isinstance(value, str) else tuple(value)
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return (value,)
+    return tuple(value)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from structlog.stdlib import BoundLogger
 
 from identity_webhooks.event import Event, Kind
+from identity_webhooks.once import once
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
     from stripe.identity import VerificationReport, VerificationSession
+
+    from identity_webhooks.once import Database
 
 OutcomeKind = Literal["created", "processing", "needs_input", "verified", "canceled", "redacted"]
 
@@ -165,6 +170,8 @@ class Verification:
         idempotency_key: the same for every run of this handler for this event: commit it together
             with the effect, and the effect happens once.
         attempt: 1 for the first run.
+        last_attempt: whether it will not be run again should it fail now (`Retry` with a delay
+            counts as failing, too).
         superseded: a later state has overtaken the event (only with `superseded=True`).
         log: a logger bound to event and handler.
     """
@@ -178,6 +185,13 @@ class Verification:
     attempt: int
     superseded: bool
     log: BoundLogger = field(repr=False)
+    last_attempt: bool = False
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The session's metadata, read-only; empty when there are none. Redaction empties it."""
+        metadata: Any = getattr(self.session, "metadata", None)
+        return MappingProxyType(metadata.to_dict() if metadata is not None else {})
 
     @property
     def redacted(self) -> bool:
@@ -189,9 +203,40 @@ class Verification:
 
     @property
     def subject(self) -> str | None:
-        """Whom it concerns, in your words: `client_reference_id`, else `metadata.user_id`.
+        """Whom it concerns, in your words: `client_reference_id`, else `metadata["user_id"]`.
 
-        Redaction empties the metadata; `client_reference_id` is the safer place.
+        None when neither is set. Redaction empties the metadata; `client_reference_id` is the safer
+        place. Use an id of yours there, not an e-mail address: it is kept by Stripe, and logged.
         """
         reference = getattr(self.session, "client_reference_id", None)
-        return reference or self.session.metadata.to_dict().get("user_id")
+        return reference or self.metadata.get("user_id") or None
+
+    @overload
+    def once(self, database: Engine) -> Callable[[Callable[[Connection], None]], bool]: ...
+
+    @overload
+    def once(self, database: Database) -> Callable[[Callable[[Database], None]], bool]: ...
+
+    @overload
+    def once(self, database: Any) -> Callable[[Callable[[Any], None]], bool]: ...
+
+    def once(self, database: Any) -> Callable[[Callable[[Any], None]], bool]:
+        """Run an effect and write down this handler's key in one transaction, or skip it.
+
+        The function below it runs at once; with `v.once(engine)` as here its effect and the key are
+        committed together. When the key is there already, it is skipped. It gets a connection (or
+        the session that was given), and its name becomes True or False: whether it was run.
+
+            @v.once(engine)
+            def grant(db: Connection) -> None:
+                db.execute(...)
+
+        Args:
+            database: an engine, a connection or a session of SQLAlchemy 2, or a connection of
+                Django or its alias. The table is made by `identity_webhooks.once.create_table`.
+
+        Raises:
+            TypeError: it is none of these, or the function returned a coroutine or a generator.
+            Retry: the key cannot be written down, which is most often a missing table.
+        """
+        return once(database, self.idempotency_key)

@@ -5,9 +5,12 @@ JSON lines, or columns on a terminal. Three rules keep personal data and secrets
 * **Keys are an allow-list** (`KEYS`): a value under any other key is dropped, and the line says
   which keys were (`dropped`). Values are cut at 200 characters.
 * **Exceptions are types and places**: never their text, which may quote anything.
-* **Texts are masked**: API keys, signing secrets and passwords in URLs always; and while an event
-  is processed, every personal value that was fetched for it (`masking`), so that even a handler's
-  careless f-string does not leave the process.
+* **Texts are masked**: API keys, signing secrets, passwords in URLs and e-mail addresses always;
+  and while an event is processed, every personal value that was fetched for it (`masking`), so that
+  even a handler's careless f-string does not leave the process.
+
+Plugins may replace the logging configuration (Django's LOGGING, `basicConfig(force=True)`,
+`structlog.configure`); `restore` puts ours back. What `print` writes passes none of this.
 
 Event names are static snake_case words; identifiers are bound, not formatted into them.
 """
@@ -19,6 +22,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -31,6 +35,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 import structlog
 from gunicorn.glogging import Logger as _GunicornBase
+from structlog.stdlib import BoundLogger
 
 from service.settings import Settings, SettingsError
 
@@ -58,6 +63,8 @@ KEYS = frozenset(
 # Keys, and whatever stands before the last @ of a URL's host. Neither part can be tried in more
 # than one way, so no text takes long.
 _SECRETS = re.compile(r"(whsec_|[rs]k_(?:live|test|org)_)[A-Za-z0-9+/=_-]+|(?<=://)[^/\s]+(?=@)")
+# From the begin of a word on, so that no text takes long.
+_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]+@[\w-]+\.[\w.-]+")
 _RUNS = re.compile(r"[A-Za-z0-9]+")
 _MAX_TEXT = 200
 # What structlog's formatter keeps in the event, and removes.
@@ -71,7 +78,8 @@ _personal: ContextVar[frozenset[str]] = ContextVar("personal", default=frozenset
 _mask_personal: ContextVar[Callable[[str], str] | None] = ContextVar("mask_personal", default=None)
 _masks: set[Callable[[str], str]] = set()  # of all threads
 
-get = structlog.get_logger
+RESTORE_PERIOD = 1.0
+"""Seconds after which `masking` looks again whether the configuration still holds."""
 
 
 def configure(settings: Settings, stream: TextIO | None = None) -> None:
@@ -90,36 +98,60 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
         if console
         else structlog.processors.JSONRenderer(serializer=_to_json)
     )
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _exceptions_as_places,
-        _only_allowed_keys,
-        _mask_texts,
-    ]
     _Lines.stream, _Lines.level = stream, level
-    structlog.configure(
-        processors=[_only_heard, *shared, renderer],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=_Lines,
-        cache_logger_on_first_use=True,
-    )
+    _pipeline[:] = [_only_heard, *_SHARED, renderer]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=_SHARED,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
     handler.addFilter(_template_only)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
+    _Lines.handler = handler
+    restore()
+
+
+def restore() -> list[str]:
+    """Make the configuration hold again; what had been changed, in words. Nothing before
+    `configure`.
+    """
+    if _Lines.handler is None:
+        return []
+    root, changed = logging.getLogger(), []
+    if root.handlers != [_Lines.handler] or root.level != _Lines.level:
+        changed.append("the root logger")
+        root.handlers[:] = [_Lines.handler]
+        root.setLevel(_Lines.level)
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if not isinstance(logger, logging.Logger):
+            continue
+        if logger.disabled or any(not isinstance(h, logging.NullHandler) for h in logger.handlers):
+            changed.append(f"the logger {name}")
+            logger.handlers[:], logger.propagate, logger.disabled = [], True, False
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
+    if structlog.get_config()["processors"] is not _pipeline:
+        changed.append("structlog")
+    structlog.configure(
+        processors=_pipeline,
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=_Lines,
+        cache_logger_on_first_use=True,
+    )
+    return changed
+
+
+def get(name: str | None = None) -> BoundLogger:
+    """Return a logger on our pipeline, whatever structlog is configured for."""
+    logger: BoundLogger = structlog.wrap_logger(
+        _Lines(name),
+        processors=_pipeline,
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    return logger
 
 
 class _Lines:
@@ -128,6 +160,8 @@ class _Lines:
     # Of the process, not of a logger: those are made once and kept, also when it is set anew.
     stream: TextIO = sys.stdout
     level = 0
+    handler: logging.Handler | None = None  # for the standard library's loggers
+    restored = 0.0
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name
@@ -158,6 +192,7 @@ def masking(values: Iterable[str]) -> Iterator[None]:
     Threads without a block of their own, such as a handler may start, mask the values of all.
     Blocks may be nested: the outer one's values stay masked in the inner one.
     """
+    _restore_at_times()
     words = _personal.get() | frozenset(values)
     mask = _Mask(words)
     words_token = _personal.set(words)
@@ -169,6 +204,16 @@ def masking(values: Iterable[str]) -> Iterator[None]:
         _masks.discard(mask)
         _mask_personal.reset(token)
         _personal.reset(words_token)
+
+
+def _restore_at_times() -> None:
+    """Find what a handler has changed meanwhile, such as by `django.setup()`."""
+    now = time.monotonic()
+    if now - _Lines.restored < RESTORE_PERIOD:
+        return
+    _Lines.restored = now
+    if changed := restore():
+        get(__name__).warning("logging_restored", faults=changed)
 
 
 class _Mask:
@@ -218,12 +263,15 @@ def _forms(value: str) -> Iterator[str]:
 
 
 def redact(text: str) -> str:
-    """Return `text` on one line, at most 200 characters, without secrets or personal values.
+    """Return `text` on one line, at most 200 characters, without secrets, e-mail addresses or
+    personal values.
 
     What cannot be encoded (a lone surrogate) becomes a question mark.
     """
     if "k_" in text or "whsec_" in text or "://" in text:
         text = _SECRETS.sub(lambda match: f"{match[1] or ''}***", text)
+    if "@" in text:
+        text = _EMAIL.sub("[e-mail]", text)
     own = _mask_personal.get()
     for mask in [own] if own else tuple(_masks):
         text = mask(text)
@@ -326,3 +374,19 @@ def _shape(value: object) -> object:
     if isinstance(value, dict) and all(isinstance(item, int | float) for item in value.values()):
         return {redact(str(key)): item for key, item in value.items()}
     return f"<{type(value).__name__}>"
+
+
+_SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    _exceptions_as_places,
+    _only_allowed_keys,
+    _mask_texts,
+]
+# What our loggers run through: one list, which `configure` fills anew.
+_pipeline: list[Processor] = [
+    *_SHARED,
+    structlog.processors.JSONRenderer(serializer=_to_json),
+]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import ctypes
 import resource
 import sys
+import threading
 from contextlib import suppress
+from types import TracebackType
+
+from service import logs
 
 _PR_SET_DUMPABLE = 4
 
@@ -20,3 +24,23 @@ def keep_memory_private() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def hook_exceptions() -> None:
+    """Log what a thread, a finalizer or the program itself raises and nobody catches.
+
+    Python would print it with its text, past the pipeline.
+    """
+    log = logs.get(__name__)
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is not SystemExit:
+            log.error("thread_failed", exc_info=args.exc_value)
+
+    def unraisable(args: sys.UnraisableHookArgs) -> None:
+        log.error("finalizer_failed", exc_info=args.exc_value)
+
+    def uncaught(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+        log.critical("process_failed", exc_info=error)
+
+    threading.excepthook, sys.unraisablehook, sys.excepthook = in_thread, unraisable, uncaught

@@ -126,6 +126,10 @@ class Settings(BaseSettings):
         default=False,
         description="Set to 1 to run a dead event again when Stripe delivers it again.",
     )
+    audit: bool = Field(
+        default=True,
+        description="Whether the built-in handler audit.log_event logs a line for every event.",
+    )
     handlers: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Plugins by dotted path, separated by commas: package.module or"

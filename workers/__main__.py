@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import signal
 
@@ -10,22 +12,22 @@ if __name__ == "__main__":
     # SIGTERM to heed it. Until there is something in hand, it ends at once.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 
-import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
 import redis
 
 from identity_webhooks.event import KINDS
-from service import connection, logs
+from service import connection, logs, process
 from service.connection import UnsafeRedis
 from service.inbox import Inbox
 from service.settings import Role, Settings, SettingsError
 from service.text import table
-from workers import plugins
+from workers import new_handler, plugins, single_run
 from workers import reconcile as reconciling
 from workers.failures import StripeFailure
 from workers.stripe_api import StripeApi
@@ -107,6 +109,62 @@ def handlers(as_json: bool) -> None:
         return 0
 
     _refuse_or(show)
+
+
+@main.command("new-handler")
+@click.argument("name")
+def start_handler(name: str) -> None:
+    """Start a plugin as a package of its own, with settings and tests, in the folder NAME.
+
+    \b
+    python -m workers new-handler acme-identity
+    """
+    try:
+        written = new_handler.create(name, Path.cwd())
+    except new_handler.CannotStart as error:
+        raise click.UsageError(str(error)) from None
+    for path in written:
+        click.echo(path.relative_to(Path.cwd()))
+
+
+@main.command("run")
+@click.argument("session")
+@click.option("--handler", "name", required=True, help="PLUGIN.FUNCTION, as `handlers` lists them.")
+@click.option("--dry-run", is_flag=True, help="Fetch and say what it would get; do not call it.")
+@click.option("--account", help="A connected account: acct_...")
+@click.option("--json", "as_json", is_flag=True, help="An object instead of sentences.")
+def run_handler(session: str, name: str, dry_run: bool, account: str | None, as_json: bool) -> None:
+    """Run one handler for one session, as it stands now. SESSION: vs_...
+
+    Redis is not used. The handler gets an idempotency key of its own (run-vs_...), so an effect
+    that a worker had is had again. Exceptions are shown with their text, personal values masked.
+
+    \b
+    python -m workers run vs_... --handler acme.grant_access --dry-run
+    """
+
+    def run() -> int:
+        settings = Settings.load("worker")
+        logs.configure(settings, sys.stderr)
+        router = plugins.load(settings)
+        handler = next((each for each in router.handlers if each.name == name), None)
+        if handler is None:
+            known = ", ".join(each.name for each in router.handlers)
+            raise click.UsageError(f"there is no handler {name}: {known}")
+        try:
+            answer = single_run.run(
+                settings, router, handler, session, account=account, dry_run=dry_run
+            )
+        except StripeFailure as failure:
+            click.echo(f"Stripe: {failure} ({failure.request_id or 'no answer'})", err=True)
+            return 1
+        if as_json:
+            click.echo(json.dumps(dataclasses.asdict(answer), indent=2))
+        else:
+            click.echo(single_run.in_words(answer, name))
+        return 0 if answer.status in {"done", "ready", "skipped"} else 1
+
+    _refuse_or(run)
 
 
 @main.command()
@@ -303,6 +361,7 @@ def list_reports(
 def _settings(role: Role) -> Settings:
     settings = Settings.load(role)
     logs.configure(settings)
+    process.hook_exceptions()
     return settings
 
 

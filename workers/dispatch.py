@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
+from identity_webhooks.answers import told
 from identity_webhooks.handlers import Discard, Retry
 from identity_webhooks.verification import Verification
 from service import logs
 from service.inbox import Claim, Inbox, Progress, save_progress_at_end
 from service.metrics import Metrics
 from workers.heartbeat import Heartbeat
-from workers.own_process import Failed, OwnProcess
-from workers.router import Handler, Router, place
+from workers.own_process import OwnProcess
+from workers.router import Failed, Handler, Router, place
 from workers.stop import Stop
 from workers.verification import Facts
 
@@ -52,8 +53,11 @@ class Dispatcher:
                 with self._turn(handler):
                     if claim.lost or self._stop.requested:
                         break
-                    progress, delay = self.run_one(handler, claim, facts)
-                self._write_down(handler, claim, progress, delay, last=handler is handlers[-1])
+                    last = handler is handlers[-1]
+                    # What a handler changes in its session, the next one does not see.
+                    own = facts if last else facts.copy()
+                    progress, delay = self.run_one(handler, claim, own)
+                self._write_down(handler, claim, progress, delay, last=last)
 
     def _turn(self, handler: Handler) -> AbstractContextManager[object]:
         own = self._own_processes.get(handler.name)
@@ -102,18 +106,20 @@ class Dispatcher:
             attempt=attempt,
             superseded=facts.superseded,
             log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
+            last_attempt=handler.exhausted(attempt, claim.age),
         )
         try:
             if own := self._own_processes.get(handler.name):
                 own.run(verification, facts.personal_values())
             else:
                 with self._heartbeat.deadline(claim, handler, attempt):
-                    handler.function(verification)
+                    handler.run(verification)
         except Retry as retry:
-            reason = _reason("retry", retry.reason)
-            result = handler.failed(attempt, claim.age, reason, retry.delay)
+            text, wait = told(retry)
+            result = handler.failed(attempt, claim.age, _reason("retry", text), wait)
         except Discard as discard:
-            result = Progress("dead", attempt, reason=_reason("discarded", discard.reason)), 0.0
+            reason = _reason("discarded", told(discard)[0])
+            result = Progress("dead", attempt, reason=reason), 0.0
         except Failed as failed:
             result = handler.failed(attempt, claim.age, _reason("failed", failed.reason))
         except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)

@@ -9,6 +9,7 @@ from typing import Literal
 from service import logs
 from service.inbox import Answer, Claim, Inbox, Progress, Reply, save_progress_at_end
 from service.metrics import Metrics
+from workers.hooks import Hooks
 from workers.router import Handler
 from workers.stop import Stop
 from workers.verification import Facts
@@ -91,8 +92,8 @@ def _recorded_outcome(facts: Facts | None) -> tuple[str, str]:
 class Ender:
     """Ends claims."""
 
-    def __init__(self, inbox: Inbox, metrics: Metrics, stop: Stop) -> None:
-        self._inbox, self._metrics, self._stop = inbox, metrics, stop
+    def __init__(self, inbox: Inbox, metrics: Metrics, stop: Stop, hooks: Hooks) -> None:
+        self._inbox, self._metrics, self._stop, self._hooks = inbox, metrics, stop, hooks
 
     def end(
         self, claim: Claim, end: End | None, *, and_claim: bool = False
@@ -104,6 +105,11 @@ class Ender:
         finished: Reply[float | None] | None = None
         released: Reply[bool] | None = None
         following: Reply[list[Answer]] | None = None
+        if isinstance(end, Finish) and end.state == "dead":
+            # Before it is written down: should this process die here, they are told again.
+            for name, progress in claim.progress.items():
+                if progress.status == "dead":
+                    self._hooks.tell_dead(claim, name, progress)
         with self._inbox.pipeline() as pipe:
             if isinstance(end, Finish):
                 finished = pipe.finish(claim, end.state, outcome=end.outcome, reason=end.reason)

@@ -23,6 +23,7 @@ from workers.ending import End, Ender, Finish, Release, end_of
 from workers.failures import Judge, StripeFailure
 from workers.fetching import Fetcher
 from workers.heartbeat import Heartbeat
+from workers.hooks import Hooks
 from workers.in_hand import InHand
 from workers.router import Router, backoff, place
 from workers.stop import Stop
@@ -67,7 +68,7 @@ class Processor:
         self._judge = Judge(inbox, metrics)
         self._fetcher = Fetcher(inbox, api, restricted_api, self._judge, metrics)
         self._dispatcher = Dispatcher(inbox, router, metrics, stop, self._heartbeat)
-        self._ender = Ender(inbox, metrics, stop)
+        self._ender = Ender(inbox, metrics, stop, Hooks(router.hooks))
 
     @classmethod
     def from_settings(

@@ -25,20 +25,14 @@ from typing import Any, cast
 
 from structlog.stdlib import BoundLogger
 
+from identity_webhooks.answers import told
 from identity_webhooks.handlers import Discard, Retry
 from identity_webhooks.verification import Verification
 from service import logs, process
 from service.settings import Settings
 from workers import plugins
-from workers.router import Handler, place
-
-
-class Failed(Exception):
-    """It raised something else, died or hung; `reason` is redacted, and may be written down."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.reason = why
+from workers.hooks import Hooks
+from workers.router import Failed, Handler, place
 
 
 class OwnProcess:
@@ -114,13 +108,18 @@ def serve(name: str, descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = Settings.load("worker")
     logs.configure(settings)
-    (handler,) = (each for each in plugins.load(settings).handlers if each.name == name)
+    process.hook_exceptions()
+    router = plugins.load(settings)
+    (handler,) = (each for each in router.handlers if each.name == name)
+    hooks = Hooks(hook for hook in router.hooks if hook.plugin == handler.plugin)
+    hooks.start()
     with socket.socket(fileno=descriptor) as worker:
         _send(worker, "ready")
         while True:
             try:
                 verification, personal = _receive(worker)
             except EOFError:
+                hooks.stop()
                 return
             log = logs.get("handler").bind(
                 handler=name,
@@ -141,11 +140,14 @@ def _end_with(parent: int) -> None:
 
 def _answer(handler: Handler, verification: Verification) -> tuple[str, str, float | None]:
     try:
-        handler.function(verification)
+        handler.run(verification)
     except Retry as retry:
-        return "retry", logs.quote(retry.reason), retry.delay
+        text, delay = told(retry)
+        return "retry", logs.quote(text), delay
     except Discard as discard:
-        return "discard", logs.quote(discard.reason), None
+        return "discard", logs.quote(told(discard)[0]), None
+    except Failed as failed:
+        return "failed", failed.reason, None
     except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)
         return "failed", place(error), None
     return "done", "", None

@@ -14,10 +14,18 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from importlib import metadata
 
+from pydantic import ValidationError
+
+from identity_webhooks.handlers import MARKS, Mark
 from service import logs
 from service.settings import Settings
 from workers import handlers as _built_in
+from workers import import_faults
+from workers.collecting import NO_HANDLER, why_not_collected
+from workers.held import Held
 from workers.router import BadPlugin, Router
+
+log = logs.get(__name__)
 
 GROUP = "identity_webhooks.handlers"
 
@@ -33,11 +41,23 @@ def load(settings: Settings) -> Router:
         PluginError: when any plugin has a fault; a half-loaded process would lose events quietly.
     """
     router, faults = Router(), []
+    made: list[tuple[str, Mark]] = []
     for name, origin, find in _doors(settings):
+        before, held = len(MARKS), Held()
         try:
-            router.add(_found(find), name, origin)
+            plugin = _found(find)
+        except BadPlugin as bad:
+            # What it marked before it failed belongs to a module that does not exist.
+            del MARKS[before:]
+            faults += [f"{origin}: {fault}" for fault in bad.faults]
+            continue
+        made += [(origin, mark) for mark in MARKS[before:]]
+        try:
+            router.add(plugin, name, origin)
         except BadPlugin as bad:
             faults += [f"{origin}: {fault}" for fault in bad.faults]
+        faults += [f"{origin}: {fault}" for fault in held.added()]
+    faults = _with_uncollected(faults, made, router)
     needy = [handler for handler in router.handlers if handler.needs]
     if needy and settings.stripe_restricted_key is None:
         faults += [
@@ -45,6 +65,8 @@ def load(settings: Settings) -> Router:
             " set STRIPE_RESTRICTED_KEY (rk_...)"
             for handler in needy
         ]
+    if changed := logs.restore():
+        log.warning("logging_restored", faults=changed)
     if faults:
         raise PluginError("\n".join(["plugins that cannot be used:", *faults]))
     return router
@@ -53,6 +75,8 @@ def load(settings: Settings) -> Router:
 def _doors(settings: Settings) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """Yield name, origin and finder of every plugin."""
     for module in sorted(pkgutil.iter_modules(_built_in.__path__), key=lambda m: m.name):
+        if module.name == "audit" and not settings.audit:
+            continue
         path = f"{_built_in.__name__}.{module.name}"
         yield module.name, f"file {path}", lambda path=path: importlib.import_module(path)  # type: ignore[misc]
     for path in settings.handlers:
@@ -72,9 +96,24 @@ def _resolve(path: str) -> object:
     return found
 
 
+def _with_uncollected(faults: list[str], made: list[tuple[str, Mark]], router: Router) -> list[str]:
+    """Add a fault for each mark that no plugin collected: its function would never run."""
+    lost = [(origin, mark) for origin, mark in made if mark not in router.seen]
+    # It does hold one, marked in a way that cannot be collected, which says more.
+    empty = {f"{origin}: {NO_HANDLER}" for origin, _ in lost}
+    return [
+        *(fault for fault in faults if fault not in empty),
+        *(
+            f"{origin}: {why_not_collected(mark)} ({import_faults.at(mark.file, mark.line)})"
+            for origin, mark in lost
+        ),
+    ]
+
+
 def _found(find: Callable[[], object]) -> object:
     try:
         return find()
+    except ValidationError as error:  # a settings object that the module builds
+        raise BadPlugin(import_faults.of_settings(error)) from None
     except BaseException as error:  # noqa: BLE001 (importing a plugin runs its code)
-        text = f"cannot be imported: {type(error).__name__}: {logs.quote(error)}"
-        raise BadPlugin([text]) from None
+        raise BadPlugin([f"cannot be imported: {import_faults.of(error)}"]) from None

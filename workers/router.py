@@ -1,27 +1,23 @@
 """Which handlers an event goes to, and what their answers mean.
 
-`identity_webhooks.on` only marks a function; a `Router` collects the marked functions of a plugin
-(a module, or an object with marked methods).
+`identity_webhooks.on` only marks a function; a `Router` takes the marked functions of plugins
+(workers/collecting.py finds them).
 """
 
 from __future__ import annotations
 
-import inspect
-import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
 
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings
-
+from identity_webhooks.answers import wrong_return
 from identity_webhooks.event import KINDS, Kind
-from identity_webhooks.handlers import MARK, RETRY_FOR, Subscription
-from identity_webhooks.verification import SENSITIVE, Verification
+from identity_webhooks.handlers import RETRY_FOR, Mark, Moment, Subscription
+from identity_webhooks.verification import Verification
 from service import logs
 from service.inbox import Progress
+from workers import collecting, import_faults
+from workers.collecting import Found
 
 RETRY_BASE = 2.0
 RETRY_CAP = 3600.0
@@ -43,6 +39,25 @@ class Handler:
     own_process: bool
     origin: str
 
+    @property
+    def plugin(self) -> str:
+        """The name of its plugin."""
+        return self.name.rpartition(".")[0]
+
+    def exhausted(self, attempt: int, age: float) -> bool:
+        """Whether this attempt, from 1, is the last one; age is in seconds since acceptance."""
+        return age > RETRY_FOR if self.retries is None else attempt > self.retries
+
+    def run(self, verification: Verification) -> None:
+        """Call it.
+
+        Raises:
+            Failed: it returned something that nobody will run, such as a coroutine.
+            BaseException: whatever it raises.
+        """
+        if wrong := wrong_return(self.function(verification)):
+            raise Failed(wrong)
+
     def failed(
         self, attempt: int, age: float, reason: str, delay: float | None = None
     ) -> tuple[Progress, float]:
@@ -54,11 +69,28 @@ class Handler:
             reason: what to write down; redacted already.
             delay: what the handler asked for; else full jitter.
         """
-        exhausted = age > RETRY_FOR if self.retries is None else attempt > self.retries
-        if exhausted:
+        if self.exhausted(attempt, age):
             return Progress("dead", attempt, reason=reason), 0
         wait = backoff(attempt) if delay is None else delay
         return Progress("retry", attempt, reason=reason), wait
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A function to be called at a moment of its plugin's life."""
+
+    name: str
+    plugin: str
+    moment: Moment
+    function: Callable[..., object]
+
+
+class Failed(Exception):
+    """It failed without an exception of its own; `reason` is redacted, and may be written down."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.reason = why
 
 
 class BadPlugin(Exception):
@@ -70,10 +102,16 @@ class BadPlugin(Exception):
 
 
 class Router:
-    """The handlers, in the order they were added."""
+    """The handlers, in the order they were added.
+
+    `seen` holds the marks of all plugins that were added, also of those that were refused.
+    """
 
     def __init__(self) -> None:
         self.handlers: list[Handler] = []
+        self.seen: set[Mark] = set()
+        self.hooks: list[Hook] = []
+        self._found: list[tuple[Found, Handler]] = []
 
     def add(self, plugin: object, name: str, origin: str = "") -> None:
         """Collect the marked functions of a module, or the marked methods of an object.
@@ -84,23 +122,33 @@ class Router:
             BadPlugin: with every fault; nothing of the plugin was added then.
         """
         faults: list[str] = []
-        taken = {handler.name for handler in self.handlers}
-        found: list[Handler] = []
-        for function in _marked(plugin, faults):
-            handler_name = f"{name}.{function.__name__}"
-            if handler_name in taken:
-                faults.append(f"{handler_name}: the name is taken by another handler")
-            taken.add(handler_name)
-            words: Subscription = getattr(function, MARK)
-            wrong = [f"{handler_name}: {fault}" for fault in _faults(function, words)]
-            faults += wrong
-            if not wrong:
-                found.append(_handler(handler_name, function, words, origin))
-        if not found and not faults:
-            faults.append("holds no handler: mark a function with @on(...)")
+        added: list[tuple[Found, Handler]] = []
+        hooks: list[Hook] = []
+        names = {handler.name for handler in self.handlers}
+        for found in collecting.find(plugin, faults, self.seen):
+            handler_name = f"{name}.{found.function.__name__}"
+            wrong = list(collecting.faults_of(found))
+            before = [*self._found, *added]
+            if same := next((handler for other, handler in before if found.is_same(other)), None):
+                door = f" ({same.origin})" if same.origin else ""
+                wrong.append(f"is the same function as {same.name}{door}: name it once")
+            elif handler_name in names:
+                wrong.append("the name is taken by another handler")
+            names.add(handler_name)
+            where = import_faults.at(found.mark.file, found.mark.line)
+            faults += [f"{handler_name}: {fault} ({where})" for fault in wrong]
+            words = found.mark.words
+            if isinstance(words, Subscription) and not wrong:
+                added.append((found, _handler(handler_name, found, words, origin)))
+            elif isinstance(words, str):
+                hooks.append(Hook(handler_name, name, words, found.function))
+        if not added and not faults:
+            faults.append(collecting.NO_HANDLER)
         if faults:
             raise BadPlugin(faults)
-        self.handlers += found
+        self._found += added
+        self.handlers += [handler for _, handler in added]
+        self.hooks += hooks
 
     def match(self, kind: Kind) -> list[Handler]:
         """Return the handlers that subscribe to this kind of event."""
@@ -117,13 +165,11 @@ def place(error: BaseException) -> str:
     return f"{type(error).__name__} at {logs.places(error.__traceback__, last=2)}"
 
 
-def _handler(
-    name: str, function: Callable[[Verification], object], words: Subscription, origin: str
-) -> Handler:
+def _handler(name: str, found: Found, words: Subscription, origin: str) -> Handler:
     events = KINDS if "*" in words.events else tuple(k for k in KINDS if k in words.events)
     return Handler(
         name=name,
-        function=function,
+        function=found.function,
         events=frozenset(events),
         needs=frozenset(words.needs),
         reasons=frozenset(words.reason),
@@ -133,61 +179,3 @@ def _handler(
         own_process=words.own_process,
         origin=origin,
     )
-
-
-def _marked(plugin: object, faults: list[str]) -> Iterator[Callable[[Verification], object]]:
-    if isinstance(plugin, ModuleType):
-        # Only what is defined in it: an imported handler belongs to the module it came from.
-        for value in list(vars(plugin).values()):
-            if getattr(value, "__module__", None) != plugin.__name__:
-                continue
-            if inspect.isfunction(value) and hasattr(value, MARK):
-                yield value
-            elif inspect.isclass(value) and issubclass(value, BaseSettings):
-                yield from _marked(value, faults)
-        return
-    if inspect.isclass(plugin):
-        try:
-            plugin = plugin()
-        except ValidationError as error:
-            prefix = getattr(plugin, "model_config", {}).get("env_prefix", "")
-            faults += [
-                f"setting {(prefix + str(fault['loc'][0])).upper()}: {fault['msg']}"
-                for fault in error.errors(include_input=False, include_url=False)
-            ]
-            return
-        except Exception as error:  # noqa: BLE001 (a plugin may raise anything)
-            faults.append(f"cannot be built: {type(error).__name__}: {logs.quote(error)}")
-            return
-    # Inherited ones too. Under @staticmethod and @classmethod the inner function has the mark.
-    bases = reversed(type(plugin).__mro__)
-    for name, member in {n: m for base in bases for n, m in vars(base).items()}.items():
-        if hasattr(getattr(member, "__func__", member), MARK):
-            yield getattr(plugin, name)
-
-
-def _faults(function: Callable[..., object], words: Subscription) -> Iterator[str]:
-    if not words.events:
-        yield f"names no event: one of {', '.join(KINDS)}, or '*'"
-    for event in words.events:
-        if event != "*" and event not in KINDS:
-            yield f"unknown event {event!r}: one of {', '.join(KINDS)}, or '*'"
-    for need in words.needs:
-        if need not in SENSITIVE:
-            yield f"unknown field in needs {need!r}: one of {', '.join(SENSITIVE)}"
-    if words.reason and not {"requires_input", "*"} & set(words.events):
-        yield "reason= filters requires_input events, which it does not subscribe to"
-    retries: Any = words.retries  # not every author runs a type checker
-    timeout: Any = words.timeout
-    if not (retries is None or (isinstance(retries, int) and retries >= 0)):
-        yield "retries= must be a whole number, 0 or more"
-    if not (isinstance(timeout, int | float) and 0 < timeout < math.inf):
-        yield "timeout= must be a number of seconds, more than 0"
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        yield "is async: handlers are plain functions"
-    elif inspect.isgeneratorfunction(function):
-        yield "is a generator: calling it runs nothing of it"
-    try:
-        inspect.signature(function).bind(None)
-    except TypeError:
-        yield "must take one argument, the Verification"

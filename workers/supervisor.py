@@ -21,6 +21,7 @@ import redis
 from service import logs, process
 from service.settings import Settings
 from workers import plugins
+from workers.hooks import Hooks
 from workers.in_hand import InHand
 from workers.jobs import Processor
 from workers.periodic import sweep_until
@@ -115,6 +116,8 @@ def _be_child(run: Callable[[], None]) -> None:
 
 def _run_events(settings: Settings, router: Router, stop: Stop, in_hand: InHand) -> None:
     """Be the process that runs events, until asked to stop."""
+    hooks = Hooks(router.hooks)
+    hooks.start()
     processor = Processor.from_settings(settings, stop, router, in_hand)
     threads = Threads(processor, settings.worker_concurrency, stop)
     while not stop.requested:
@@ -127,6 +130,7 @@ def _run_events(settings: Settings, router: Router, stop: Stop, in_hand: InHand)
             time.sleep(1)
     threads.drain()
     processor.flush()
+    hooks.stop()
 
 
 def _ended(children: list[_Child]) -> list[_Child]:

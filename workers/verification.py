@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from identity_webhooks.event import Kind
 from identity_webhooks.verification import Outcome, OutcomeKind, Sensitive
 
 if TYPE_CHECKING:
+    from stripe import StripeObject
     from stripe.identity import VerificationReport, VerificationSession
 
     from workers.failures import Verdict
     from workers.router import Handler
+
+Answer = TypeVar("Answer", bound="StripeObject")
 
 _OUTCOME_OF_EVENT: dict[Kind, OutcomeKind] = {
     "created": "created",
@@ -95,6 +98,11 @@ class Facts:
             return "skipped"
         return None
 
+    def copy(self) -> Facts:
+        """Return the same with a session and a report of its own, for a handler to change."""
+        report = _copy(self.report) if self.report else None
+        return replace(self, session=_copy(self.session), report=report)
+
     def personal_values(self) -> set[str]:
         """Return every personal or secret text in it, to be masked in logs and reasons."""
         shown = personal_values(self.session.to_dict())
@@ -114,6 +122,11 @@ def without_placeholders(value: Any) -> Any:
     if isinstance(value, list):
         return [each for each in map(without_placeholders, value) if each is not None]
     return None if value == "[redacted]" else value
+
+
+def _copy(answer: Answer) -> Answer:
+    # Not `copy.deepcopy`, which makes a plain StripeObject of it.
+    return type(answer).construct_from(answer.to_dict(), None)
 
 
 def personal_values(session: dict[str, Any]) -> set[str]:

@@ -2,11 +2,17 @@
 
 # ruff: noqa: T201
 
-from identity_webhooks import Discard, Retry, Verification, on
+from collections.abc import Iterator
+
+from identity_webhooks import Discard, Event, Retry, Verification, on, on_dead, on_start
 
 
 @on("verifed")  # type: ignore[arg-type]
 def misspelled(v: Verification) -> None: ...
+
+
+@on  # type: ignore[arg-type]
+def no_parentheses(v: Verification) -> None: ...
 
 
 @on("verified", retry=3)  # type: ignore[call-arg]
@@ -19,6 +25,53 @@ def text_for_number(v: Verification) -> None: ...
 
 @on("verified", needs=[1])  # type: ignore[list-item]
 def number_for_field(v: Verification) -> None: ...
+
+
+@on("verified", needs=["dob"])  # type: ignore[list-item]
+def misspelled_field(v: Verification) -> None: ...
+
+
+@on("requires_input", reason="document_expird")  # type: ignore[arg-type]
+def misspelled_reason(v: Verification) -> None: ...
+
+
+@on("verified")  # type: ignore[type-var]
+async def coroutine(v: Verification) -> None: ...
+
+
+@on("verified")  # type: ignore[type-var]
+def generator(v: Verification) -> Iterator[int]:
+    yield 1
+
+
+@on("verified")  # type: ignore[type-var]
+def retry_returned(v: Verification) -> Retry:
+    return Retry("later")
+
+
+@on("verified")  # type: ignore[type-var]
+def no_argument() -> None: ...
+
+
+@on("verified")  # type: ignore[type-var]
+def wrong_argument(event: Event) -> None: ...
+
+
+@on("verified")  # type: ignore[type-var]
+def two_arguments(v: Verification, database: str) -> None: ...
+
+
+@on_start  # type: ignore[type-var]
+async def start() -> None: ...
+
+
+@on_dead  # type: ignore[type-var]
+def alarm(v: Verification) -> None: ...
+
+
+class Crm:
+    @on("verified")  # type: ignore[type-var]
+    async def save(self, v: Verification) -> None: ...
 
 
 @on("verified")

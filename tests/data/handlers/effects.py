@@ -1,27 +1,10 @@
-"""Handlers for the tests of workers: what they do is written, line by line, to the file EFFECTS.
-
-A line: event id, handler, pid, attempt, word, idempotency key. The session's metadata `behave`, or
-else BEHAVIOUR, says what `second` does.
-"""
+"""Handlers for the tests of workers. What they do, and how they misbehave: see noting.py."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-import time
-from pathlib import Path
+from noting import BEHAVIOUR, misbehave, note
 
-from identity_webhooks import Discard, Retry, Verification, on
-
-EFFECTS = Path(os.environ.get("EFFECTS", "/dev/null"))
-BEHAVIOUR = os.environ.get("BEHAVIOUR", "")
-
-
-def note(v: Verification, handler: str, word: str) -> None:
-    line = f"{v.event.id} {handler} {os.getpid()} {v.attempt} {word} {v.idempotency_key}\n"
-    with EFFECTS.open("a") as file:
-        file.write(line)
+from identity_webhooks import Verification, on
 
 
 @on("verified")
@@ -43,40 +26,3 @@ def third(v: Verification) -> None:
     name = v.session.verified_outputs.first_name if v.session.verified_outputs else None
     note(v, "third", "saw-personal-data" if name else "saw-nothing")
     note(v, "third", "done")
-
-
-class Unprintable(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no text for you")
-
-
-def misbehave(v: Verification, behaviour: str) -> None:  # noqa: PLR0912  # one way each
-    outputs = v.session.verified_outputs
-    name = outputs.first_name if outputs else "nobody"
-    match behaviour:
-        case "slow":
-            time.sleep(3)
-        case "hang":
-            while True:
-                try:
-                    time.sleep(60)
-                except BaseException:  # noqa: BLE001, S112
-                    continue
-        case "raise":
-            raise ValueError(f"no account for {name}")
-        case "exit":
-            sys.exit(f"giving up on {name}")
-        case "base":
-            raise BaseException(name)  # noqa: TRY002
-        case "unprintable":
-            raise Unprintable
-        case "os-exit":
-            os._exit(3)
-        case "segfault":
-            ctypes.string_at(0)
-        case "retry":
-            raise Retry(f"wait for {name}", delay=0.1)
-        case "never":
-            raise Discard(f"no such user: {name}")
-        case "long":
-            time.sleep(60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -198,6 +199,7 @@ def desk(
         monkeypatch.setattr(module, "backoff", lambda *_: 0.01)
     monkeypatch.setitem(claiming._WAITS, Refused.PAUSED, 0.01)
     monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 0)
+    monkeypatch.setattr(logs, "RESTORE_PERIOD", math.inf)  # pytest's handlers are let be
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     log_path = tmp_path / "desk.log"

@@ -11,8 +11,27 @@ from service.inbox import AcceptResult, Inbox
 from tests.conftest import wait_until
 
 PLUGIN = """
-import logging, threading, warnings
+import logging, logging.config, threading, warnings
+import structlog
 from identity_webhooks import Verification, on
+
+# As Django, notebooks and other libraries do, when they are imported.
+logging.basicConfig(force=True)
+logging.config.dictConfig({"version": 1, "disable_existing_loggers": True})
+structlog.configure(processors=[structlog.processors.JSONRenderer()])
+
+
+def fail(name: str) -> None:
+    raise ValueError(name)
+
+
+class Finalized:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __del__(self) -> None:
+        raise ValueError(self.name)
+
 
 @on("*", retries=0)
 def quoting(v: Verification) -> None:
@@ -23,6 +42,8 @@ def quoting(v: Verification) -> None:
     thread = threading.Thread(target=lambda: logging.getLogger("thread").error(f"saved {name}"))
     thread.start()
     thread.join()
+    threading.Thread(target=fail, args=[name]).start()
+    Finalized(name)
     warnings.warn(f"no umlaut in {name}")
     raise ValueError(name)
 """
@@ -62,8 +83,11 @@ def test_of_a_worker(server, redis, sandbox, processes, tmp_path, canary) -> Non
         ("acme", "<ValueError>"),
         ("thread", "saved [personal]"),
         ("workers.dispatch", "handler_failed"),
+        ("service.process", "thread_failed"),
+        ("service.process", "finalizer_failed"),
+        ("workers.plugins", "logging_restored"),
     } <= said
     assert any(line["logger"] == "py.warnings" for line in read)
     (failed,) = [line for line in read if line["event"] == "handler_failed"]
-    assert failed["reason"].startswith("failed: ValueError at dispatch.py:")
+    assert failed["reason"].startswith("failed: ValueError at router.py:")
     assert failed["reason"].endswith(" quoting")

@@ -107,13 +107,13 @@ BAD = {
     "typo": ("@on('verifed')\ndef f(v): ...", "typo.f: unknown event 'verifed': one of created"),
     "mute": ("@on()\ndef f(v): ...", "mute.f: names no event: one of created"),
     "field": ("@on('*', needs='dob')\ndef f(v): ...", "field.f: unknown field in needs 'dob'"),
-    "reason": ("@on('verified', reason='x')\ndef f(v): ...", "reason.f: reason= filters"),
+    "reason": ("@on('verified', reason='abandoned')\ndef f(v): ...", "reason.f: reason= filters"),
     "retry": ("@on('*', retries=-1)\ndef f(v): ...", "retry.f: retries= must be"),
     "hasty": ("@on('*', timeout=0)\ndef f(v): ...", "hasty.f: timeout= must be"),
     "later": ("@on('*')\nasync def f(v): ...", "later.f: is async"),
     "lazy": ("@on('*')\ndef f(v): yield", "lazy.f: is a generator"),
     "greedy": ("@on('*')\ndef f(v, w): ...", "greedy.f: must take one argument"),
-    "twice": ("@on('*')\ndef f(v): ...\ng = f", "twice.f: the name is taken"),
+    "twice": ("@on('*')\ndef f(v): ...\ng = f", "twice.f: is the same function as twice.f"),
     "needy": (
         "@on('*', needs='verified_outputs.dob')\ndef f(v): ...",
         "needy.f needs verified_outputs.dob: set STRIPE_RESTRICTED_KEY",
@@ -156,3 +156,28 @@ def test_what_a_plugin_prints_into_the_log_stays_out_of_the_answer(workers, tmp_
         "acme",
         "py.warnings",
     ]
+
+
+def test_the_old_import_is_told_to_the_operator(workers, tmp_path) -> None:
+    (tmp_path / "old.py").write_text("from workers import on\n\n@on('*')\ndef f(v): ...\n")
+    done = workers("handlers", HANDLERS="old")
+    assert "old.f" in done.stdout
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert "old.py:1: FutureWarning: on has moved: write `from identity_w" in line["event"]
+
+
+def test_somebody_elses_service_package_is_refused(tmp_path) -> None:
+    (tmp_path / "service").mkdir()
+    (tmp_path / "service/__init__.py").write_text("raise RuntimeError('theirs was imported')")
+    done = subprocess.run(
+        [sys.executable, "-c", "import workers.__main__"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: `service` is another package here ({tmp_path}/service/")

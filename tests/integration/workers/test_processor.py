@@ -120,8 +120,8 @@ class TestOneEvent:
         session = desk.sandbox.session("document_expired")
         seen = Seen()
         processor = desk.processor(
-            seen.handler("*", name="expired", reason=["document_expired"]),
-            seen.handler("*", name="left", reason=["abandoned", "consent_declined"]),
+            seen.handler("requires_input", name="expired", reason=["document_expired"]),
+            seen.handler("requires_input", name="left", reason=["abandoned", "consent_declined"]),
         )
         record = desk.settle(processor, desk.accept("requires_input", session))
         assert statuses(record) == {"p.expired": ("done", 1), "p.left": ("skipped", 0)}

@@ -210,8 +210,18 @@ class TestVerification:
             ({"client_reference_id": None, "metadata": {"user_id": "u-2"}}, "u-2"),
             ({"metadata": {"user_id": "u-2"}}, "u-2"),
             ({"client_reference_id": "", "metadata": {}}, None),
+            ({"metadata": {"user_id": ""}}, None),
+            ({"metadata": None}, None),
         ],
-        ids=["reference", "metadata", "no reference", "neither"],
+        ids=["reference", "metadata", "no reference", "neither", "empty", "no metadata"],
     )
     def test_the_subject(self, fields, subject) -> None:
         assert self.make(**fields).subject == subject
+
+    def test_metadata_is_a_mapping_that_cannot_be_changed(self) -> None:
+        metadata = self.make(metadata={"user_id": "u-1", "plan": "pro"}).metadata
+        assert dict(metadata) == {"user_id": "u-1", "plan": "pro"}
+        assert metadata.get("none") is None
+        with pytest.raises(TypeError):
+            metadata["plan"] = "free"
+        assert dict(self.make(metadata=None).metadata) == {}

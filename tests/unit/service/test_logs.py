@@ -8,18 +8,20 @@ from __future__ import annotations
 import io
 import json
 import logging
+import logging.config
+import math
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service import logs
+from service import logs, process
 from service.settings import Settings
 
 WHSEC, SK, RK = "whsec_q7H2kP9sXv4LbN8w", "sk_live_51HbZ", "rk_test_51_Hb7Z"
@@ -58,6 +60,8 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Output
     def configured(**fields: Any) -> Output:
         output = Output()
         monkeypatch.setattr(sys, "stdout", output)
+        # pytest's own handlers at the root are let be.
+        monkeypatch.setattr(logs, "RESTORE_PERIOD", math.inf)
         logs.configure(Settings(**{"log_format": "json", "log_level": "debug", **fields}))
         return output
 
@@ -457,3 +461,122 @@ def test_nothing_personal_and_no_secret_leaves_from_anywhere(
         text += repr(json.loads(text)) + json.dumps(json.loads(text), ensure_ascii=False)
     assert personal not in text
     assert secret not in text
+
+
+class TestWhatPluginsDo:
+    """They replace the configuration, and ours comes back."""
+
+    REPLACE: ClassVar = {
+        "basicConfig": (
+            lambda stream: logging.basicConfig(stream=stream, force=True),
+            ["the root logger"],
+        ),
+        "dictConfig": (
+            lambda _: logging.config.dictConfig(
+                {
+                    "version": 1,
+                    "disable_existing_loggers": True,
+                    "handlers": {"console": {"class": "logging.StreamHandler"}},
+                    "loggers": {"shop": {"handlers": ["console"], "propagate": False}},
+                }
+            ),
+            ["the logger shop"],
+        ),
+        "structlog": (
+            lambda stream: structlog.configure(
+                processors=[structlog.processors.JSONRenderer()],
+                logger_factory=structlog.PrintLoggerFactory(stream),
+            ),
+            ["structlog"],
+        ),
+        "nothing": (lambda _: None, []),
+    }
+
+    @pytest.mark.parametrize(("replace", "changed"), REPLACE.values(), ids=REPLACE)
+    def test_is_undone_and_said(self, replace, changed, configured) -> None:
+        output, theirs = configured(), io.StringIO()
+        logging.getLogger("shop")
+        replace(theirs)
+        assert set(changed) <= set(logs.restore())
+        assert logs.restore() == []
+        with logs.masking(["Jenny"]):
+            logs.get("a").error("hello Jenny")
+            structlog.get_logger("b").error("hello Jenny")
+            logging.getLogger("shop").error("hello Jenny")
+            logging.getLogger("django.request").error("hello Jenny")
+        said = [json.loads(line) for line in output.take().splitlines()]
+        assert [line["event"] for line in said] == ["hello [personal]"] * 4
+        assert theirs.getvalue() == ""
+
+    def test_is_undone_while_events_are_processed(self, configured, monkeypatch) -> None:
+        output, theirs = configured(), io.StringIO()
+        logs.restore()
+        monkeypatch.setattr(logs, "RESTORE_PERIOD", 0)
+        logging.basicConfig(stream=theirs, force=True)
+        with logs.masking(["Jenny"]):
+            logging.getLogger("shop").error("hello Jenny")
+        restored, said = map(json.loads, output.take().splitlines())
+        assert (restored["event"], restored["faults"]) == ("logging_restored", ["the root logger"])
+        assert said["event"] == "hello [personal]"
+
+    def test_our_own_loggers_do_not_depend_on_structlogs_configuration(self, configured) -> None:
+        output = configured()
+        structlog.configure(processors=[structlog.processors.JSONRenderer()])
+        with logs.masking(["Jenny"]):
+            logs.get("handler").bind(attempt=1).info("hello Jenny", name="Jenny")
+        assert output.line["event"] == "hello [personal]"
+
+
+class TestEmailAddresses:
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("jenny.rosen+a@mail.example.com", "[e-mail]"),
+            ("to <jenny@example.com>, now", "to <[e-mail]>, now"),
+            ("jenny@müller.example", "[e-mail]"),
+            ("a@b", "a@b"),
+            ("worker@10", "worker@10"),
+            ("redis://u:pw@cache.example:6379/0", "redis://***@cache.example:6379/0"),
+        ],
+    )
+    def test_are_masked_everywhere(self, text, shown, log, output) -> None:
+        assert logs.redact(text) == shown
+        log.info("verified", subject=text)
+        assert output.line["subject"] == shown
+
+    def test_no_text_takes_long(self) -> None:
+        for text in ("a" * 1_000_000 + "@", "a@" * 500_000, "a." * 500_000 + "@", "@a-" * 300_000):
+            logs.redact(text)
+
+
+class TestHookedExceptions:
+    def test_are_types_and_places(self, configured, monkeypatch) -> None:
+        for name in ("excepthook", "unraisablehook"):
+            monkeypatch.setattr(sys, name, getattr(sys, name))
+        monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+        output = configured()
+        process.hook_exceptions()
+
+        def fail() -> None:
+            raise ValueError("Jenny Rosen")
+
+        class Finalized:
+            def __del__(self) -> None:
+                fail()
+
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        Finalized()
+        sys.excepthook(ValueError, ValueError("Jenny Rosen"), None)
+        thread = threading.Thread(target=sys.exit)
+        thread.start()
+        thread.join()
+        said = [json.loads(line) for line in output.take().splitlines()]
+        assert [(line["event"], line["error"]) for line in said] == [
+            ("thread_failed", "ValueError"),
+            ("finalizer_failed", "ValueError"),
+            ("process_failed", "ValueError"),
+        ]
+        assert all("Jenny" not in json.dumps(line) for line in said)
+        assert said[0]["where"].endswith(" fail")

@@ -13,7 +13,7 @@ import workers
 @pytest.mark.parametrize("name", workers.__all__)
 def test_the_old_import_works_and_says_what_to_write(name: str) -> None:
     said = f"write `from identity_webhooks import {name}`"
-    with pytest.warns(DeprecationWarning, match=said) as caught:
+    with pytest.warns(FutureWarning, match=said) as caught:
         exec(f"from workers import {name}", found := {})  # noqa: S102
     assert found[name] is getattr(identity_webhooks, name)
     assert {warning.filename for warning in caught} == {"<string>"}, "the author's line"

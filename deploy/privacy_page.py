@@ -1,0 +1,103 @@
+"""Write docs/privacy.md from the code: `make privacy-page`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from identity_webhooks.verification import SENSITIVE
+from service import logs
+from service.inbox import keys
+from workers.verification import SENSITIVE_WINDOW
+
+PAGE = Path(__file__).resolve().parents[1] / "docs/privacy.md"
+
+TEXT = """\
+# Where data is
+
+Made from the code by `make privacy-page`: what the service keeps, where, for how long, and how it is erased.
+
+## In memory, while an event is worked on
+
+A worker fetches the session and its last report: names, address, document, what the person provided; and for
+handlers that ask for them, within {hours} hours, {fields}. They go to the handlers
+of that event and are dropped with it. They are on no disk of the service: there are no core dumps, and other
+processes of the same user cannot read its memory (Linux). A webhook's body, which can hold the same, is read
+for its identifiers and dropped.
+
+## In Redis
+
+Identifiers, types, times, counts, codes of Stripe's, and the masked texts of `Retry` and `Discard`. No names,
+no documents, no bodies. `<vs>` and `<account>` are Stripe's ids; together with Stripe's data they lead to a
+person, so they are pseudonymous, not anonymous.
+
+| key | kept | what |
+|---|---|---|
+{rows}
+
+"-" is kept until it is worked off, or for ever where it is a number. A dead event stays until it is
+replayed and done.
+
+## In logs
+
+One pipeline, with these keys and no others; texts are cut at 200 characters, and masked: secrets and e-mail
+addresses always, and while an event is worked on every personal value that was fetched for it. Exceptions are
+types and places. `subject` is what you put into `client_reference_id`.
+
+{log_keys}
+
+How long logs are kept is yours to set, where they are collected. `print` in a handler goes there unmasked.
+
+## In metrics
+
+Counts by type, state, outcome, reason and handler's name. Nothing of one person.
+
+## At Stripe
+
+The session, the report and the images, until you redact the session: `python -m workers sessions redact vs_...`.
+That takes up to four days; then the `redacted` event comes.
+
+## What your handlers store
+
+The service does not know it. Store the session's id beside your user id; erase by it when the `redacted` event
+comes (docs/handlers.md). `identity_webhooks_once`, the table of `v.once`, holds event ids and handlers' names.
+
+## Erasing one person
+
+1. `python -m workers sessions redact vs_...` for each session of the person.
+2. Your handlers of `redacted` erase what they stored.
+3. What Redis keeps of the events (ids, times, codes) goes by itself: see "kept" above.
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    names = ", ".join(SENSITIVE.values())
+    return TEXT.format(
+        hours=SENSITIVE_WINDOW // 3600,
+        fields=names,
+        rows="\n".join(f"| `{key}` | {kept} | {what} |" for key, kept, what in redis_keys()),
+        log_keys=", ".join(f"`{name}`" for name in sorted(logs.KEYS)),
+    )
+
+
+def redis_keys() -> list[tuple[str, str, str]]:
+    """Return key, time to live and meaning of each row of the table in service/inbox/keys.py."""
+    lines = (keys.__doc__ or "").splitlines()
+    rules = [number for number, line in enumerate(lines) if line.startswith("====")]
+    columns = [(m.start(), m.end()) for m in re.finditer("=+", lines[rules[0]])]
+    rows: list[list[str]] = []
+    for line in lines[rules[1] + 1 : rules[2]]:
+        cells = [line[start:end].strip() for start, end in columns[:-1]]
+        cells.append(line[columns[-1][0] :].strip())
+        if cells[0]:
+            rows.append(cells)
+        else:  # the sentence goes on
+            rows[-1][-1] += f" {cells[-1]}"
+    return [
+        (key, kept, what.replace("|", "\\|").replace("<", "&lt;")) for key, _, kept, what in rows
+    ]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,96 @@
+"""What README.md and docs/handlers.md show as Python is run, as a reader would run it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8") if (ROOT / page).exists() else ""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_first_handler_runs_in_the_demo(tmp_path: Path) -> None:
+    (code,) = blocks("README.md", "python")
+    (tmp_path / "first_handler.py").write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.demo"],
+        cwd=ROOT,
+        env={**os.environ, "HANDLERS": "first_handler", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = r"^verified evt\S+ +\w+ +\S+ +first_handler\.grant_access +verified +\d+$"
+    assert len(re.findall(row, done.stdout, re.MULTILINE)) == 2, done.stdout
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """The folder with every Python block of docs/handlers.md, under the name in its first line."""
+    for code in blocks("docs/handlers.md", "python"):
+        name = re.match(r"# (\w+\.py)\n", code)
+        assert name, f"a block without a name: {code}"
+        (tmp_path / name[1]).write_text(code, encoding="utf-8")
+    return tmp_path
+
+
+def run(*command: str | Path, path: Path, cwd: Path = ROOT, **extra: str) -> str:
+    """Run a command of the reader's; its output."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("STRIPE_")}
+    env |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{path}{os.pathsep}{ROOT}",
+        "STRIPE_API_KEY": "sk_test_reader",
+        "STRIPE_RESTRICTED_KEY": "rk_test_reader",
+    }
+    done = subprocess.run(
+        command, cwd=cwd, env=env | extra, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_handler_of_the_page_is_taken(written: Path) -> None:
+    modules = sorted(path.stem for path in written.glob("shop*.py"))
+    listed = run("python", "-m", "workers", "handlers", path=written, HANDLERS=",".join(modules))
+    code = "".join(path.read_text() for path in written.glob("shop*.py"))
+    for name in re.findall(r"@on\(.*\n *def (\w+)", code):
+        assert f".{name} " in listed
+
+
+def test_the_commands_of_the_page_run(written: Path) -> None:
+    commands = blocks("docs/handlers.md", "sh")
+    assert commands
+    for command in commands:
+        assert "shop.grant_access" in run("sh", "-ec", command, path=written)
+
+
+def test_the_tests_of_the_page_pass(written: Path) -> None:
+    home = {"IDENTITY_WEBHOOKS": str(ROOT)}
+    said = run("python", "-m", "pytest", "-q", path=written, cwd=written, **home)
+    assert "5 passed" in said
+
+
+def test_the_handlers_of_the_page_run_in_the_demo(written: Path) -> None:
+    modules = "shop_alarm,shop_crm"
+    said = run("python", "-m", "deploy.demo", path=written, HANDLERS=modules)
+    assert "shop_alarm.close_account" in said
+    assert "shop_crm.save" in said
+
+
+def test_every_python_block_passes_mypy_strict(written: Path) -> None:
+    (code,) = blocks("README.md", "python")
+    (written / "readme.py").write_text(code, encoding="utf-8")
+    files = sorted(written.glob("*.py"))
+    run("python", "-m", "mypy", "--strict", *files, path=written, MYPYPATH=str(written))

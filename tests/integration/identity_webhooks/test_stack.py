@@ -1,0 +1,63 @@
+"""The fixture `stack`, as the author of a plugin uses it in a project of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+TEST = """
+from pathlib import Path
+from sqlalchemy import create_engine, text
+
+def test_it(stack, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    stack.start("shop_identity:Shop", SHOP_DATABASE=url)
+    engine = create_engine(url)
+
+    def users() -> list[tuple[str, ...]]:
+        with engine.connect() as db:
+            return [tuple(row) for row in db.execute(text("SELECT * FROM verified_users"))]
+
+    event = stack.verify("verified", reference="user-7")
+    statuses = {handler["name"]: handler["status"] for handler in event["handlers"]}
+    assert event["state"] == "done", stack.log()
+    assert statuses["Shop.remember"] == "done"
+    assert users() == [("user-7", event["session"])]
+    assert stack.verify("document_expired")["reason"] == "document_expired"
+    assert stack.redact(event["session"])["state"] == "done"
+    assert users() == []
+    engine.dispose()
+"""
+
+
+def test_in_a_project_of_its_own(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples/shop-identity/shop_identity", tmp_path / "shop_identity")
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["identity_webhooks.testing.stack"]\n')
+    (tmp_path / "test_it.py").write_text(TEST)
+    env = {"PATH": os.environ["PATH"], "IDENTITY_WEBHOOKS": str(ROOT)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=env | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    without = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=env | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "IDENTITY_WEBHOOKS": "/"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "set IDENTITY_WEBHOOKS to a checkout of it" in without.stdout

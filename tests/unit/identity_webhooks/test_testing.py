@@ -1,0 +1,282 @@
+"""`identity_webhooks.testing`: a handler is run as a worker runs it, and its faults are found."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import date
+from typing import Any, get_args
+
+import pytest
+import sqlalchemy
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.pool import StaticPool
+
+from identity_webhooks import Discard, Retry, Verification, on
+from identity_webhooks.event import KINDS
+from identity_webhooks.once import TABLE, create_table
+from identity_webhooks.reasons import REASONS
+from identity_webhooks.testing import conformance, run, verification
+from identity_webhooks.verification import SENSITIVE, OutcomeKind
+from workers.handlers import audit
+
+DOB = date(1990, 7, 17)
+
+
+class TestVerification:
+    @pytest.mark.parametrize("outcome", get_args(OutcomeKind))
+    def test_one_for_each_outcome(self, outcome) -> None:
+        v = verification(outcome)
+        assert v.outcome.kind == outcome
+        assert v.event.kind == ("requires_input" if outcome == "needs_input" else outcome)
+
+    @pytest.mark.parametrize("reason", [*REASONS, "a_code_of_tomorrow"])
+    def test_one_for_each_reason(self, reason) -> None:
+        v = verification(reason)
+        assert (v.outcome.kind, v.outcome.reason) == ("needs_input", reason)
+
+    def test_what_is_given_stands_where_stripe_has_it(self) -> None:
+        v = verification(reference="u-7", metadata={"plan": "pro"}, first_name="Ada", dob=DOB)
+        assert (v.subject, dict(v.metadata), v.sensitive.dob) == ("u-7", {"plan": "pro"}, DOB)
+        assert v.session.verified_outputs.first_name == v.report.document.first_name == "Ada"
+
+    def test_a_redacted_one_has_no_data(self) -> None:
+        v = verification("redacted", metadata={"user_id": "u-7"})
+        assert v.session.verified_outputs.first_name == v.report.document.last_name == "[redacted]"
+        assert dict(v.metadata) == {}
+
+    def test_an_unknown_field_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="no sensitive field 'shoe_size': dob, id_number"):
+            verification(shoe_size="44")
+
+
+class TestRun:
+    def run(self, body: Callable[[Verification], Any], v: Verification | None = None, **words: Any):
+        # Not `body` itself, which may be marked for other tests.
+        return run(on("verified", **words)(lambda v: body(v)), v or verification())  # noqa: PLW0108
+
+    def test_done_with_what_was_logged(self) -> None:
+        result = self.run(lambda v: v.log.info("granted", subject=v.subject))
+        assert result.status == "done"
+        assert result.logs == [{"level": "info", "event": "granted", "subject": "user-1"}]
+
+    @pytest.mark.parametrize(
+        ("error", "status", "reason", "delay"),
+        [
+            (Retry("closed", delay=30), "retry", "retry: closed", 30),
+            (Discard("no such user"), "dead", "discarded: no such user", None),
+            (ValueError("Jenny"), "retry", "failed: ValueError", None),
+        ],
+    )
+    def test_what_is_raised(self, error, status, reason, delay) -> None:
+        def fail(_: Verification) -> None:
+            raise error
+
+        result = self.run(fail)
+        assert (result.status, result.reason, result.delay) == (status, reason, delay)
+        assert result.error is error
+
+    def test_the_last_attempt_is_dead(self) -> None:
+        def fail(_: Verification) -> None:
+            raise Retry("closed")
+
+        assert self.run(fail, verification(last_attempt=True)).status == "dead"
+        assert self.run(fail, verification(attempt=3), retries=2).status == "dead"
+        assert self.run(fail, verification(attempt=2), retries=2).status == "retry"
+
+    def test_a_coroutine_did_not_run(self) -> None:
+        async def later() -> None: ...
+
+        result = self.run(lambda _: later())
+        assert result.status == "retry"
+        assert "nothing of it ran" in result.reason
+
+    def test_it_sees_the_fields_it_declares_and_no_others(self) -> None:
+        seen = []
+        needs = ["verified_outputs.dob", "verified_outputs.sex"]
+        look = lambda v: seen.extend([v.sensitive.dob, v.sensitive.sex, v.sensitive.id_number])  # noqa: E731
+        result = self.run(look, verification(dob=DOB, id_number="1"), needs=needs)
+        assert result.reason == "failed: AttributeError"
+        assert "declare needs" in str(result.error)
+        assert self.run(lambda v: seen.extend([v.sensitive.dob, v.sensitive.sex]), needs=needs)
+        assert seen == [None, None]
+
+    def test_events_it_does_not_ask_for(self) -> None:
+        assert self.run(nothing, verification("canceled")).status == "skipped"
+        assert self.run(nothing, verification(superseded=True)).status == "superseded"
+        handler = on("requires_input", reason="abandoned")(lambda v: None)
+        assert run(handler, verification("document_expired")).status == "skipped"
+        assert run(handler, verification("abandoned")).status == "done"
+
+    def test_a_function_without_a_mark(self) -> None:
+        with pytest.raises(TypeError, match="nothing is not marked with @on"):
+            run(nothing, verification())
+
+
+def nothing(v: Verification) -> None: ...
+
+
+engine: Engine
+GREETINGS = dict.fromkeys(REASONS, "Please try again.")
+
+
+@pytest.fixture(autouse=True)
+def database() -> Iterator[None]:
+    global engine  # noqa: PLW0603 (handlers are functions of the module, as authors write them)
+    engine = sqlalchemy.create_engine("sqlite://", poolclass=StaticPool)
+    create_table(engine)
+    with engine.begin() as db:
+        db.execute(text("CREATE TABLE effects (word VARCHAR(100))"))
+        db.execute(text("CREATE TABLE seen (word VARCHAR(100))"))
+    yield
+    engine.dispose()
+
+
+def effects() -> object:
+    with engine.connect() as db:
+        return db.scalars(text("SELECT word FROM effects")).all()
+
+
+def reset() -> None:
+    with engine.begin() as db:
+        for table in ("effects", "seen", TABLE):
+            db.execute(text(f"DELETE FROM {table}"))  # noqa: S608
+
+
+def insert(table: str, word: str) -> None:
+    with engine.begin() as db:
+        db.execute(text(f"INSERT INTO {table} VALUES (:word)"), {"word": word})  # noqa: S608
+
+
+@on("verified")
+def good(v: Verification) -> None:
+    @v.once(engine)
+    def grant(db: Connection) -> None:
+        db.execute(text("INSERT INTO effects VALUES (:word)"), {"word": v.event.session})
+
+    v.log.info("granted", subject=v.subject, status=str(grant))
+
+
+@on("verified")
+def not_idempotent(v: Verification) -> None:
+    insert("effects", v.event.session)
+
+
+@on("verified")
+def effect_before_its_key(v: Verification) -> None:
+    with engine.connect() as db:
+        if v.idempotency_key in db.scalars(text("SELECT word FROM seen")).all():
+            return
+    insert("effects", v.event.session)
+    insert("seen", v.idempotency_key)
+
+
+@on("verified")
+def key_before_its_effect(v: Verification) -> None:
+    with engine.connect() as db:
+        if v.idempotency_key in db.scalars(text("SELECT word FROM seen")).all():
+            return
+    insert("seen", v.idempotency_key)
+    insert("effects", v.event.session)
+
+
+@on("*", superseded=True)
+def blind_to_redaction(v: Verification) -> None:
+    if v.event.kind == "verified":
+        v.log.info("verified", count=len(v.session.verified_outputs.first_name or ""))
+
+
+@on("requires_input")
+def knows_every_reason(v: Verification) -> None:
+    v.log.info(GREETINGS[v.outcome.reason])
+
+
+@on("verified")
+def needs_a_reference(v: Verification) -> None:
+    v.log.info("granted", count=len(v.session.client_reference_id))
+
+
+@on("requires_input")
+def needs_a_report(v: Verification) -> None:
+    v.log.info(v.report.type)
+
+
+@on("verified", needs="verified_outputs.dob")
+def needs_a_birthday(v: Verification) -> None:
+    v.log.info("granted", count=v.sensitive.dob.year // 1000)
+
+
+@on("verified")
+def undeclared(v: Verification) -> None:
+    v.log.info("granted", count=v.sensitive.dob.year // 1000)
+
+
+@on("verified")
+def logs_a_name(v: Verification) -> None:
+    v.log.info(f"hello {getattr(v.session.verified_outputs, 'first_name', '')}")  # noqa: G004
+
+
+@on("verified", needs="verified_outputs.dob")
+def logs_a_birthday_elsewhere(v: Verification) -> None:
+    logging.getLogger("crm").warning("born %s", v.sensitive.dob)
+
+
+@on("verified")
+def prints(v: Verification) -> None:
+    print(getattr(v.session.verified_outputs, "last_name", ""))  # noqa: T201
+
+
+@on("verified")
+def raises_a_name(v: Verification) -> None:
+    raise Retry(f"no account for {getattr(v.session.verified_outputs, 'first_name', '')}")
+
+
+async def later() -> None: ...
+
+
+@on("verified")
+def runs_nothing(v: Verification) -> Any:
+    return later()
+
+
+BAD: dict[str, tuple[Callable[..., Any], str]] = {
+    "not marked": (nothing, "nothing is not marked with @on(...): no worker would run it."),
+    "twice": (not_idempotent, "It has its effect twice when it is run twice with one key."),
+    "effect first": (effect_before_its_key, "When it is stopped before line "),
+    "key first": (key_before_its_effect, "When it is stopped before line "),
+    "redaction": (blind_to_redaction, "when the session of a verified event has been redacted."),
+    "unknown reason": (knows_every_reason, "when the reason is one that Stripe may add."),
+    "reference": (needs_a_reference, "has no more fields than Stripe promises."),
+    "report": (needs_a_report, "has no more fields than Stripe promises."),
+    "birthday": (needs_a_birthday, "fails with AttributeError on line"),
+    "undeclared": (undeclared, "fails with AttributeError on line"),
+    "log": (logs_a_name, "It lets first_name out by v.log."),
+    "other log": (logs_a_birthday_elsewhere, "It lets dob out by print, logging or a warning."),
+    "print": (prints, "It lets last_name out by print, logging or a warning."),
+    "error": (raises_a_name, "It lets first_name out in the text of what it raises."),
+    "coroutine": (runs_nothing, "It returned a coroutine, and nothing of it ran"),
+}
+
+
+class TestConformance:
+    @pytest.mark.parametrize(("handler", "finding"), BAD.values(), ids=BAD)
+    def test_a_bad_handler_is_found_out(self, handler, finding) -> None:
+        found = conformance(handler, effects=effects, reset=reset)
+        assert [sentence for sentence in found if finding in sentence], found
+        assert all(sentence.endswith(".") for sentence in found)
+
+    @pytest.mark.parametrize("handler", [good, audit.log_event])
+    def test_a_good_one_has_no_findings(self, handler) -> None:
+        assert conformance(handler, effects=effects, reset=reset) == []
+        assert conformance(handler) == []
+
+    def test_every_kind_of_event_is_tried(self) -> None:
+        seen = []
+        conformance(on("*", superseded=True)(lambda v: seen.append(v)))  # noqa: PLW0108
+        assert {v.event.kind for v in seen} == set(KINDS)
+        assert {v.outcome.reason for v in seen} >= set(REASONS)
+
+
+def test_every_sensitive_field_can_be_built() -> None:
+    v = verification(**dict.fromkeys(SENSITIVE.values(), "x"))
+    assert {getattr(v.sensitive, name) for name in SENSITIVE.values()} == {"x"}

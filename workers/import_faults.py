@@ -1,0 +1,129 @@
+"""What may be shown of an exception that a plugin raises as it is imported or built.
+
+Its text is shown to the operator, who can do something about it, with file and line and without
+values of settings: those may be secrets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from traceback import walk_tb
+from types import TracebackType
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+from service import logs
+
+_SECRET_NAME = re.compile(
+    r"key|secret|token|passw|pwd|dsn|credential|_url$|_uri$|auth", re.IGNORECASE
+)
+
+
+def at(file: str, line: int) -> str:
+    """Return a place as editors and terminals read it; below the working directory shortened."""
+    path = Path(file)
+    here = Path.cwd()
+    return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{line}"
+
+
+def of(error: BaseException) -> str:
+    """Return type, text and place of an exception."""
+    place = _place(error)
+    text = logs.quote(_without_secrets(_text(error)))
+    return f"{type(error).__name__}: {text}{f' ({place})' if place else ''}"
+
+
+def of_settings(error: ValidationError, kind: type | None = None) -> list[str]:
+    """Return a line for each setting that is missing or wrong, by the variable that sets it.
+
+    Args:
+        error: what pydantic says.
+        kind: the settings class; looked for by its name when it is not given.
+    """
+    if kind is None:
+        # The newest of that name: its module is being imported.
+        named = [each for each in _settings_classes() if each.__name__ == error.title]
+        kind = named[-1] if named else None
+    lines = []
+    for fault in error.errors(include_url=False, include_context=False):
+        text = fault["msg"]
+        for value in sorted(_texts(fault["input"]), key=len, reverse=True):
+            text = text.replace(value, "***")
+        text = logs.quote(_without_secrets(text))
+        if fault["loc"]:
+            lines.append(f"setting {_variable(kind, fault['loc'])}: {text}")
+        else:  # a validator of the whole model
+            lines.append(f"settings {error.title}: {text}")
+    return lines
+
+
+def _variable(kind: type | None, where: tuple[int | str, ...]) -> str:
+    """Return the name of the environment variable of a field."""
+    config: Any = getattr(kind, "model_config", {})
+    fields: dict[str, FieldInfo] = getattr(kind, "model_fields", {})
+    first, *rest = map(str, where)
+    field = fields.get(first)
+    # A field with an alias is reported, and set, under that; the prefix is not put before it.
+    prefix = config.get("env_prefix", "") if field and field.validation_alias is None else ""
+    nested = config.get("env_nested_delimiter")
+    name = prefix + (nested.join([first, *rest]) if nested else first)
+    return str(name) if config.get("case_sensitive") else str(name).upper()
+
+
+def _settings_classes(base: Any = BaseSettings) -> Iterator[type]:
+    for each in base.__subclasses__():
+        yield each
+        yield from _settings_classes(each)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text in a value that is long enough to be a secret."""
+    if isinstance(value, BaseSettings):
+        yield from _texts(vars(value))
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _texts(item)
+    elif hasattr(value, "get_secret_value"):
+        yield from _texts(value.get_secret_value())
+    elif len(text := str(value)) >= 4 and not isinstance(value, bool | None):
+        yield text
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 (it is another's code)
+        return f"<{type(error).__name__}>"
+
+
+def _without_secrets(text: str) -> str:
+    """Take out what the environment holds under a name that secrets have."""
+    values = {v for name, v in os.environ.items() if len(v) >= 4 and _SECRET_NAME.search(name)}
+    for value in sorted(values, key=len, reverse=True):
+        text = text.replace(value, "***")
+    return text
+
+
+def _place(error: BaseException) -> str:
+    """Return where the plugin's own code raised it: without the frames of Python's import."""
+    if isinstance(error, SyntaxError):
+        return at(error.filename, error.lineno or 0) if error.filename else ""
+    frames = [at(file, line) for file, line in _frames(error.__traceback__)]
+    # The plugin's line, and the line it led to.
+    return " > ".join(dict.fromkeys([*frames[:1], *frames[-1:]]))
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, int]]:
+    for frame, line in walk_tb(traceback):
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(("importlib", "workers.plugins", "workers.collecting", "pydantic")):
+            yield frame.f_code.co_filename, line
