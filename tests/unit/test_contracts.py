@@ -21,7 +21,7 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for package in ("service", "workers", "sandbox"):
+    for package in ("service", "workers", "stripe_identity_sandbox"):
         shutil.copytree(ROOT / package, tmp_path / package)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
@@ -35,10 +35,18 @@ def test_they_hold() -> None:
     ("module", "line", "contract"),
     [
         ("service/inbox.py", "import workers.jobs", "The receiver never imports the workers"),
-        ("service/app.py", "import sandbox.state", "The receiver never imports the workers"),
-        ("workers/jobs.py", "import sandbox.state", "The workers do not import the sandbox"),
-        ("sandbox/state.py", "import service.event", "The sandbox shares nothing"),
-        ("sandbox/state.py", "import workers.router", "The sandbox shares nothing"),
+        (
+            "service/app.py",
+            "import stripe_identity_sandbox.state",
+            "The receiver never imports the workers",
+        ),
+        (
+            "workers/jobs.py",
+            "import stripe_identity_sandbox.state",
+            "The workers do not import the sandbox",
+        ),
+        ("stripe_identity_sandbox/state.py", "import service.event", "The sandbox shares nothing"),
+        ("stripe_identity_sandbox/state.py", "import workers.router", "The sandbox shares nothing"),
         ("service/signature.py", "import time", "Signature and event: no I/O, no clock"),
         ("service/event.py", "import redis", "Signature and event: no I/O, no clock"),
         ("workers/router.py", "import rq", "knows neither Redis nor RQ"),

@@ -110,7 +110,16 @@ class Sandbox:
 
 def start_one(*options: str) -> Sandbox:
     process = subprocess.Popen(
-        [sys.executable, "-m", "sandbox", "serve", "--port", "0", "--json", *options],
+        [
+            sys.executable,
+            "-m",
+            "stripe_identity_sandbox",
+            "serve",
+            "--port",
+            "0",
+            "--json",
+            *options,
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )

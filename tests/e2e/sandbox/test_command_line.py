@@ -12,7 +12,7 @@ TYPE = "identity.verification_session"
 
 def command(sandbox: Any, *words: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "sandbox", *words, "--url", sandbox.url],
+        [sys.executable, "-m", "stripe_identity_sandbox", *words, "--url", sandbox.url],
         capture_output=True,
         text=True,
         timeout=20,
@@ -68,11 +68,11 @@ def test_mistakes_are_explained(sandbox: Any) -> None:
     for words, why in (
         (["submit", "vs_x", "--url", sandbox.url], "No such VerificationSession: 'vs_x'"),
         (["advance", "soon"], "is no duration"),
-        (["create", "--url", "http://127.0.0.1:9"], "python -m sandbox serve"),
+        (["create", "--url", "http://127.0.0.1:9"], "stripe-identity-sandbox serve"),
         (["serve", "--deliver-to", "http://127.0.0.1:9"], "--deliver-to and --secret go together"),
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "sandbox", *words],
+            [sys.executable, "-m", "stripe_identity_sandbox", *words],
             capture_output=True,
             text=True,
             timeout=20,

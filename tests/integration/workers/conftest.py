@@ -81,7 +81,7 @@ class Sandbox:
 @pytest.fixture(scope="session")
 def _sandbox(session_processes: Processes) -> Sandbox:
     _, log = session_processes.python(
-        *("-m", "sandbox", "serve", "--port", "0", "--json", "--marker", CANARY)
+        *("-m", "stripe_identity_sandbox", "serve", "--port", "0", "--json", "--marker", CANARY)
     )
     wait_until(lambda: "\n" in log.read_text(), within=20)
     return Sandbox(json.loads(log.read_text().split("\n")[0])["url"])

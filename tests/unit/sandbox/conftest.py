@@ -7,9 +7,9 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from sandbox.faults import Faults
-from sandbox.server import create_app
-from sandbox.state import Settings, World
+from stripe_identity_sandbox.faults import Faults
+from stripe_identity_sandbox.server import create_app
+from stripe_identity_sandbox.state import Settings, World
 
 SESSIONS = "/v1/identity/verification_sessions"
 REPORTS = "/v1/identity/verification_reports"

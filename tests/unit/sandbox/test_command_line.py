@@ -7,7 +7,7 @@ import pytest
 import urllib3
 from click.testing import CliRunner, Result
 
-from sandbox.__main__ import main
+from stripe_identity_sandbox.__main__ import main
 
 from .conftest import Api
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.checks import LAST_ERRORS, failed_part
+from stripe_identity_sandbox.checks import LAST_ERRORS, failed_part
 
 from .conftest import REPORTS, SESSIONS, Api
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import stripe
 
-from sandbox.delivery import Deliverer
-from sandbox.faults import Faults
-from sandbox.objects import Attempt, Delivery, Endpoint, Record
-from sandbox.state import RETRIES, Settings, World, all_events
-from sandbox.store import Store
+from stripe_identity_sandbox.delivery import Deliverer
+from stripe_identity_sandbox.faults import Faults
+from stripe_identity_sandbox.objects import Attempt, Delivery, Endpoint, Record
+from stripe_identity_sandbox.state import RETRIES, Settings, World, all_events
+from stripe_identity_sandbox.store import Store
 
 SECRET = "whsec_first"
 URL = "http://endpoint.example/hook"

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sandbox.checks import LAST_ERRORS
+from stripe_identity_sandbox.checks import LAST_ERRORS
 
 from .conftest import Api
 

@@ -18,10 +18,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from sandbox.checks import LAST_ERRORS, OUTCOMES
-from sandbox.faults import Faults
-from sandbox.server import create_app
-from sandbox.state import World
+from stripe_identity_sandbox.checks import LAST_ERRORS, OUTCOMES
+from stripe_identity_sandbox.faults import Faults
+from stripe_identity_sandbox.server import create_app
+from stripe_identity_sandbox.state import World
 
 from .conftest import SESSIONS, Api
 

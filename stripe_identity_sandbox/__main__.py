@@ -1,4 +1,4 @@
-"""``python -m sandbox``: run the sandbox, and drive one that runs."""
+"""``stripe-identity-sandbox``: run the sandbox, and drive one that runs."""
 
 import functools
 import json
@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 import click
 import urllib3
 
-from sandbox.checks import LAST_ERRORS, OUTCOMES
-from sandbox.objects import EVENT_TYPES
-from sandbox.state import REDACTION_TIME, RETRIES, Settings, World, all_events
+from stripe_identity_sandbox.checks import LAST_ERRORS, OUTCOMES
+from stripe_identity_sandbox.objects import EVENT_TYPES
+from stripe_identity_sandbox.state import REDACTION_TIME, RETRIES, Settings, World, all_events
 
 #: Stripe's hours between tries become seconds: 3600 s is 3.6 s.
 RETRY_SCALE = 0.001
@@ -80,8 +80,8 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
 
     \b
     Examples:
-      python -m sandbox serve
-      python -m sandbox serve --deliver-to http://127.0.0.1:8000/webhooks/stripe --secret whsec_x
+      stripe-identity-sandbox serve
+      stripe-identity-sandbox serve --deliver-to http://127.0.0.1:8000/webhooks --secret whsec_x
     """
     targets = [
         (url, own_secret, form)
@@ -115,8 +115,8 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
                     )
         return world
 
-    from sandbox.server import serve as run  # noqa: PLC0415 -- the other commands need no server
-    from sandbox.store import Store  # noqa: PLC0415
+    from stripe_identity_sandbox.server import serve as run  # noqa: PLC0415 -- the other commands need no server
+    from stripe_identity_sandbox.store import Store  # noqa: PLC0415
 
     store = Store(state) if state else None
     run(host, port, make_world, as_json=as_json)
@@ -165,7 +165,7 @@ class Remote:
             result = answer.json()
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             raise click.ClickException(
-                f"No sandbox answers at {self.url}; start one with: python -m sandbox serve"
+                f"No sandbox answers at {self.url}; start one with: stripe-identity-sandbox serve"
             ) from error
         if answer.status >= 400:
             raise click.ClickException(result["error"]["message"])
@@ -228,7 +228,7 @@ def create(sandbox: Remote, /, **options: Any) -> None:
 
     \b
     Example:
-      python -m sandbox create --selfie --metadata user=42
+      stripe-identity-sandbox create --selfie --metadata user=42
     """
     form = {"type": options["kind"]}
     if options["selfie"]:
@@ -256,9 +256,9 @@ def submit(sandbox: Remote, /, session: str, outcome: str, **how: Any) -> None:
 
     \b
     Examples:
-      python -m sandbox submit vs_123
-      python -m sandbox submit vs_123 selfie_face_mismatch
-      python -m sandbox submit vs_123 --hold
+      stripe-identity-sandbox submit vs_123
+      stripe-identity-sandbox submit vs_123 selfie_face_mismatch
+      stripe-identity-sandbox submit vs_123 --hold
     """
     sandbox.show_session(sandbox.control(f"sessions/{session}/submit", outcome=outcome, **how))
 
@@ -290,8 +290,8 @@ def trigger(sandbox: Remote, /, event: str, outcome: str) -> None:
 
     \b
     Examples:
-      python -m sandbox trigger verified
-      python -m sandbox trigger requires_input --outcome document_expired
+      stripe-identity-sandbox trigger verified
+      stripe-identity-sandbox trigger requires_input --outcome document_expired
     """
     session = sandbox.create({"type": "document"})["id"]
     path = f"sessions/{session}"
@@ -349,8 +349,8 @@ def advance(sandbox: Remote, /, duration: float) -> None:
 
     \b
     Examples:
-      python -m sandbox advance 4d
-      python -m sandbox advance 90
+      stripe-identity-sandbox advance 4d
+      stripe-identity-sandbox advance 90
     """
     clock = sandbox.control("clock", advance=duration)
     now = datetime.fromtimestamp(clock["now"], UTC).isoformat(timespec="seconds")
@@ -367,4 +367,4 @@ def resend(sandbox: Remote, /, event: str) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m sandbox")
+    main(prog_name="stripe-identity-sandbox")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from sandbox.objects import Expand, Json
+from stripe_identity_sandbox.objects import Expand, Json
 
 Item = TypeVar("Item")
 

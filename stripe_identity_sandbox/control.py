@@ -9,12 +9,20 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from flask import Flask, Response, jsonify, request
 
-from sandbox import checks
-from sandbox.faults import Faults
-from sandbox.objects import Delivery, Endpoint, Event, Json, Key, Session, endpoint_view
-from sandbox.operations import PERMISSIONS
-from sandbox.state import DAY, ROLL_OVERLAP, World
-from sandbox.wire import ApiError
+from stripe_identity_sandbox import checks
+from stripe_identity_sandbox.faults import Faults
+from stripe_identity_sandbox.objects import (
+    Delivery,
+    Endpoint,
+    Event,
+    Json,
+    Key,
+    Session,
+    endpoint_view,
+)
+from stripe_identity_sandbox.operations import PERMISSIONS
+from stripe_identity_sandbox.state import DAY, ROLL_OVERLAP, World
+from stripe_identity_sandbox.wire import ApiError
 
 #: A year and a day: longer than anything Stripe keeps.
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=366 * DAY)]

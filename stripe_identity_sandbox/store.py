@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from sandbox import objects
-from sandbox.objects import Record
+from stripe_identity_sandbox import objects
+from stripe_identity_sandbox.objects import Record
 
 
 class Store:

@@ -13,12 +13,12 @@ import msgspec
 from flask import Flask, redirect, render_template, request
 from werkzeug.wrappers import Response
 
-from sandbox import checks, faults
-from sandbox.control import delivery_view, event_of, session_of
-from sandbox.faults import Faults
-from sandbox.objects import REPORT_EXPANDS, Event, Json, Session, report_view
-from sandbox.state import DAY, Illegal, World
-from sandbox.wire import ApiError
+from stripe_identity_sandbox import checks, faults
+from stripe_identity_sandbox.control import delivery_view, event_of, session_of
+from stripe_identity_sandbox.faults import Faults
+from stripe_identity_sandbox.objects import REPORT_EXPANDS, Event, Json, Session, report_view
+from stripe_identity_sandbox.state import DAY, Illegal, World
+from stripe_identity_sandbox.wire import ApiError
 
 #: How many of the newest the overview shows.
 SESSIONS_SHOWN, EVENTS_SHOWN = 50, 20

@@ -16,10 +16,10 @@ from urllib.parse import parse_qsl
 
 from flask import Flask, Response, request
 
-from sandbox import wire
-from sandbox.faults import Fault, Faults
-from sandbox.objects import Answer, Json
-from sandbox.operations import (
+from stripe_identity_sandbox import wire
+from stripe_identity_sandbox.faults import Fault, Faults
+from stripe_identity_sandbox.objects import Answer, Json
+from stripe_identity_sandbox.operations import (
     DEFAULT_PERMISSIONS,
     OPERATIONS,
     PLATFORM,
@@ -28,8 +28,8 @@ from sandbox.operations import (
     Operation,
     masked,
 )
-from sandbox.state import Illegal, World
-from sandbox.wire import ApiError
+from stripe_identity_sandbox.state import Illegal, World
+from stripe_identity_sandbox.wire import ApiError
 
 #: docs.stripe.com/api/idempotent_requests.
 IDEMPOTENCY_KEY_LENGTH = 255

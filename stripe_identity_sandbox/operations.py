@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sandbox import wire
-from sandbox.objects import (
+from stripe_identity_sandbox import wire
+from stripe_identity_sandbox.objects import (
     REPORT_EXPANDS,
     SESSION_EXPANDS,
     STATUSES,
@@ -23,8 +23,8 @@ from sandbox.objects import (
     notification_view,
     report_view,
 )
-from sandbox.state import SENSITIVE_LIFETIME, Origin, World
-from sandbox.wire import ApiError, array, boolean, enum, or_empty, record, string
+from stripe_identity_sandbox.state import SENSITIVE_LIFETIME, Origin, World
+from stripe_identity_sandbox.wire import ApiError, array, boolean, enum, or_empty, record, string
 
 #: The account whose keys are used; the id is ours.
 PLATFORM = "acct_1SandboxPlatform"

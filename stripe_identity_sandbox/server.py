@@ -14,12 +14,12 @@ from gunicorn.sock import create_sockets
 from gunicorn.workers.gthread import ThreadWorker
 from werkzeug.exceptions import HTTPException
 
-from sandbox import control, pages
-from sandbox.api import Api
-from sandbox.delivery import Deliverer
-from sandbox.faults import Faults
-from sandbox.state import Illegal, World
-from sandbox.wire import ApiError
+from stripe_identity_sandbox import control, pages
+from stripe_identity_sandbox.api import Api
+from stripe_identity_sandbox.delivery import Deliverer
+from stripe_identity_sandbox.faults import Faults
+from stripe_identity_sandbox.state import Illegal, World
+from stripe_identity_sandbox.wire import ApiError
 
 #: Enough that a handful of slow or hanging answers (faults) leave room for others.
 THREADS = 32

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sandbox import checks
-from sandbox.objects import (
+from stripe_identity_sandbox import checks
+from stripe_identity_sandbox.objects import (
     EVENT_TYPES,
     SESSION,
     Answer,
