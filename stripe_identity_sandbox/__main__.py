@@ -11,9 +11,11 @@ from urllib.parse import urlencode
 import click
 import urllib3
 
+from stripe_identity_sandbox import lifetimes
 from stripe_identity_sandbox.checks import LAST_ERRORS, OUTCOMES
+from stripe_identity_sandbox.endpoints import all_events
 from stripe_identity_sandbox.objects import EVENT_TYPES
-from stripe_identity_sandbox.state import REDACTION_TIME, RETRIES, Settings, World, all_events
+from stripe_identity_sandbox.state import Settings, World
 
 #: Stripe's hours between tries become seconds: 3600 s is 3.6 s.
 RETRY_SCALE = 0.001
@@ -33,7 +35,7 @@ def main() -> None:
 @click.option("--thin-secret", metavar="whsec_...", help="Sign those with this secret.")
 @click.option(
     "--retries",
-    type=click.Choice(sorted(RETRIES)),
+    type=click.Choice(sorted(lifetimes.RETRIES)),
     default="test",
     show_default=True,
     help="Stripe's schedule: 3 tries in test mode, up to 3 days of them in live mode.",
@@ -48,7 +50,7 @@ def main() -> None:
 @click.option(
     "--redaction-time",
     type=click.FloatRange(min=0),
-    default=REDACTION_TIME,
+    default=lifetimes.REDACTION,
     show_default=True,
     help="Seconds of the sandbox's clock that a redaction takes.",
 )
@@ -98,19 +100,21 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
             marker=marker,
             api_version=api_version,
             redaction_time=redaction_time,
-            retries=tuple(wait * retry_after_scale for wait in RETRIES[retries]),
+            retries=tuple(wait * retry_after_scale for wait in lifetimes.RETRIES[retries]),
         )
         world = World(settings, save=store.save if store else None)
         if store:
             world.load(store.load())
         with world.step():
             for url, own_secret, form in targets:
-                known = (e for e in world.endpoints.values() if (e.url, e.form) == (url, form))
+                known = (
+                    e for e in world.endpoints.by_id.values() if (e.url, e.form) == (url, form)
+                )
                 if endpoint := next(known, None):
                     # From an earlier run: the secret given now is the one that counts.
-                    world.change_endpoint(endpoint, secrets=[(own_secret, None)])
+                    world.outbox.change_endpoint(endpoint, secrets=[(own_secret, None)])
                 else:
-                    world.add_endpoint(
+                    world.endpoints.add(
                         str(url), secret=own_secret, form=form, enabled_events=all_events(form)
                     )
         return world

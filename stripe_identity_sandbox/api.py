@@ -18,7 +18,7 @@ from flask import Flask, Response, request
 
 from stripe_identity_sandbox import wire
 from stripe_identity_sandbox.faults import Fault, Faults
-from stripe_identity_sandbox.objects import Answer, Json
+from stripe_identity_sandbox.objects import Answer, Illegal, Json
 from stripe_identity_sandbox.operations import (
     DEFAULT_PERMISSIONS,
     OPERATIONS,
@@ -28,7 +28,7 @@ from stripe_identity_sandbox.operations import (
     Operation,
     masked,
 )
-from stripe_identity_sandbox.state import Illegal, World
+from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
 
 #: docs.stripe.com/api/idempotent_requests.
@@ -141,9 +141,9 @@ class Api:
             created=self.world.now(),
         )
         with self.world.step() as world:
-            if known := world.answer_to(mine.id):
+            if known := world.answers.find(mine.id):
                 return self._again(known, mine, name)
-            world.begin_answer(mine)
+            world.answers.begin(mine)
         # Not saved: an answer that only says what is wrong with the request.
         saved = 0, ""
         try:
@@ -155,7 +155,7 @@ class Api:
                 saved = status, body
         finally:
             with self.world.step() as world:
-                world.end_answer(mine, *saved, call.session)
+                world.answers.end(mine, *saved, call.session)
         headers |= {"Idempotency-Key": name, "Original-Request": call.request_id}
         return status, body, headers
 

@@ -11,6 +11,7 @@ from flask import Flask, Response, jsonify, request
 
 from stripe_identity_sandbox import checks
 from stripe_identity_sandbox.faults import Faults
+from stripe_identity_sandbox.lifetimes import DAY, ROLL_OVERLAP
 from stripe_identity_sandbox.objects import (
     Delivery,
     Endpoint,
@@ -21,7 +22,7 @@ from stripe_identity_sandbox.objects import (
     endpoint_view,
 )
 from stripe_identity_sandbox.operations import PERMISSIONS
-from stripe_identity_sandbox.state import DAY, ROLL_OVERLAP, World
+from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
 
 #: A year and a day: longer than anything Stripe keeps.
@@ -101,7 +102,7 @@ def session_of(world: World, id_: str) -> Session:
 
 def event_of(world: World, id_: str) -> Event:
     """Return an event of any account, by its id in either form."""
-    if (event := world.event_of(id_)) is None:
+    if (event := world.events.find(id_)) is None:
         raise ApiError(404, f"No such event: '{id_}'", code="resource_missing")
     return event
 
@@ -115,7 +116,10 @@ def outcome_named(name: str) -> str:
 
 def delivery_view(world: World, delivery: Delivery) -> Json:
     """Return a delivery with its tries."""
-    event, endpoint = world.events[delivery.event], world.endpoints.get(delivery.endpoint)
+    event, endpoint = (
+        world.events.by_id[delivery.event],
+        world.endpoints.by_id.get(delivery.endpoint),
+    )
     thin = delivery.form == "thin"
     return {
         "id": delivery.id,
@@ -165,34 +169,34 @@ def install(app: Flask, world: World, faults: Faults) -> None:  # noqa: PLR0915 
     @app.get("/_sandbox/clock")
     def clock() -> Response:
         with world.step():
-            return jsonify(now=world.now(), ahead=world.offset)
+            return jsonify(now=world.now(), ahead=world.journal.offset)
 
     @app.post("/_sandbox/clock")
     def advance() -> Response:
         body = read(Advance)
         with world.step():
             world.advance(body.advance)
-            return jsonify(now=world.now(), ahead=world.offset)
+            return jsonify(now=world.now(), ahead=world.journal.offset)
 
     @app.get("/_sandbox/deliveries")
     def deliveries() -> Response:
         with world.step():
-            return jsonify([delivery_view(world, d) for d in world.deliveries.values()])
+            return jsonify([delivery_view(world, d) for d in world.outbox.by_id.values()])
 
     @app.post("/_sandbox/events/<id_>/resend")
     def resend(id_: str) -> Response:
         with world.step():
-            again = world.resend(event_of(world, id_))
+            again = world.outbox.send(event_of(world, id_), manual=True)
             return jsonify([delivery_view(world, delivery) for delivery in again])
 
     @app.post("/_sandbox/webhook_endpoints/<id_>/roll")
     def roll(id_: str) -> Response:
         body = read(Roll)
         with world.step():
-            endpoint: Endpoint | None = world.endpoints.get(id_)
+            endpoint: Endpoint | None = world.endpoints.by_id.get(id_)
             if endpoint is None:
                 raise ApiError(404, f"No such webhook endpoint: '{id_}'", code="resource_missing")
-            world.roll_secret(endpoint, overlap=body.overlap)
+            world.endpoints.roll_secret(endpoint, overlap=body.overlap)
             return jsonify(endpoint_view(endpoint, secret=True))
 
     @app.get("/_sandbox/faults")

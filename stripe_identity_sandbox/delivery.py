@@ -51,7 +51,7 @@ class Deliverer:
     def _watch(self) -> None:
         while True:
             with self._world.step() as world:
-                for delivery in world.take_due():
+                for delivery in world.outbox.take_due():
                     self._work.put(delivery.id)
             with self._world.changed:
                 due = self._world.next_due()
@@ -70,8 +70,8 @@ class Deliverer:
 
     def _try(self, delivery_id: str) -> None:
         with self._world.step() as world:
-            delivery = world.deliveries[delivery_id]
-            endpoint = world.endpoints.get(delivery.endpoint)
+            delivery = world.outbox.by_id[delivery_id]
+            endpoint = world.endpoints.by_id.get(delivery.endpoint)
             if endpoint is None:
                 return
             faults = {
@@ -79,18 +79,18 @@ class Deliverer:
                 for fault in self._faults.for_delivery(
                     endpoint.id,
                     endpoint.url,
-                    world.events[delivery.event].type,
+                    world.events.by_id[delivery.event].type,
                     first=not delivery.struck,
                 )
             }
             delivery.struck = True
             if self._diverted(world, delivery, faults):
                 return
-            body = world.payload(delivery)
+            body = world.outbox.payload(delivery)
             if "oversized" in faults:
                 body["sandbox_padding"] = "x" * faults["oversized"].bytes
             text = json.dumps(body, indent=2)
-            signature = self._sign(text, world.signing_secrets(endpoint), faults)
+            signature = self._sign(text, world.endpoints.signing_secrets(endpoint), faults)
             started = world.now()
 
         for _ in range(1 + (faults["duplicate"].times if "duplicate" in faults else 0)):
@@ -98,17 +98,17 @@ class Deliverer:
             attempt.time = started
             attempt.fault = ", ".join(faults) or None
             with self._world.step() as world:
-                world.record(delivery, attempt)
+                world.outbox.record(delivery, attempt)
                 self._release(world, delivery)
 
     def _diverted(self, world: World, delivery: Delivery, faults: dict[str, Fault]) -> bool:
         """Say whether a fault keeps the delivery from being sent now."""
         if "drop" in faults:
-            world.drop(delivery, Attempt(time=world.now(), fault="drop", error="dropped"))
+            world.outbox.drop(delivery, Attempt(time=world.now(), fault="drop", error="dropped"))
         elif "delay" in faults:
-            world.put_off(delivery, faults["delay"].seconds or 60.0)
+            world.outbox.put_off(delivery, faults["delay"].seconds or 60.0)
         elif "reorder" in faults:
-            world.put_off(delivery, faults["reorder"].seconds or REORDER_PATIENCE)
+            world.outbox.put_off(delivery, faults["reorder"].seconds or REORDER_PATIENCE)
             self._held.setdefault(delivery.endpoint, []).append(delivery.id)
         else:
             return False
@@ -117,9 +117,9 @@ class Deliverer:
     def _release(self, world: World, sent: Delivery) -> None:
         """Let go what was held until something later had been sent to this endpoint."""
         for delivery_id in self._held.pop(sent.endpoint, []):
-            held = world.deliveries[delivery_id]
+            held = world.outbox.by_id[delivery_id]
             if delivery_id != sent.id and held.state == "pending":
-                world.put_off(held, 0.0)
+                world.outbox.put_off(held, 0.0)
 
     def _sign(self, text: str, secrets: list[str], faults: dict[str, Fault]) -> str:
         """Return the Stripe-Signature header: one v1 for each secret that is active."""

@@ -43,6 +43,10 @@ SESSION_EXPANDS: Expand = {
 }
 
 
+class Illegal(Exception):
+    """The object's status, or a limit of the account, does not allow this operation."""
+
+
 class Session(msgspec.Struct):
     """One verification session. ``account`` is None on the platform's own account."""
 

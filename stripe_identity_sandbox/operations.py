@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from stripe_identity_sandbox import wire
+from stripe_identity_sandbox import lifetimes, wire
 from stripe_identity_sandbox.objects import (
     REPORT_EXPANDS,
     SESSION_EXPANDS,
@@ -23,7 +23,7 @@ from stripe_identity_sandbox.objects import (
     notification_view,
     report_view,
 )
-from stripe_identity_sandbox.state import SENSITIVE_LIFETIME, Origin, World
+from stripe_identity_sandbox.state import Origin, World
 from stripe_identity_sandbox.wire import ApiError, array, boolean, enum, or_empty, record, string
 
 #: The account whose keys are used; the id is ours.
@@ -308,20 +308,20 @@ def list_events(call: Call) -> Json:
                 for name in names
             )
             and wire.within(event.created, call.params.get("created"))
-            and (success is None or success == (call.world.pending_webhooks(event) == 0))
+            and (success is None or success == (call.world.outbox.pending(event) == 0))
         )
 
     return wire.page(
         [
             event
-            for event in call.world.events.values()
-            if event.account == call.account and call.world.event_of(event.id)
+            for event in call.world.events.by_id.values()
+            if event.account == call.account and call.world.events.find(event.id)
         ],
         call.params,
         url="/v1/events",
         find=lambda cursor, param: event_by_id(call, cursor, status=400, param=param),
         keep=keep,
-        view=call.world.event_view,
+        view=call.world.outbox.event_view,
     )
 
 
@@ -329,13 +329,13 @@ def list_events(call: Call) -> Json:
 def retrieve_event(call: Call) -> Json:
     """Retrieve an event in its snapshot form."""
     wire.expansion(call.params.get("expand", ()), {})
-    return call.world.event_view(event_by_id(call))
+    return call.world.outbox.event_view(event_by_id(call))
 
 
 @operation("GET", "/v2/core/events/<id>", EVENTS_READ, {})
 def retrieve_thin_event(call: Call) -> Json:
     """Retrieve an event in its thin form, which tells the id of the other form too."""
-    event = call.world.event_of(call.arguments["id"])
+    event = call.world.events.find(call.arguments["id"])
     if event is None or event.thin_id != call.arguments["id"] or event.account != call.account:
         # The envelope of /v2 has no type; the words are ours.
         raise ApiError(404, "The requested event does not exist.", code="not_found", kind="")
@@ -370,7 +370,7 @@ def create_endpoint(call: Call) -> Json:
     destinations made through /v2/core/event_destinations.
     """
     params = call.params
-    endpoint = call.world.add_endpoint(
+    endpoint = call.world.endpoints.add(
         params["url"],
         enabled_events=params["enabled_events"],
         form=params.get("event_payload", "snapshot"),
@@ -386,7 +386,7 @@ def create_endpoint(call: Call) -> Json:
 def list_endpoints(call: Call) -> Json:
     """List webhook endpoints, newest first."""
     return wire.page(
-        list(call.world.endpoints.values()),
+        list(call.world.endpoints.by_id.values()),
         call.params,
         url=ENDPOINTS,
         find=lambda cursor, param: endpoint_by_id(call, cursor, status=400, param=param),
@@ -425,7 +425,7 @@ def update_endpoint(call: Call) -> Json:
     if (given := call.params.get("metadata")) is not None:
         laid = {k: v for k, v in (endpoint.metadata | given).items() if v}
         changes["metadata"] = laid if given else {}
-    call.world.change_endpoint(endpoint, **changes)
+    call.world.outbox.change_endpoint(endpoint, **changes)
     return endpoint_view(endpoint)
 
 
@@ -433,7 +433,7 @@ def update_endpoint(call: Call) -> Json:
 def delete_endpoint(call: Call) -> Json:
     """Delete a webhook endpoint."""
     endpoint = endpoint_by_id(call)
-    call.world.drop_endpoint(endpoint)
+    call.world.outbox.drop_endpoint(endpoint)
     return {"id": endpoint.id, "object": "webhook_endpoint", "deleted": True}
 
 
@@ -472,7 +472,7 @@ def event_by_id(
 ) -> Event:
     """Return an event of the account by the id of its snapshot form."""
     id_ = id_ or call.arguments["id"]
-    event = call.world.event_of(id_)
+    event = call.world.events.find(id_)
     if event is None or event.id != id_ or event.account != call.account:
         raise not_found("event", id_, status, param)
     return event
@@ -483,7 +483,7 @@ def endpoint_by_id(
 ) -> Endpoint:
     """Return a webhook endpoint."""
     id_ = id_ or call.arguments["id"]
-    if (endpoint := call.world.endpoints.get(id_)) is None:
+    if (endpoint := call.world.endpoints.by_id.get(id_)) is None:
         raise not_found("webhook endpoint", id_, status, param)
     return endpoint
 
@@ -533,7 +533,7 @@ def may_see_sensitive(call: Call, session: Session | None) -> None:
         session is None
         or session.processed is None
         or session.redaction == "redacted"
-        or session.processed > call.world.now() - SENSITIVE_LIFETIME
+        or session.processed > call.world.now() - lifetimes.SENSITIVE
     )
     if SENSITIVE_ALL in call.permissions or (SENSITIVE_RECENT in call.permissions and recent):
         return

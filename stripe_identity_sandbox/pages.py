@@ -16,8 +16,16 @@ from werkzeug.wrappers import Response
 from stripe_identity_sandbox import checks, faults
 from stripe_identity_sandbox.control import delivery_view, event_of, session_of
 from stripe_identity_sandbox.faults import Faults
-from stripe_identity_sandbox.objects import REPORT_EXPANDS, Event, Json, Session, report_view
-from stripe_identity_sandbox.state import DAY, Illegal, World
+from stripe_identity_sandbox.lifetimes import DAY
+from stripe_identity_sandbox.objects import (
+    REPORT_EXPANDS,
+    Event,
+    Illegal,
+    Json,
+    Session,
+    report_view,
+)
+from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
 
 #: How many of the newest the overview shows.
@@ -79,7 +87,7 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
     def overview() -> str:
         with world.step():
             sessions = list(world.sessions.values())
-            events = list(world.events.values())
+            events = list(world.events.by_id.values())
             return render_template(
                 "overview.html",
                 base_url=world.settings.base_url,
@@ -87,12 +95,12 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
                 sessions=sessions[: -SESSIONS_SHOWN - 1 : -1],
                 count=len(sessions),
                 events=[_event(world, event) for event in events[: -EVENTS_SHOWN - 1 : -1]],
-                endpoints=list(world.endpoints.values()),
+                endpoints=list(world.endpoints.by_id.values()),
                 faults=set_faults.all(),
                 delivery_faults=faults.DELIVERY,
                 api_faults=faults.API,
                 now=world.now(),
-                ahead=world.offset,
+                ahead=world.journal.offset,
                 steps=CLOCK_STEPS,
             )
 
@@ -113,7 +121,7 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
                 message=request.args.get("message"),
                 view=json.dumps(world.view(session), indent=2),
                 reports=reports[::-1],
-                events=[_event(world, event) for event in world.events_of(session)[::-1]],
+                events=[_event(world, event) for event in world.events.of(session)[::-1]],
             )
 
     @app.post("/_sandbox/")
@@ -161,7 +169,7 @@ def _complete(world: World, _: Faults, form: dict[str, str]) -> None:
 
 
 def _resend(world: World, _: Faults, form: dict[str, str]) -> None:
-    world.resend(event_of(world, form.get("event", "")))
+    world.outbox.send(event_of(world, form.get("event", "")), manual=True)
 
 
 def _advance(world: World, _: Faults, form: dict[str, str]) -> None:
@@ -224,7 +232,7 @@ def _event(world: World, event: Event) -> Json:
     shown: Json = msgspec.to_builtins(event)
     return shown | {
         "change": event.type.rpartition(".")[2],
-        "deliveries": [delivery_view(world, world.deliveries[id_]) for id_ in event.deliveries],
+        "deliveries": [delivery_view(world, world.outbox.by_id[id_]) for id_ in event.deliveries],
     }
 
 

@@ -18,7 +18,8 @@ from stripe_identity_sandbox import control, pages
 from stripe_identity_sandbox.api import Api
 from stripe_identity_sandbox.delivery import Deliverer
 from stripe_identity_sandbox.faults import Faults
-from stripe_identity_sandbox.state import Illegal, World
+from stripe_identity_sandbox.objects import Illegal
+from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
 
 #: Enough that a handful of slow or hanging answers (faults) leave room for others.

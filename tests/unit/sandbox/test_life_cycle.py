@@ -97,7 +97,7 @@ TABLE = {
 def test_operation_in_status(api: Api, operation: str, status: str) -> None:
     id_ = in_status(api, status)
     before = api.get(f"{SESSIONS}/{id_}").json
-    known = len(api.world.events)
+    known = len(api.world.events.by_id)
     path = f"{SESSIONS}/{id_}"
     answer = {
         "retrieve": lambda: api.get(path),
@@ -109,7 +109,7 @@ def test_operation_in_status(api: Api, operation: str, status: str) -> None:
     after = api.get(path).json
     assert before
     assert after
-    events = [e.type.rpartition(".")[2] for e in list(api.world.events.values())[known:]]
+    events = [e.type.rpartition(".")[2] for e in list(api.world.events.by_id.values())[known:]]
 
     expected = TABLE[operation, status]
     if expected is None:
@@ -215,7 +215,7 @@ def test_redaction_ends_by_the_clock(api: Api) -> None:
     assert session["redaction"] == {"status": "processing"}
     assert session["metadata"] == {"user": "u1"}
     api.control("clock", advance=1)
-    last = list(api.world.events.values())[-1]
+    last = list(api.world.events.by_id.values())[-1]
     assert last.type == "identity.verification_session.redacted"
     assert last.created == 1_795_000_000 + 4 * DAY
 
@@ -316,4 +316,4 @@ def test_updates_merge(api: Api) -> None:
     assert "provided_details" not in update("provided_details[phone]=")
     changed = update("type=id_number")
     assert (changed["type"], changed["options"]) == ("id_number", {"id_number": {}})
-    assert len(api.world.events) == 1, "updates fire nothing"
+    assert len(api.world.events.by_id) == 1, "updates fire nothing"

@@ -83,8 +83,8 @@ def test_every_button(api: Api) -> None:
     press("complete", session=session)
     assert api.world.sessions[session].redaction == "redacted"
     press("advance", seconds="60")
-    assert api.world.offset == 60
-    press("resend", event=next(iter(api.world.events)))
+    assert api.world.journal.offset == 60
+    press("resend", event=next(iter(api.world.events.by_id)))
     press("add_fault", kind="drop", next="2")
     overview = api.client.get("/_sandbox/").text
     assert "drop" in overview

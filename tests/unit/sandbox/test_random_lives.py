@@ -196,7 +196,7 @@ class Lives(RuleBasedStateMachine):
     def teardown(self) -> None:
         world = self.api.world
         told: dict[str, list[tuple[str, dict[str, Any]]]] = {id_: [] for id_ in self.models}
-        for event in world.events.values():
+        for event in world.events.by_id.values():
             told[event.session].append((event.type, visible(event.snapshot)))
         for id_, model in self.models.items():
             assert told[id_] == model.events

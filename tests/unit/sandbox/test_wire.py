@@ -431,7 +431,7 @@ def test_the_same_key_answers_the_same(api: Api) -> None:
     assert again.headers["Original-Request"] == first.headers["Request-Id"]
     assert again.headers["Request-Id"] != first.headers["Request-Id"]
     assert len(api.world.sessions) == 1
-    (event,) = api.world.events.values()
+    (event,) = api.world.events.by_id.values()
     assert event.request == first.headers["Request-Id"]
     assert event.idempotency_key == "key-1"
 
@@ -455,7 +455,7 @@ def test_what_is_kept_for_a_key_and_for_how_long(api: Api) -> None:
     api.control("clock", advance=DAY)
     later = api.post(SESSIONS, "type=document", Idempotency_Key="key-1")
     assert "Idempotent-Replayed" not in later.headers
-    assert len(api.world.answers) == 1, "what has expired is forgotten"
+    assert len(api.world.answers.by_id) == 1, "what has expired is forgotten"
 
     session = api.create()["id"]
     api.control(f"sessions/{session}/submit", hold=True)
@@ -510,7 +510,7 @@ def test_events_are_listed_by_type_time_and_for_thirty_days(api: Api) -> None:
 
 def test_both_forms_of_one_event(api: Api) -> None:
     session = api.create("type=document", Idempotency_Key="key-1")
-    (event,) = api.world.events.values()
+    (event,) = api.world.events.by_id.values()
     snapshot = api.get(f"/v1/events/{event.id}").json
     thin = api.get(f"/v2/core/events/{event.thin_id}").json
     assert snapshot
@@ -532,7 +532,7 @@ def test_both_forms_of_one_event(api: Api) -> None:
     assert api.get(f"/v2/core/events/{event.id}").status_code == 404
     assert api.get(f"/v1/events/{event.thin_id}").status_code == 404
     api.control(f"sessions/{session['id']}/submit")
-    by_stripe = list(api.world.events.values())[-1]
+    by_stripe = list(api.world.events.by_id.values())[-1]
     unasked = api.get(f"/v1/events/{by_stripe.id}").json
     assert unasked
     assert unasked["request"] == {"id": None, "idempotency_key": None}
