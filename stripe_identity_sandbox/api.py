@@ -8,9 +8,11 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -19,9 +21,9 @@ from flask import Flask, Response, request
 from stripe_identity_sandbox import wire
 from stripe_identity_sandbox.faults import Fault, Faults
 from stripe_identity_sandbox.objects import Answer, Illegal, Json
-from stripe_identity_sandbox.operations import (
+from stripe_identity_sandbox.operations import OPERATIONS
+from stripe_identity_sandbox.operations.base import (
     DEFAULT_PERMISSIONS,
-    OPERATIONS,
     PLATFORM,
     SENSITIVE_RECENT,
     Call,
@@ -99,10 +101,11 @@ class Api:
                     f" this endpoint on account '{account or PLATFORM}'. Having the"
                     f" 'rak_{op.right}' permission would allow this request to continue.",
                 )
+        _check_version(request.headers.get("Stripe-Version"))
         given = _parameters()
         call = Call(
             world=self.world,
-            params=wire.checked(given, op.params, required=op.required),
+            params=op.params.convert(given, ""),
             account=account,
             key=key,
             permissions=permissions,
@@ -133,9 +136,10 @@ class Api:
             # The limit is documented, the sentence is not.
             raise ApiError(400, "Idempotency keys can be up to 255 characters.")
         call.idempotency_key = name
-        asked = json.dumps([request.path, given], sort_keys=True)
+        asked = json.dumps(given, sort_keys=True)
         mine = Answer(
             id=f"{call.account or PLATFORM}/{name}",
+            path=request.path,
             fingerprint=hashlib.sha256(asked.encode()).hexdigest(),
             request=call.request_id,
             created=self.world.now(),
@@ -160,6 +164,15 @@ class Api:
         return status, body, headers
 
     def _again(self, known: Answer, mine: Answer, name: str) -> Reply:
+        if known.path != mine.path:
+            # On record (stripe/stripe-ruby issue 598); the type is that of the next one.
+            raise ApiError(
+                400,
+                "Keys for idempotent requests can only be used for the same endpoint they were"
+                f" first used for ('{mine.path}' vs '{known.path}'). Try using a key other than"
+                f" '{name}' if you meant to execute a different request.",
+                kind="idempotency_error",
+            )
         if known.fingerprint != mine.fingerprint:
             raise ApiError(
                 400,
@@ -204,6 +217,13 @@ class Api:
                 f"Invalid API Key provided: {masked(key)}. This is a sandbox on your machine, not"
                 " Stripe: it takes no live keys. Use any key that begins with sk_test_."
             )
+        if key.startswith(("pk_test_", "pk_live_")):
+            raise unauthorized(
+                "This API call cannot be made with a publishable API key. Please use a secret API"
+                " key. You can find a list of your API keys at"
+                " https://dashboard.stripe.com/account/apikeys.",
+                code="secret_key_required",
+            )
         made = self.world.keys.get(key)
         if not key.startswith(("sk_test_", "rk_test_")) or (made and made.revoked):
             raise unauthorized(f"Invalid API Key provided: {masked(key)}")
@@ -215,10 +235,12 @@ class Api:
 
     def _account(self, key: str) -> str | None:
         """Return the connected account the request is about, None for the platform's own."""
-        name = request.headers.get("Stripe-Account") or request.headers.get("Stripe-Context")
+        account, context = (request.headers.get(f"Stripe-{of}") for of in ("Account", "Context"))
+        name = account or context
         if not name or name == PLATFORM:
             return None
-        if not name.startswith("acct_"):
+        # Only a context may be a path of accounts.
+        if not re.fullmatch(r"acct_\w+" if account else r"acct_\w+(/acct_\w+)*", name):
             raise ApiError(
                 403,
                 f"The provided key '{masked(key)}' does not have access to account '{name}' (or"
@@ -244,9 +266,57 @@ class Api:
 
 def _parameters() -> Json:
     pairs = parse_qsl(request.query_string.decode("latin-1"), keep_blank_values=True)
-    if request.method == "POST":
-        pairs += parse_qsl(request.get_data(as_text=True), keep_blank_values=True)
-    return wire.nest(pairs)
+    body = request.get_data(as_text=True) if request.method == "POST" else ""
+    if request.path.startswith("/v2/"):
+        return wire.nest(pairs) | (_json(body) if body else {})
+    if request.is_json:
+        # From memory of Stripe's API.
+        raise ApiError(
+            400,
+            "Invalid request (check that your POST content type is"
+            " application/x-www-form-urlencoded). If you have any questions, we can help at"
+            " https://support.stripe.com/.",
+        )
+    return wire.nest(pairs + parse_qsl(body, keep_blank_values=True))
+
+
+def _json(body: str) -> Json:
+    with contextlib.suppress(ValueError):
+        if isinstance(given := json.loads(body), dict):
+            return given
+    raise ApiError(400, "The body must be a JSON object.", kind="")  # the words are ours
+
+
+#: The months in which Stripe began to release API versions under a name.
+RELEASES = {
+    "2024-09": "acacia",
+    "2025-03": "basil",
+    "2025-09": "clover",
+    "2026-03": "dahlia",
+    "2026-09": "endive",
+}
+
+
+def _check_version(version: str | None) -> None:
+    """Refuse a version that cannot exist: no date, or not the name its month has.
+
+    Which days had a release is not known here, nor what comes after the last name.
+    """
+    if version is None:
+        return
+    # Features in preview follow a semicolon.
+    day, _, name = version.partition(";")[0].strip().partition(".")
+    try:
+        valid = bool(re.fullmatch(r"\d{4}-\d\d-\d\d", day)) and bool(date.fromisoformat(day))
+    except ValueError:
+        valid = False
+    expected = [release for month, release in RELEASES.items() if month <= day[:7]]
+    if expected and expected[-1] != "endive":
+        valid = valid and name in {expected[-1], "preview"}
+    elif not expected:
+        valid = valid and not name
+    if not valid:
+        raise ApiError(400, f"Invalid Stripe API version: {version}")
 
 
 def _key() -> str | None:
@@ -258,9 +328,9 @@ def _key() -> str | None:
     return credentials.strip() or None if scheme.lower() == "bearer" else None
 
 
-def unauthorized(message: str) -> ApiError:
+def unauthorized(message: str, *, code: str | None = None) -> ApiError:
     """Return Stripe's 401."""
-    return ApiError(401, message, headers={"WWW-Authenticate": 'Basic realm="Stripe"'})
+    return ApiError(401, message, code=code, headers={"WWW-Authenticate": 'Basic realm="Stripe"'})
 
 
 def _failed(error: ApiError, request_id: str) -> Reply:

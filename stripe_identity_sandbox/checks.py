@@ -34,9 +34,16 @@ LAST_ERRORS = {
 }
 OUTCOMES = (VERIFIED, *LAST_ERRORS)
 
-#: The user was never checked, so the report of such an attempt holds no data. No record says
-#: whether Stripe makes a report at all then; we keep to "one report per attempt".
-NOTHING_CHECKED = ("abandoned", "consent_declined", "country_not_supported", "device_not_supported")
+#: The attempt ended before any check, so its report has no parts: a part that is unverified has an
+#: error of its own (docs.stripe.com/api/identity/verification_reports/object), and these codes are
+#: none of those. Whether Stripe makes a report at all then is not on record.
+NOTHING_CHECKED = (
+    "abandoned",
+    "consent_declined",
+    "country_not_supported",
+    "device_not_supported",
+    "under_supported_age",
+)
 
 PARTS = ("document", "id_number", "selfie", "email", "phone")
 REDACTED = "[redacted]"
@@ -79,19 +86,17 @@ def attempt(
 
     ``file_id`` is called for the id of each image the user is said to have uploaded.
     """
+    if outcome in NOTHING_CHECKED:
+        return {}
     person = invent(marker, provided or {})
-    checked = outcome not in NOTHING_CHECKED
     found: dict[str, Json] = {}
     for part in parts_of(session_type, options, outcome):
-        failed = failed_part(outcome) == part
         # Parts that come after the failed one are still reported as verified: the codes are of
         # one part each, and a report that fails in two would have no single last_error.
-        ok = checked and not failed and outcome != "under_supported_age"
-        status = "verified" if ok else "unverified"
+        failed = failed_part(outcome) == part
         error = {"code": outcome, "reason": LAST_ERRORS[outcome]} if failed else None
-        found[part] = {"status": status, "error": error} | (
-            _data(part, person, options, file_id) if checked else _no_data(part)
-        )
+        status = "unverified" if failed else "verified"
+        found[part] = {"status": status, "error": error} | _data(part, person, options, file_id)
     return found
 
 
@@ -157,19 +162,6 @@ def _data(part: str, person: Json, options: Json, file_id: Any) -> Json:
             return {"document": file_id(), "selfie": file_id()}
         case _:
             return {part: person[part]}
-
-
-def _no_data(part: str) -> Json:
-    match part:
-        case "document":
-            names = ("type", "issuing_country", "issued_date", "expiration_date", "files")
-            return dict.fromkeys((*DOCUMENT_PERSONAL, *names))
-        case "id_number":
-            return dict.fromkeys((*ID_NUMBER_PERSONAL, "id_number_type"))
-        case "selfie":
-            return {"document": None, "selfie": None}
-        case _:
-            return {part: None}
 
 
 def redact_part(part: Json) -> Json:

@@ -21,7 +21,7 @@ from stripe_identity_sandbox.objects import (
     Session,
     endpoint_view,
 )
-from stripe_identity_sandbox.operations import PERMISSIONS
+from stripe_identity_sandbox.operations.base import PERMISSIONS
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
 

@@ -23,27 +23,34 @@ class Endpoints:
         url: str,
         *,
         enabled_events: list[str],
+        account: str | None = None,
         secret: str | None = None,
+        prefix: str = "we_1",
         **fields: Any,
     ) -> Endpoint:
         """Make an endpoint; without a secret one is made up.
 
         Raises:
-            Illegal: there are 16 already.
+            Illegal: the account has 16 already.
         """
-        if len(self.by_id) >= MAX_ENDPOINTS:
+        if len(self.of(account)) >= MAX_ENDPOINTS:
             # The limit is documented, the sentence is not.
             raise Illegal(f"You have reached the maximum of {MAX_ENDPOINTS} webhook endpoints.")
         endpoint = Endpoint(
-            id=new_id("we_1"),
+            id=new_id(prefix),
             created=int(self._journal.now()),
             url=url,
             enabled_events=enabled_events,
+            account=account,
             secrets=[(secret or _new_secret(), None)],
             **fields,
         )
         self._journal.keep(self.by_id, endpoint)
         return endpoint
+
+    def of(self, account: str | None) -> list[Endpoint]:
+        """Return the endpoints of one account, oldest first."""
+        return [endpoint for endpoint in self.by_id.values() if endpoint.account == account]
 
     def roll_secret(self, endpoint: Endpoint, *, overlap: float) -> str:
         """Give an endpoint a new secret; the old one signs too for ``overlap`` seconds."""
@@ -66,7 +73,10 @@ class Endpoints:
 def _takes(endpoint: Endpoint, event: Event) -> bool:
     if endpoint.status != "enabled":
         return False
-    if endpoint.connect is not None and endpoint.connect != bool(event.account):
+    if endpoint.account is not None:
+        if endpoint.account != event.account:
+            return False
+    elif endpoint.connect is not None and endpoint.connect != bool(event.account):
         return False
     name = f"v1.{event.type}" if endpoint.form == "thin" else event.type
     # docs.stripe.com/identity/verification-sessions#events: redacted has to be named.

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from stripe_identity_sandbox import lifetimes
+
 Json = dict[str, Any]
 #: What a request asked to expand: ``{"last_verification_report": {"document": {"number": {}}}}``.
 Expand = dict[str, Any]
@@ -64,9 +66,9 @@ class Session(msgspec.Struct):
     provided_details: Json | None = None
     verification_flow: str | None = None
     return_url: str | None = None
-    #: Ends both the url and the client_secret; None while the session cannot be worked on.
-    token: str | None = None
-    token_created: float = 0.0
+    #: When each link was made. Its token ends both the url and the client_secret; the newest one
+    #: is shown. There are none while the session cannot be worked on.
+    links: dict[str, float] = msgspec.field(default_factory=dict)
     last_error: Json | None = None
     last_report: str | None = None
     redaction: str | None = None
@@ -75,6 +77,11 @@ class Session(msgspec.Struct):
     #: What processing will find, and when it (or redaction) ends by itself; None: when told to.
     outcome: str | None = None
     due: float | None = None
+
+    def token(self, now: float, lifetime: float) -> str | None:
+        """Return the newest token, unless it is older than this."""
+        token = next(reversed(self.links), None)
+        return token if token and now < self.links[token] + lifetime else None
 
 
 class Report(msgspec.Struct):
@@ -117,7 +124,11 @@ class Endpoint(msgspec.Struct):
     url: str
     enabled_events: list[str]
     secrets: list[tuple[str, float | None]]
+    #: The connected account whose own endpoint it is; None: the platform's.
+    account: str | None = None
     form: str = "snapshot"
+    #: Destinations of /v2 have one.
+    name: str | None = None
     status: str = "enabled"
     connect: bool | None = None
     api_version: str | None = None
@@ -167,6 +178,7 @@ class Answer(msgspec.Struct):
     """What was answered under an idempotency key. ``status`` is 0 while it is being made."""
 
     id: str
+    path: str
     fingerprint: str
     request: str
     created: float
@@ -186,14 +198,15 @@ class Clock(msgspec.Struct):
 Record = Session | Report | Event | Endpoint | Delivery | Key | Answer | Clock
 
 
-def session_view(session: Session, base_url: str) -> Json:
-    """Return the session's JSON with nothing expanded."""
-    token = session.token
+def session_view(session: Session, base_url: str, now: float) -> Json:
+    """Return the session's JSON as it is now, with nothing expanded."""
+    secret = session.token(now, lifetimes.CLIENT_SECRET)
+    link = session.token(now, lifetimes.URL)
     view: Json = {
         "id": session.id,
         "object": SESSION,
         "client_reference_id": session.client_reference_id,
-        "client_secret": token and f"{session.id}_secret_test_{token}",
+        "client_secret": secret and f"{session.id}_secret_test_{secret}",
         "created": session.created,
         "last_error": session.last_error,
         "last_verification_report": session.last_report,
@@ -205,7 +218,7 @@ def session_view(session: Session, base_url: str) -> Json:
         "related_customer_account": session.related_customer_account,
         "status": session.status,
         "type": session.type,
-        "url": token and f"{base_url}/start/test_{token}",
+        "url": link and f"{base_url}/start/test_{link}",
     }
     for name in ("provided_details", "related_person", "verification_flow"):
         if (value := getattr(session, name)) is not None:
@@ -268,13 +281,12 @@ def event_view(event: Event, *, api_version: str, pending_webhooks: int) -> Json
 
 def notification_view(event: Event) -> Json:
     """Return the thin form of an event, as it is pushed."""
-    when = datetime.fromtimestamp(event.created, UTC)
     view: Json = {
         "id": event.thin_id,
         "object": "v2.core.event",
         "type": f"v1.{event.type}",
         "livemode": False,
-        "created": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "created": _iso(event.created),
         "context": event.account,
         "related_object": {
             "id": event.session,
@@ -298,11 +310,40 @@ def endpoint_view(endpoint: Endpoint, *, secret: bool = False) -> Json:
         "created": endpoint.created,
         "description": endpoint.description,
         "enabled_events": endpoint.enabled_events,
-        # Not Stripe's: there, thin destinations are made through /v2/core/event_destinations.
-        "event_payload": endpoint.form,
         "livemode": False,
         "metadata": endpoint.metadata,
         "status": endpoint.status,
         "url": endpoint.url,
     }
     return view | ({"secret": endpoint.secrets[0][0]} if secret else {})
+
+
+def destination_view(destination: Endpoint, *, include: set[str]) -> Json:
+    """Return the same as an event destination of /v2; url and secret only where included."""
+    created = _iso(destination.created)
+    hook = {"url": destination.url, "signing_secret": destination.secrets[0][0]}
+    sources = {None: ["@self", "@accounts"], False: ["@self"], True: ["@accounts"]}
+    snapshot = destination.form == "snapshot"
+    return {
+        "id": destination.id,
+        "object": "v2.core.event_destination",
+        "created": created,
+        "description": destination.description or "",
+        "enabled_events": destination.enabled_events,
+        "event_payload": destination.form,
+        "events_from": sources[destination.connect],
+        "livemode": False,
+        "metadata": destination.metadata,
+        "name": destination.name or destination.url,
+        "snapshot_api_version": destination.api_version if snapshot else None,
+        "status": destination.status,
+        "status_details": None,
+        "type": "webhook_endpoint",
+        "updated": created,
+        "webhook_endpoint": {name: hook[name] if name in include else None for name in hook},
+    }
+
+
+def _iso(moment: float) -> str:
+    when = datetime.fromtimestamp(moment, UTC)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -131,16 +131,22 @@ class Outbox:
     def event_view(self, event: Event, endpoint: Endpoint | None = None) -> Json:
         """Return the snapshot form of an event, as the API or an endpoint shows it."""
         own = endpoint.api_version if endpoint else None
-        return event_view(
+        view = event_view(
             event, api_version=own or self._api_version, pending_webhooks=self.pending(event)
         )
+        if endpoint and endpoint.account:
+            view.pop("account", None)  # only platforms are told whose event it is
+        return view
 
     def payload(self, delivery: Delivery) -> Json:
         """Return the body a delivery carries."""
-        event = self._events.by_id[delivery.event]
-        if delivery.form == "thin":
-            return notification_view(event)
-        return self.event_view(event, self._endpoints.by_id[delivery.endpoint])
+        event, endpoint = (
+            self._events.by_id[delivery.event],
+            self._endpoints.by_id[delivery.endpoint],
+        )
+        if delivery.form == "snapshot":
+            return self.event_view(event, endpoint)
+        return notification_view(event) | ({"context": None} if endpoint.account else {})
 
     def change_endpoint(self, endpoint: Endpoint, **fields: object) -> None:
         """Set fields; an endpoint that is enabled again gets what is still due."""

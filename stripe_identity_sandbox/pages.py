@@ -13,7 +13,7 @@ import msgspec
 from flask import Flask, redirect, render_template, request
 from werkzeug.wrappers import Response
 
-from stripe_identity_sandbox import checks, faults
+from stripe_identity_sandbox import checks, faults, lifetimes
 from stripe_identity_sandbox.control import delivery_view, event_of, session_of
 from stripe_identity_sandbox.faults import Faults
 from stripe_identity_sandbox.lifetimes import DAY
@@ -66,7 +66,9 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
             session = world.session_of(token)
             if session is None:
                 return _gone()
-            if choice != "leave":
+            if choice == "leave":
+                world.leave(session)
+            else:
                 code = request.form.get("code", "") if choice == "fail" else choice
                 if code not in checks.OUTCOMES:
                     raise ApiError(400, f"There is no outcome '{code}'.")
@@ -76,7 +78,8 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
                 return redirect(session.return_url, 303)
             title = "You walked away" if choice == "leave" else "Thank you"
             text = (
-                "Nothing was submitted, and the link still works."
+                "Nothing was submitted, and the link is used up. Your app gets a new one when it"
+                " retrieves the session."
                 if choice == "leave"
                 else "The data was submitted. Your app would go on here: it gave no return_url."
             )
@@ -153,7 +156,7 @@ def _create(world: World, _: Faults, form: dict[str, str]) -> str:
 def _open(world: World, _: Faults, form: dict[str, str]) -> str:
     session = session_of(world, form.get("session", ""))
     world.refresh(session)
-    return f"/start/test_{session.token}"
+    return f"/start/test_{session.token(world.now(), lifetimes.URL)}"
 
 
 def _cancel(world: World, _: Faults, form: dict[str, str]) -> None:

@@ -24,6 +24,8 @@ from stripe_identity_sandbox.wire import ApiError
 
 #: Enough that a handful of slow or hanging answers (faults) leave room for others.
 THREADS = 32
+#: In characters. Stripe's own limit is not published; what the API documents fits easily.
+MAX_URL = 65_536
 
 
 def create_app(world: World, faults: Faults) -> Flask:
@@ -52,6 +54,11 @@ def create_app(world: World, faults: Faults) -> Flask:
         # The traceback is in the log of the sandbox.
         error = ApiError(500, "The sandbox has a bug: see its log.", kind="api_error")
         return error.envelope("req_sandbox"), 500
+
+    @app.before_request
+    def no_endless_url() -> None:
+        if len(request.full_path) > MAX_URL:
+            raise ApiError(414, f"The URL is longer than {MAX_URL} characters.")
 
     @app.before_request
     def no_other_site() -> None:
@@ -103,6 +110,9 @@ def serve(host: str, port: int, make_world: Callable[[str], World], *, as_json: 
             "bind": [f"{f'[{host}]' if ':' in host else host}:{port}"],
             "threads": THREADS,
             "keepalive": 75,
+            # A long URL or header gets an answer of the application, not gunicorn's own page.
+            "limit_request_line": 0,
+            "limit_request_field_size": 0,
             "loglevel": "warning",
         }
     )

@@ -133,8 +133,7 @@ class World:
             match record:
                 case Session():
                     self.sessions[record.id] = record
-                    if record.token:
-                        self._tokens[record.token] = record.id
+                    self._tokens |= dict.fromkeys(record.links, record.id)
                     self._schedule(record)
                 case Event():
                     self.events.add(record)
@@ -175,7 +174,9 @@ class World:
     ) -> Session:
         """Create a session from checked parameters."""
         kind, flow = params.get("type"), params.get("verification_flow")
-        options = {part: dict(chosen) for part, chosen in (params.get("options") or {}).items()}
+        options = {
+            part: dict(chosen or {}) for part, chosen in (params.get("options") or {}).items()
+        }
         if flow:
             # What a flow asks for is set up in the Dashboard, which the sandbox has none of.
             kind = "verification_flow"
@@ -208,9 +209,13 @@ class World:
 
         Stripe does this on retrieval; ours stay the same until they are used or expire.
         """
-        expired = session.token_created + lifetimes.CLIENT_SECRET <= self.now()
-        if session.status == "requires_input" and (session.token is None or expired):
+        usable = session.token(self.now(), lifetimes.CLIENT_SECRET)
+        if session.status == "requires_input" and not session.redaction and not usable:
             self._open(session)
+
+    def leave(self, session: Session) -> None:
+        """Use up the links without submitting anything, as a user does who walks away."""
+        self._close(session)
 
     def update(self, session: Session, params: Json) -> None:
         """Change metadata, options, type or provided details of a session that waits for input.
@@ -219,17 +224,11 @@ class World:
             Illegal: the session has another status, or is being redacted.
         """
         self._require(session, "update", "updated")
-        for name, value in params.get("metadata", {}).items():
-            if value:
-                session.metadata = session.metadata | {name: value}
-            else:
-                session.metadata = {k: v for k, v in session.metadata.items() if k != name}
-        if params.get("metadata") == {}:
-            session.metadata = {}
+        session.metadata = params.get("metadata", session.metadata)
         if "type" in params and params["type"] != session.type:
             session.type = params["type"]
             session.options = {params["type"]: {}}
-        for part, chosen in params.get("options", {}).items():
+        for part, chosen in (params.get("options") or {}).items():
             # Unset with an empty value; what is given is laid over what was there.
             laid = {**session.options.get(part, {}), **chosen} if chosen else {}
             session.options = session.options | {part: laid}
@@ -349,15 +348,16 @@ class World:
             )
 
     def _open(self, session: Session) -> None:
-        self._close(session)
-        session.token, session.token_created = secrets.token_hex(20), self.now()
-        self._tokens[session.token] = session.id
+        token = secrets.token_hex(20)
+        session.links = session.links | {token: self.now()}
+        self._tokens[token] = session.id
         self.journal.touch(session)
 
     def _close(self, session: Session) -> None:
-        if session.token:
-            del self._tokens[session.token]
-            session.token = None
+        for token in session.links:
+            del self._tokens[token]
+        session.links = {}
+        self.journal.touch(session)
 
     def _finish(self, session: Session, *, at: float) -> None:
         """End what is under way: processing with its outcome, or redaction."""
@@ -377,7 +377,8 @@ class World:
             created=int(at),
             session=session.id,
             type=session.type or "document",
-            options=session.options,
+            # Stripe's type has no others: what a flow asks for shows in the session only.
+            options={k: v for k, v in session.options.items() if k in {"document", "id_number"}},
             client_reference_id=session.client_reference_id,
             verification_flow=session.verification_flow,
             parts=checks.attempt(
@@ -415,7 +416,7 @@ class World:
 
     def view(self, session: Session, expand: Expand | None = None) -> Json:
         """Return the session's JSON with what ``expand`` names."""
-        view = session_view(session, self.settings.base_url)
+        view = session_view(session, self.settings.base_url, self.now())
         if expand:
             report = self.reports.get(session.last_report or "")
             if "last_verification_report" in expand and report:
@@ -433,7 +434,9 @@ class World:
 
     def session_of(self, token: str) -> Session | None:
         """Return the session whose hosted page this token opens."""
-        return self.sessions.get(self._tokens.get(token, ""))
+        session = self.sessions.get(self._tokens.get(token, ""))
+        alive = session and self.now() < session.links[token] + lifetimes.URL
+        return session if alive else None
 
     def _emit(
         self,

@@ -1,12 +1,10 @@
-"""Stripe's manner on the wire: form parameters in, errors, expansion and pages out.
+"""Stripe's manner on the wire: nested form names in, errors, expansion and pages out.
 
 Texts without a note are on public record; of the others, the note says what they are modelled on.
 """
 
-import json
-import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from stripe_identity_sandbox.objects import Expand, Json
 
@@ -16,9 +14,6 @@ Item = TypeVar("Item")
 DEFAULT_LIMIT, MAX_LIMIT = 10, 100
 #: docs.stripe.com/expand: four levels.
 MAX_EXPAND_DEPTH = 4
-#: Both stand in docs.stripe.com/api/metadata, with 500 characters for a value.
-METADATA_KEYS, METADATA_KEY_LENGTH, METADATA_VALUE_LENGTH = 50, 40, 500
-MAX_STRING = 5000
 
 
 class ApiError(Exception):
@@ -88,165 +83,6 @@ def nest(pairs: Iterable[tuple[str, str]]) -> Json:
 def _path(name: str) -> list[str]:
     head, bracket, rest = name.partition("[")
     return [head, *rest.removesuffix("]").split("][")] if bracket else [head]
-
-
-Check = Callable[[Any, str], Any]
-
-
-def string(value: Any, param: str) -> str:
-    """Accept any text of up to 5000 characters that is not empty."""
-    if not isinstance(value, str):
-        raise ApiError(400, f"Invalid string: {_shown(value)}", param=param)
-    if value == "":
-        # Stripe's sentence, from memory of its API; the code is documented.
-        raise ApiError(
-            400,
-            f"You passed an empty string for '{param}'. We assume empty values are an attempt to"
-            f" unset a field; however '{param}' cannot be unset. You should remove '{param}' from"
-            " your request or supply a non-empty value.",
-            code="parameter_invalid_empty",
-            param=param,
-        )
-    if len(value) > MAX_STRING:
-        # The limit is in the OpenAPI document, the sentence is ours.
-        raise ApiError(
-            400, f"Invalid string: {param} must be at most {MAX_STRING} characters", param=param
-        )
-    return value
-
-
-def integer(value: Any, param: str) -> int:
-    """Accept digits."""
-    if not isinstance(value, str) or not re.fullmatch(r"-?\d{1,18}", value, re.ASCII):
-        raise ApiError(
-            400, f"Invalid integer: {_shown(value)}", code="parameter_invalid_integer", param=param
-        )
-    return int(value)
-
-
-def boolean(value: Any, param: str) -> bool:
-    """Accept ``true`` and ``false``, as the SDKs send them."""
-    if value not in {"true", "false"}:
-        # By analogy with integers.
-        raise ApiError(400, f"Invalid boolean: {_shown(value)}", param=param)
-    return bool(value == "true")
-
-
-def enum(*values: str) -> Check:
-    """Accept one of these words."""
-
-    def check(value: Any, param: str) -> str:
-        if string(value, param) not in values:
-            # On record for the status of subscriptions (stripe/stripe-python issue 686).
-            *most, last = values
-            comma = "," if len(most) > 1 else ""
-            listed = f"{', '.join(most)}{comma} or {last}" if most else last
-            raise ApiError(400, f"Invalid {param}: must be one of {listed}", param=param)
-        return str(value)
-
-    return check
-
-
-def array(item: Check) -> Check:
-    """Accept ``name[]=a``, ``name[0]=a``."""
-
-    def check(value: Any, param: str) -> list[Any]:
-        if not isinstance(value, dict):
-            raise ApiError(400, "Invalid array", param=param)  # by analogy
-        listed: list[Any] = []
-        for key, inner in value.items():
-            if key == "":
-                listed += inner if isinstance(inner, list) else [inner]
-            elif key.isdecimal():
-                listed.append(inner)
-            else:
-                raise ApiError(400, "Invalid array", param=param)
-        return [item(inner, f"{param}[{position}]") for position, inner in enumerate(listed)]
-
-    return check
-
-
-def record(required: Sequence[str] = (), **fields: Check) -> Check:
-    """Accept a hash of known fields."""
-
-    def check(value: Any, param: str) -> Json:
-        if not isinstance(value, dict):
-            raise ApiError(400, "Invalid object", param=param)  # by analogy
-        return checked(value, fields, required=required, within=param)
-
-    return check
-
-
-def or_empty(check: Check) -> Check:
-    """Accept also the empty string, which unsets."""
-    return lambda value, param: {} if value == "" else check(value, param)
-
-
-def metadata(value: Any, param: str) -> dict[str, str]:
-    """Accept a map of texts; an empty value unsets a key, an empty map all of them."""
-    if value == "":
-        return {}
-    if not isinstance(value, dict):
-        raise ApiError(
-            400, "Invalid metadata: metadata must be a set of key-value pairs", param=param
-        )
-    if len(value) > METADATA_KEYS:
-        raise ApiError(400, f"Metadata can have up to {METADATA_KEYS} keys", param=param)
-    for key, text in value.items():
-        within = f"{param}[{key}]"
-        if not isinstance(text, str):
-            raise ApiError(400, f"Invalid string: {_shown(text)}", param=within)
-        if len(key) > METADATA_KEY_LENGTH:
-            raise ApiError(
-                400, f"Metadata keys can be up to {METADATA_KEY_LENGTH} characters", param=within
-            )
-        if len(text) > METADATA_VALUE_LENGTH:
-            raise ApiError(
-                400,
-                f"Metadata values can be up to {METADATA_VALUE_LENGTH} characters",
-                param=within,
-            )
-    return value
-
-
-def time_range(value: Any, param: str) -> Json:
-    """Accept a Unix time, or bounds: gt, gte, lt, lte."""
-    if isinstance(value, str):
-        exactly = integer(value, param)
-        return {"gte": exactly, "lte": exactly}
-    bounds: Json = record(gt=integer, gte=integer, lt=integer, lte=integer)(value, param)
-    return bounds
-
-
-def checked(
-    given: Json, fields: dict[str, Check], *, required: Sequence[str] = (), within: str = ""
-) -> Json:
-    """Return the parameters as their schema has them, or raise the first fault."""
-
-    def named(name: str) -> str:
-        return f"{within}[{name}]" if within else name
-
-    for name in given:
-        if name not in fields:
-            raise ApiError(
-                400,
-                f"Received unknown parameter: {named(name)}",
-                code="parameter_unknown",
-                param=named(name),
-            )
-    for name in required:
-        if name not in given:
-            raise missing(named(name))
-    return {name: fields[name](value, named(name)) for name, value in given.items()}
-
-
-def missing(param: str) -> ApiError:
-    """Say that a required parameter was not given."""
-    return ApiError(400, f"Missing required param: {param}.", code="parameter_missing", param=param)
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 # -- expansion -------------------------------------------------------------------------------
@@ -337,14 +173,6 @@ def _take(items: Iterable[Item], count: int) -> list[Item]:
         if len(taken) == count:
             break
     return taken
-
-
-PAGE = {
-    "ending_before": string,
-    "expand": array(string),
-    "limit": integer,
-    "starting_after": string,
-}
 
 
 def within(moment: float, bounds: Json | None) -> bool:

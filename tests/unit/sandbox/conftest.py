@@ -13,6 +13,7 @@ from stripe_identity_sandbox.state import Settings, World
 
 SESSIONS = "/v1/identity/verification_sessions"
 REPORTS = "/v1/identity/verification_reports"
+DESTINATIONS = "/v2/core/event_destinations"
 
 
 @dataclass
@@ -38,6 +39,9 @@ class Api:
                 **named,
             },
         )
+
+    def post_json(self, path: str, *, key: str = "sk_test_unit", **body: Any) -> TestResponse:
+        return self.client.post(path, json=body, headers={"Authorization": f"Bearer {key}"})
 
     def create(self, body: str = "type=document", **headers: str) -> Any:
         answer = self.post(SESSIONS, body, **headers)
