@@ -15,7 +15,8 @@ from stripe_identity_sandbox import lifetimes
 from stripe_identity_sandbox.checks import LAST_ERRORS, OUTCOMES
 from stripe_identity_sandbox.endpoints import all_events
 from stripe_identity_sandbox.objects import EVENT_TYPES
-from stripe_identity_sandbox.state import Settings, World
+from stripe_identity_sandbox.settings import Settings
+from stripe_identity_sandbox.state import World
 
 #: Stripe's hours between tries become seconds: 3600 s is 3.6 s.
 RETRY_SCALE = 0.001
@@ -62,6 +63,9 @@ def main() -> None:
     metavar="FILE",
     help="Keep the state in this SQLite file.",
 )
+@click.option(
+    "--in-order", is_flag=True, help="Send one event at a time. Stripe promises no order."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
     host: str,
@@ -76,6 +80,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
     marker: str,
     api_version: str,
     state: Path | None,
+    in_order: bool,
     as_json: bool,
 ) -> None:
     """Serve Stripe Identity until SIGTERM or SIGINT.
@@ -123,7 +128,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
     from stripe_identity_sandbox.store import Store  # noqa: PLC0415
 
     store = Store(state) if state else None
-    run(host, port, make_world, as_json=as_json)
+    run(host, port, make_world, as_json=as_json, in_order=in_order)
 
 
 def _both(url: str | None, secret: str | None, names: str) -> bool:

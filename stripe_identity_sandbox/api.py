@@ -11,14 +11,12 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from datetime import date
-from typing import Any
+from collections.abc import Callable
 from urllib.parse import parse_qsl
 
 from flask import Flask, Response, request
 
-from stripe_identity_sandbox import wire
+from stripe_identity_sandbox import versions, wire
 from stripe_identity_sandbox.faults import Fault, Faults
 from stripe_identity_sandbox.objects import Answer, Illegal, Json
 from stripe_identity_sandbox.operations import OPERATIONS
@@ -31,6 +29,7 @@ from stripe_identity_sandbox.operations.base import (
     masked,
 )
 from stripe_identity_sandbox.state import World
+from stripe_identity_sandbox.strikes import half, strike
 from stripe_identity_sandbox.wire import ApiError
 
 #: docs.stripe.com/api/idempotent_requests.
@@ -90,7 +89,7 @@ class Api:
         self, op: Operation, arguments: dict[str, str], request_id: str, fault: Fault | None
     ) -> Reply:
         if fault and not fault.after and not fault.saved:
-            _strike(fault)
+            strike(fault)
         with self.world.step():
             key, permissions = self._authenticate()
             account = self._account(key)
@@ -101,7 +100,7 @@ class Api:
                     f" this endpoint on account '{account or PLATFORM}'. Having the"
                     f" 'rak_{op.right}' permission would allow this request to continue.",
                 )
-        _check_version(request.headers.get("Stripe-Version"))
+        versions.check(request.headers.get("Stripe-Version"))
         given = _parameters()
         call = Call(
             world=self.world,
@@ -120,7 +119,7 @@ class Api:
         if fault and fault.kind == "slow":
             time.sleep(fault.seconds or 2.0)
         if fault and fault.saved:
-            _strike(fault)
+            strike(fault)
         with self.world.step():
             try:
                 result = op.run(call)
@@ -260,7 +259,7 @@ class Api:
         )
         if fault and fault.kind == "cut":
             response.headers["Content-Length"] = str(len(body.encode()))
-            response.response = _half(body.encode(), request.environ)
+            response.response = half(body.encode(), request.environ)
         return response
 
 
@@ -287,38 +286,6 @@ def _json(body: str) -> Json:
     raise ApiError(400, "The body must be a JSON object.", kind="")  # the words are ours
 
 
-#: The months in which Stripe began to release API versions under a name.
-RELEASES = {
-    "2024-09": "acacia",
-    "2025-03": "basil",
-    "2025-09": "clover",
-    "2026-03": "dahlia",
-    "2026-09": "endive",
-}
-
-
-def _check_version(version: str | None) -> None:
-    """Refuse a version that cannot exist: no date, or not the name its month has.
-
-    Which days had a release is not known here, nor what comes after the last name.
-    """
-    if version is None:
-        return
-    # Features in preview follow a semicolon.
-    day, _, name = version.partition(";")[0].strip().partition(".")
-    try:
-        valid = bool(re.fullmatch(r"\d{4}-\d\d-\d\d", day)) and bool(date.fromisoformat(day))
-    except ValueError:
-        valid = False
-    expected = [release for month, release in RELEASES.items() if month <= day[:7]]
-    if expected and expected[-1] != "endive":
-        valid = valid and name in {expected[-1], "preview"}
-    elif not expected:
-        valid = valid and not name
-    if not valid:
-        raise ApiError(400, f"Invalid Stripe API version: {version}")
-
-
 def _key() -> str | None:
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "basic":
@@ -340,64 +307,11 @@ def _failed(error: ApiError, request_id: str) -> Reply:
     return error.status, json.dumps(error.envelope(request_id), indent=2), headers
 
 
-def _strike(fault: Fault) -> None:
-    """Do what a fault of the API does instead of answering."""
-    match fault.kind:
-        case "rate_limit":
-            # The sentence is on record. Whether Stripe asks to retry is not: no SDK does by itself.
-            headers = {
-                "Stripe-Should-Retry": "false",
-                "Stripe-Rate-Limited-Reason": "global-rate",
-            }
-            if fault.retry_after is not None:
-                headers["Retry-After"] = str(fault.retry_after)
-            raise ApiError(
-                429,
-                "Testmode request rate limit exceeded, the rate limits in testmode are lower than"
-                " livemode. You can learn more about rate limits here"
-                " https://stripe.com/docs/rate-limits.",
-                code="rate_limit",
-                headers=headers,
-            )
-        case "lock_timeout":
-            raise ApiError(
-                429,
-                "This object cannot be accessed right now because another API request or Stripe"
-                " process is currently accessing it. If you see this error intermittently, retry"
-                " the request. If you see this error frequently and are making multiple"
-                " concurrent requests to a single object, make your requests serially or at a"
-                " lower rate. For more details, see"
-                " https://stripe.com/docs/rate-limits#object-lock-timeouts.",
-                code="lock_timeout",
-                headers={"Stripe-Should-Retry": "true"},
-            )
-        case "error":
-            raise ApiError(
-                fault.status, "An error occurred on our side.", kind="api_error", executed=True
-            )
-        case "timeout":
-            time.sleep(fault.seconds or 30.0)
-            _hang_up(request.environ)
-            raise ApiError(500, "The connection was ended.", kind="api_error")
-
-
 def _failed_after(fault: Fault, headers: dict[str, str], status: int, body: str) -> Reply:
     """Return what is answered when the operation happened and its answer is lost."""
     try:
-        _strike(fault)
+        strike(fault)
     except ApiError as error:
         lost, text, more = _failed(error, headers["Request-Id"])
         return lost, text, {"Request-Id": headers["Request-Id"]} | more
     return status, body, headers
-
-
-def _half(body: bytes, environ: dict[str, Any]) -> Iterator[bytes]:
-    yield body[: len(body) // 2]
-    _hang_up(environ)
-
-
-def _hang_up(environ: dict[str, Any]) -> None:
-    """End the client's connection without a word; only a real server has one to end."""
-    if (connection := environ.get("gunicorn.socket")) is not None:
-        with contextlib.suppress(OSError):
-            connection.shutdown(2)

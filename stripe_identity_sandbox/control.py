@@ -4,7 +4,7 @@ Bodies are JSON or forms. None of this exists at Stripe.
 """
 
 import secrets
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from flask import Flask, Response, jsonify, request
@@ -44,6 +44,12 @@ class Complete(msgspec.Struct, forbid_unknown_fields=True):
     outcome: str | None = None
     #: Show the redaction status ``validated`` instead of ending the redaction.
     validated: bool = False
+
+
+class Override(msgspec.Struct, forbid_unknown_fields=True):
+    """Change the result of a session by hand."""
+
+    status: Literal["verified", "requires_input"]
 
 
 class Redact(msgspec.Struct, forbid_unknown_fields=True):
@@ -156,6 +162,14 @@ def install(app: Flask, world: World, faults: Faults) -> None:  # noqa: PLR0915 
                 world.validate_redaction(session)
             else:
                 world.complete(session, outcome=body.outcome and outcome_named(body.outcome))
+            return jsonify(world.view(session))
+
+    @app.post("/_sandbox/sessions/<id_>/override")
+    def override(id_: str) -> Response:
+        body = read(Override)
+        with world.step():
+            session = session_of(world, id_)
+            world.override(session, verified=body.status == "verified")
             return jsonify(world.view(session))
 
     @app.post("/_sandbox/sessions/<id_>/redact")

@@ -32,9 +32,13 @@ HEADERS = {
 
 
 class Deliverer:
-    """Threads that send what is due, for as long as the process lives."""
+    """Threads that send what is due, for as long as the process lives.
 
-    def __init__(self, world: World, faults: Faults) -> None:
+    With one sender each event is answered before the next one is sent.
+    """
+
+    def __init__(self, world: World, faults: Faults, *, senders: int = SENDERS) -> None:
+        self._senders = senders
         self._world = world
         self._faults = faults
         self._work: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -45,7 +49,7 @@ class Deliverer:
 
     def start(self) -> None:
         """Start sending."""
-        for target in (self._watch, *[self._send_all] * SENDERS):
+        for target in (self._watch, *[self._send_all] * self._senders):
             threading.Thread(target=target, daemon=True, name="sandbox-delivery").start()
 
     def _watch(self) -> None:

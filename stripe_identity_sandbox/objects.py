@@ -10,8 +10,6 @@ from typing import Any
 
 import msgspec
 
-from stripe_identity_sandbox import lifetimes
-
 Json = dict[str, Any]
 #: What a request asked to expand: ``{"last_verification_report": {"document": {"number": {}}}}``.
 Expand = dict[str, Any]
@@ -198,10 +196,8 @@ class Clock(msgspec.Struct):
 Record = Session | Report | Event | Endpoint | Delivery | Key | Answer | Clock
 
 
-def session_view(session: Session, base_url: str, now: float) -> Json:
-    """Return the session's JSON as it is now, with nothing expanded."""
-    secret = session.token(now, lifetimes.CLIENT_SECRET)
-    link = session.token(now, lifetimes.URL)
+def session_view(session: Session, base_url: str, *, secret: str | None, link: str | None) -> Json:
+    """Return the session's JSON with nothing expanded; both tokens are None when they expired."""
     view: Json = {
         "id": session.id,
         "object": SESSION,

@@ -13,7 +13,7 @@ import msgspec
 from flask import Flask, redirect, render_template, request
 from werkzeug.wrappers import Response
 
-from stripe_identity_sandbox import checks, faults, lifetimes
+from stripe_identity_sandbox import checks, faults
 from stripe_identity_sandbox.control import delivery_view, event_of, session_of
 from stripe_identity_sandbox.faults import Faults
 from stripe_identity_sandbox.lifetimes import DAY
@@ -48,7 +48,7 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
     @app.get("/start/test_<token>")
     def start(token: str) -> Any:
         with world.step():
-            session = world.session_of(token)
+            session = world.links.session(token)
             if session is None:
                 return _gone()
             return render_template(
@@ -63,11 +63,11 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
     def finish(token: str) -> Any:
         choice = request.form.get("do", "")
         with world.step():
-            session = world.session_of(token)
+            session = world.links.session(token)
             if session is None:
                 return _gone()
             if choice == "leave":
-                world.leave(session)
+                world.links.close(session)
             else:
                 code = request.form.get("code", "") if choice == "fail" else choice
                 if code not in checks.OUTCOMES:
@@ -115,7 +115,7 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
                 return _gone()
             reports = [
                 {"id": r.id, "text": json.dumps(report_view(r, REPORT_EXPANDS), indent=2)}
-                for r in world.reports.values()
+                for r in world.reports.by_id.values()
                 if r.session == id_
             ]
             return render_template(
@@ -156,7 +156,7 @@ def _create(world: World, _: Faults, form: dict[str, str]) -> str:
 def _open(world: World, _: Faults, form: dict[str, str]) -> str:
     session = session_of(world, form.get("session", ""))
     world.refresh(session)
-    return f"/start/test_{session.token(world.now(), lifetimes.URL)}"
+    return f"/start/test_{world.links.link_of(session)}"
 
 
 def _cancel(world: World, _: Faults, form: dict[str, str]) -> None:

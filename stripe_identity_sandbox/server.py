@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 
 from stripe_identity_sandbox import control, pages
 from stripe_identity_sandbox.api import Api
-from stripe_identity_sandbox.delivery import Deliverer
+from stripe_identity_sandbox.delivery import SENDERS, Deliverer
 from stripe_identity_sandbox.faults import Faults
 from stripe_identity_sandbox.objects import Illegal
 from stripe_identity_sandbox.state import World
@@ -95,11 +95,18 @@ class _Worker(ThreadWorker):
         return True
 
 
-def serve(host: str, port: int, make_world: Callable[[str], World], *, as_json: bool) -> None:
+def serve(
+    host: str,
+    port: int,
+    make_world: Callable[[str], World],
+    *,
+    as_json: bool,
+    in_order: bool = False,
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     ``make_world`` gets the address that is served. Port 0 takes a free one. The address is
-    printed when requests are answered.
+    printed when requests are answered. ``in_order`` sends one event at a time.
 
     Raises:
         SystemExit: the address cannot be listened on.
@@ -125,7 +132,7 @@ def serve(host: str, port: int, make_world: Callable[[str], World], *, as_json: 
 
     world, faults = make_world(url), Faults()
     app.callable = collapse_slashes(create_app(world, faults))
-    Deliverer(world, faults).start()
+    Deliverer(world, faults, senders=1 if in_order else SENDERS).start()
     sys.stdout.write((json.dumps({"url": url}) if as_json else f"sandbox: {url}") + "\n")
     sys.stdout.flush()
     if not as_json:

@@ -8,18 +8,16 @@ stored in one transaction, or not at all.
 import contextlib
 import heapq
 import itertools
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
 
-from stripe_identity_sandbox import checks, lifetimes
+from stripe_identity_sandbox import checks
 from stripe_identity_sandbox.endpoints import Endpoints
 from stripe_identity_sandbox.events import Events
 from stripe_identity_sandbox.idempotency import Answers
 from stripe_identity_sandbox.journal import Changes, Journal, new_id
+from stripe_identity_sandbox.links import Links
 from stripe_identity_sandbox.objects import (
     SESSION,
     Answer,
@@ -39,31 +37,8 @@ from stripe_identity_sandbox.objects import (
     verified_outputs,
 )
 from stripe_identity_sandbox.outbox import Outbox
-
-
-class Origin(NamedTuple):
-    """The request that caused a change; empty when Stripe itself did."""
-
-    request: str | None = None
-    idempotency_key: str | None = None
-
-
-STRIPE = Origin()
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a world behaves; durations in seconds."""
-
-    #: Where hosted pages are served.
-    base_url: str = "http://127.0.0.1:12111"
-    #: A text all invented personal data contains.
-    marker: str = ""
-    #: The ``api_version`` of events.
-    api_version: str = "2026-10-28.endive"
-    redaction_time: float = lifetimes.REDACTION
-    #: The waits between the tries of a delivery.
-    retries: tuple[float, ...] = lifetimes.RETRIES["test"]
+from stripe_identity_sandbox.reports import Reports
+from stripe_identity_sandbox.settings import STRIPE, Origin, Settings
 
 
 class World:
@@ -82,10 +57,11 @@ class World:
         self.settings = settings or Settings()
         self.journal = Journal(clock)
         self.sessions: dict[str, Session] = {}
-        self.reports: dict[str, Report] = {}
+        self.reports = Reports(self.journal, marker=self.settings.marker)
         self.keys: dict[str, Key] = {}
         self.answers = Answers(self.journal)
         self.events = Events(self.journal)
+        self.links = Links(self.journal)
         self.endpoints = Endpoints(self.journal)
         self.outbox = Outbox(
             self.journal,
@@ -96,7 +72,6 @@ class World:
         )
         self.changed = threading.Condition()
         self._save = save
-        self._tokens: dict[str, str] = {}
         self._order = itertools.count()
         self._timers: list[tuple[float, int, str]] = []
 
@@ -133,14 +108,14 @@ class World:
             match record:
                 case Session():
                     self.sessions[record.id] = record
-                    self._tokens |= dict.fromkeys(record.links, record.id)
+                    self.links.load(record)
                     self._schedule(record)
                 case Event():
                     self.events.add(record)
                 case Delivery():
                     self.outbox.load(record)
                 case Report():
-                    self.reports[record.id] = record
+                    self.reports.by_id[record.id] = record
                 case Endpoint():
                     self.endpoints.by_id[record.id] = record
                 case Key():
@@ -200,7 +175,7 @@ class World:
             return_url=params.get("return_url"),
         )
         self.journal.keep(self.sessions, session)
-        self._open(session)
+        self.links.open(session)
         self._emit("created", session, origin)
         return session
 
@@ -209,13 +184,8 @@ class World:
 
         Stripe does this on retrieval; ours stay the same until they are used or expire.
         """
-        usable = session.token(self.now(), lifetimes.CLIENT_SECRET)
-        if session.status == "requires_input" and not session.redaction and not usable:
-            self._open(session)
-
-    def leave(self, session: Session) -> None:
-        """Use up the links without submitting anything, as a user does who walks away."""
-        self._close(session)
+        if session.status == "requires_input" and not self.links.secret_of(session):
+            self.links.open(session)
 
     def update(self, session: Session, params: Json) -> None:
         """Change metadata, options, type or provided details of a session that waits for input.
@@ -246,7 +216,7 @@ class World:
         if session.status == "canceled" and not session.redaction:
             return
         self._require(session, "cancel", "canceled")
-        self._close(session)
+        self.links.close(session)
         session.status, session.last_error = "canceled", None
         self._emit("canceled", session, origin)
 
@@ -271,7 +241,7 @@ class World:
             )
         session.redaction = "processing"
         session.due = self.now() + (self.settings.redaction_time if delay is None else delay)
-        self._close(session)
+        self.links.close(session)
         session.last_error = None
         if session.status == "requires_input":
             session.status = "canceled"
@@ -297,7 +267,7 @@ class World:
             Illegal: the session does not wait for input.
         """
         self._require(session, "submit", "submitted")
-        self._close(session)
+        self.links.close(session)
         # Whether Stripe shows the old error during a new attempt is not on record.
         session.status, session.last_error, session.outcome = "processing", None, outcome
         session.due = None if hold else self.now() + delay
@@ -315,6 +285,29 @@ class World:
             raise Illegal("There is nothing to complete: the session is not in processing.")
         session.outcome = outcome or session.outcome
         self._finish(session, at=self.now())
+
+    def override(self, session: Session, *, verified: bool) -> None:
+        """Change the result by hand, as the Dashboard's "override status" does.
+
+        The report stays as it is. That a session overridden to unverified has the error
+        ``document_unverified_other`` is our guess.
+
+        Raises:
+            Illegal: it was never submitted, or is processing, canceled or redacted.
+        """
+        if (
+            session.redaction
+            or not session.last_report
+            or session.status not in {"verified", "requires_input"}
+        ):
+            raise Illegal("Only the status of a session that was checked can be overridden.")
+        self.links.close(session)
+        session.status, session.last_error = "verified", None
+        if not verified:
+            session.status = "requires_input"
+            code = "document_unverified_other"
+            session.last_error = {"code": code, "reason": checks.LAST_ERRORS[code]}
+        self._emit(session.status, session)
 
     def validate_redaction(self, session: Session) -> None:
         """Show the redaction status ``validated``.
@@ -347,18 +340,6 @@ class World:
                 f" be {participle}."
             )
 
-    def _open(self, session: Session) -> None:
-        token = secrets.token_hex(20)
-        session.links = session.links | {token: self.now()}
-        self._tokens[token] = session.id
-        self.journal.touch(session)
-
-    def _close(self, session: Session) -> None:
-        for token in session.links:
-            del self._tokens[token]
-        session.links = {}
-        self.journal.touch(session)
-
     def _finish(self, session: Session, *, at: float) -> None:
         """End what is under way: processing with its outcome, or redaction."""
         session.due = None
@@ -371,26 +352,7 @@ class World:
     def _judge(self, session: Session, *, at: float) -> None:
         outcome = session.outcome or checks.VERIFIED
         session.outcome = None
-        report = Report(
-            id=new_id("vr_1"),
-            account=session.account,
-            created=int(at),
-            session=session.id,
-            type=session.type or "document",
-            # Stripe's type has no others: what a flow asks for shows in the session only.
-            options={k: v for k, v in session.options.items() if k in {"document", "id_number"}},
-            client_reference_id=session.client_reference_id,
-            verification_flow=session.verification_flow,
-            parts=checks.attempt(
-                session.type,
-                session.options,
-                session.provided_details,
-                outcome,
-                marker=self.settings.marker,
-                file_id=lambda: new_id("file_1"),
-            ),
-        )
-        self.journal.keep(self.reports, report)
+        report = self.reports.make(session, outcome, at=at)
         session.last_report, session.processed = report.id, at
         if outcome == checks.VERIFIED:
             session.status = "verified"
@@ -405,10 +367,7 @@ class World:
         session.redaction = "redacted"
         session.metadata = {}
         session.provided_details = checks.redact_part(session.provided_details or {}) or None
-        for report in self.reports.values():
-            if report.session == session.id:
-                report.parts = {k: checks.redact_part(part) for k, part in report.parts.items()}
-                self.journal.touch(report)
+        self.reports.erase(session)
         self.events.erase(session, self.view(session))
         self.answers.erase(session)
 
@@ -416,9 +375,14 @@ class World:
 
     def view(self, session: Session, expand: Expand | None = None) -> Json:
         """Return the session's JSON with what ``expand`` names."""
-        view = session_view(session, self.settings.base_url, self.now())
+        view = session_view(
+            session,
+            self.settings.base_url,
+            secret=self.links.secret_of(session),
+            link=self.links.link_of(session),
+        )
         if expand:
-            report = self.reports.get(session.last_report or "")
+            report = self.reports.by_id.get(session.last_report or "")
             if "last_verification_report" in expand and report:
                 view["last_verification_report"] = report_view(
                     report, expand["last_verification_report"]
@@ -431,12 +395,6 @@ class World:
                     else None
                 )
         return view
-
-    def session_of(self, token: str) -> Session | None:
-        """Return the session whose hosted page this token opens."""
-        session = self.sessions.get(self._tokens.get(token, ""))
-        alive = session and self.now() < session.links[token] + lifetimes.URL
-        return session if alive else None
 
     def _emit(
         self,

@@ -19,7 +19,8 @@ from stripe_identity_sandbox.objects import (
     Session,
 )
 from stripe_identity_sandbox.parameters import Kind, Record
-from stripe_identity_sandbox.state import Origin, World
+from stripe_identity_sandbox.settings import Origin
+from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
 
 #: The account whose keys are used; the id is ours.
@@ -118,7 +119,7 @@ def report_by_id(
 ) -> Report:
     """Return a report of the account."""
     id_ = id_ or call.arguments["report"]
-    report = call.world.reports.get(id_)
+    report = call.world.reports.by_id.get(id_)
     if report is None or report.account != call.account:
         raise not_found("VerificationReport", id_, status, param)
     return report

@@ -33,7 +33,7 @@ def list_reports(call: Call) -> Json:
     wanted = filters(call, "client_reference_id", "type")
     session = call.params.get("verification_session")
     return wire.page(
-        [report for report in call.world.reports.values() if report.account == call.account],
+        [report for report in call.world.reports.by_id.values() if report.account == call.account],
         call.params,
         url=REPORTS,
         find=lambda cursor, param: report_by_id(call, cursor, status=400, param=param),

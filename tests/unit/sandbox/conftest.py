@@ -9,7 +9,8 @@ from werkzeug.test import TestResponse
 
 from stripe_identity_sandbox.faults import Faults
 from stripe_identity_sandbox.server import create_app
-from stripe_identity_sandbox.state import Settings, World
+from stripe_identity_sandbox.settings import Settings
+from stripe_identity_sandbox.state import World
 
 SESSIONS = "/v1/identity/verification_sessions"
 REPORTS = "/v1/identity/verification_reports"

@@ -358,3 +358,21 @@ def test_updates_merge(api: Api) -> None:
     changed = update("type=id_number")
     assert (changed["type"], changed["options"]) == ("id_number", {"id_number": {}})
     assert len(api.world.events.by_id) == 1, "updates fire nothing"
+
+
+def test_the_result_can_be_overridden_by_hand(api: Api) -> None:
+    id_ = in_status(api, "failed")
+    path = f"sessions/{id_}/override"
+    verified = api.control(path, status="verified").json
+    assert (verified["status"], verified["last_error"], verified["url"]) == ("verified", None, None)
+    refused = api.control(path, status="requires_input").json
+    assert (refused["status"], refused["last_error"]["code"]) == (
+        "requires_input",
+        "document_unverified_other",
+    )
+    changes = [event.type.rpartition(".")[2] for event in api.world.events.by_id.values()]
+    assert changes[-2:] == ["verified", "requires_input"]
+    for status in ("requires_input", "processing", "canceled", "redacting"):
+        never = in_status(api, status)
+        answer = api.control(f"sessions/{never}/override", status="verified")
+        assert answer.status_code == 400, status

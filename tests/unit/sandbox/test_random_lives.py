@@ -209,7 +209,7 @@ class Lives(RuleBasedStateMachine):
             told[event.session].append((event.type, visible(event.snapshot)))
         for id_, model in self.models.items():
             assert told[id_] == model.events
-            reports = [r for r in world.reports.values() if r.session == id_]
+            reports = [r for r in world.reports.by_id.values() if r.session == id_]
             assert len(reports) == model.reports
         for session in world.sessions.values():
             possible(session, world.view(session))
