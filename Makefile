@@ -66,7 +66,7 @@ chaos: $(VENV) ## kill, freeze and cut everything; nothing may be lost
 	@$(BIN)/python -m tests.chaos.storm --plain-rq
 	@$(BIN)/python -m tests.chaos.page
 
-.PHONY: format lock env-example readme-demo
+.PHONY: format lock env-example readme-demo sandbox-pictures
 format: $(VENV) ## let ruff write
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -78,6 +78,9 @@ env-example: $(VENV) ## deploy/env.example from the settings
 	@$(BIN)/python -m deploy.env_example > deploy/env.example
 readme-demo: $(VENV) ## run the demo and put its output into README.md
 	@$(BIN)/python -m deploy.readme_demo
+
+sandbox-pictures: $(VENV) ## docs/images: the pages of the sandbox (needs Chromium)
+	@$(BIN)/python tests/e2e/sandbox/screenshots.py
 
 LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)

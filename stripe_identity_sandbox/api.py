@@ -28,6 +28,7 @@ from stripe_identity_sandbox.operations.base import (
     Operation,
     masked,
 )
+from stripe_identity_sandbox.recorder import Recorder
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.strikes import half, strike
 from stripe_identity_sandbox.wire import ApiError
@@ -42,9 +43,10 @@ Reply = tuple[int, str, dict[str, str]]
 class Api:
     """Serves the operations: from a request's bytes to an answer's."""
 
-    def __init__(self, world: World, faults: Faults) -> None:
+    def __init__(self, world: World, faults: Faults, recorder: Recorder) -> None:
         self.world = world
         self.faults = faults
+        self.recorder = recorder
 
     def install(self, app: Flask) -> None:
         """Add the routes."""
@@ -253,6 +255,9 @@ class Api:
     ) -> Response:
         if fault and fault.after:
             status, body, headers = _failed_after(fault, headers, status, body)
+        with self.world.step():
+            kind = fault.kind if fault else None
+            self.recorder.note(request, headers["Request-Id"], status, body, kind)
         response = Response(body, status, headers, mimetype="application/json")
         response.headers["Stripe-Version"] = request.headers.get(
             "Stripe-Version", self.world.settings.api_version

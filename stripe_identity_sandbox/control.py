@@ -22,6 +22,7 @@ from stripe_identity_sandbox.objects import (
     endpoint_view,
 )
 from stripe_identity_sandbox.operations.base import PERMISSIONS
+from stripe_identity_sandbox.recorder import Recorder
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
 
@@ -141,8 +142,21 @@ def delivery_view(world: World, delivery: Delivery) -> Json:
     }
 
 
-def install(app: Flask, world: World, faults: Faults) -> None:  # noqa: PLR0915 -- a list of routes
+def install(  # noqa: PLR0915 -- a list of routes
+    app: Flask, world: World, faults: Faults, recorder: Recorder
+) -> None:
     """Add the routes."""
+
+    @app.get("/_sandbox/requests")
+    def list_requests() -> Response:
+        with world.step():
+            named = {name: request.args.get(name) for name in ("method", "path")}
+            return jsonify(recorder.all(**named))
+
+    @app.delete("/_sandbox/requests")
+    def clear_requests() -> Response:
+        with world.step():
+            return jsonify(cleared=recorder.clear())
 
     @app.post("/_sandbox/sessions/<id_>/submit")
     def submit(id_: str) -> Response:

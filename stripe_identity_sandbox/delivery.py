@@ -151,7 +151,8 @@ class Deliverer:
             )
             attempt.status = response.status
         except urllib3.exceptions.HTTPError as error:
-            attempt.error = f"{type(error).__name__}: {error}"
+            # urllib3 begins with the connection's address, which the delivery has already.
+            attempt.error = str(error).rpartition("): ")[2]
         return attempt
 
 

@@ -1,110 +1,72 @@
-"""The pages: the one a user would be sent to, and an overview for who runs the sandbox.
+"""The pages of whoever runs the sandbox: sessions, requests, set-up.
 
-Rendered here, usable without JavaScript.
+Rendered here, usable without JavaScript; with it they show changes as they happen.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
-from flask import Flask, redirect, render_template, request
-from werkzeug.wrappers import Response
+from flask import Flask, Response, redirect, render_template, request
+from werkzeug.wrappers import Response as Redirect
 
-from stripe_identity_sandbox import checks, faults
+from stripe_identity_sandbox import faults
 from stripe_identity_sandbox.control import delivery_view, event_of, session_of
 from stripe_identity_sandbox.faults import Faults
+from stripe_identity_sandbox.hosted import gone
 from stripe_identity_sandbox.lifetimes import DAY
 from stripe_identity_sandbox.objects import (
     REPORT_EXPANDS,
+    Delivery,
     Event,
     Illegal,
     Json,
     Session,
     report_view,
 )
+from stripe_identity_sandbox.recorder import Recorder
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
 
-#: How many of the newest the overview shows.
-SESSIONS_SHOWN, EVENTS_SHOWN = 50, 20
-#: What the tester can choose for the time processing takes, and what ``submit`` makes of it.
-TIMES: dict[str, tuple[str, Json]] = {
-    "now": ("At once", {}),
-    "soon": ("After 10 seconds", {"delay": 10.0}),
-    "hold": ("Stay in processing until told", {"hold": True}),
-}
+ROWS = 25
 CLOCK_STEPS = (("+ 1 minute", 60), ("+ 1 hour", 3600), ("+ 1 day", DAY), ("+ 4 days", 4 * DAY))
+#: Seconds after which a page asks anew whether something changed.
+WATCH = 15.0
 
 
-def install(app: Flask, world: World, set_faults: Faults) -> None:
+def install(app: Flask, world: World, set_faults: Faults, recorder: Recorder) -> None:
     """Add the pages to the application."""
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.add_template_filter(_moment, "moment")
     app.add_template_filter(_duration, "duration")
 
-    @app.get("/start/test_<token>")
-    def start(token: str) -> Any:
-        with world.step():
-            session = world.links.session(token)
-            if session is None:
-                return _gone()
-            return render_template(
-                "start.html",
-                session=session,
-                steps=_steps(session),
-                times=[(value, text) for value, (text, _) in TIMES.items()],
-                errors=_errors(),
-            )
-
-    @app.post("/start/test_<token>")
-    def finish(token: str) -> Any:
-        choice = request.form.get("do", "")
-        with world.step():
-            session = world.links.session(token)
-            if session is None:
-                return _gone()
-            if choice == "leave":
-                world.links.close(session)
-            else:
-                code = request.form.get("code", "") if choice == "fail" else choice
-                if code not in checks.OUTCOMES:
-                    raise ApiError(400, f"There is no outcome '{code}'.")
-                _, how = TIMES.get(request.form.get("when", ""), TIMES["now"])
-                world.submit(session, code, **how)
-            if session.return_url:
-                return redirect(session.return_url, 303)
-            title = "You walked away" if choice == "leave" else "Thank you"
-            text = (
-                "Nothing was submitted, and the link is used up. Your app gets a new one when it"
-                " retrieves the session."
-                if choice == "leave"
-                else "The data was submitted. Your app would go on here: it gave no return_url."
-            )
-            return render_template("done.html", title=title, text=text, session=session)
+    def show(template: str, **values: Any) -> str:
+        return render_template(
+            template,
+            message=request.args.get("message"),
+            version=world.version,
+            now=world.now(),
+            ahead=world.journal.offset,
+            **values,
+        )
 
     @app.get("/_sandbox")
     @app.get("/_sandbox/")
-    def overview() -> str:
+    def sessions() -> str:
+        page = max(request.args.get("page", 1, int), 1)
         with world.step():
-            sessions = list(world.sessions.values())
-            events = list(world.events.by_id.values())
-            return render_template(
-                "overview.html",
+            newest = list(world.sessions.values())[::-1]
+            rows = newest[(page - 1) * ROWS : page * ROWS]
+            return show(
+                "sessions.html",
                 base_url=world.settings.base_url,
-                message=request.args.get("message"),
-                sessions=sessions[: -SESSIONS_SHOWN - 1 : -1],
-                count=len(sessions),
-                events=[_event(world, event) for event in events[: -EVENTS_SHOWN - 1 : -1]],
-                endpoints=list(world.endpoints.by_id.values()),
-                faults=set_faults.all(),
-                delivery_faults=faults.DELIVERY,
-                api_faults=faults.API,
-                now=world.now(),
-                ahead=world.journal.offset,
-                steps=CLOCK_STEPS,
+                rows=[(session, _delivered(world, session)) for session in rows],
+                count=len(newest),
+                page=page,
+                pages=max(-(-len(newest) // ROWS), 1),
             )
 
     @app.get("/_sandbox/sessions/<id_>")
@@ -112,23 +74,53 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
         with world.step():
             session = world.sessions.get(id_)
             if session is None:
-                return _gone()
-            reports = [
-                {"id": r.id, "text": json.dumps(report_view(r, REPORT_EXPANDS), indent=2)}
-                for r in world.reports.by_id.values()
-                if r.session == id_
-            ]
-            return render_template(
+                return gone()
+            return show(
                 "session.html",
                 session=session,
-                message=request.args.get("message"),
                 view=json.dumps(world.view(session), indent=2),
-                reports=reports[::-1],
+                reports=[
+                    {"id": r.id, "text": json.dumps(report_view(r, REPORT_EXPANDS), indent=2)}
+                    for r in world.reports.of(session)[::-1]
+                ],
                 events=[_event(world, event) for event in world.events.of(session)[::-1]],
+                requests=[one for one in recorder.all()[::-1] if id_ in one["path"]],
             )
 
+    @app.get("/_sandbox/log")
+    def log_page() -> str:
+        with world.step():
+            return show("log.html", requests=recorder.all()[: -ROWS * 2 - 1 : -1])
+
+    @app.get("/_sandbox/setup")
+    def setup_page() -> str:
+        with world.step():
+            return show(
+                "setup.html",
+                endpoints=list(world.endpoints.by_id.values()),
+                faults=set_faults.all(),
+                delivery_faults=faults.DELIVERY,
+                api_faults=faults.API,
+                steps=CLOCK_STEPS,
+            )
+
+    @app.get("/_sandbox/changes")
+    def changes() -> Response:
+        """Say once that something changed after ``since``, or end: the browser asks again."""
+        since = request.args.get("since", 0, int)
+
+        def watch() -> Iterator[str]:
+            yield "retry: 200\n\n"
+            with world.changed:
+                world.changed.wait_for(lambda: world.version != since, WATCH)
+                version = world.version
+            if version != since:
+                yield f"data: {version}\n\n"
+
+        return Response(watch(), mimetype="text/event-stream")
+
     @app.post("/_sandbox/")
-    def act() -> Response:
+    def act() -> Redirect:
         form = request.form.to_dict()
         back = form.get("back", "/_sandbox/")
         with world.step():
@@ -167,6 +159,11 @@ def _redact(world: World, _: Faults, form: dict[str, str]) -> None:
     world.redact(session_of(world, form.get("session", "")))
 
 
+def _override(world: World, _: Faults, form: dict[str, str]) -> None:
+    verified = form.get("to") == "verified"
+    world.override(session_of(world, form.get("session", "")), verified=verified)
+
+
 def _complete(world: World, _: Faults, form: dict[str, str]) -> None:
     world.complete(session_of(world, form.get("session", "")))
 
@@ -192,6 +189,7 @@ ACTIONS: dict[str, Callable[[World, Faults, dict[str, str]], str | None]] = {
     "open": _open,
     "cancel": _cancel,
     "redact": _redact,
+    "override": _override,
     "complete": _complete,
     "resend": _resend,
     "advance": _advance,
@@ -203,40 +201,33 @@ ACTIONS: dict[str, Callable[[World, Faults, dict[str, str]], str | None]] = {
 # -- what the pages show ---------------------------------------------------------------------
 
 
-def _gone() -> tuple[str, int]:
-    title = "This link does not work any more"
-    text = "It was used, it expired, or its session is closed. Retrieve the session for a new one."
-    return render_template("done.html", title=title, text=text, session=None), 404
-
-
-def _steps(session: Session) -> list[tuple[str, str]]:
-    document = session.options.get("document") or {}
-    allowed = document.get("allowed_types") or ["passport", "driving_license", "id_card"]
-    named = ", ".join(name.replace("_", " ") for name in allowed)
-    texts = {
-        "document": ("A photo ID", f"One of: {named}."),
-        "selfie": ("A selfie", "It is compared with the photo on the document."),
-        "id_number": ("An ID number", "With name and date of birth."),
-        "email": ("An e-mail address", "Confirmed by a code."),
-        "phone": ("A phone number", "Confirmed by a code."),
+def _delivered(world: World, session: Session) -> str:
+    """Sum up the deliveries of a session's events in a word."""
+    states = {
+        world.outbox.by_id[id_].state
+        for event in world.events.of(session)
+        for id_ in event.deliveries
     }
-    return [texts[part] for part in checks.parts_of(session.type, session.options, "verified")]
-
-
-def _errors() -> list[tuple[str, list[str]]]:
-    groups: dict[str, list[str]] = {}
-    for code in checks.LAST_ERRORS:
-        part = checks.failed_part(code)
-        groups.setdefault(part.replace("_", " ").capitalize() if part else "User", []).append(code)
-    return list(groups.items())
+    for state in ("failed", "dropped", "pending", "sending", "delivered"):
+        if state in states:
+            return state
+    return ""
 
 
 def _event(world: World, event: Event) -> Json:
     shown: Json = msgspec.to_builtins(event)
+    deliveries = [world.outbox.by_id[id_] for id_ in event.deliveries]
     return shown | {
         "change": event.type.rpartition(".")[2],
-        "deliveries": [delivery_view(world, world.outbox.by_id[id_]) for id_ in event.deliveries],
+        "deliveries": [
+            delivery_view(world, one) | {"payload": _payload(world, one)} for one in deliveries
+        ],
     }
+
+
+def _payload(world: World, delivery: Delivery) -> str | None:
+    known = delivery.endpoint in world.endpoints.by_id
+    return json.dumps(world.outbox.payload(delivery), indent=2) if known else None
 
 
 def _moment(seconds: float) -> str:

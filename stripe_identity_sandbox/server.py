@@ -14,11 +14,12 @@ from gunicorn.sock import create_sockets
 from gunicorn.workers.gthread import ThreadWorker
 from werkzeug.exceptions import HTTPException
 
-from stripe_identity_sandbox import control, pages
+from stripe_identity_sandbox import control, hosted, pages
 from stripe_identity_sandbox.api import Api
 from stripe_identity_sandbox.delivery import SENDERS, Deliverer
 from stripe_identity_sandbox.faults import Faults
 from stripe_identity_sandbox.objects import Illegal
+from stripe_identity_sandbox.recorder import Recorder
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
 
@@ -31,10 +32,12 @@ MAX_URL = 65_536
 def create_app(world: World, faults: Faults) -> Flask:
     """Return the WSGI application: Stripe's API, the control routes and the pages."""
     app = Flask(__name__)
-    api = Api(world, faults)
+    recorder = Recorder()
+    api = Api(world, faults, recorder)
     api.install(app)
-    control.install(app, world, faults)
-    pages.install(app, world, faults)
+    control.install(app, world, faults, recorder)
+    hosted.install(app, world)
+    pages.install(app, world, faults, recorder)
 
     @app.errorhandler(ApiError)
     def refused(error: ApiError) -> tuple[dict[str, Any], int]:

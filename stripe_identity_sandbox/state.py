@@ -71,6 +71,8 @@ class World:
             api_version=self.settings.api_version,
         )
         self.changed = threading.Condition()
+        #: How many steps changed something.
+        self.version = 0
         self._save = save
         self._order = itertools.count()
         self._timers: list[tuple[float, int, str]] = []
@@ -90,6 +92,7 @@ class World:
                 yield self
             finally:
                 if changes := self.journal.take():
+                    self.version += 1
                     if self._save:
                         self._save(changes)
                     self.changed.notify_all()

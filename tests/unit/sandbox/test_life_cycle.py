@@ -324,14 +324,14 @@ def test_a_link_lives_for_two_days_and_its_secret_for_one(api: Api) -> None:
         assert shown(listed()) == expected
         assert not opens(session["url"])
         assert opens(fresh["url"]) == expected[0]
-        assert api.client.post(session["url"], data={"do": "verified"}).status_code == 404
+        assert api.client.post(session["url"], data={"outcome": "verified"}).status_code == 404
 
 
 @pytest.mark.parametrize("choice", ["verified", "leave"])
 def test_a_link_is_used_once(api: Api, choice: str) -> None:
     session = api.create()
     path = f"{SESSIONS}/{session['id']}"
-    assert api.client.post(session["url"], data={"do": choice}).status_code == 200
+    assert api.client.post(session["url"], data={"outcome": choice}).status_code == 200
     assert api.client.get(session["url"]).status_code == 404
     retrieved = api.get(path).json
     assert retrieved
