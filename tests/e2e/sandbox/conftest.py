@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +17,9 @@ from typing import Any
 import pytest
 import requests
 import stripe
+
+ROOT = Path(__file__).parents[3]
+NODE_SDK = "stripe@23"  # of the same months as the Python SDK the tests run with
 
 
 @dataclass
@@ -155,3 +160,24 @@ def sandbox() -> Iterator[Sandbox]:
     shared = start_one("--marker", "CANARY7Q")
     yield shared
     shared.stop()
+
+
+@pytest.fixture(scope="session")
+def node_sdk() -> Path:
+    """The folder in which npm installed the SDK; kept from one run to the next."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        if os.environ.get("CI"):
+            pytest.fail("CI has to have node and npm")
+        pytest.skip("no node and npm on this machine")
+    folder = ROOT / "var" / "node-sdk"
+    if not (folder / "node_modules" / "stripe").is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), NODE_SDK],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    return folder
