@@ -1,20 +1,17 @@
 """``stripe-identity-sandbox``: run the sandbox, and drive one that runs."""
 
-import functools
-import json
-from collections.abc import Callable
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import click
-import urllib3
 
 from stripe_identity_sandbox import lifetimes
 from stripe_identity_sandbox.checks import LAST_ERRORS, OUTCOMES
 from stripe_identity_sandbox.endpoints import all_events
 from stripe_identity_sandbox.objects import EVENT_TYPES
+from stripe_identity_sandbox.remote import Remote, remote
 from stripe_identity_sandbox.settings import Settings
 from stripe_identity_sandbox.state import World
 
@@ -139,90 +136,7 @@ def _both(url: str | None, secret: str | None, names: str) -> bool:
 
 # -- driving a sandbox that runs -------------------------------------------------------------
 
-KEY = "sk_test_sandbox_command_line"
 CHANGES = tuple(name.rpartition(".")[2] for name in EVENT_TYPES)
-
-
-class Remote:
-    """A running sandbox, and how its answers are printed."""
-
-    def __init__(self, url: str, *, as_json: bool) -> None:
-        self.url = url.rstrip("/")
-        self.as_json = as_json
-
-    def call(
-        self, method: str, path: str, *, form: dict[str, str] | None = None, **body: Any
-    ) -> Any:
-        """Return the answer's JSON.
-
-        Raises:
-            ClickException: nobody answers, or the answer is an error.
-        """
-        headers = {"Authorization": f"Bearer {KEY}"}
-        try:
-            if form is not None:
-                answer = urllib3.request(
-                    method,
-                    self.url + path,
-                    body=urlencode(form),
-                    headers=headers | {"Content-Type": "application/x-www-form-urlencoded"},
-                )
-            else:
-                # A GET has no body at all.
-                sent = body if method == "POST" else None
-                answer = urllib3.request(method, self.url + path, headers=headers, json=sent)
-            result = answer.json()
-        except (urllib3.exceptions.HTTPError, ValueError) as error:
-            raise click.ClickException(
-                f"No sandbox answers at {self.url}; start one with: stripe-identity-sandbox serve"
-            ) from error
-        if answer.status >= 400:
-            raise click.ClickException(result["error"]["message"])
-        return result
-
-    def create(self, form: dict[str, str]) -> Any:
-        """Create a session."""
-        return self.call("POST", "/v1/identity/verification_sessions", form=form)
-
-    def control(self, path: str, **body: Any) -> Any:
-        """Use a control route."""
-        return self.call("POST", f"/_sandbox/{path}", **body)
-
-    def show(self, result: Any, *lines: str) -> None:
-        """Print the result as JSON, or these lines."""
-        click.echo(json.dumps(result, indent=2) if self.as_json else "\n".join(lines))
-
-    def show_session(self, session: Any) -> None:
-        """Print a session."""
-        lines = [f"{session['id']}  {session['status']}"]
-        if session["last_error"]:
-            lines.append(f"last_error: {session['last_error']['code']}")
-        if session["redaction"]:
-            lines.append(f"redaction: {session['redaction']['status']}")
-        if session["url"]:
-            lines.append(session["url"])
-        self.show(session, *lines)
-
-
-Command = Callable[..., None]
-
-
-def remote(command: Command) -> Command:
-    """Give a command ``--url`` and ``--json``, and call it with a Remote."""
-
-    @click.option(
-        "--url",
-        default="http://127.0.0.1:12111",
-        show_default=True,
-        envvar="SANDBOX_URL",
-        help="Where the sandbox runs (also: SANDBOX_URL).",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    @functools.wraps(command)
-    def wrapped(url: str, as_json: bool, **options: Any) -> None:
-        command(Remote(url, as_json=as_json), **options)
-
-    return wrapped
 
 
 @main.command()
@@ -330,9 +244,6 @@ def trigger(sandbox: Remote, /, event: str, outcome: str) -> None:
     )
 
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
 class Duration(click.ParamType[float]):
     """A number of seconds, or with a unit: 90, 15m, 2h, 4d."""
 
@@ -342,12 +253,12 @@ class Duration(click.ParamType[float]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Return seconds."""
-        text = str(value)
-        unit = UNITS.get(text[-1:])
+        from stripe_identity_sandbox.scenario import seconds  # noqa: PLC0415 -- as below
+
         try:
-            return float(text[:-1]) * unit if unit else float(text)
+            return seconds(str(value))
         except ValueError:
-            self.fail(f"{text!r} is no duration; try 90, 15m, 2h or 4d.", param, ctx)
+            self.fail(f"{value!r} is no duration; try 90, 15m, 2h or 4d.", param, ctx)
 
 
 @main.command()
@@ -373,6 +284,63 @@ def resend(sandbox: Remote, /, event: str) -> None:
     """Deliver an event (evt_...) again."""
     deliveries = sandbox.control(f"events/{event}/resend")
     sandbox.show(deliveries, *[f"{d['event']}  {d['form']} to {d['url']}" for d in deliveries])
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--at-once", is_flag=True, help="Move the sandbox's clock instead of waiting.")
+@click.option("--seed", type=int, help="Instead of the file's.")
+@remote
+def play(sandbox: Remote, /, file: Path, at_once: bool, seed: int | None) -> None:
+    """Play a scenario: a YAML file of lives that sessions lead.
+
+    \b
+    Example of a file:
+      sessions: 20
+      every: 2s
+      lives:
+        - life: created, 3s, document_expired, 1h, verified, 4d, redacted
+          share: 3
+        - life: created, 10s, abandoned
+      faults:
+        - {kind: duplicate, rate: 0.2}
+    """
+    from stripe_identity_sandbox import scenario  # noqa: PLC0415 -- YAML takes time to load
+
+    def advance(seconds: float) -> None:
+        sandbox.control("clock", advance=seconds)
+
+    def change(session: str | None, name: str) -> str:
+        if session is None:
+            return str(sandbox.create({"type": "document"})["id"])
+        path = f"sessions/{session}"
+        match name:
+            case "processing":
+                sandbox.control(f"{path}/submit", hold=True)
+            case "canceled":
+                sandbox.call("POST", f"/v1/identity/verification_{path}/cancel", form={})
+            case "redacted":
+                sandbox.control(f"{path}/redact")
+                sandbox.control(f"{path}/complete")
+            case outcome:
+                found = sandbox.call("GET", f"/v1/identity/verification_{path}")
+                verb = "complete" if found["status"] == "processing" else "submit"
+                sandbox.control(f"{path}/{verb}", outcome=outcome)
+        return session
+
+    try:
+        played = scenario.read(file)
+    except (ValueError, TypeError) as error:
+        raise click.ClickException(f"{file}: {error}") from error
+    if seed is not None:
+        played.seed = seed
+    faults = [sandbox.control("faults", **fault)["id"] for fault in played.faults]
+    try:
+        sessions = scenario.play(played, wait=advance if at_once else time.sleep, do=change)
+    finally:
+        for fault in faults:
+            sandbox.call("DELETE", f"/_sandbox/faults/{fault}")
+    sandbox.show({"sessions": sessions}, *sessions)
 
 
 if __name__ == "__main__":

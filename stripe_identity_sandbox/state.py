@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from stripe_identity_sandbox import checks
+from stripe_identity_sandbox import asked, checks
 from stripe_identity_sandbox.endpoints import Endpoints
 from stripe_identity_sandbox.events import Events
 from stripe_identity_sandbox.idempotency import Answers
@@ -151,32 +151,7 @@ class World:
         self, params: Json, *, account: str | None = None, origin: Origin = STRIPE
     ) -> Session:
         """Create a session from checked parameters."""
-        kind, flow = params.get("type"), params.get("verification_flow")
-        options = {
-            part: dict(chosen or {}) for part, chosen in (params.get("options") or {}).items()
-        }
-        if flow:
-            # What a flow asks for is set up in the Dashboard, which the sandbox has none of.
-            kind = "verification_flow"
-            required = {"require_verification": True}
-            options = {"document": {}, "email": required, "phone": dict(required)}
-        elif kind:
-            options.setdefault(kind, {})
-        session = Session(
-            id=new_id("vs_1"),
-            account=account,
-            created=int(self.now()),
-            type=kind,
-            options=options,
-            metadata=params.get("metadata") or {},
-            client_reference_id=params.get("client_reference_id"),
-            related_customer=params.get("related_customer"),
-            related_customer_account=params.get("related_customer_account"),
-            related_person=params.get("related_person"),
-            provided_details=params.get("provided_details") or None,
-            verification_flow=flow,
-            return_url=params.get("return_url"),
-        )
+        session = asked.session(params, account=account, created=int(self.now()))
         self.journal.keep(self.sessions, session)
         self.links.open(session)
         self._emit("created", session, origin)
@@ -197,17 +172,7 @@ class World:
             Illegal: the session has another status, or is being redacted.
         """
         self._require(session, "update", "updated")
-        session.metadata = params.get("metadata", session.metadata)
-        if "type" in params and params["type"] != session.type:
-            session.type = params["type"]
-            session.options = {params["type"]: {}}
-        for part, chosen in (params.get("options") or {}).items():
-            # Unset with an empty value; what is given is laid over what was there.
-            laid = {**session.options.get(part, {}), **chosen} if chosen else {}
-            session.options = session.options | {part: laid}
-        if "provided_details" in params:
-            given = (session.provided_details or {}) | (params["provided_details"] or {})
-            session.provided_details = {k: v for k, v in given.items() if v} or None
+        asked.change(session, params)
         self.journal.touch(session)
 
     def cancel(self, session: Session, origin: Origin = STRIPE) -> None:

@@ -163,21 +163,25 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="session")
-def node_sdk() -> Path:
-    """The folder in which npm installed the SDK; kept from one run to the next."""
+def node_package() -> Callable[[str], Path]:
+    """Install a package by npm; return its folder, which is kept from one run to the next."""
     if not (shutil.which("node") and shutil.which("npm")):
         if os.environ.get("CI"):
             pytest.fail("CI has to have node and npm")
         pytest.skip("no node and npm on this machine")
-    folder = ROOT / "var" / "node-sdk"
-    if not (folder / "node_modules" / "stripe").is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), NODE_SDK],
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-    return folder
+
+    def install(wanted: str) -> Path:
+        folder = ROOT / "var" / "npm" / wanted
+        if not (folder / "node_modules").is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), wanted]
+            done = subprocess.run(npm, capture_output=True, text=True, timeout=100, check=False)
+            assert done.returncode == 0, done.stderr
+        return folder
+
+    return install
+
+
+@pytest.fixture(scope="session")
+def node_sdk(node_package: Callable[[str], Path]) -> Path:
+    return node_package(NODE_SDK)

@@ -1,8 +1,9 @@
-"""Old versions of stripe-python: the oldest that is supported, and the last that sends `True`."""
+"""Old SDKs: the oldest that are supported, and the last stripe-python that sends `True`."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def sdk(version: str) -> Path:
 
 
 @pytest.mark.parametrize("version", ["5.0.0", "12.0.1"])
-def test_conformance(sandbox: Any, version: str) -> None:
+def test_stripe_python(sandbox: Any, version: str) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-W", "ignore"),
@@ -35,6 +36,18 @@ def test_conformance(sandbox: Any, version: str) -> None:
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_stripe_node(sandbox: Any, node_package: Callable[[str], Path]) -> None:
+    script = Path(__file__).with_name("old_node.mjs")
+    done = subprocess.run(
+        ["node", str(script), str(node_package("stripe@14.0.0")), sandbox.url],
+        capture_output=True,
+        text=True,
+        timeout=30,
         check=False,
     )
     assert done.returncode == 0, done.stderr
