@@ -217,20 +217,10 @@ def trigger(sandbox: Remote, /, event: str, outcome: str) -> None:
       stripe-identity-sandbox trigger requires_input --outcome document_expired
     """
     session = sandbox.create({"type": "document"})["id"]
-    path = f"sessions/{session}"
-    match event.rpartition(".")[2]:
-        case "processing":
-            sandbox.control(f"{path}/submit", hold=True)
-        case "verified":
-            sandbox.control(f"{path}/submit")
-        case "requires_input":
-            sandbox.control(f"{path}/submit", outcome=outcome)
-        case "canceled":
-            sandbox.call("POST", f"/v1/identity/verification_{path}/cancel", form={})
-        case "redacted":
-            sandbox.control(f"{path}/submit")
-            sandbox.control(f"{path}/redact")
-            sandbox.control(f"{path}/complete")
+    change = event.rpartition(".")[2]
+    steps = {"created": [], "requires_input": [outcome], "redacted": ["verified", "redacted"]}
+    for step in steps.get(change, [change]):
+        sandbox.change(session, step)
     listed = sandbox.call("GET", "/v1/events?limit=100")["data"]
     events = [
         {"id": made["id"], "type": made["type"]}
@@ -313,19 +303,7 @@ def play(sandbox: Remote, /, file: Path, at_once: bool, seed: int | None) -> Non
     def change(session: str | None, name: str) -> str:
         if session is None:
             return str(sandbox.create({"type": "document"})["id"])
-        path = f"sessions/{session}"
-        match name:
-            case "processing":
-                sandbox.control(f"{path}/submit", hold=True)
-            case "canceled":
-                sandbox.call("POST", f"/v1/identity/verification_{path}/cancel", form={})
-            case "redacted":
-                sandbox.control(f"{path}/redact")
-                sandbox.control(f"{path}/complete")
-            case outcome:
-                found = sandbox.call("GET", f"/v1/identity/verification_{path}")
-                verb = "complete" if found["status"] == "processing" else "submit"
-                sandbox.control(f"{path}/{verb}", outcome=outcome)
+        sandbox.change(session, name)
         return session
 
     try:

@@ -57,6 +57,22 @@ class Remote:
         """Use a control route."""
         return self.call("POST", f"/_sandbox/{path}", **body)
 
+    def change(self, session: str, name: str) -> None:
+        """Make a change of a session: processing, canceled, redacted, or an outcome."""
+        path = f"sessions/{session}"
+        match name:
+            case "processing":
+                self.control(f"{path}/submit", hold=True)
+            case "canceled":
+                self.call("POST", f"/v1/identity/verification_{path}/cancel", form={})
+            case "redacted":
+                self.control(f"{path}/redact")
+                self.control(f"{path}/complete")
+            case outcome:
+                found = self.call("GET", f"/v1/identity/verification_{path}")
+                verb = "complete" if found["status"] == "processing" else "submit"
+                self.control(f"{path}/{verb}", outcome=outcome)
+
     def show(self, result: Any, *lines: str) -> None:
         """Print the result as JSON, or these lines."""
         click.echo(json.dumps(result, indent=2) if self.as_json else "\n".join(lines))

@@ -175,9 +175,8 @@ def _take(items: Iterable[Item], count: int) -> list[Item]:
     return taken
 
 
-def within(moment: float, bounds: Json | None) -> bool:
-    """Say whether a time lies within gt, gte, lt, lte."""
-    at = int(moment)
+def within(at: float, bounds: Json | None) -> bool:
+    """Say whether a time, as it is shown, lies within gt, gte, lt, lte."""
     bounds = bounds or {}
     return all(
         (

@@ -39,20 +39,6 @@ class MomentRange(Kind):
         return Record(dict.fromkeys(("gt", "gte", "lt", "lte"), Moment())).convert(value, param)
 
 
-def within(moment: float, bounds: Json | None) -> bool:
-    """Say whether a time lies within gt, gte, lt, lte; the wire shows milliseconds."""
-    at = int(moment * 1000) / 1000
-    bounds = bounds or {}
-    return all(
-        (
-            at > bounds.get("gt", at - 1),
-            at >= bounds.get("gte", at),
-            at < bounds.get("lt", at + 1),
-            at <= bounds.get("lte", at),
-        )
-    )
-
-
 def page(
     items: Sequence[Item],
     params: Json,

@@ -46,7 +46,7 @@ def list_events(call: Call) -> Json:
                 event.type == name or (name.endswith("*") and event.type.startswith(name[:-1]))
                 for name in names
             )
-            and wire.within(event.created, call.params.get("created"))
+            and wire.within(int(event.created), call.params.get("created"))
             and (success is None or success == (call.world.outbox.pending(event) == 0))
         )
 
@@ -86,7 +86,7 @@ def list_thin_events(call: Call) -> Json:
             event.account == call.account
             and params.get("object_id") in {None, event.session}
             and (not params.get("types") or f"v1.{event.type}" in params["types"])
-            and wire_v2.within(event.created, params.get("created"))
+            and wire.within(int(event.created * 1000) / 1000, params.get("created"))
         )
 
     events = [event for event in call.world.events.alive()[::-1] if keep(event)]
