@@ -122,7 +122,7 @@ def serve(
             "keepalive": 75,
             # A long URL or header gets an answer of the application, not gunicorn's own page.
             "limit_request_line": 0,
-            "limit_request_field_size": 0,
+            "limit_request_field_size": 65_536,
             "loglevel": "warning",
         }
     )
