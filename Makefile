@@ -67,7 +67,7 @@ chaos: $(VENV) ## kill, freeze and cut everything; nothing may be lost
 	@$(BIN)/python -m tests.chaos.storm --plain-rq
 	@$(BIN)/python -m tests.chaos.page
 
-.PHONY: format lock env-example readme-demo handlers-page privacy-page
+.PHONY: format lock env-example readme-demo handlers-page privacy-page sandbox-pictures
 format: $(VENV) ## let ruff write
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -83,6 +83,9 @@ privacy-page: $(VENV) ## docs/privacy.md, from the code
 	@$(BIN)/python -m deploy.privacy_page
 readme-demo: $(VENV) ## run the demo and put its output into README.md
 	@$(BIN)/python -m deploy.readme_demo
+
+sandbox-pictures: $(VENV) ## docs/images: the pages of the sandbox (needs Chromium)
+	@$(BIN)/python tests/e2e/sandbox/screenshots.py
 
 LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)

@@ -62,7 +62,16 @@ class Stack:
             "STRIPE_RESTRICTED_KEY": RESTRICTED_KEY,
             "HANDLERS": ",".join(handlers),
         }
-        said = self._run("sandbox", self._python, "-m", "sandbox", "serve", "--port", "0", "--json")
+        said = self._run(
+            "sandbox",
+            self._python,
+            "-m",
+            "stripe_identity_sandbox",
+            "serve",
+            "--port",
+            "0",
+            "--json",
+        )
         _wait(lambda: "\n" in said.read_text(), "the sandbox does not start")
         self._sandbox = json.loads(said.read_text().split("\n")[0])["url"]
         self._env |= {"STRIPE_API_BASE": self._sandbox, **settings}

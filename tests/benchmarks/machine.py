@@ -83,6 +83,17 @@ def process(
                 child.wait()
 
 
+@contextmanager
+def fake_api(port: int, delay: int) -> Iterator[int]:
+    """Run what stands for Stripe's API (api.c), whose answers take ``delay`` milliseconds."""
+    program, folder = CACHE / "api", Path(__file__).parent
+    CACHE.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cc", "-O2", "-o", program, folder / "api.c"], check=True)
+    with process(program, str(port), str(delay), folder / "session.json") as pid:
+        wait_until(lambda: connects(port))
+        yield pid
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the seconds of CPU that a process has used, with its children, also ended ones."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -126,10 +126,8 @@ def surroundings(*, api_ms: int = 0, concurrency: int = 20) -> Iterator[System]:
     with machine.redis_server() as redis:
         system = System(redis, api_ms, concurrency, CACHE / f"notes-{redis.port}")
         system.notes.touch()
-        command = [sys.executable, "-m", "tests.benchmarks.fake_api", str(system.api_port)]
         try:
-            with machine.process(*command, str(api_ms), log_name="fake-api"):
-                machine.wait_until(lambda: machine.connects(system.api_port))
+            with machine.fake_api(system.api_port, api_ms):
                 yield system
         finally:
             system.notes.unlink()

@@ -92,7 +92,16 @@ class Sandbox:
         }
         self._forms = tuple(forms)
         self.process, log = processes.python(
-            *("-m", "sandbox", "serve", "--port", "0", "--json", "--marker", CANARY),
+            *(
+                "-m",
+                "stripe_identity_sandbox",
+                "serve",
+                "--port",
+                "0",
+                "--json",
+                "--marker",
+                CANARY,
+            ),
             *itertools.chain.from_iterable(options[form] for form in self._forms),
         )
         wait_until(lambda: log.read_text().endswith("}\n"), within=20)

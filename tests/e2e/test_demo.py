@@ -142,7 +142,7 @@ def test_the_time_limit_fails_it(demo):
 
 def test_dev_stays_until_ctrl_c_and_only_once_in_a_folder(start, tmp_path):
     here = tmp_path / "checkout"
-    for name in ("deploy", "identity_webhooks", "service", "workers", "sandbox"):
+    for name in ("deploy", "identity_webhooks", "service", "workers", "stripe_identity_sandbox"):
         shutil.copytree(ROOT / name, here / name)
     shutil.copy(ROOT / "Procfile.dev", here)
     run = start("deploy.local", cwd=here, LOG_FORMAT="console")

@@ -21,7 +21,7 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for package in ("identity_webhooks", "service", "workers", "sandbox"):
+    for package in ("identity_webhooks", "service", "workers", "stripe_identity_sandbox"):
         shutil.copytree(ROOT / package, tmp_path / package)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
@@ -38,18 +38,38 @@ def test_they_hold() -> None:
         ("identity_webhooks/handlers.py", "import workers.router", "nothing else of ours"),
         (
             "identity_webhooks/verification.py",
-            "import sandbox.wire",
+            "import stripe_identity_sandbox.wire",
             "nothing else of ours",
         ),
         ("identity_webhooks/event.py", "import time", "no I/O, no clock, structlog"),
         ("identity_webhooks/event.py", "import pathlib", "no I/O, no clock, structlog"),
         ("identity_webhooks/handlers.py", "import pydantic", "no I/O, no clock, structlog"),
         ("service/inbox/inbox.py", "import workers.jobs", "The receiver never imports the workers"),
-        ("service/app.py", "import sandbox.state", "The receiver never imports the workers"),
-        ("workers/jobs.py", "import sandbox.state", "The workers do not import the sandbox"),
-        ("sandbox/state.py", "import service.event", "The sandbox shares nothing"),
-        ("sandbox/state.py", "import workers.router", "The sandbox shares nothing"),
-        ("sandbox/state.py", "import identity_webhooks.event", "The sandbox shares nothing"),
+        (
+            "service/app.py",
+            "import stripe_identity_sandbox.state",
+            "The receiver never imports the workers",
+        ),
+        (
+            "workers/jobs.py",
+            "import stripe_identity_sandbox.state",
+            "The workers do not import the sandbox",
+        ),
+        (
+            "stripe_identity_sandbox/state.py",
+            "import service.event",
+            "The sandbox shares nothing",
+        ),
+        (
+            "stripe_identity_sandbox/state.py",
+            "import workers.router",
+            "The sandbox shares nothing",
+        ),
+        (
+            "stripe_identity_sandbox/state.py",
+            "import identity_webhooks.event",
+            "The sandbox shares nothing",
+        ),
         ("service/signature.py", "import time", "reader of HTTP: no I/O, no clock"),
         ("service/event.py", "import redis", "reader of HTTP: no I/O, no clock"),
         ("service/server/http.py", "import socket", "reader of HTTP: no I/O, no clock"),

@@ -25,7 +25,16 @@ HEADERS = {
 
 def start(*options: str) -> "tuple[subprocess.Popen[str], str]":
     process = subprocess.Popen(
-        [sys.executable, "-m", "sandbox", "serve", "--port", "0", "--json", *options],
+        [
+            sys.executable,
+            "-m",
+            "stripe_identity_sandbox",
+            "serve",
+            "--port",
+            "0",
+            "--json",
+            *options,
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )

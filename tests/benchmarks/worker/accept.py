@@ -19,7 +19,7 @@ def main(count: int) -> None:
             id=f"evt_{number:026}",
             kind="verified",
             form="snapshot",
-            session=f"vs_{number:026}",
+            session=f"vs_{number:024}",
             created=int(time.time()),
             livemode=False,
         )

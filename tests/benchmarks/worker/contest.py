@@ -155,14 +155,14 @@ def competitors() -> list[Competitor]:
 def run(rounds: dict[int, int]) -> Iterator[tuple[int, int, Competitor, Result]]:
     """Yield each result as it comes: so many rounds for each delay."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    api, taking_part = _build(), competitors()
+    taking_part = competitors()
     for delay, count in rounds.items():
         for number in range(count):
             for competitor in taking_part:
-                yield delay, number, competitor, _measure(competitor, api, delay)
+                yield delay, number, competitor, _measure(competitor, delay)
 
 
-def _measure(competitor: Competitor, program: Path, delay: int) -> Result:
+def _measure(competitor: Competitor, delay: int) -> Result:
     expected, at_once = competitor.expected(delay), competitor.at_once
     duration = WITH_A_SLOW_API if delay >= 200 else SECONDS
     # In whole waves of what is under way at once: a slow API answers in waves.
@@ -170,7 +170,7 @@ def _measure(competitor: Competitor, program: Path, delay: int) -> Result:
         at_once * max(2, round(seconds * expected / at_once)) for seconds in (WARM_UP, duration)
     )
     total = warm + measured + at_once
-    with machine.redis_server() as redis, _api(program, delay) as api:
+    with machine.redis_server() as redis, _api(delay) as api:
         environment = _environment(redis, api)
         where = ROOT if competitor.is_ours else FOLDER
         subprocess.run(
@@ -212,10 +212,9 @@ class Api:
 
 
 @contextmanager
-def _api(program: Path, delay: int) -> Iterator[Api]:
+def _api(delay: int) -> Iterator[Api]:
     port = machine.free_port()
-    with machine.process(program, str(port), str(delay), HERE / "session.json") as pid:
-        machine.wait_until(lambda: machine.connects(port))
+    with machine.fake_api(port, delay) as pid:
         yield Api(pid, port)
 
 
@@ -307,12 +306,6 @@ def _environment(redis: Server, api: Api) -> dict[str, str]:
         "NODE_PATH": str(CACHE / "bullmq" / "node_modules"),
         "NODE_ENV": "production",
     }
-
-
-def _build() -> Path:
-    api = CACHE / "api"
-    subprocess.run(["cc", "-O2", "-o", api, HERE / "api.c"], check=True)
-    return api
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +17,9 @@ from typing import Any
 import pytest
 import requests
 import stripe
+
+ROOT = Path(__file__).parents[3]
+NODE_SDK = "stripe@23"  # of the same months as the Python SDK the tests run with
 
 
 @dataclass
@@ -110,7 +115,16 @@ class Sandbox:
 
 def start_one(*options: str) -> Sandbox:
     process = subprocess.Popen(
-        [sys.executable, "-m", "sandbox", "serve", "--port", "0", "--json", *options],
+        [
+            sys.executable,
+            "-m",
+            "stripe_identity_sandbox",
+            "serve",
+            "--port",
+            "0",
+            "--json",
+            *options,
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -146,3 +160,28 @@ def sandbox() -> Iterator[Sandbox]:
     shared = start_one("--marker", "CANARY7Q")
     yield shared
     shared.stop()
+
+
+@pytest.fixture(scope="session")
+def node_package() -> Callable[[str], Path]:
+    """Install a package by npm; return its folder, which is kept from one run to the next."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        if os.environ.get("CI"):
+            pytest.fail("CI has to have node and npm")
+        pytest.skip("no node and npm on this machine")
+
+    def install(wanted: str) -> Path:
+        folder = ROOT / "var" / "npm" / wanted
+        if not (folder / "node_modules").is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), wanted]
+            done = subprocess.run(npm, capture_output=True, text=True, timeout=100, check=False)
+            assert done.returncode == 0, done.stderr
+        return folder
+
+    return install
+
+
+@pytest.fixture(scope="session")
+def node_sdk(node_package: Callable[[str], Path]) -> Path:
+    return node_package(NODE_SDK)

@@ -1,7 +1,7 @@
 """A webhook endpoint in a process of its own, as a user's application would be.
 
 Prints its address, then a JSON line for every request it got. `POST /_answers` with a JSON list
-says which statuses to answer next; then 200.
+says which statuses to answer next; then 200. `/slow` takes 50 ms for each.
 """
 
 import base64
@@ -33,6 +33,8 @@ class Handler(BaseHTTPRequestHandler):
             answers.extend(json.loads(body))
         else:
             status = answers.pop(0) if answers else 200
+            if self.path == "/slow":
+                time.sleep(0.05)
         self.send_response(status)
         if 300 <= status < 400:
             self.send_header("Location", "/elsewhere")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ TYPE = "identity.verification_session"
 
 def command(sandbox: Any, *words: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "sandbox", *words, "--url", sandbox.url],
+        [sys.executable, "-m", "stripe_identity_sandbox", *words, "--url", sandbox.url],
         capture_output=True,
         text=True,
         timeout=20,
@@ -68,11 +69,11 @@ def test_mistakes_are_explained(sandbox: Any) -> None:
     for words, why in (
         (["submit", "vs_x", "--url", sandbox.url], "No such VerificationSession: 'vs_x'"),
         (["advance", "soon"], "is no duration"),
-        (["create", "--url", "http://127.0.0.1:9"], "python -m sandbox serve"),
+        (["create", "--url", "http://127.0.0.1:9"], "stripe-identity-sandbox serve"),
         (["serve", "--deliver-to", "http://127.0.0.1:9"], "--deliver-to and --secret go together"),
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "sandbox", *words],
+            [sys.executable, "-m", "stripe_identity_sandbox", *words],
             capture_output=True,
             text=True,
             timeout=20,
@@ -81,3 +82,37 @@ def test_mistakes_are_explained(sandbox: Any) -> None:
         assert done.returncode != 0
         assert why in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_scenario_is_played_by_the_clock(run: Any, tmp_path: Path) -> None:
+    sandbox = run()
+    file = tmp_path / "scenario.yaml"
+    file.write_text(
+        "sessions: 3\nevery: 1m\nlives:\n"
+        "  - life: created, 3s, document_expired, 1h, processing, 5s, verified, 4d, redacted\n"
+        "faults: [{kind: slow, route: GET /v1/nothing}]\n"
+    )
+    words = ["play", str(file), "--at-once", "--json", "--url", sandbox.url]
+    done = subprocess.run(
+        [sys.executable, "-m", "stripe_identity_sandbox", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    played = json.loads(done.stdout)["sessions"]
+    events = sandbox.client().v1.events.list({"limit": 100}).data[::-1]
+    for id_ in played:
+        mine = [event for event in events if event.data.object["id"] == id_]
+        assert [event.type.rpartition(".")[2] for event in mine] == [
+            *("created", "processing", "requires_input", "processing", "verified", "redacted")
+        ]
+        assert 3600 + 8 <= mine[4].created - mine[0].created <= 3600 + 8 + 5
+    assert sandbox.control("GET", "faults") == []
+    file.write_text("lives: []")
+    refused = subprocess.run(
+        [sys.executable, "-m", "stripe_identity_sandbox", *words], capture_output=True, check=False
+    )
+    assert refused.returncode == 1
+    assert b"length >= 1" in refused.stderr

@@ -1,8 +1,6 @@
 """The sandbox seen through Stripe's own Node SDK: what ``conformance.mjs`` asserts."""
 
 import json
-import os
-import shutil
 import subprocess
 import threading
 import time
@@ -13,30 +11,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-SDK = "stripe@23"  # of the same months as the Python SDK the tests run with
 SECRET, THIN_SECRET = "whsec_node_snapshot", "whsec_node_thin"
-
-
-@pytest.fixture(scope="module")
-def node_sdk() -> Path:
-    """The folder in which npm installed the SDK; kept from one run to the next."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        if os.environ.get("CI"):
-            pytest.fail("CI has to have node and npm")
-        pytest.skip("no node and npm on this machine")
-    folder = ROOT / "var" / "node-sdk"
-    if not (folder / "node_modules" / "stripe").is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), SDK],
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-    return folder
 
 
 @pytest.fixture

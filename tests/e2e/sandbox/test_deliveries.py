@@ -1,5 +1,6 @@
 """Deliveries to a real listener."""
 
+import itertools
 import json
 import time
 from typing import Any
@@ -45,6 +46,16 @@ def test_every_change_arrives_signed_and_the_sdk_takes_it(delivering: Any, liste
         ["created", "processing", "requires_input", "processing", "verified"]
     )
     assert got.headers["Content-Type"] == "application/json; charset=utf-8"
+
+
+def test_in_order_each_event_is_answered_before_the_next(run: Any, listener: Any) -> None:
+    sandbox = run("--in-order", "--deliver-to", f"{listener.url}/slow", "--secret", SECRET)
+    for _ in range(5):
+        sandbox.submit(create(sandbox).id)
+    expected = [event.id for event in sandbox.client().v1.events.list({"limit": 100})][::-1]
+    got = [listener.next() for _ in expected]
+    assert [one.json["id"] for one in got] == expected
+    assert all(later.time - one.time >= 0.05 for one, later in itertools.pairwise(got))
 
 
 def test_thin_events_are_parsed_and_fetched_by_the_sdk(run: Any, listener: Any) -> None:

@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     import schemathesis
     from schemathesis import checks
 
-DOCUMENT = Path(__file__).parents[3] / "sandbox" / "openapi.yaml"
+DOCUMENT = Path(__file__).parents[3] / "stripe_identity_sandbox" / "openapi.yaml"
 schema = schemathesis.openapi.from_path(DOCUMENT)
 #: What takes away what the others need comes last.
 LAST = ("POST /_sandbox/clock", "DELETE /v1/webhook_endpoints/{endpoint}")
@@ -40,7 +40,16 @@ def known(fuzzed: Any) -> dict[str, list[str]]:
     """Ids of objects in every state, so that not every answer is 404."""
     client = fuzzed.client()
     endpoint = client.v1.webhook_endpoints.create(
-        {"url": "http://127.0.0.1:9/", "enabled_events": ["*"], "event_payload": "thin"}
+        {"url": "http://127.0.0.1:9/", "enabled_events": ["*"]}
+    )
+    destination = client.v2.core.event_destinations.create(
+        {
+            "name": "thin",
+            "type": "webhook_endpoint",
+            "event_payload": "thin",
+            "enabled_events": ["*"],
+            "webhook_endpoint": {"url": "http://127.0.0.1:9/"},
+        }
     )
     sessions, reports = [], []
     for outcome in (
@@ -63,12 +72,14 @@ def known(fuzzed: Any) -> dict[str, list[str]]:
     held = client.v1.identity.verification_sessions.create({"type": "document"})
     sessions.append(fuzzed.submit(held.id, hold=True)["id"])
     events = [event.id for event in client.v1.events.list({"limit": 100})]
-    thin = [delivery["event"] for delivery in fuzzed.control("GET", "deliveries")]
+    deliveries = fuzzed.control("GET", "deliveries")
+    thin = [delivery["event"] for delivery in deliveries if delivery["form"] == "thin"]
     return {
         "session": sessions,
         "report": reports,
         "event": [one for both in zip(events, thin, strict=False) for one in both],
         "endpoint": [endpoint.id],
+        "destination": [destination.id],
         "fault": ["fault_none"],
     }
 

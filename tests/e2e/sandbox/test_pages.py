@@ -1,8 +1,9 @@
-"""The pages in a real browser, without JavaScript, at phone and desktop width."""
+"""The pages in a real browser, at phone and desktop width: without JavaScript, and live with it."""
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
+AXE = "axe-core@4.11.0"
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium on this machine"
@@ -34,9 +36,19 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(params=[390, 1280], ids=["phone", "desktop"])
 def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A page without JavaScript."""
     context = browser.new_context(
         viewport={"width": request.param, "height": 844}, java_script_enabled=False
     )
+    page = context.new_page()
+    page.set_default_timeout(5000)
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def live(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 844})
     page = context.new_page()
     page.set_default_timeout(5000)
     yield page
@@ -52,12 +64,17 @@ def status(sandbox: Any, session: Any) -> tuple[str, str | None]:
     return now.status, now.last_error.code if now.last_error else None
 
 
+def choose(page: Page, outcome: str) -> None:
+    page.get_by_label("What the checks will find").select_option(outcome)
+    page.get_by_role("button", name="Submit", exact=True).click()
+
+
 def test_a_user_is_verified_and_returns(sandbox: Any, page: Page) -> None:
     session = create(sandbox, return_url=f"{sandbox.url}/_sandbox/clock?back")
     page.goto(session.url)
-    expect(page.get_by_role("note")).to_contain_text("Sandbox")
+    expect(page.get_by_role("complementary")).to_contain_text("Sandbox")
     expect(page.get_by_role("heading", name="Verify your identity")).to_be_visible()
-    page.get_by_role("button", name="Succeed").click()
+    choose(page, "verified")
     expect(page).to_have_url(f"{sandbox.url}/_sandbox/clock?back")
     assert status(sandbox, session) == ("verified", None)
     page.goto(session.url)
@@ -67,8 +84,7 @@ def test_a_user_is_verified_and_returns(sandbox: Any, page: Page) -> None:
 def test_a_user_fails_and_tries_again(sandbox: Any, page: Page) -> None:
     session = create(sandbox)
     page.goto(session.url)
-    page.get_by_label("Fail with this error").select_option("selfie_face_mismatch")
-    page.get_by_role("button", name="Fail").click()
+    choose(page, "selfie_face_mismatch")
     expect(page.get_by_role("heading")).to_have_text("Thank you")
     assert status(sandbox, session) == ("requires_input", "selfie_face_mismatch")
     page.get_by_role("link", name="See it in the sandbox").click()
@@ -84,7 +100,7 @@ def test_a_user_walks_away_and_the_session_is_canceled(sandbox: Any, page: Page)
     assert status(sandbox, session) == ("requires_input", None)
     page.get_by_role("link", name="See it in the sandbox").click()
     page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("#state + .bar")).to_contain_text("canceled")
+    expect(page.locator("#pills")).to_contain_text("canceled")
     assert status(sandbox, session) == ("canceled", None)
 
 
@@ -92,49 +108,230 @@ def test_processing_can_be_held_and_finished(sandbox: Any, page: Page) -> None:
     session = create(sandbox)
     page.goto(session.url)
     page.get_by_label("Stay in processing").check()
-    page.get_by_role("button", name="Succeed").click()
+    choose(page, "verified")
     assert status(sandbox, session) == ("processing", None)
     page.goto(f"{sandbox.url}/_sandbox/sessions/{session.id}")
     page.get_by_role("button", name="Finish processing").click()
     assert status(sandbox, session) == ("verified", None)
+    page.get_by_role("button", name="Override to unverified").click()
+    assert status(sandbox, session) == ("requires_input", "document_unverified_other")
 
 
-def test_the_page_offers_every_error_code(sandbox: Any, page: Page) -> None:
+def test_the_page_says_what_each_error_means_and_whose_it_is(sandbox: Any, page: Page) -> None:
     page.goto(create(sandbox).url)
-    offered = page.get_by_label("Fail with this error").locator("option").all_inner_texts()
+    select = page.get_by_label("What the checks will find")
+    offered = select.locator("optgroup option").all_inner_texts()
     assert len(set(offered)) == 19, "as many as the API has"
+    assert all(text.partition(": ")[2].endswith(".") for text in offered)
+    groups = [group.get_attribute("label") for group in select.locator("optgroup").all()]
+    assert "The document check" in groups
+    assert "The selfie check, which this session does not ask for" in groups
 
 
-def test_the_overview_shows_and_does(sandbox: Any, page: Page) -> None:
+def test_the_console_shows_and_does(sandbox: Any, page: Page) -> None:
     page.goto(f"{sandbox.url}/_sandbox/")
-    page.get_by_label("with a selfie").check()
-    page.get_by_role("button", name="Create").click()
-    expect(page.locator("#state + .bar")).to_contain_text("requires_input")
+    page.get_by_label("selfie").check()
+    page.get_by_role("button", name="New session").click()
+    expect(page.locator("#pills")).to_contain_text("requires_input")
     id_ = page.url.rpartition("/")[2]
     page.get_by_role("button", name="Redact").click()
     page.get_by_role("button", name="Finish redaction").click()
-    expect(page.locator("#state + .bar")).to_contain_text("redaction: redacted")
-    page.get_by_role("link", name="All sessions").click()
-    expect(page.get_by_role("link", name=id_).first).to_be_visible()
-    page.get_by_role("button", name="+ 1 minute").click()
-    expect(page.get_by_text("ahead of this machine")).to_be_visible()
-    page.get_by_label("What goes wrong").select_option("oversized")
-    page.get_by_role("button", name="Add").click()
-    page.get_by_role("button", name="Remove").click()
-    expect(page.get_by_text("None: everything works.")).to_be_visible()
+    expect(page.locator("#pills")).to_contain_text("redaction: redacted")
     page.get_by_role("button", name="Send again").first.click()
-    assert page.url == f"{sandbox.url}/_sandbox/"
+    page.get_by_role("link", name="Sessions").click()
+    expect(page.get_by_role("link", name=id_)).to_be_visible()
+    page.get_by_role("link", name="Set-up").click()
+    page.get_by_role("button", name="+ 1 minute").click()
+    expect(page.locator("#clock-here")).to_contain_text("ahead of this machine")
+    page.get_by_label("What goes wrong").select_option("oversized")
+    page.get_by_role("button", name="Add fault").click()
+    page.get_by_role("button", name="Remove oversized").click()
+    expect(page.get_by_text("None: everything works.")).to_be_visible()
 
 
-@pytest.mark.parametrize("path", ["/_sandbox/", "session", "start", "/start/test_nothing"])
-def test_nothing_is_wider_than_the_screen(sandbox: Any, browser: Browser, path: str) -> None:
+def test_a_failed_delivery_says_why(run: Any, page: Page) -> None:
+    sandbox = run("--deliver-to", "http://127.0.0.1:9/nobody", "--secret", "whsec_x")
+    session = create(sandbox)
+    page.goto(f"{sandbox.url}/_sandbox/sessions/{session.id}")
+    for _ in range(50):
+        if page.get_by_text("Not tried yet").count() == 0:
+            break
+        page.reload()
+    expect(page.get_by_text("Connection refused").first).to_be_visible()
+
+
+# -- by keyboard alone -------------------------------------------------------------------------
+
+
+def focused(page: Page) -> str:
+    return str(
+        page.evaluate(
+            "(e => e.getAttribute('aria-label') || (e.tagName !== 'BUTTON' && e.name)"
+            " || e.innerText)(document.activeElement)"
+        )
+    )
+
+
+def tab_to(page: Page, wanted: str) -> None:
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if focused(page).strip() == wanted:
+            return
+    raise AssertionError(f"the Tab key does not reach {wanted}")
+
+
+def press(page: Page, button: str) -> None:
+    tab_to(page, button)
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+
+
+def test_enter_submits_nothing_that_was_not_chosen(sandbox: Any, live: Page) -> None:
+    session = create(sandbox)
+    live.goto(session.url)
+    tab_to(live, "when")
+    live.keyboard.press("Enter")
+    assert live.url == session.url
+    assert status(sandbox, session) == ("requires_input", None)
+
+
+def test_every_action_of_the_hosted_page_by_keyboard(sandbox: Any, live: Page) -> None:
+    session = create(sandbox)
+    live.goto(session.url)
+    tab_to(live, "outcome")
+    live.keyboard.type("document_exp")
+    tab_to(live, "when")
+    live.keyboard.press("ArrowDown")
+    live.keyboard.press("ArrowDown")
+    press(live, "Submit")
+    expect(live.get_by_role("heading")).to_have_text("Thank you")
+    assert status(sandbox, session) == ("processing", None)
+    live.goto(f"{sandbox.url}/_sandbox/sessions/{session.id}")
+    press(live, "Finish processing")
+    expect(live.locator("#pills")).to_contain_text("document_expired")
+    again = sandbox.client().v1.identity.verification_sessions.retrieve(session.id)
+    live.goto(again.url)
+    press(live, "Walk away without submitting")
+    expect(live.get_by_role("heading")).to_have_text("You walked away")
+
+
+def test_every_action_of_the_console_by_keyboard(run: Any, live: Page) -> None:
+    sandbox = run()
+    live.goto(f"{sandbox.url}/_sandbox/")
+    tab_to(live, "selfie")
+    live.keyboard.press("Space")
+    press(live, "New session")
+    expect(live.locator("#json")).to_contain_text('"require_matching_selfie": true')
+    id_ = live.url.rpartition("/")[2]
+    sandbox.submit(id_)
+    for action, pill in (
+        ("Override to unverified", "requires_input"),
+        ("Override to verified", "verified"),
+        ("Redact", "redaction: processing"),
+        ("Finish redaction", "redaction: redacted"),
+    ):
+        live.reload()
+        press(live, action)
+        expect(live.locator("#pills")).to_contain_text(pill)
+    press(live, "Send again: created")
+    live.goto(f"{sandbox.url}/_sandbox/sessions/{create(sandbox).id}")
+    press(live, "Cancel")
+    expect(live.locator("#pills")).to_contain_text("canceled")
+    press(live, "Set-up")
+    live.wait_for_url("**/setup")
+    press(live, "+ 4 days")
+    expect(live.locator("#clock-here")).to_contain_text("4 d")
+    tab_to(live, "What goes wrong")
+    live.keyboard.type("drop")
+    press(live, "Add fault")
+    press(live, "Remove drop")
+    expect(live.get_by_text("None: everything works.")).to_be_visible()
+
+
+# -- live --------------------------------------------------------------------------------------
+
+
+def test_changes_show_by_themselves(run: Any, live: Page) -> None:
+    sandbox = run()
+    live.goto(f"{sandbox.url}/_sandbox/")
+    session = create(sandbox)
+    link = live.get_by_role("link", name=session.id)
+    expect(link).to_be_visible()
+    link.click()
+    summary = live.locator("#json-session summary")
+    summary.click()
+    sandbox.submit(session.id, "document_expired")
+    expect(live.locator("#pills")).to_contain_text("document_expired")
+    expect(live.locator("#events")).to_contain_text("processing")
+    live.locator("#state").click()  # the focus leaves the part that has waited
+    expect(live.locator("#json")).to_contain_text("Report")
+    expect(live.locator("#json-session")).not_to_have_attribute("open", "")
+
+
+# -- for everybody -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def axe(node_package: Callable[[str], Path]) -> Path:
+    return node_package(AXE) / "node_modules" / "axe-core" / "axe.min.js"
+
+
+PAGES = ("sessions", "session", "log", "setup", "start", "gone")
+
+
+@pytest.fixture(scope="module")
+def addresses(start: Any) -> Iterator[dict[str, str]]:
+    """Every page, with something on it."""
+    sandbox = start("--deliver-to", "http://127.0.0.1:9/nobody", "--secret", "whsec_x")
+    sandbox.control("POST", "faults", kind="slow", route="GET /nothing")
     session = create(sandbox, metadata={"a_long_name_of_a_key": "x" * 200})
-    named = {
-        "session": f"/_sandbox/sessions/{session.id}",
-        "start": session.url[len(sandbox.url) :],
+    sandbox.submit(session.id, "document_expired")
+    url = sandbox.client().v1.identity.verification_sessions.retrieve(session.id).url
+    yield {
+        "sessions": f"{sandbox.url}/_sandbox/",
+        "session": f"{sandbox.url}/_sandbox/sessions/{session.id}",
+        "log": f"{sandbox.url}/_sandbox/log",
+        "setup": f"{sandbox.url}/_sandbox/setup",
+        "start": url,
+        "gone": f"{sandbox.url}/start/test_nothing",
     }
+    sandbox.stop()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing(
+    browser: Browser, addresses: dict[str, str], axe: Path, name: str, scheme: Any
+) -> None:
+    for width in (390, 1280):
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        page.goto(addresses[name])
+        page.add_script_tag(path=axe)
+        found = page.evaluate("axe.run()")["violations"]
+        page.close()
+        assert not [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_is_wider_than_the_screen(
+    browser: Browser, addresses: dict[str, str], name: str
+) -> None:
     for width in (320, 390, 1280):
         page = browser.new_page(viewport={"width": width, "height": 800})
-        page.goto(sandbox.url + named.get(path, path))
+        page.goto(addresses[name])
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.close()
+
+
+def test_a_list_of_many_sessions_stays_short(run: Any, browser: Browser) -> None:
+    sandbox = run()
+    for _ in range(26):
+        create(sandbox)
+    for width, limit in ((390, 2200), (1280, 1400)):
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto(f"{sandbox.url}/_sandbox/")
+        assert page.evaluate("document.documentElement.scrollHeight") < limit
+        box = page.get_by_role("button", name="New session").bounding_box()
+        assert box
+        assert box["y"] < 400
         page.close()

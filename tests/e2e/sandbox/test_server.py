@@ -68,3 +68,26 @@ def test_it_never_redirects(sandbox: Any) -> None:
         )
         assert answer.status_code in {200, 404}
         assert answer.headers["Request-Id"].startswith("req_")
+
+
+@pytest.mark.parametrize(("length", "status"), [(5_000, 400), (20_000, 400), (70_000, 414)])
+def test_a_long_url_gets_stripes_envelope(sandbox: Any, length: int, status: int) -> None:
+    answer = requests.get(
+        f"{sandbox.url}/v1/identity/verification_sessions?surprise={'x' * length}",
+        auth=("sk_test_x", ""),
+        timeout=5,
+    )
+    assert answer.status_code == status
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_long_header_gets_stripes_envelope(sandbox: Any) -> None:
+    answer = requests.post(
+        f"{sandbox.url}/v1/identity/verification_sessions",
+        data={"type": "document"},
+        headers={"Idempotency-Key": "k" * 20_000},
+        auth=("sk_test_x", ""),
+        timeout=5,
+    )
+    assert answer.status_code == 400
+    assert "255" in answer.json()["error"]["message"]

@@ -55,7 +55,7 @@ class System:
         hook = f"http://127.0.0.1:{self.port}/webhooks/stripe"
         _, said = self.processes.start(
             *("/bin/sh", "-c", f'exec "$0" "$@" --secret "$(cat {secrets_file})"'),
-            *(sys.executable, "-m", "sandbox", "serve", "--port", "0", "--json"),
+            *(sys.executable, "-m", "stripe_identity_sandbox", "serve", "--port", "0", "--json"),
             *("--marker", CANARY, "--deliver-to", hook),
         )
         self.wait_until(lambda: said.read_text().endswith("}\n"), within=20)

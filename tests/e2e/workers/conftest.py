@@ -35,7 +35,16 @@ class System:
         self.environment |= extra
         hook = f"http://127.0.0.1:{self.port}/webhooks/stripe"
         _, said = self.processes.python(
-            *("-m", "sandbox", "serve", "--port", "0", "--json", "--marker", canary),
+            *(
+                "-m",
+                "stripe_identity_sandbox",
+                "serve",
+                "--port",
+                "0",
+                "--json",
+                "--marker",
+                canary,
+            ),
             *("--deliver-to", hook, "--secret", SECRET),
             *(("--deliver-thin-to", hook, "--thin-secret", SECRET) if forms == 2 else ()),
         )

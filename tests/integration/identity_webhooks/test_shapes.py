@@ -20,7 +20,9 @@ OTHER_OPTIONS = {"email", "phone"}
 
 @pytest.fixture(scope="module")
 def sandbox(session_processes) -> str:
-    _, log = session_processes.python("-m", "sandbox", "serve", "--port", "0", "--json")
+    _, log = session_processes.python(
+        "-m", "stripe_identity_sandbox", "serve", "--port", "0", "--json"
+    )
     wait_until(lambda: "\n" in log.read_text(), within=20)
     return json.loads(log.read_text().split("\n")[0])["url"]
 

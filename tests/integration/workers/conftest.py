@@ -57,20 +57,22 @@ class Sandbox:
 
     def session_and_thin_event(self) -> tuple[VerificationSession, str]:
         """Create a session, and return the id of its `created` event in the thin form too."""
-        endpoints, auth = f"{self.url}/v1/webhook_endpoints", (KEY, "")
+        destinations, auth = f"{self.url}/v2/core/event_destinations", (KEY, "")
         made = requests.post(
-            endpoints,
-            {
-                "url": "http://127.0.0.1:9/",
-                "enabled_events[]": "v1.identity.verification_session.created",
+            destinations,
+            json={
+                "name": "tests",
+                "type": "webhook_endpoint",
                 "event_payload": "thin",
+                "enabled_events": ["v1.identity.verification_session.created"],
+                "webhook_endpoint": {"url": "http://127.0.0.1:9/"},
             },
             auth=auth,
             timeout=10,
         ).json()
         session = self.session()
         deliveries = self.control("deliveries", "GET")
-        requests.delete(f"{endpoints}/{made['id']}", auth=auth, timeout=10)
+        requests.delete(f"{destinations}/{made['id']}", auth=auth, timeout=10)
         return session, next(d["event"] for d in deliveries if d["session"] == session.id)
 
     def fault(self, kind: str, **fields: Any) -> None:
@@ -81,7 +83,7 @@ class Sandbox:
 @pytest.fixture(scope="session")
 def _sandbox(session_processes: Processes) -> Sandbox:
     _, log = session_processes.python(
-        *("-m", "sandbox", "serve", "--port", "0", "--json", "--marker", CANARY)
+        *("-m", "stripe_identity_sandbox", "serve", "--port", "0", "--json", "--marker", CANARY)
     )
     wait_until(lambda: "\n" in log.read_text(), within=20)
     return Sandbox(json.loads(log.read_text().split("\n")[0])["url"])

@@ -121,7 +121,7 @@ class TestSensitive:
         assert get_args(Need) == tuple(SENSITIVE)
 
     def test_they_are_those_that_the_api_leaves_out_unless_they_are_expanded(self) -> None:
-        document = yaml.safe_load((ROOT / "sandbox" / "openapi.yaml").read_text())
+        document = yaml.safe_load((ROOT / "stripe_identity_sandbox" / "openapi.yaml").read_text())
         assert set(SENSITIVE) == left_out(document["components"]["schemas"], NAMES)
 
     @pytest.mark.skipif(not STRIPES.exists(), reason="Stripe's own description is not at hand")

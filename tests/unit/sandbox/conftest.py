@@ -7,12 +7,14 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from sandbox.faults import Faults
-from sandbox.server import create_app
-from sandbox.state import Settings, World
+from stripe_identity_sandbox.faults import Faults
+from stripe_identity_sandbox.server import create_app
+from stripe_identity_sandbox.settings import Settings
+from stripe_identity_sandbox.state import World
 
 SESSIONS = "/v1/identity/verification_sessions"
 REPORTS = "/v1/identity/verification_reports"
+DESTINATIONS = "/v2/core/event_destinations"
 
 
 @dataclass
@@ -38,6 +40,9 @@ class Api:
                 **named,
             },
         )
+
+    def post_json(self, path: str, *, key: str = "sk_test_unit", **body: Any) -> TestResponse:
+        return self.client.post(path, json=body, headers={"Authorization": f"Bearer {key}"})
 
     def create(self, body: str = "type=document", **headers: str) -> Any:
         answer = self.post(SESSIONS, body, **headers)

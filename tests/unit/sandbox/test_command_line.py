@@ -7,7 +7,7 @@ import pytest
 import urllib3
 from click.testing import CliRunner, Result
 
-from sandbox.__main__ import main
+from stripe_identity_sandbox.__main__ import main
 
 from .conftest import Api
 
@@ -45,8 +45,8 @@ def run(api: Api, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_trigger(run: Any, api: Api, event: str, count: int) -> None:
     result = run("trigger", event)
     assert result.exit_code == 0, result.output
-    assert result.output.count("evt_") == count == len(api.world.events)
-    assert list(api.world.events.values())[-1].type.endswith(event)
+    assert result.output.count("evt_") == count == len(api.world.events.by_id)
+    assert list(api.world.events.by_id.values())[-1].type.endswith(event)
 
 
 def test_a_session_by_hand(run: Any, api: Api) -> None:
@@ -58,7 +58,7 @@ def test_a_session_by_hand(run: Any, api: Api) -> None:
     assert json.loads(run("submit", id_, "--hold", "--json").output)["status"] == "processing"
     assert "verified" in run("complete", id_).output
     assert run("advance", "90").output.startswith("It is 2026-11-18T11:08:10+00:00, 90 s ahead")
-    assert run("resend", next(iter(api.world.events))).exit_code == 0
+    assert run("resend", next(iter(api.world.events.by_id))).exit_code == 0
     api.control(f"sessions/{id_}/redact")
     assert "redaction: redacted" in run("complete", id_).output
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.checks import LAST_ERRORS, failed_part
+from stripe_identity_sandbox.checks import LAST_ERRORS, PARTS, failed_part
 
 from .conftest import REPORTS, SESSIONS, Api
 
@@ -97,7 +97,7 @@ TABLE = {
 def test_operation_in_status(api: Api, operation: str, status: str) -> None:
     id_ = in_status(api, status)
     before = api.get(f"{SESSIONS}/{id_}").json
-    known = len(api.world.events)
+    known = len(api.world.events.by_id)
     path = f"{SESSIONS}/{id_}"
     answer = {
         "retrieve": lambda: api.get(path),
@@ -109,7 +109,7 @@ def test_operation_in_status(api: Api, operation: str, status: str) -> None:
     after = api.get(path).json
     assert before
     assert after
-    events = [e.type.rpartition(".")[2] for e in list(api.world.events.values())[known:]]
+    events = [e.type.rpartition(".")[2] for e in list(api.world.events.by_id.values())[known:]]
 
     expected = TABLE[operation, status]
     if expected is None:
@@ -144,12 +144,13 @@ def test_each_error_code_is_an_outcome(api: Api, code: str) -> None:
     report = api.get(f"{REPORTS}/{answer['last_verification_report']}").json
     assert report
     assert report["verification_session"] == id_
+    parts = [report[part] for part in PARTS if part in report]
+    for found in parts:
+        assert (found["status"] == "unverified") == (found["error"] is not None)
     if part := failed_part(code):
-        assert report[part]["status"] == "unverified"
         assert report[part]["error"] == {"code": code, "reason": LAST_ERRORS[code]}
     else:
-        assert report["document"]["status"] == "unverified"
-        assert report["document"]["error"] is None
+        assert not parts, "a part that was not checked is absent"
 
     retrieved = api.get(f"{SESSIONS}/{id_}").json
     assert retrieved
@@ -185,9 +186,9 @@ def test_a_report_has_the_parts_its_options_ask_for(api: Api, body: str, parts: 
     verified = api.control(f"sessions/{session['id']}/submit").json
     report = api.get(f"{REPORTS}/{verified['last_verification_report']}").json
     assert report
-    all_parts = {"document", "id_number", "selfie", "email", "phone"}
-    assert {part for part in all_parts if part in report} == parts
-    assert report["options"] == session["options"]
+    assert {part for part in PARTS if part in report} == parts
+    of_reports = {"document", "id_number"}
+    assert report["options"] == {k: v for k, v in session["options"].items() if k in of_reports}
     assert report["type"] == session["type"]
 
 
@@ -215,7 +216,7 @@ def test_redaction_ends_by_the_clock(api: Api) -> None:
     assert session["redaction"] == {"status": "processing"}
     assert session["metadata"] == {"user": "u1"}
     api.control("clock", advance=1)
-    last = list(api.world.events.values())[-1]
+    last = list(api.world.events.by_id.values())[-1]
     assert last.type == "identity.verification_session.redacted"
     assert last.created == 1_795_000_000 + 4 * DAY
 
@@ -287,15 +288,55 @@ def test_the_redaction_status_validated_is_shown_on_request(api: Api) -> None:
     assert api.control(f"sessions/{id_}/complete").json["redaction"] == {"status": "redacted"}
 
 
-def test_a_url_expires_and_retrieval_makes_a_fresh_one(api: Api) -> None:
+def test_a_link_lives_for_two_days_and_its_secret_for_one(api: Api) -> None:
+    """By the clock, on every path that shows or opens it."""
     session = api.create()
-    again = api.get(f"{SESSIONS}/{session['id']}").json
+    path = f"{SESSIONS}/{session['id']}"
+
+    def shown(found: Any) -> tuple[bool, bool]:
+        return found["url"] is not None, found["client_secret"] is not None
+
+    def listed() -> Any:
+        found = api.get(SESSIONS).json
+        assert found
+        return found["data"][0]
+
+    def opens(url: str) -> bool:
+        return api.client.get(url).status_code == 200
+
+    again = api.get(path).json
     assert again
     assert again["url"] == session["url"]
-    api.control("clock", advance=DAY)
-    fresh = api.get(f"{SESSIONS}/{session['id']}").json
+    for hours, expected in ((23, (True, True)), (24, (True, False)), (47, (True, False))):
+        api.world.journal.offset = hours * 3600
+        assert shown(listed()) == shown(api.post(path, "metadata[a]=b").json) == expected
+        assert opens(session["url"])
+    fresh = api.get(path).json
     assert fresh
     assert fresh["url"] != session["url"]
+    assert opens(session["url"]), "a new link does not end the old one"
+    for hours, expected in (
+        (48, (True, True)),
+        (47 + 24, (True, False)),
+        (47 + 48, (False, False)),
+    ):
+        api.world.journal.offset = hours * 3600
+        assert shown(listed()) == expected
+        assert not opens(session["url"])
+        assert opens(fresh["url"]) == expected[0]
+        assert api.client.post(session["url"], data={"outcome": "verified"}).status_code == 404
+
+
+@pytest.mark.parametrize("choice", ["verified", "leave"])
+def test_a_link_is_used_once(api: Api, choice: str) -> None:
+    session = api.create()
+    path = f"{SESSIONS}/{session['id']}"
+    assert api.client.post(session["url"], data={"outcome": choice}).status_code == 200
+    assert api.client.get(session["url"]).status_code == 404
+    retrieved = api.get(path).json
+    assert retrieved
+    assert (retrieved["url"] is not None) == (choice == "leave")
+    assert retrieved["url"] != session["url"]
 
 
 def test_updates_merge(api: Api) -> None:
@@ -316,4 +357,22 @@ def test_updates_merge(api: Api) -> None:
     assert "provided_details" not in update("provided_details[phone]=")
     changed = update("type=id_number")
     assert (changed["type"], changed["options"]) == ("id_number", {"id_number": {}})
-    assert len(api.world.events) == 1, "updates fire nothing"
+    assert len(api.world.events.by_id) == 1, "updates fire nothing"
+
+
+def test_the_result_can_be_overridden_by_hand(api: Api) -> None:
+    id_ = in_status(api, "failed")
+    path = f"sessions/{id_}/override"
+    verified = api.control(path, status="verified").json
+    assert (verified["status"], verified["last_error"], verified["url"]) == ("verified", None, None)
+    refused = api.control(path, status="requires_input").json
+    assert (refused["status"], refused["last_error"]["code"]) == (
+        "requires_input",
+        "document_unverified_other",
+    )
+    changes = [event.type.rpartition(".")[2] for event in api.world.events.by_id.values()]
+    assert changes[-2:] == ["verified", "requires_input"]
+    for status in ("requires_input", "processing", "canceled", "redacting"):
+        never = in_status(api, status)
+        answer = api.control(f"sessions/{never}/override", status="verified")
+        assert answer.status_code == 400, status

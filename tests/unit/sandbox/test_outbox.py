@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import stripe
 
-from sandbox.delivery import Deliverer
-from sandbox.faults import Faults
-from sandbox.objects import Attempt, Delivery, Endpoint, Record
-from sandbox.state import RETRIES, Settings, World, all_events
-from sandbox.store import Store
+from stripe_identity_sandbox.delivery import Deliverer
+from stripe_identity_sandbox.endpoints import all_events
+from stripe_identity_sandbox.faults import Faults
+from stripe_identity_sandbox.lifetimes import RETRIES
+from stripe_identity_sandbox.objects import Attempt, Delivery, Endpoint, Record
+from stripe_identity_sandbox.settings import Settings
+from stripe_identity_sandbox.state import World
+from stripe_identity_sandbox.store import Store
 
 SECRET = "whsec_first"
 URL = "http://endpoint.example/hook"
@@ -34,7 +37,7 @@ class Outbox:
         self.deliverer = Deliverer(self.world, self.faults)
         self.deliverer._post = self.post  # type: ignore[method-assign]
         with self.world.step() as world:
-            self.endpoint = world.add_endpoint(
+            self.endpoint = world.endpoints.add(
                 URL, secret=SECRET, enabled_events=all_events("snapshot")
             )
 
@@ -47,13 +50,13 @@ class Outbox:
     def emit(self) -> Delivery:
         with self.world.step() as world:
             world.create({"type": "document"})
-        return list(self.world.deliveries.values())[-1]
+        return list(self.world.outbox.by_id.values())[-1]
 
     def pump(self) -> int:
         """Send what is due now, as the sender's threads would; return how many tries."""
         before = len(self.sent)
         with self.world.step() as world:
-            due = world.take_due()
+            due = world.outbox.take_due()
         for delivery in due:
             self.deliverer._try(delivery.id)
         return len(self.sent) - before
@@ -85,31 +88,31 @@ def test_the_schedule_of_test_mode(outbox: Outbox) -> None:
 def test_an_answer_of_2xx_ends_it(outbox: Outbox) -> None:
     outbox.answers += [503, 204]
     delivery = outbox.emit()
-    event = outbox.world.events[delivery.event]
+    event = outbox.world.events.by_id[delivery.event]
     outbox.pump()
-    assert outbox.world.pending_webhooks(event) == 1
+    assert outbox.world.outbox.pending(event) == 1
     outbox.now += 3600
     outbox.pump()
     assert delivery.state == "delivered"
-    assert outbox.world.pending_webhooks(event) == 0
+    assert outbox.world.outbox.pending(event) == 0
     assert json.loads(outbox.sent[0][0])["pending_webhooks"] == 1
 
 
 def test_sending_by_hand_does_not_stop_the_automatic_tries(outbox: Outbox) -> None:
     outbox.answers += [500, 200, 200]
     delivery = outbox.emit()
-    event = outbox.world.events[delivery.event]
+    event = outbox.world.events.by_id[delivery.event]
     outbox.pump()
     with outbox.world.step() as world:
-        (by_hand,) = world.resend(event)
+        (by_hand,) = world.outbox.send(event, manual=True)
     assert outbox.pump() == 1
     assert (by_hand.state, delivery.state) == ("delivered", "pending")
-    assert outbox.world.pending_webhooks(event) == 0
+    assert outbox.world.outbox.pending(event) == 0
     outbox.now += 3600
     assert outbox.pump() == 1
     outbox.answers += [500]
     with outbox.world.step() as world:
-        (again,) = world.resend(event)
+        (again,) = world.outbox.send(event, manual=True)
     outbox.pump()
     outbox.now += 100_000
     assert outbox.pump() == 0
@@ -119,8 +122,10 @@ def test_sending_by_hand_does_not_stop_the_automatic_tries(outbox: Outbox) -> No
 def test_an_endpoint_made_later_gets_what_is_sent_by_hand(outbox: Outbox) -> None:
     delivery = outbox.emit()
     with outbox.world.step() as world:
-        later = world.add_endpoint(URL, enabled_events=["*"])
-        assert [d.endpoint for d in world.resend(world.events[delivery.event])] == [
+        later = world.endpoints.add(URL, enabled_events=["*"])
+        assert [
+            d.endpoint for d in world.outbox.send(world.events.by_id[delivery.event], manual=True)
+        ] == [
             outbox.endpoint.id,
             later.id,
         ]
@@ -131,16 +136,16 @@ def test_disabled_and_deleted_endpoints(outbox: Outbox) -> None:
     delivery = outbox.emit()
     outbox.pump()
     with outbox.world.step() as world:
-        world.change_endpoint(outbox.endpoint, status="disabled")
+        world.outbox.change_endpoint(outbox.endpoint, status="disabled")
     outbox.now += 3600
     assert outbox.pump() == 0
     assert delivery.state == "pending"
     with outbox.world.step() as world:
-        world.change_endpoint(outbox.endpoint, status="enabled")
+        world.outbox.change_endpoint(outbox.endpoint, status="enabled")
     outbox.answers.append(500)
     assert outbox.pump() == 1
     with outbox.world.step() as world:
-        world.drop_endpoint(outbox.endpoint)
+        world.outbox.drop_endpoint(outbox.endpoint)
     outbox.now += 100_000
     assert outbox.pump() == 0
     assert delivery.state == "canceled"
@@ -148,7 +153,7 @@ def test_disabled_and_deleted_endpoints(outbox: Outbox) -> None:
 
 def test_every_active_secret_signs(outbox: Outbox) -> None:
     with outbox.world.step() as world:
-        new = world.roll_secret(outbox.endpoint, overlap=60)
+        new = world.endpoints.roll_secret(outbox.endpoint, overlap=60)
     outbox.emit()
     outbox.pump()
     text, signature = outbox.sent[-1]
@@ -235,33 +240,39 @@ def test_what_is_stored_is_what_was(tmp_path: Path) -> None:
         session = world.create({"type": "document"})
         world.submit(session, "verified", delay=60)
         world.advance(30)
-        gone = world.add_endpoint(URL, enabled_events=["*"])
+        gone = world.endpoints.add(URL, enabled_events=["*"])
     with outbox.world.step() as world:
-        world.drop_endpoint(gone)
+        world.outbox.drop_endpoint(gone)
 
     again = World(Settings(), clock=lambda: outbox.now)
     again.load(Store(tmp_path / "deep" / "state.sqlite").load())
-    for shelf in ("sessions", "reports", "events", "endpoints", "deliveries", "keys", "answers"):
-        assert list(getattr(again, shelf).values()) == list(getattr(outbox.world, shelf).values())
-    assert again.offset == 30
-    token = session.token or "none while it is processing"
-    assert again.session_of(token) is None
+    for shelf in ("sessions", "keys"):
+        assert list(getattr(again, shelf).items()) == list(getattr(outbox.world, shelf).items())
+    for room in ("reports", "events", "endpoints", "outbox", "answers"):
+        kept, made = getattr(again, room).by_id, getattr(outbox.world, room).by_id
+        assert list(kept.items()) == list(made.items())
+    assert again.journal.offset == 30
+    token = next(iter(session.links), None) or "none while it is processing"
+    assert again.links.session(token) is None
     with again.step():
         again.advance(30)
     assert again.sessions[session.id].status == "verified"
-    assert again.events_of(again.sessions[session.id])[-1].type.endswith("verified")
+    assert again.events.of(again.sessions[session.id])[-1].type.endswith("verified")
 
 
 def test_a_try_that_was_cut_off_is_made_again_after_a_restart() -> None:
     outbox = Outbox()
     outbox.emit()
     with outbox.world.step() as world:
-        (taken,) = world.take_due()
+        (taken,) = world.outbox.take_due()
     assert taken.state == "sending"
     again = World(Settings(), clock=lambda: outbox.now)
-    records: list[Record] = [*outbox.world.endpoints.values(), *outbox.world.sessions.values()]
-    again.load([*records, *outbox.world.events.values(), taken])
-    assert [d.id for d in again.take_due()] == [taken.id]
+    records: list[Record] = [
+        *outbox.world.endpoints.by_id.values(),
+        *outbox.world.sessions.values(),
+    ]
+    again.load([*records, *outbox.world.events.by_id.values(), taken])
+    assert [d.id for d in again.outbox.take_due()] == [taken.id]
 
 
 def test_a_step_is_stored_as_one() -> None:

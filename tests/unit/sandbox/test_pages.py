@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sandbox.checks import LAST_ERRORS
+from stripe_identity_sandbox.checks import LAST_ERRORS
 
 from .conftest import Api
 
@@ -16,7 +16,7 @@ def path_of(session: dict[str, str]) -> str:
 @pytest.mark.parametrize("code", LAST_ERRORS)
 def test_each_error_code_can_be_chosen(api: Api, code: str) -> None:
     session = api.create()
-    answer = api.client.post(path_of(session), data={"do": "fail", "code": code})
+    answer = api.client.post(path_of(session), data={"outcome": code})
     assert answer.status_code == 200
     error = api.world.sessions[session["id"]].last_error
     assert error
@@ -25,7 +25,7 @@ def test_each_error_code_can_be_chosen(api: Api, code: str) -> None:
 
 def test_after_ten_seconds(api: Api) -> None:
     session = api.create()
-    api.client.post(path_of(session), data={"do": "verified", "when": "soon"})
+    api.client.post(path_of(session), data={"outcome": "verified", "when": "soon"})
     assert api.world.sessions[session["id"]].status == "processing"
     api.control("clock", advance=10)
     assert api.world.sessions[session["id"]].status == "verified"
@@ -34,15 +34,15 @@ def test_after_ten_seconds(api: Api) -> None:
 def test_the_user_returns_where_the_app_said(api: Api) -> None:
     for choice in ("verified", "leave"):
         session = api.create("type=document&return_url=https://app.example/back?x=1")
-        answer = api.client.post(path_of(session), data={"do": choice})
+        answer = api.client.post(path_of(session), data={"outcome": choice})
         assert answer.status_code == 303
         assert answer.headers["Location"] == "https://app.example/back?x=1"
 
 
 def test_bad_forms(api: Api) -> None:
     session = api.create()
-    assert api.client.post(path_of(session), data={"do": "nonsense"}).status_code == 400
-    assert api.client.post("/start/test_x", data={"do": "verified"}).status_code == 404
+    assert api.client.post(path_of(session), data={"outcome": "nonsense"}).status_code == 400
+    assert api.client.post("/start/test_x", data={"outcome": "verified"}).status_code == 404
     assert api.client.get("/start/test_x").status_code == 404
     assert api.client.get("/_sandbox/sessions/vs_x").status_code == 404
     assert api.client.post("/_sandbox/", data={"action": "nonsense"}).status_code == 400
@@ -65,7 +65,7 @@ def test_a_refused_button_says_why(api: Api) -> None:
 def test_what_a_user_typed_is_escaped(api: Api) -> None:
     session = api.create("type=document&metadata[a]=<script>x</script>")["id"]
     page = api.client.get(f"/_sandbox/sessions/{session}").text
-    assert "<script>" not in page
+    assert "<script>x" not in page
     assert "&lt;script&gt;" in page
 
 
@@ -83,14 +83,37 @@ def test_every_button(api: Api) -> None:
     press("complete", session=session)
     assert api.world.sessions[session].redaction == "redacted"
     press("advance", seconds="60")
-    assert api.world.offset == 60
-    press("resend", event=next(iter(api.world.events)))
+    assert api.world.journal.offset == 60
+    press("resend", event=next(iter(api.world.events.by_id)))
     press("add_fault", kind="drop", next="2")
-    overview = api.client.get("/_sandbox/").text
-    assert "drop" in overview
-    assert session in overview
+    assert "drop" in api.client.get("/_sandbox/setup").text
+    assert session in api.client.get("/_sandbox/").text
     (fault,) = api.client.get("/_sandbox/faults").json or ()
     press("clear_fault", fault=fault["id"])
     assert api.client.get("/_sandbox/faults").json == []
     assert "redacted" in api.client.get(page).text
     assert "message=" in press("add_fault", kind="nonsense")
+
+
+def test_override_and_pages_of_the_list(api: Api) -> None:
+    session = api.create()["id"]
+    api.control(f"sessions/{session}/submit", outcome="document_expired")
+    page = f"/_sandbox/sessions/{session}"
+    for to, status in (("verified", "verified"), ("requires_input", "requires_input")):
+        assert f'value="{to}"' in api.client.get(page).text
+        data = {"action": "override", "session": session, "to": to}
+        api.client.post("/_sandbox/", data=data)
+        assert api.world.sessions[session].status == status
+    for _ in range(30):
+        api.create()
+    first, second = (api.client.get(f"/_sandbox/?page={n}").text for n in (1, 2))
+    assert first.count("<tr>") == 25 + 1
+    assert session in second
+    assert session not in first
+
+
+def test_changes_are_told_once(api: Api) -> None:
+    before = api.world.version
+    api.create()
+    told = api.client.get(f"/_sandbox/changes?since={before}").text
+    assert f"data: {api.world.version}" in told

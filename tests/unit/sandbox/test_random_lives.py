@@ -4,6 +4,7 @@ The model knows only what the documentation says. After every step each session 
 it, and at the end every event with what its session was at that moment.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,14 +19,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from sandbox.checks import LAST_ERRORS, OUTCOMES
-from sandbox.faults import Faults
-from sandbox.server import create_app
-from sandbox.state import World
+from stripe_identity_sandbox.checks import LAST_ERRORS, OUTCOMES
+from stripe_identity_sandbox.faults import Faults
+from stripe_identity_sandbox.server import create_app
+from stripe_identity_sandbox.state import World
 
 from .conftest import SESSIONS, Api
 
-REDACTION = 4 * 24 * 3600
+DAY = 24 * 3600
+REDACTION = 4 * DAY
 made = 0
 
 
@@ -34,11 +36,13 @@ class Model:
     """One session as the documentation has it."""
 
     metadata: dict[str, str]
+    now: Callable[[], float]
+    #: When the newest link was made: its url opens for 48 hours, its client_secret for 24.
+    linked: float | None
     status: str = "requires_input"
     last_error: str | None = None
     redaction: str | None = None
     reports: int = 0
-    open: bool = True
     plan: str | None = None
     due: float | None = None
     #: What each event has to show.
@@ -51,8 +55,12 @@ class Model:
             "redaction": self.redaction,
             "metadata": dict(self.metadata),
             "reported": self.reports > 0,
-            "open": self.open,
+            "url": self.younger(2 * DAY),
+            "client_secret": self.younger(DAY),
         }
+
+    def younger(self, lifetime: float) -> bool:
+        return self.linked is not None and self.now() < self.linked + lifetime
 
     def emit(self, change: str) -> None:
         self.events.append((f"identity.verification_session.{change}", self.visible()))
@@ -69,19 +77,19 @@ class Model:
         else:
             self.redaction, self.metadata = "redacted", {}
             for _, shown in self.events:
-                shown |= {"metadata": {}, "open": False}
+                shown |= {"metadata": {}, "url": False, "client_secret": False}
             self.emit("redacted")
 
 
 def visible(view: dict[str, Any]) -> dict[str, Any]:
-    assert bool(view["url"]) == bool(view["client_secret"])
     return {
         "status": view["status"],
         "last_error": view["last_error"] and view["last_error"]["code"],
         "redaction": view["redaction"] and view["redaction"]["status"],
         "metadata": view["metadata"],
         "reported": view["last_verification_report"] is not None,
-        "open": view["url"] is not None,
+        "url": view["url"] is not None,
+        "client_secret": view["client_secret"] is not None,
     }
 
 
@@ -102,7 +110,7 @@ class Lives(RuleBasedStateMachine):
             self.api.create(f"type=document&metadata[user]={user}")["id"] for _ in range(count)
         ]
         for id_ in created:
-            self.models[id_] = Model({"user": user})
+            self.models[id_] = Model({"user": user}, lambda: self.now, self.now)
             self.models[id_].emit("created")
         made += count
         return multiple(*created)
@@ -110,7 +118,8 @@ class Lives(RuleBasedStateMachine):
     @rule(id_=sessions)
     def retrieve(self, id_: str) -> None:
         model = self.models[id_]
-        model.open = model.status == "requires_input"
+        if model.status == "requires_input" and not model.younger(DAY):
+            model.linked = self.now
         assert visible(self.call("get", id_)) == model.visible()
 
     @rule(id_=sessions, value=st.sampled_from(["", "x", "y"]))
@@ -129,7 +138,7 @@ class Lives(RuleBasedStateMachine):
             self.call("cancel", id_, status=400)
             return
         if model.status != "canceled":
-            model.status, model.last_error, model.open = "canceled", None, False
+            model.status, model.last_error, model.linked = "canceled", None, None
             model.emit("canceled")
         self.call("cancel", id_)
 
@@ -141,7 +150,7 @@ class Lives(RuleBasedStateMachine):
             return
         if not model.redaction:
             model.redaction, model.due = "processing", self.now + REDACTION
-            model.last_error, model.open = None, False
+            model.last_error, model.linked = None, None
             if model.status == "requires_input":
                 model.status = "canceled"
                 model.emit("canceled")
@@ -161,7 +170,7 @@ class Lives(RuleBasedStateMachine):
             assert answer.status_code == 400
             return
         assert answer.status_code == 200
-        model.status, model.last_error, model.open, model.plan = "processing", None, False, outcome
+        model.status, model.last_error, model.linked, model.plan = "processing", None, None, outcome
         model.emit("processing")
         if later == "now":
             model.finish()
@@ -178,7 +187,7 @@ class Lives(RuleBasedStateMachine):
         else:
             assert answer.status_code == 400
 
-    @rule(seconds=st.sampled_from([1, 60, 3600, REDACTION]))
+    @rule(seconds=st.sampled_from([1, 60, 3600, DAY, REDACTION]))
     def wait(self, seconds: int) -> None:
         self.now += seconds
         due = [m for m in self.models.values() if m.due is not None and m.due <= self.now]
@@ -196,11 +205,11 @@ class Lives(RuleBasedStateMachine):
     def teardown(self) -> None:
         world = self.api.world
         told: dict[str, list[tuple[str, dict[str, Any]]]] = {id_: [] for id_ in self.models}
-        for event in world.events.values():
+        for event in world.events.by_id.values():
             told[event.session].append((event.type, visible(event.snapshot)))
         for id_, model in self.models.items():
             assert told[id_] == model.events
-            reports = [r for r in world.reports.values() if r.session == id_]
+            reports = [r for r in world.reports.by_id.values() if r.session == id_]
             assert len(reports) == model.reports
         for session in world.sessions.values():
             possible(session, world.view(session))

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from openapi_schema_validator import OAS30Validator, OAS31Validator
 
-from sandbox.checks import OUTCOMES
+from stripe_identity_sandbox.checks import OUTCOMES
 
 from .conftest import REPORTS, SESSIONS, Api
 
-OWN = Path(__file__).parents[3] / "sandbox" / "openapi.yaml"
+OWN = Path(__file__).parents[3] / "stripe_identity_sandbox" / "openapi.yaml"
 #: Stripe's own document, made closed; not ours to ship.
 STRIPES = Path(__file__).parents[4] / "shared" / "reference" / "openapi" / "identity-closed.yml"
 

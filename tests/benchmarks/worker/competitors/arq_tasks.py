@@ -32,7 +32,7 @@ class WorkerSettings:
 async def enqueue(count: int) -> None:
     pool = await create_pool(WorkerSettings.redis_settings)
     for number in range(count):
-        await pool.enqueue_job("process_event", f"vs_{number:026}")
+        await pool.enqueue_job("process_event", f"vs_{number:024}")
 
 
 if __name__ == "__main__":

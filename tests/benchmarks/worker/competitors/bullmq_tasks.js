@@ -8,7 +8,7 @@ const connection = { host: redis.hostname, port: Number(redis.port), maxRetriesP
 async function enqueue(count) {
   const queue = new Queue("events", { connection });
   for (let number = 0; number < count; number++) {
-    await queue.add("process", { session: `vs_${String(number).padStart(26, "0")}` });
+    await queue.add("process", { session: `vs_${String(number).padStart(24, "0")}` });
   }
   await queue.close();
 }

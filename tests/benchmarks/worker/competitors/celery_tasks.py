@@ -27,4 +27,4 @@ if __name__ == "__main__":
     from celery_tasks import process_event as task
 
     for number in range(int(sys.argv[1])):
-        task.delay(f"vs_{number:026}")
+        task.delay(f"vs_{number:024}")

@@ -25,4 +25,4 @@ def process_event(session_id: str) -> None:
 
 if __name__ == "__main__":
     for number in range(int(sys.argv[1])):
-        process_event.send(f"vs_{number:026}")
+        process_event.send(f"vs_{number:024}")

@@ -24,4 +24,4 @@ def process_event(session_id: str) -> None:
 if __name__ == "__main__":
     queue = Queue("naive", connection=Redis.from_url(os.environ["REDIS_URL"]))
     for number in range(int(sys.argv[1])):
-        queue.enqueue("rq_tasks.process_event", f"vs_{number:026}")
+        queue.enqueue("rq_tasks.process_event", f"vs_{number:024}")

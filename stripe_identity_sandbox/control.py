@@ -1,0 +1,277 @@
+"""The sandbox's own routes, under ``/_sandbox/``: what happens to users, time and the network.
+
+Bodies are JSON or forms. None of this exists at Stripe.
+"""
+
+import secrets
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from flask import Flask, Response, jsonify, request
+
+from stripe_identity_sandbox import checks
+from stripe_identity_sandbox.faults import Faults
+from stripe_identity_sandbox.lifetimes import DAY, ROLL_OVERLAP
+from stripe_identity_sandbox.objects import (
+    Delivery,
+    Endpoint,
+    Event,
+    Json,
+    Key,
+    Session,
+    endpoint_view,
+)
+from stripe_identity_sandbox.operations.base import PERMISSIONS
+from stripe_identity_sandbox.recorder import Recorder
+from stripe_identity_sandbox.state import World
+from stripe_identity_sandbox.wire import ApiError
+
+#: A year and a day: longer than anything Stripe keeps.
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=366 * DAY)]
+
+
+class Submit(msgspec.Struct, forbid_unknown_fields=True):
+    """What processing will find, and when."""
+
+    outcome: str = checks.VERIFIED
+    hold: bool = False
+    #: Seconds of the sandbox's clock.
+    delay: Seconds = 0.0
+
+
+class Complete(msgspec.Struct, forbid_unknown_fields=True):
+    """End processing (with another outcome, if one is given) or redaction now."""
+
+    outcome: str | None = None
+    #: Show the redaction status ``validated`` instead of ending the redaction.
+    validated: bool = False
+
+
+class Override(msgspec.Struct, forbid_unknown_fields=True):
+    """Change the result of a session by hand."""
+
+    status: Literal["verified", "requires_input"]
+
+
+class Redact(msgspec.Struct, forbid_unknown_fields=True):
+    """Start a redaction that ends so many seconds of the sandbox's clock later."""
+
+    delay: Seconds | None = None
+
+
+class Advance(msgspec.Struct, forbid_unknown_fields=True):
+    """Move the clock forward."""
+
+    advance: Seconds
+
+
+class MakeKey(msgspec.Struct, forbid_unknown_fields=True):
+    """Make a key; without permissions it may do all that its kind may."""
+
+    kind: str = "restricted"
+    permissions: list[str] | None = None
+
+
+class RevokeKey(msgspec.Struct, forbid_unknown_fields=True):
+    """Revoke a key, whoever made it: from now on it gets 401."""
+
+    key: str
+
+
+class Roll(msgspec.Struct, forbid_unknown_fields=True):
+    """Make a new signing secret; the old one signs too for ``overlap`` seconds."""
+
+    overlap: Seconds = ROLL_OVERLAP
+
+
+Body = TypeVar("Body")
+
+
+def read(shape: type[Body]) -> Body:
+    """Return the request's body.
+
+    Raises:
+        ApiError: it has not this shape.
+    """
+    given: Any = request.get_json() if request.is_json else request.form.to_dict()
+    try:
+        return msgspec.convert(given, shape, strict=False)
+    except msgspec.ValidationError as error:
+        raise ApiError(400, str(error)) from error
+
+
+def session_of(world: World, id_: str) -> Session:
+    """Return a session of any account."""
+    if (session := world.sessions.get(id_)) is None:
+        raise ApiError(404, f"No such VerificationSession: '{id_}'", code="resource_missing")
+    return session
+
+
+def event_of(world: World, id_: str) -> Event:
+    """Return an event of any account, by its id in either form."""
+    if (event := world.events.find(id_)) is None:
+        raise ApiError(404, f"No such event: '{id_}'", code="resource_missing")
+    return event
+
+
+def outcome_named(name: str) -> str:
+    """Return the outcome, or say which there are."""
+    if name not in checks.OUTCOMES:
+        raise ApiError(400, f"Unknown outcome '{name}'; there are: {', '.join(checks.OUTCOMES)}.")
+    return name
+
+
+def delivery_view(world: World, delivery: Delivery) -> Json:
+    """Return a delivery with its tries."""
+    event, endpoint = (
+        world.events.by_id[delivery.event],
+        world.endpoints.by_id.get(delivery.endpoint),
+    )
+    thin = delivery.form == "thin"
+    return {
+        "id": delivery.id,
+        "event": event.thin_id if thin else event.id,
+        "type": f"v1.{event.type}" if thin else event.type,
+        "session": event.session,
+        "form": delivery.form,
+        "endpoint": delivery.endpoint,
+        "url": endpoint.url if endpoint else None,
+        "state": delivery.state,
+        "next_try": delivery.due,
+        "attempts": msgspec.to_builtins(delivery.attempts),
+    }
+
+
+def install(  # noqa: PLR0915 -- a list of routes
+    app: Flask, world: World, faults: Faults, recorder: Recorder
+) -> None:
+    """Add the routes."""
+
+    @app.get("/_sandbox/requests")
+    def list_requests() -> Response:
+        with world.step():
+            named = {name: request.args.get(name) for name in ("method", "path")}
+            return jsonify(recorder.all(**named))
+
+    @app.delete("/_sandbox/requests")
+    def clear_requests() -> Response:
+        with world.step():
+            return jsonify(cleared=recorder.clear())
+
+    @app.post("/_sandbox/sessions/<id_>/submit")
+    def submit(id_: str) -> Response:
+        body = read(Submit)
+        with world.step():
+            session = session_of(world, id_)
+            outcome = outcome_named(body.outcome)
+            world.submit(session, outcome, hold=body.hold, delay=body.delay)
+            return jsonify(world.view(session))
+
+    @app.post("/_sandbox/sessions/<id_>/complete")
+    def complete(id_: str) -> Response:
+        body = read(Complete)
+        with world.step():
+            session = session_of(world, id_)
+            if body.validated:
+                world.validate_redaction(session)
+            else:
+                world.complete(session, outcome=body.outcome and outcome_named(body.outcome))
+            return jsonify(world.view(session))
+
+    @app.post("/_sandbox/sessions/<id_>/override")
+    def override(id_: str) -> Response:
+        body = read(Override)
+        with world.step():
+            session = session_of(world, id_)
+            world.override(session, verified=body.status == "verified")
+            return jsonify(world.view(session))
+
+    @app.post("/_sandbox/sessions/<id_>/redact")
+    def redact(id_: str) -> Response:
+        body = read(Redact)
+        with world.step():
+            session = session_of(world, id_)
+            world.redact(session, delay=body.delay)
+            return jsonify(world.view(session))
+
+    @app.get("/_sandbox/clock")
+    def clock() -> Response:
+        with world.step():
+            return jsonify(now=world.now(), ahead=world.journal.offset)
+
+    @app.post("/_sandbox/clock")
+    def advance() -> Response:
+        body = read(Advance)
+        with world.step():
+            world.advance(body.advance)
+            return jsonify(now=world.now(), ahead=world.journal.offset)
+
+    @app.get("/_sandbox/deliveries")
+    def deliveries() -> Response:
+        with world.step():
+            return jsonify([delivery_view(world, d) for d in world.outbox.by_id.values()])
+
+    @app.post("/_sandbox/events/<id_>/resend")
+    def resend(id_: str) -> Response:
+        with world.step():
+            again = world.outbox.send(event_of(world, id_), manual=True)
+            return jsonify([delivery_view(world, delivery) for delivery in again])
+
+    @app.post("/_sandbox/webhook_endpoints/<id_>/roll")
+    def roll(id_: str) -> Response:
+        body = read(Roll)
+        with world.step():
+            endpoint: Endpoint | None = world.endpoints.by_id.get(id_)
+            if endpoint is None:
+                raise ApiError(404, f"No such webhook endpoint: '{id_}'", code="resource_missing")
+            world.endpoints.roll_secret(endpoint, overlap=body.overlap)
+            return jsonify(endpoint_view(endpoint, secret=True))
+
+    @app.get("/_sandbox/faults")
+    def list_faults() -> Response:
+        with world.step():
+            return jsonify(msgspec.to_builtins(faults.all()))
+
+    @app.post("/_sandbox/faults")
+    def add_fault() -> Response:
+        given = request.get_json() if request.is_json else request.form.to_dict()
+        with world.step():
+            try:
+                fault = faults.add(given)
+            except ValueError as error:
+                raise ApiError(400, str(error)) from error
+            return jsonify(msgspec.to_builtins(fault))
+
+    @app.delete("/_sandbox/faults")
+    @app.delete("/_sandbox/faults/<id_>")
+    def clear_faults(id_: str | None = None) -> Response:
+        with world.step():
+            return jsonify(cleared=faults.clear(id_))
+
+    @app.get("/_sandbox/keys")
+    def list_keys() -> Response:
+        with world.step():
+            return jsonify(msgspec.to_builtins(list(world.keys.values())))
+
+    @app.post("/_sandbox/keys")
+    def make_key() -> Response:
+        body = read(MakeKey)
+        unknown = sorted(set(body.permissions or ()) - set(PERMISSIONS))
+        if unknown or body.kind not in {"restricted", "secret"}:
+            raise ApiError(
+                400,
+                f"Unknown: {', '.join(unknown) or body.kind}. A key is restricted or secret;"
+                f" permissions are {', '.join(PERMISSIONS)}.",
+            )
+        prefix = "rk_test_" if body.kind == "restricted" else "sk_test_"
+        key = Key(id=f"{prefix}{secrets.token_hex(16)}", permissions=body.permissions)
+        with world.step():
+            world.set_key(key)
+            return jsonify(key=key.id, permissions=key.permissions)
+
+    @app.post("/_sandbox/keys/revoke")
+    def revoke_key() -> Response:
+        body = read(RevokeKey)
+        with world.step():
+            world.set_key(Key(id=body.key, revoked=True))
+            return jsonify(key=body.key, revoked=True)

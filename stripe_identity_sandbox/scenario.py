@@ -1,0 +1,134 @@
+"""Scenarios: a file that says which lives sessions lead, when, and what goes wrong meanwhile.
+
+The same file and seed give the same lives in the same order.
+"""
+
+import heapq
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import yaml
+
+from stripe_identity_sandbox.checks import OUTCOMES
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+#: What can be done to a session besides an outcome; ``processing`` waits for the outcome after it.
+CHANGES = ("created", "processing", "canceled", "redacted")
+
+
+def seconds(text: str) -> float:
+    """Return the seconds of a duration: 90, 15m, 2h, 4d.
+
+    Raises:
+        ValueError: it is none.
+    """
+    unit = UNITS.get(text[-1:])
+    number = float(text[:-1]) * unit if unit else float(text)
+    if not 0 <= number <= 366 * UNITS["d"]:
+        raise ValueError(f"{text!r} is not between 0 and a year")
+    return number
+
+
+class Life(msgspec.Struct, forbid_unknown_fields=True):
+    """What happens to a session, in words with waits between: ``created, 3s, verified``."""
+
+    life: str
+    #: How often this life is led, compared with the others.
+    share: float = 1.0
+
+    def steps(self) -> Iterator[tuple[float, str]]:
+        """Yield each change and the seconds after the session's beginning.
+
+        Raises:
+            ValueError: a word is neither a change, nor an outcome, nor a duration.
+        """
+        at = 0.0
+        words = [word.strip() for word in self.life.split(",")]
+        if words[0] != "created":
+            raise ValueError(f"A life begins with created: {self.life!r}.")
+        for word in words:
+            if word in CHANGES or word in OUTCOMES:
+                yield at, word
+                continue
+            try:
+                at += seconds(word)
+            except ValueError:
+                raise ValueError(
+                    f"{word!r} is no duration (3s, 15m, 2h, 4d) and nothing that can happen:"
+                    f" {', '.join((*CHANGES, *OUTCOMES))}."
+                ) from None
+
+
+class Scenario(msgspec.Struct, forbid_unknown_fields=True):
+    """A file's content. ``every``: the time between one session's beginning and the next."""
+
+    lives: Annotated[list[Life], msgspec.Meta(min_length=1)]
+    sessions: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1
+    every: str = "0s"
+    seed: int = 0
+    #: As for POST /_sandbox/faults; they are set at the beginning and cleared at the end.
+    faults: list[dict[str, Any]] = []
+
+
+class Step(NamedTuple):
+    """One change of one session: seconds after the beginning, its number, what happens."""
+
+    at: float
+    session: int
+    change: str
+
+
+def read(path: Path) -> Scenario:
+    """Read a scenario from a YAML file.
+
+    Raises:
+        ValueError: the file is none, with what is wrong.
+    """
+    try:
+        scenario = msgspec.convert(yaml.safe_load(path.read_text()), Scenario)
+        timeline(scenario)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    return scenario
+
+
+def timeline(scenario: Scenario) -> list[Step]:
+    """Return every step of every session in the order in which they happen.
+
+    Raises:
+        ValueError: a life or a duration makes no sense.
+    """
+    choose = random.Random(scenario.seed)  # noqa: S311 -- it is to be the same each time
+    every = seconds(scenario.every)
+    lives = choose.choices(
+        scenario.lives, [life.share for life in scenario.lives], k=scenario.sessions
+    )
+    of_each = (
+        [Step(number * every + at, number, change) for at, change in life.steps()]
+        for number, life in enumerate(lives)
+    )
+    return list(heapq.merge(*of_each, key=lambda step: step.at))
+
+
+def play(
+    scenario: Scenario,
+    *,
+    wait: Callable[[float], None],
+    do: Callable[[str | None, str], str],
+) -> list[str]:
+    """Play a scenario; return the ids of its sessions.
+
+    ``wait`` lets so many seconds pass. ``do`` makes a change of a session, given by its id (None: a
+    new one), and returns the id.
+    """
+    ids: dict[int, str] = {}
+    now = 0.0
+    for step in timeline(scenario):
+        if step.at > now:
+            wait(step.at - now)
+            now = step.at
+        ids[step.session] = do(ids.get(step.session), step.change)
+    return list(ids.values())

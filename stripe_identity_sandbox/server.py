@@ -1,0 +1,154 @@
+"""The web server of the sandbox: one process, many threads, because the state is in its memory."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Response, request
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+from gunicorn.sock import create_sockets
+from gunicorn.workers.gthread import ThreadWorker
+from werkzeug.exceptions import HTTPException
+
+from stripe_identity_sandbox import control, hosted, pages
+from stripe_identity_sandbox.api import Api
+from stripe_identity_sandbox.delivery import SENDERS, Deliverer
+from stripe_identity_sandbox.faults import Faults
+from stripe_identity_sandbox.objects import Illegal
+from stripe_identity_sandbox.recorder import Recorder
+from stripe_identity_sandbox.state import World
+from stripe_identity_sandbox.wire import ApiError
+
+#: Enough that a handful of slow or hanging answers (faults) leave room for others.
+THREADS = 32
+#: In characters. Stripe's own limit is not published; what the API documents fits easily.
+MAX_URL = 65_536
+
+
+def create_app(world: World, faults: Faults) -> Flask:
+    """Return the WSGI application: Stripe's API, the control routes and the pages."""
+    app = Flask(__name__)
+    recorder = Recorder()
+    api = Api(world, faults, recorder)
+    api.install(app)
+    control.install(app, world, faults, recorder)
+    hosted.install(app, world)
+    pages.install(app, world, faults, recorder)
+
+    @app.errorhandler(ApiError)
+    def refused(error: ApiError) -> tuple[dict[str, Any], int]:
+        return error.envelope("req_sandbox"), error.status
+
+    @app.errorhandler(Illegal)
+    def illegal(error: Illegal) -> tuple[dict[str, Any], int]:
+        return ApiError(400, str(error)).envelope("req_sandbox"), 400
+
+    @app.errorhandler(404)
+    @app.errorhandler(405)
+    def unknown(_: HTTPException) -> Response:
+        return api.unknown_route()
+
+    @app.errorhandler(500)
+    def broken(_: HTTPException) -> tuple[dict[str, Any], int]:
+        # The traceback is in the log of the sandbox.
+        error = ApiError(500, "The sandbox has a bug: see its log.", kind="api_error")
+        return error.envelope("req_sandbox"), 500
+
+    @app.before_request
+    def no_endless_url() -> None:
+        if len(request.full_path) > MAX_URL:
+            raise ApiError(414, f"The URL is longer than {MAX_URL} characters.")
+
+    @app.before_request
+    def no_other_site() -> None:
+        # A page of another origin must not drive a sandbox that listens on the same machine.
+        origin = request.headers.get("Origin")
+        if origin and origin.partition("://")[2] != request.host:
+            raise ApiError(403, f"Requests from {origin} are not served.")
+
+    return app
+
+
+class _App(BaseApplication):
+    """What gunicorn's worker asks for: a configuration and a WSGI callable."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self._options.items():
+            self.cfg.set(name, value)
+
+
+class _Worker(ThreadWorker):
+    """gunicorn's threaded worker without a master: a second process would have a second state."""
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        # Every step is stored when it is made, so there is nothing to finish or to lose.
+        os._exit(0)
+
+    handle_quit = handle_exit
+
+    def is_parent_alive(self) -> bool:
+        return True
+
+
+def serve(
+    host: str,
+    port: int,
+    make_world: Callable[[str], World],
+    *,
+    as_json: bool,
+    in_order: bool = False,
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    ``make_world`` gets the address that is served. Port 0 takes a free one. The address is
+    printed when requests are answered. ``in_order`` sends one event at a time.
+
+    Raises:
+        SystemExit: the address cannot be listened on.
+    """
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    app = _App(
+        {
+            "bind": [f"{f'[{host}]' if ':' in host else host}:{port}"],
+            "threads": THREADS,
+            "keepalive": 75,
+            # A long URL or header gets an answer of the application, not gunicorn's own page.
+            "limit_request_line": 0,
+            "limit_request_field_size": 65_536,
+            "loglevel": "warning",
+        }
+    )
+    log = Logger(app.cfg)
+    sockets = create_sockets(app.cfg, log)
+    address, bound = sockets[0].getsockname()[:2]
+    # Who listens on every address is reached, by a browser on this machine, on this one.
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
+    url = f"http://{f'[{address}]' if ':' in address else address}:{bound}"
+
+    world, faults = make_world(url), Faults()
+    app.callable = collapse_slashes(create_app(world, faults))
+    Deliverer(world, faults, senders=1 if in_order else SENDERS).start()
+    sys.stdout.write((json.dumps({"url": url}) if as_json else f"sandbox: {url}") + "\n")
+    sys.stdout.flush()
+    if not as_json:
+        sys.stderr.write(f"overview: {url}/_sandbox/\n")
+    # gunicorn wraps the sockets, and its own annotation of the worker forgets it.
+    _Worker(0, os.getppid(), sockets, app, 0, app.cfg, log).init_process()  # type: ignore[arg-type]
+
+
+def collapse_slashes(app: Any) -> Any:
+    """Take ``//v1/…`` for ``/v1/…``, as Stripe does, without a redirect."""
+
+    def wrapped(environ: dict[str, Any], start_response: Any) -> Any:
+        environ["PATH_INFO"] = "/" + environ["PATH_INFO"].lstrip("/")
+        return app(environ, start_response)
+
+    return wrapped

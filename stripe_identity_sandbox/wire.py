@@ -1,0 +1,188 @@
+"""Stripe's manner on the wire: nested form names in, errors, expansion and pages out.
+
+Texts without a note are on public record; of the others, the note says what they are modelled on.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from stripe_identity_sandbox.objects import Expand, Json
+
+Item = TypeVar("Item")
+
+#: "between 1 and 100", default 10 (Stripe's OpenAPI).
+DEFAULT_LIMIT, MAX_LIMIT = 10, 100
+#: docs.stripe.com/expand: four levels.
+MAX_EXPAND_DEPTH = 4
+
+
+class ApiError(Exception):
+    """An answer in Stripe's error envelope."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        kind: str = "invalid_request_error",
+        headers: dict[str, str] | None = None,
+        executed: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.kind = kind
+        self.headers = headers or {}
+        #: The operation ran and came to this: such an answer is kept for its idempotency key.
+        self.executed = executed
+
+    def envelope(self, request_id: str) -> Json:
+        """Return the body; fields that do not apply are left out, as Stripe does."""
+        error = {"code": self.code}
+        if self.code:
+            error["doc_url"] = f"https://stripe.com/docs/error-codes/{self.code.replace('_', '-')}"
+        error |= {
+            "message": self.message,
+            "param": self.param,
+            "request_log_url": f"https://dashboard.stripe.com/test/logs/{request_id}",
+            "type": self.kind or None,
+        }
+        return {"error": {name: value for name, value in error.items() if value is not None}}
+
+
+# -- form parameters -------------------------------------------------------------------------
+
+
+def nest(pairs: Iterable[tuple[str, str]]) -> Json:
+    """Turn ``options[document][allowed_types][0]=passport`` into nested dicts.
+
+    Array positions stay dict keys (``"0"``, ``"1"``, or ``""`` for ``[]``, whose values are
+    collected in a list) until a schema says what they are.
+    """
+    nested: Json = {}
+    for name, value in pairs:
+        *outer, last = _path(name)
+        here = nested
+        for key in outer:
+            inner = here.setdefault(key, {})
+            # ``a=1&a[b]=2``: the later one wins, as with a plain name given twice.
+            here[key] = inner if isinstance(inner, dict) else {}
+            here = here[key]
+        if last == "" and outer:
+            listed = here.get("")
+            here[""] = [*listed, value] if isinstance(listed, list) else [value]
+        else:
+            here[last] = value
+    return nested
+
+
+def _path(name: str) -> list[str]:
+    head, bracket, rest = name.partition("[")
+    return [head, *rest.removesuffix("]").split("][")] if bracket else [head]
+
+
+# -- expansion -------------------------------------------------------------------------------
+
+
+def expansion(paths: Sequence[str], allowed: Expand, *, on_list: bool = False) -> Expand:
+    """Turn expand paths into a tree, or refuse what cannot be expanded.
+
+    The OpenAPI document calls ``options``, ``redaction`` and ``last_error`` expandable too; they
+    are objects, not ids, and are refused here, so that nobody relies on asking for them.
+    """
+    tree: Expand = {}
+    for path in paths:
+        names = path.split(".")
+        if len(names) > MAX_EXPAND_DEPTH:
+            # The limit is documented, the sentence from memory.
+            raise ApiError(400, f"You cannot expand more than 4 levels of a property ({path}).")
+        if on_list and names[0] == "data":
+            names = names[1:]
+        elif on_list:
+            hint = f" You may want to try expanding 'data.{path}' instead."
+            raise ApiError(400, f"This property cannot be expanded ({path}).{hint}")
+        here, below = tree, allowed
+        for name in names:
+            if name not in below:
+                raise ApiError(400, f"This property cannot be expanded ({path}).")
+            here, below = here.setdefault(name, {}), below[name]
+    return tree
+
+
+def sensitive(tree: Expand, allowed: Expand) -> bool:
+    """Say whether a tree reaches a leaf of what can be expanded: only some keys may see those."""
+    return any(not allowed[name] or sensitive(tree[name], allowed[name]) for name in tree)
+
+
+# -- pages -----------------------------------------------------------------------------------
+
+
+def page(
+    items: Sequence[Item],
+    params: Json,
+    *,
+    url: str,
+    find: Callable[[str, str], Item],
+    keep: Callable[[Item], bool],
+    view: Callable[[Item], Json],
+) -> Json:
+    """Return one page of ``items`` (oldest first) as Stripe lists them (newest first).
+
+    ``find`` returns a cursor's item or raises for an unknown one; its second argument is the
+    parameter's name. ``limit`` is clamped silently: that is on record for another resource.
+    """
+    limit = min(max(params.get("limit", DEFAULT_LIMIT), 1), MAX_LIMIT)
+    after, before = (
+        find(params[name], name) if name in params else None
+        for name in ("starting_after", "ending_before")
+    )
+    if after is not None and before is not None:
+        raise ApiError(
+            400,
+            "Received both starting_after and ending_before parameters. Please pass in only one.",
+        )
+    if before is not None:
+        newer = (item for item in items[_index(items, before) + 1 :] if keep(item))
+        found = _take(newer, limit + 1)
+        data = found[:limit][::-1]
+    else:
+        end = len(items) if after is None else _index(items, after)
+        older = (items[i] for i in range(end - 1, -1, -1) if keep(items[i]))
+        found = _take(older, limit + 1)
+        data = found[:limit]
+    return {
+        "object": "list",
+        "data": [view(item) for item in data],
+        "has_more": len(found) > limit,
+        "url": url,
+    }
+
+
+def _index(items: Sequence[Item], item: Item) -> int:
+    return next(i for i, other in enumerate(items) if other is item)
+
+
+def _take(items: Iterable[Item], count: int) -> list[Item]:
+    taken = []
+    for item in items:
+        taken.append(item)
+        if len(taken) == count:
+            break
+    return taken
+
+
+def within(at: float, bounds: Json | None) -> bool:
+    """Say whether a time, as it is shown, lies within gt, gte, lt, lte."""
+    bounds = bounds or {}
+    return all(
+        (
+            at > bounds.get("gt", at - 1),
+            at >= bounds.get("gte", at),
+            at < bounds.get("lt", at + 1),
+            at <= bounds.get("lte", at),
+        )
+    )

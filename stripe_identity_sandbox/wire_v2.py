@@ -1,0 +1,83 @@
+"""What differs under /v2: JSON bodies, pages with an address of the next one, ISO times."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+from stripe_identity_sandbox.objects import Json
+from stripe_identity_sandbox.parameters import Integer, Kind, Record, Text
+from stripe_identity_sandbox.wire import ApiError
+
+Item = TypeVar("Item")
+
+#: docs.stripe.com/api-v2-overview#list-pagination; the maximum is that of /v1, by analogy.
+DEFAULT_LIMIT, MAX_LIMIT = 20, 100
+PAGE: dict[str, Kind] = {"limit": Integer(), "page": Text()}
+
+
+@dataclass(frozen=True)
+class Moment(Kind):
+    """An ISO 8601 time; without a zone it is UTC's."""
+
+    def convert(self, value: Any, param: str) -> float:
+        """Return Unix seconds."""
+        try:
+            moment = datetime.fromisoformat(Text().convert(value, param))
+        except ValueError:
+            raise ApiError(400, f"Invalid timestamp: {value}", param=param) from None  # by analogy
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+@dataclass(frozen=True)
+class MomentRange(Kind):
+    """Bounds of time: gt, gte, lt, lte."""
+
+    def convert(self, value: Any, param: str) -> Json:
+        """Return the bounds."""
+        return Record(dict.fromkeys(("gt", "gte", "lt", "lte"), Moment())).convert(value, param)
+
+
+def page(
+    items: Sequence[Item],
+    params: Json,
+    *,
+    url: str,
+    id_of: Callable[[Item], str],
+    view: Callable[[Item], Json],
+) -> Json:
+    """Return one page of ``items``; ``page`` of the next one is the id of this one's last item."""
+    limit = min(max(params.get("limit", DEFAULT_LIMIT), 1), MAX_LIMIT)
+    start = 0
+    if after := params.get("page"):
+        start = next((n + 1 for n, item in enumerate(items) if id_of(item) == after), -1)
+        if start < 0:
+            raise ApiError(400, "The page token is invalid.", param="page")  # the words are ours
+    shown = items[start : start + limit]
+    more = start + limit < len(items)
+    query = _flat(params | {"limit": limit, "page": id_of(shown[-1])}) if more else {}
+    return {
+        "data": [view(item) for item in shown],
+        "next_page_url": f"{url}?{urlencode(query)}" if more else None,
+        "previous_page_url": None,
+    }
+
+
+def _flat(params: Json) -> dict[str, Any]:
+    """Return parameters as an SDK would send them in a query."""
+    flat: dict[str, Any] = {}
+    for name, value in params.items():
+        if isinstance(value, list):
+            flat |= {f"{name}[{n}]": item for n, item in enumerate(value)}
+        elif isinstance(value, dict):
+            moments = {k: datetime.fromtimestamp(v, UTC).isoformat() for k, v in value.items()}
+            flat |= {f"{name}[{key}]": moment for key, moment in moments.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def not_found(what: str) -> ApiError:
+    """Return the error for an unknown id. The envelope of /v2 has no type; the words are ours."""
+    return ApiError(404, f"The requested {what} does not exist.", code="not_found", kind="")

@@ -1,0 +1,61 @@
+"""What an old stripe-python does, against a sandbox: argv are its url and the SDK's version.
+
+Run with that version first on the path. The module-level API is the only one old versions have.
+"""
+
+import sys
+from datetime import UTC, datetime, timedelta
+
+import stripe
+
+url, version = sys.argv[1:]
+assert version == stripe.VERSION if hasattr(stripe, "VERSION") else stripe.version.VERSION
+
+stripe.api_base = url
+stripe.api_key = "sk_test_old"
+Session = stripe.identity.VerificationSession
+
+made = Session.create(
+    type="document",
+    options={
+        "document": {
+            "allowed_types": ["passport", "id_card"],
+            "require_matching_selfie": True,
+            "require_live_capture": False,
+        }
+    },
+    metadata={"user": "a", "paying": True, "count": 3},
+    expand=["verified_outputs"],
+)
+assert made.status == "requires_input"
+assert made.options.document.require_matching_selfie is True
+assert made.options.document.require_live_capture is False
+assert made.options.document.allowed_types == ["passport", "id_card"]
+assert made.metadata["paying"] in {"True", "true"}
+
+changed = Session.modify(made.id, metadata={"count": "", "more": "x"})
+assert set(changed.metadata.keys()) == {"user", "paying", "more"}
+Session.modify(made.id, metadata="")
+assert not Session.retrieve(made.id).metadata
+
+hour_ago = datetime.now(UTC) - timedelta(hours=1)
+for created in ({"gte": hour_ago}, {"gte": int(hour_ago.timestamp())}):
+    found = Session.list(limit=2, created=created, status="requires_input")
+    assert made.id in [session.id for session in found.auto_paging_iter()]
+
+endpoint = stripe.WebhookEndpoint.create(
+    url="http://127.0.0.1:9/", enabled_events=["*"], connect=False
+)
+stripe.WebhookEndpoint.modify(endpoint.id, disabled=True)
+assert stripe.WebhookEndpoint.retrieve(endpoint.id).status == "disabled"
+endpoint.delete()
+
+assert stripe.Event.list(delivery_success=True, types=["identity.verification_session.created"])
+assert Session.cancel(made.id).status == "canceled"
+assert Session.redact(made.id).redaction.status == "processing"
+for wrong in ({"type": "visa"}, {"type": "document", "surprise": 1}):
+    try:
+        Session.create(**wrong)
+    except stripe.error.InvalidRequestError:
+        continue
+    raise AssertionError("it had to be refused")

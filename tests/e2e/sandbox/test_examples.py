@@ -1,0 +1,104 @@
+"""The examples do what their pages say, followed to the letter."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stripe
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture
+def with_the_command(tmp_path: Path) -> dict[str, str]:
+    """An environment that has `stripe-identity-sandbox`, from this checkout."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    command = folder / "stripe-identity-sandbox"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m stripe_identity_sandbox "$@"\n')
+    command.chmod(0o755)
+    return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.timeout(180)
+def test_node(tmp_path: Path, with_the_command: dict[str, str]) -> None:
+    if not (shutil.which("node") and shutil.which("npm")):
+        if os.environ.get("CI"):
+            pytest.fail("CI has to have node and npm")
+        pytest.skip("no node and npm on this machine")
+    folder = shutil.copytree(EXAMPLES / "node", tmp_path / "node")
+    block = re.search(r"```sh\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert block
+    done = subprocess.run(
+        ["sh", "-ec", block[1]],
+        cwd=folder,
+        env=with_the_command,
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pass 1" in done.stdout
+
+
+def test_pytest(tmp_path: Path, with_the_command: dict[str, str]) -> None:
+    shutil.copy(EXAMPLES / "pytest" / "test_verification.py", tmp_path)
+    plugin = ["-p", "stripe_identity_sandbox.pytest_plugin"]  # as its entry point would load it
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, str(tmp_path)],
+        cwd=tmp_path,
+        env=with_the_command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def line_of_the_page(language: str, sandbox: Any) -> str:
+    """Return how docs/sandbox.md points a client at a sandbox, with the address of this one."""
+    page = (ROOT / "docs" / "sandbox.md").read_text()
+    block = re.search(rf" *```{language}\n(.*?) *```", page, re.DOTALL)
+    assert block
+    port = sandbox.url.rpartition(":")[2]
+    assert "12111" in block[1]
+    return block[1].strip().replace("12111", port)
+
+
+def test_the_page_s_line_for_python(sandbox: Any) -> None:
+    names: dict[str, Any] = {"stripe": stripe}
+    exec(line_of_the_page("python", sandbox), names)  # noqa: S102 -- our own page
+    made = names["client"].v1.identity.verification_sessions.create({"type": "document"})
+    assert made.url.startswith(sandbox.url)
+
+
+def test_the_page_s_line_for_node(sandbox: Any, node_sdk: Path) -> None:
+    script = f"""
+        const Stripe = require({str(node_sdk / "node_modules" / "stripe")!r});
+        {line_of_the_page("js", sandbox)}
+        stripe.identity.verificationSessions.create({{type: "document"}})
+          .then((session) => console.log(session.url));
+    """
+    done = subprocess.run(
+        ["node", "-e", script], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.stdout.startswith(sandbox.url), done.stderr
+
+
+def test_the_page_s_line_for_curl(sandbox: Any) -> None:
+    if not shutil.which("curl"):
+        pytest.skip("no curl on this machine")
+    line = line_of_the_page("sh", sandbox)
+    done = subprocess.run(
+        ["sh", "-c", f"{line} -sS"], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert sandbox.url in done.stdout, done.stderr

@@ -1,0 +1,53 @@
+"""Old SDKs: the oldest that are supported, and the last stripe-python that sends `True`."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+def sdk(version: str) -> Path:
+    """Return the folder in which pip installed a version; kept from one run to the next."""
+    folder = ROOT / "var" / f"stripe-python-{version}"
+    if not (folder / "stripe").is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        target = ["--target", str(folder), f"stripe=={version}"]
+        done = subprocess.run(
+            [*pip, *target], capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("version", ["5.0.0", "12.0.1"])
+def test_stripe_python(sandbox: Any, version: str) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-W", "ignore"),
+            *(str(Path(__file__).with_name("old_python.py")), sandbox.url, version),
+        ],
+        env={"PYTHONPATH": str(sdk(version)), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_stripe_node(sandbox: Any, node_package: Callable[[str], Path]) -> None:
+    script = Path(__file__).with_name("old_node.mjs")
+    done = subprocess.run(
+        ["node", str(script), str(node_package("stripe@14.0.0")), sandbox.url],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

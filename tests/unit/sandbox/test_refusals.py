@@ -1,0 +1,231 @@
+"""What Stripe is on record to refuse, in its words, and whose endpoint is whose."""
+
+from typing import Any
+
+import pytest
+
+from .conftest import DESTINATIONS, REPORTS, SESSIONS, Api
+
+ENDPOINTS = "/v1/webhook_endpoints"
+EVENT = "identity.verification_session"
+
+
+def test_an_idempotency_key_belongs_to_one_path(api: Api) -> None:
+    session = api.create(Idempotency_Key="k")
+    path = f"{SESSIONS}/{session['id']}/cancel"
+    answer = api.post(path, Idempotency_Key="k")
+    assert answer.status_code == 400
+    error = api.error(answer)
+    assert error["type"] == "idempotency_error"
+    assert error["message"] == (
+        "Keys for idempotent requests can only be used for the same endpoint they were first used"
+        f" for ('{path}' vs '{SESSIONS}'). Try using a key other than 'k' if you meant to execute a"
+        " different request."
+    )
+
+
+def test_a_publishable_key(api: Api) -> None:
+    answer = api.get(SESSIONS, key="pk_test_x")
+    assert answer.status_code == 401
+    assert api.error(answer)["code"] == "secret_key_required"
+    assert api.error(answer)["message"].startswith("This API call cannot be made with a publish")
+
+
+@pytest.mark.parametrize(
+    ("version", "exists"),
+    [
+        ("2011-11-17", True),
+        ("2023-10-16", True),
+        ("2018-11-21; some_beta=v1", True),
+        ("2025-02-24.acacia", True),
+        ("2025-08-27.basil", True),
+        ("2025-08-27.preview", True),
+        ("2026-10-28.endive", True),
+        ("2031-01-01.later", True),
+        ("2019-2-19", False),
+        ("2025-09-30.acacia", False),
+        ("2025-08-27", False),
+        ("2023-10-16.acacia", False),
+        ("2023-13-16", False),
+        ("latest", False),
+        ("", False),
+    ],
+)
+def test_a_version_that_cannot_exist(api: Api, version: str, exists: bool) -> None:
+    answer = api.get(SESSIONS, **{"Stripe-Version": version})
+    if exists:
+        assert answer.status_code == 200
+    else:
+        assert answer.status_code == 400
+        assert api.error(answer)["message"] == f"Invalid Stripe API version: {version}"
+
+
+def test_a_json_body_under_v1_and_a_form_under_v2(api: Api) -> None:
+    refused = api.post_json(SESSIONS, type="document")
+    assert refused.status_code == 400
+    assert "application/x-www-form-urlencoded" in api.error(refused)["message"]
+    assert api.post(DESTINATIONS, "name=x").status_code == 400
+
+
+@pytest.mark.parametrize("name", [f"{EVENT}.done", f"v1.{EVENT}.done", "created", "a b.c", "v1."])
+def test_an_unknown_event(api: Api, name: str) -> None:
+    answer = api.post(ENDPOINTS, f"url=http://x.example&enabled_events[]={name}")
+    assert answer.status_code == 400
+    assert api.error(answer)["param"] == "enabled_events[0]"
+
+
+@pytest.mark.parametrize("url", ["x.example", "myapp://done", "http://", "http://x.example/a b"])
+def test_an_endpoint_is_on_the_web(api: Api, url: str) -> None:
+    answer = api.post(ENDPOINTS, f"url={url}&enabled_events[]=*")
+    assert (answer.status_code, api.error(answer)["message"]) == (400, "Not a valid URL")
+
+
+def test_metadata_is_limited_by_what_results(api: Api) -> None:
+    fifty = "&".join(f"metadata[k{n}]=x" for n in range(50))
+    session = f"{SESSIONS}/{api.create(f'type=document&{fifty}')['id']}"
+    endpoint = api.post(ENDPOINTS, f"url=http://x.example&enabled_events[]=*&{fifty}").json
+    assert endpoint
+    for path in (session, f"{ENDPOINTS}/{endpoint['id']}"):
+        refused = api.post(path, "metadata[more]=x")
+        assert (refused.status_code, api.error(refused)["param"]) == (400, "metadata")
+        unset = "&".join(f"metadata[k{n}]=" for n in range(50))
+        assert api.post(path, f"{unset}&metadata[one]=x").status_code == 200
+        changed = api.get(path).json
+        assert changed
+        assert changed["metadata"] == {"one": "x"}
+
+
+# -- accounts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [SESSIONS, REPORTS, "/v1/events", ENDPOINTS, DESTINATIONS])
+def test_a_path_of_accounts_is_a_context_only(api: Api, path: str) -> None:
+    nested = "acct_1Parent/acct_1Child"
+    refused = api.get(path, **{"Stripe-Account": nested})
+    assert (refused.status_code, api.error(refused)["code"]) == (403, "account_invalid")
+    assert api.get(path, **{"Stripe-Context": nested}).status_code == 200
+    assert api.get(path, **{"Stripe-Account": "acct_1Child"}).status_code == 200
+
+
+def test_endpoints_belong_to_an_account(api: Api) -> None:
+    body = "url=http://x.example&enabled_events[]=*"
+    platforms = api.post(ENDPOINTS, body).json
+    watching = api.post(ENDPOINTS, f"{body}&connect=true").json
+    accounts = api.post(ENDPOINTS, body, Stripe_Account="acct_1").json
+    assert platforms
+    assert watching
+    assert accounts
+
+    def listed(**headers: str) -> set[str]:
+        found = api.get(ENDPOINTS, **headers).json
+        assert found
+        return {endpoint["id"] for endpoint in found["data"]}
+
+    assert listed() == {platforms["id"], watching["id"]}
+    assert listed(**{"Stripe-Account": "acct_1"}) == {accounts["id"]}
+    assert api.get(f"{ENDPOINTS}/{accounts['id']}").status_code == 404
+
+    for account in ("", "acct_1", "acct_2"):
+        api.create(Stripe_Account=account)
+    world = api.world
+    got: dict[str, list[Any]] = {}
+    for delivery in world.outbox.by_id.values():
+        payload = world.outbox.payload(delivery)
+        got.setdefault(delivery.endpoint, []).append(payload.get("account"))
+    assert got == {
+        platforms["id"]: [None],
+        watching["id"]: ["acct_1", "acct_2"],
+        accounts["id"]: [None],
+    }
+
+
+# -- /v2 ---------------------------------------------------------------------------------------
+
+
+def destination(**fields: Any) -> dict[str, Any]:
+    return {
+        "name": "mine",
+        "type": "webhook_endpoint",
+        "event_payload": "thin",
+        "enabled_events": [f"v1.{EVENT}.created"],
+        "webhook_endpoint": {"url": "http://x.example/thin"},
+    } | fields
+
+
+def test_destinations(api: Api) -> None:
+    made = api.post_json(
+        DESTINATIONS, **destination(include=["webhook_endpoint.signing_secret"])
+    ).json
+    assert made
+    assert made["webhook_endpoint"]["signing_secret"].startswith("whsec_")
+    assert made["webhook_endpoint"]["url"] is None
+    path = f"{DESTINATIONS}/{made['id']}"
+    changed = api.post_json(path, name="other", metadata={"a": "b"}, description="d").json
+    assert changed
+    assert (changed["name"], changed["metadata"]) == ("other", {"a": "b"})
+    assert changed["webhook_endpoint"] == {"url": None, "signing_secret": None}
+    api.post_json(f"{path}/disable")
+    api.create()
+    enabled = api.post_json(f"{path}/enable").json
+    assert enabled
+    assert enabled["status"] == "enabled"
+    api.create()
+    assert len(api.world.outbox.by_id) == 1
+    (listed,) = (api.get(f"{DESTINATIONS}?include[0]=webhook_endpoint.url").json or {})["data"]
+    assert listed["webhook_endpoint"]["url"] == "http://x.example/thin"
+    found = api.get(ENDPOINTS).json
+    assert found
+    assert found["data"] == [], "no webhook endpoint of /v1"
+    gone = api.client.delete(path, headers={"Authorization": "Bearer sk_test_x"}).json
+    assert gone == {"id": made["id"], "object": "v2.core.event_destination"}
+    assert api.get(path).status_code == 404
+    assert api.post_json(DESTINATIONS, name="x").status_code == 400
+
+
+def test_thin_events_are_listed_page_by_page(api: Api) -> None:
+    sessions = [api.create()["id"] for _ in range(5)]
+    api.create(Stripe_Account="acct_1")
+    for id_ in sessions:
+        api.control(f"sessions/{id_}/submit")
+    types = f"types[0]=v1.{EVENT}.created"
+    seen, url = [], f"/v2/core/events?limit=2&{types}&created[gte]=2026-01-01T00:00:00Z"
+    while url:
+        page = api.get(url).json
+        assert page
+        assert len(page["data"]) <= 2
+        seen += [event["related_object"]["id"] for event in page["data"]]
+        url = page["next_page_url"]
+    assert seen == sessions[::-1]
+    of_one = api.get(f"/v2/core/events?object_id={sessions[0]}").json
+    assert of_one
+    assert [event["type"].rpartition(".")[2] for event in of_one["data"]] == [
+        "verified",
+        "processing",
+        "created",
+    ]
+    assert api.get("/v2/core/events?page=nothing").status_code == 400
+    assert api.get("/v2/core/events?created[lt]=soon").status_code == 400
+    api.control("clock", advance=31 * 24 * 3600)
+    old = api.get("/v2/core/events").json
+    assert old
+    assert old["data"] == []
+
+
+# -- test helpers ------------------------------------------------------------------------------
+
+HELPERS = "/v1/test_helpers/identity/verification_sessions"
+
+
+def test_the_helpers_of_test_mode(api: Api) -> None:
+    id_ = api.create()["id"]
+    failed = api.post(f"{HELPERS}/{id_}/require_input", "error_code=selfie_manipulated").json
+    assert failed
+    assert (failed["status"], failed["last_error"]["code"]) == (
+        "requires_input",
+        "selfie_manipulated",
+    )
+    api.control(f"sessions/{id_}/submit", hold=True)
+    verified = api.post(f"{HELPERS}/{id_}/verify").json
+    assert verified
+    assert verified["status"] == "verified"
+    assert api.post(f"{HELPERS}/{id_}/verify").status_code == 400
