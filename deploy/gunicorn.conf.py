@@ -12,7 +12,9 @@ keep_memory_private()
 
 # No `bind`: gunicorn takes 0.0.0.0:$PORT where a platform sets PORT, else 127.0.0.1:8000.
 
-workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+# `python -m service serve` has checked both. Without it gunicorn fails on what is no number before
+# it reads this file.
+workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 worker_class = "service.gunicorn_worker.WholeRequests"
 threads = 4  # they wait for Redis only, and each takes what waits together
 worker_connections = 500  # of a process; many systems allow 1,024 open files
@@ -41,6 +43,8 @@ accesslog = None
 # On by default since gunicorn 26: a control socket in the home directory. Nobody asked for it.
 control_socket_disable = True
 
-# The heartbeat file on a disk that stalls looks like a worker that hangs.
-if Path("/dev/shm").is_dir():  # noqa: S108 - gunicorn makes its file there safely (mkstemp)
-    worker_tmp_dir = "/dev/shm"  # noqa: S108
+# The heartbeat file on a disk that stalls looks like a worker that hangs. Where shared memory is
+# read-only, gunicorn takes the directory for temporary files.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes its file there safely (mkstemp)
+if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK):
+    worker_tmp_dir = str(_MEMORY)

@@ -43,6 +43,7 @@ from service.metrics import Metrics
 from service.record import Claim
 from service.settings import Settings
 from workers import plugins
+from workers.beat import beat
 from workers.jobs import Processor
 from workers.reconcile import Reconciler, reconcile_for_ever
 from workers.router import Router
@@ -112,6 +113,7 @@ def sweep_for_ever(settings: Settings) -> int:
     ).start()
     log.info("periodic_started", pid=os.getpid())
     while not stop.requested:
+        beat()
         try:
             swept = inbox.sweep()
         except redis.RedisError:
@@ -322,6 +324,7 @@ def _wait_for(child: int, stop: Stop) -> int:
     """Wait for the child's end, passing a stop on to it; its exit code, negative for a signal."""
     told = False
     while True:
+        beat()
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             return os.waitstatus_to_exitcode(status)
@@ -337,6 +340,7 @@ def _wait_for_redis(settings: Settings, stop: Stop) -> bool:
     """Wait until Redis answers and is safe; False when asked to stop meanwhile."""
     delay = 0.5
     while not stop.requested:
+        beat()
         try:
             with connection.connect(settings) as client:
                 connection.require_safe(client, settings)
