@@ -135,7 +135,7 @@ def _answers() -> bool:
 
 
 def _build(engine: Engine) -> None:
-    command = ["docker", "build", "-f", "deploy/Dockerfile"]
+    command = ["docker", "build"]
     if engine.local:
         if os.geteuid() != 0 or not shutil.which("apt-get"):
             pytest.skip("no container engine answers, and only root on Debian can start one here")
@@ -143,8 +143,12 @@ def _build(engine: Engine) -> None:
         os.environ |= dict(re.findall(r"(\w+)=(\S+)", engine.run(ENGINE, "env")))
         engine.run(ENGINE, "build")
         command += ["--network", "host"]
-    engine.run(*command, "-t", "identity-webhooks", ".", within=900)
-    engine.run(*command, "--target", "sandbox", "-t", "identity-webhooks-sandbox", ".", within=300)
+    ours, sbom = (("-f", f"deploy/{name}") for name in ("Dockerfile", "Dockerfile.sbom"))
+    engine.run(*command, *ours, "-t", "identity-webhooks", ".", within=900)
+    engine.run(
+        *command, *ours, "--target", "sandbox", "-t", "identity-webhooks-sandbox", ".", within=300
+    )
+    engine.run(*command, *sbom, "-t", "identity-webhooks-sbom", ".", within=300)
     if engine.local:
         engine.run(ENGINE, "run")
         # Into its network, where its ports are. This process has one thread, and ends soon.

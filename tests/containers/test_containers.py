@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections import Counter
@@ -120,6 +121,21 @@ def test_an_image_with_handlers_of_ones_own(engine, block) -> None:
     assert {"acme_identity.remind", "acme_identity.grant_access"} <= {
         name.replace("Accounts.", "") for name in names
     }
+
+
+def test_what_make_sbom_writes(engine) -> None:
+    show = ("docker", "run", "--rm", "--network", "none", "identity-webhooks-sbom", "cat")
+    components = json.loads(engine.run(*show, "/sbom/sbom.cdx.json"))["components"]
+    licences = engine.run(*show, "/sbom/licences.txt")
+    locked = re.findall(
+        r"^([a-z0-9_.-]+)==(\S+) \\$", (ROOT / "requirements.txt").read_text(), re.MULTILINE
+    )
+    assert len(locked) > 20
+    found = {(each["name"].lower().replace("_", "-"), each["version"]) for each in components}
+    assert set(locked) <= found
+    plain = licences.lower().replace("_", "-")
+    listed = {tuple(line.split()[:2]) for line in plain.splitlines()}
+    assert set(locked) <= listed
 
 
 # --- compose.yaml ------------------------------------------------------------------------------
