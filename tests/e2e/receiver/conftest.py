@@ -153,12 +153,12 @@ def environment(canary: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def gunicorn() -> tuple[str, ...]:
-    """The command of the Procfile, behind `python`."""
+    """What `python -m service serve` becomes, behind `python`."""
     return GUNICORN
 
 
 def started(processes, port: int, secret: str, **env: str) -> Receiver:
-    """Start gunicorn as the Procfile does, and wait until it answers."""
+    """Start gunicorn as `service serve` does, and wait until it answers."""
     process, log = processes.python(*GUNICORN, "--bind", f"127.0.0.1:{port}", env=env)
     receiver = Receiver(port, secret, process)
     deadline = time.monotonic() + 60
