@@ -86,8 +86,8 @@ format: $(VENV) ## let ruff write
 	@$(BIN)/ruff format .
 lock: $(VENV) ## requirements*.txt from pyproject.toml; UPGRADE=1 takes newer releases
 	@test -x $(BIN)/uv || $(BIN)/pip install -q uv
-	@$(LOCK) pyproject.toml -o requirements.txt
-	@$(LOCK) pyproject.toml --group dev -o requirements-dev.txt
+	@$(LOCK) pyproject.toml --extra service -o requirements.txt
+	@$(LOCK) pyproject.toml --extra service --group dev -o requirements-dev.txt
 env-example: $(VENV) ## deploy/env.example from the settings
 	@$(BIN)/python -m deploy.env_example > deploy/env.example
 readme-demo: $(VENV) ## run the demo and put its output into README.md

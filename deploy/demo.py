@@ -20,10 +20,9 @@ import requests
 import stripe
 
 from deploy.local import API_KEY, LOOPBACK, Failure, Processes, everything, free_port
+from identity_webhooks.event import Kind
 from service import connection
-from service.event import Kind
-from service.inbox import Inbox
-from service.record import Record
+from service.inbox import Inbox, Record
 from service.settings import Settings
 from service.text import table
 

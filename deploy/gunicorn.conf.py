@@ -15,16 +15,14 @@ keep_memory_private()
 # `python -m service serve` has checked both. Without it gunicorn fails on what is no number before
 # it reads this file.
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
-worker_class = "service.gunicorn_worker.WholeRequests"
-threads = 4  # they wait for Redis only, and each takes what waits together
-worker_connections = 500  # of a process; many systems allow 1,024 open files
+worker_class = "service.server.worker.LoopWorker"
+threads = 4  # for pages; deliveries are answered in the loop
 
 # The settings are read, and Redis is checked, before any worker is started: one message, exit 3.
 preload_app = True
 
-timeout = 30  # a worker process silent for so long is replaced; a request ends after 2 s (Redis)
-graceful_timeout = 20  # platforms kill 30 s after SIGTERM
-keepalive = 2
+timeout = 30  # a worker process silent for so long is replaced
+graceful_timeout = 25  # platforms kill 30 s after SIGTERM; draining takes 19 s at most
 max_requests = 100_000  # a fresh process now and then, against slow leaks; not both at once
 max_requests_jitter = 20_000
 

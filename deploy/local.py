@@ -232,6 +232,7 @@ def _set_environment(redis_url: str, ports: dict[str, int]) -> None:
         STRIPE_API_KEY=API_KEY,
         STRIPE_API_BASE=f"http://{LOOPBACK}:{ports['sandbox']}",
         REDIS_URL=redis_url,
+        DRAIN_SECONDS="0",  # no load balancer has to leave
     )
 
 

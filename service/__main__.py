@@ -14,8 +14,7 @@ import redis
 
 from service import connection
 from service.connection import UnsafeRedis
-from service.inbox import Inbox
-from service.record import Record
+from service.inbox import Inbox, Record
 from service.settings import Role, Settings, SettingsError
 from service.text import table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import redis
@@ -42,41 +43,47 @@ def connect(settings: Settings, **options: Any) -> redis.Redis:
     )
 
 
-def loss_faults(client: redis.Redis) -> list[str]:
-    """Return every way in which this server may lose an accepted event; empty when it keeps them.
+def faults(info: Mapping[str, Any], settings: Settings) -> list[str]:
+    """Return every way in which a server may lose an accepted event; empty when it keeps them.
 
-    Reads INFO, since managed servers often refuse CONFIG.
+    Empty, too, where the operator accepts that (`ACCEPT_REDIS_LOSS`).
 
-    Raises:
-        redis.RedisError: when the server cannot be asked.
+    Args:
+        info: what the server answers to INFO, since managed servers often refuse CONFIG.
+        settings: the settings of this process.
     """
-    info: dict[str, Any] = client.info()
-    faults = []
-    if not info.get("aof_enabled"):
-        faults.append(
+    if settings.accept_redis_loss:
+        return []
+    found = []
+    if not int(info.get("aof_enabled", 0)):
+        found.append(
             "Redis writes no append-only file, so a restart loses accepted events:"
             " set `appendonly yes` (deploy/redis.conf), or choose a plan that persists"
         )
     if info.get("maxmemory_policy", "noeviction") != "noeviction":
-        faults.append(
+        found.append(
             f"Redis evicts keys when it is full (maxmemory-policy {info['maxmemory_policy']}),"
             " accepted events among them: set `maxmemory-policy noeviction`"
         )
     if info.get("role") not in {None, "master"}:
-        faults.append("this Redis is a read-only replica: give REDIS_URL the primary's address")
-    return faults
+        found.append("this Redis is a read-only replica: give REDIS_URL the primary's address")
+    return found
 
 
-def require_safe(client: redis.Redis, settings: Settings) -> None:
-    """Refuse a Redis that may lose accepted events, unless the operator took the loss by name.
+def require_safe(info: Mapping[str, Any], settings: Settings) -> None:
+    """Refuse a Redis that may lose accepted events, unless the operator accepts that by name.
 
     Raises:
         UnsafeRedis: with every fault.
-        redis.RedisError: when the server cannot be asked.
     """
-    if settings.accept_redis_loss:
-        return
-    if faults := loss_faults(client):
+    if found := faults(info, settings):
         raise UnsafeRedis(
-            "\n".join([*faults, "(or set ACCEPT_REDIS_LOSS=1 to accept that events get lost)"])
+            "\n".join([*found, "(or set ACCEPT_REDIS_LOSS=1 to accept that events get lost)"])
         )
+
+
+def parse_info(answer: Any) -> dict[str, str]:
+    """Read the answer to INFO as it comes from a connection without a client."""
+    text = answer.decode() if isinstance(answer, bytes) else str(answer)
+    pairs = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
+    return {name: value for name, colon, value in pairs if colon}

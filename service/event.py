@@ -10,22 +10,17 @@ Shapes: https://docs.stripe.com/api/events/object and https://docs.stripe.com/ap
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 import msgspec
 
-Kind = Literal["created", "processing", "requires_input", "verified", "canceled", "redacted"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+from identity_webhooks.event import KINDS, TYPE_PREFIX, Event, Kind
 
-Form = Literal["snapshot", "thin"]
-
-_TYPE_PREFIX = "identity.verification_session."
 # Thin events of /v1 resources carry the same names behind "v1." (stripe-python 16.1, measured).
 _KIND_BY_TYPE: dict[tuple[str, str], Kind] = {
     (form, prefix + kind): kind
-    for form, prefix in (("event", _TYPE_PREFIX), ("v2.core.event", "v1." + _TYPE_PREFIX))
+    for form, prefix in (("event", TYPE_PREFIX), ("v2.core.event", "v1." + TYPE_PREFIX))
     for kind in KINDS
 }
 
@@ -47,59 +42,23 @@ class MalformedEvent(Exception):
     """A signed body that is no event. Its text names the fault and the place, never a value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An `identity.verification_session.*` event: who it is and whom it concerns.
+def parse(body: bytes) -> Event | None:
+    """Read a delivery; None when it is an event of another type.
 
-    Attributes:
-        id: `evt_...`.
-        kind: the last word of the type, such as `verified`.
-        form: how it was delivered.
-        session: `vs_...`.
-        created: unix seconds at which Stripe made it. Whole seconds only: not an order.
-        livemode: live or test mode.
-        account: the connected account it belongs to; None for one's own.
+    Raises:
+        MalformedEvent: not JSON, not an event, or a field we need is missing or misshapen.
     """
-
-    id: str
-    kind: Kind
-    form: Form
-    session: str
-    created: int
-    livemode: bool
-    account: str | None = None
-
-    @property
-    def key(self) -> str:
-        """The identity under which it is kept: the account is part of it.
-
-        Made of `[A-Za-z0-9_-]` only, which is what RQ allows in a job id.
-        """
-        return f"{self.account.replace('/', '-')}-{self.id}" if self.account else self.id
-
-    @property
-    def type(self) -> str:
-        """Stripe's name of the type, in the snapshot spelling whichever form it came in."""
-        return _TYPE_PREFIX + self.kind
-
-    @classmethod
-    def parse(cls, body: bytes) -> Event | None:
-        """Read a delivery; None when it is an event of another type.
-
-        Raises:
-            MalformedEvent: not JSON, not an event, or a field we need is missing or misshapen.
-        """
-        try:
-            head = _decode_head(body)
-            kind = _KIND_BY_TYPE.get((head.object, head.type))
-            if kind is None:
-                return None
-            return _snapshot(body, kind) if head.object == "event" else _thin(body, kind)
-        except msgspec.ValidationError as fault:
-            # Such messages hold type names and a path ("Expected `str`, got `int` - at `$.id`").
-            raise MalformedEvent(str(fault)) from None
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            raise MalformedEvent("the body is not JSON") from None
+    try:
+        head = _decode_head(body)
+        kind = _KIND_BY_TYPE.get((head.object, head.type))
+        if kind is None:
+            return None
+        return _snapshot(body, kind) if head.object == "event" else _thin(body, kind)
+    except msgspec.ValidationError as fault:
+        # Such messages hold type names and a path ("Expected `str`, got `int` - at `$.id`").
+        raise MalformedEvent(str(fault)) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise MalformedEvent("the body is not JSON") from None
 
 
 class _Head(msgspec.Struct):

@@ -49,7 +49,7 @@ KEYS = frozenset(
         # how long and how much
         *("delay_s", "age_s", "took_ms", "size", "limit"),
         # which process
-        *("pid", "worker", "signal", "exit_code", "address", "version", "role"),
+        *("pid", "worker", "signal", "exit_code", "address", "version", "role", "path", "method"),
         # made by the pipeline itself
         *("event", "level", "timestamp", "logger", "dropped"),
     ]

@@ -20,21 +20,21 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from service import logs
+from service.inbox import keys
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from service.inbox import Inbox
 
-KEY = "iw:metrics"
-"""The Redis hash: `name|label value|...` -> count, or `name|le` and `name|sum` for histograms."""
-
 PERIOD = 1.0
 """Seconds between two additions to Redis."""
 
+# In the hash: `name|label value|...` -> count, or `name|le` and `name|sum` for histograms.
 COUNTERS: dict[str, tuple[tuple[str, ...], str]] = {
     "deliveries": (("answer",), "Deliveries by answer: new, pending, done, dead, reopened, ..."),
     "refusals": (("reason",), "Deliveries refused: signature, header, body, size."),
+    "unknown_paths": (("method",), "Requests to paths that do not exist, by method."),
     "verified_with": (("secret",), "Deliveries by the signing secret that fitted."),
     "claims": (("answer",), "Wake-ups by what claiming the event answered."),
     "fetches": (("result",), "Fetches from Stripe by result: ok, or the kind of failure."),
@@ -84,7 +84,7 @@ class Metrics:
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 for field, by in counts.items():
-                    pipe.hincrby(KEY, field, by)
+                    pipe.hincrby(keys.METRICS, field, by)
                 pipe.execute()
         except redis.RedisError:
             with self._lock:
@@ -124,7 +124,7 @@ class _Collector:
         self._inbox = inbox
 
     def collect(self) -> Iterator[Metric]:
-        raw = {k.decode(): int(v) for k, v in self._redis.hgetall(KEY).items()}  # type: ignore[union-attr]
+        raw = {k.decode(): int(v) for k, v in self._redis.hgetall(keys.METRICS).items()}  # type: ignore[union-attr]
         for name, (labels, sentence) in COUNTERS.items():
             family = CounterMetricFamily(_PREFIX + name, sentence, labels=labels)
             for field, value in sorted(raw.items()):

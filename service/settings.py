@@ -90,6 +90,13 @@ class Settings(BaseSettings):
         le=3600,
         description="Seconds a delivery's timestamp may differ from our clock, either way.",
     )
+    drain_seconds: float = Field(
+        default=5,
+        ge=0,
+        le=10,
+        description="Seconds the web process goes on accepting and answering after SIGTERM, with an"
+        " unready /readyz, so that load balancers leave in time.",
+    )
     redis_url: SecretStr = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
         description="The Redis that holds inbox and queue: redis://, rediss:// or unix://.",

@@ -130,7 +130,7 @@ class Processes:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=kept | (env or {}),
+                env=kept | {"DRAIN_SECONDS": "0"} | (env or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

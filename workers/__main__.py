@@ -12,9 +12,9 @@ from typing import Any
 import click
 import redis
 
+from identity_webhooks.event import KINDS
 from service import connection, logs
 from service.connection import UnsafeRedis
-from service.event import KINDS
 from service.inbox import Inbox
 from service.settings import Role, Settings, SettingsError
 from service.text import table

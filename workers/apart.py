@@ -25,11 +25,12 @@ from typing import Any, cast
 
 from structlog.stdlib import BoundLogger
 
+from identity_webhooks.handlers import Discard, Retry
+from identity_webhooks.verification import Verification
 from service import logs, process
 from service.settings import Settings
 from workers import plugins
-from workers.router import Discard, Handler, Retry, place
-from workers.verification import Verification
+from workers.router import Handler, place
 
 
 class Failed(Exception):

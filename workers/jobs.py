@@ -1,6 +1,6 @@
 """The story of one event: claim, fetch, dispatch, settle.
 
-The worker (workers/runner.py) calls `Processor.take` and `Processor.process`; the latter is the
+The worker (workers/runner.py) calls `Processor.claim` and `Processor.process`; the latter is the
 story, read top to bottom.
 """
 
@@ -8,28 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import redis
 from structlog.contextvars import bound_contextvars
 
+from identity_webhooks.handlers import Discard, Retry
+from identity_webhooks.verification import Outcome, Sensitive, Verification
 from service import connection, logs
-from service.inbox import Inbox, Refused
+from service.inbox import Claim, Inbox, Progress, Refused, Reply, save_progress_at_end
 from service.metrics import Metrics
-from service.record import Claim, Progress
 from service.settings import Settings
 from workers.apart import Failed, OwnProcess
-from workers.router import Discard, Handler, Retry, Router, backoff, place
+from workers.router import Handler, Router, backoff, place
 from workers.stripe_api import StripeApi, StripeFailure
-from workers.verification import (
-    SENSITIVE_WINDOW,
-    Facts,
-    Outcome,
-    Sensitive,
-    Verification,
-    standing,
-)
+from workers.verification import SENSITIVE_WINDOW, Facts, standing
 from workers.watch import Stop, Watch
 
 FETCH_CAP = 60.0
@@ -51,8 +45,26 @@ MAX_FAULTS = 20
 """Times in a row that a fault of ours ends the work on an event before it is dead: with the
 jittered waits about ten minutes."""
 
-End = Callable[[], object]
-"""What ends a claim: finishes the event, or gives it back."""
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """End the event."""
+
+    state: Literal["done", "dead"]
+    outcome: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give the event back, due again after `delay` seconds."""
+
+    delay: float
+    reason: str
+
+
+End = Finish | Release | None
+"""How a claim ends; None when it is not ours any more."""
 
 log = logs.get(__name__)
 
@@ -104,12 +116,12 @@ class Processor:
         """Write the counts of this process to Redis, before it ends."""
         self._metrics.flush()
 
-    def take(self, count: int = 1) -> list[Claim]:
-        """Take up to `count` events that are to be worked on; none when no wake-up is waiting.
+    def claim(self, count: int = 1) -> list[Claim]:
+        """Claim up to `count` events that are to be worked on; none when no wake-up is waiting.
 
         May raise `redis.RedisError`.
         """
-        while answers := self._inbox.take(count):
+        while answers := self._inbox.claim(count):
             if claims := self._begin(answers):
                 return claims
             if wait := _WAITS.get(cast("Refused", answers[-1])):
@@ -130,47 +142,84 @@ class Processor:
                 self._metrics.count("claims", answer.value)
         return claims
 
-    def process(self, claim: Claim, *, and_take: bool = False) -> Claim | None:
+    def process(self, claim: Claim, *, and_claim: bool = False) -> Claim | None:
         """Take the event one step on: run what is due, settle it or give it back.
 
-        With `and_take`, the next event is taken in the same round trip that ends this one, and
+        With `and_claim`, the next event is claimed in the same round trip that ends this one, and
         returned if there is one. Nothing is raised, whatever happens.
         """
         event = claim.event
-        take: Callable[[], list[Claim | Refused]] = list
+        following: Reply[list[Claim | Refused]] | None = None
         with bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind):
             try:
-                end = self._work(claim)
-                if and_take and not self._stop.requested:
-                    take = self._inbox.take_soon()
-                end()
+                following = self._end(claim, self._work(claim), and_claim=and_claim)
             except redis.RedisError:
                 # The lease runs out, if the event cannot be given back.
                 log.exception("redis_failed")
                 with contextlib.suppress(redis.RedisError):
-                    self._release(claim, backoff(claim.waits, FETCH_CAP), "redis failed")()
+                    self._end(claim, Release(backoff(claim.waits, FETCH_CAP), "redis failed"))
             except Exception as error:
-                # A fault of ours; the event is not to blame, but must not go round for ever.
+                # A bug of ours: retried, with a limit.
                 log.exception("processing_failed")
+                end = (
+                    Release(backoff(claim.waits, FETCH_CAP), "processing failed")
+                    if claim.waits < MAX_FAULTS
+                    else Finish("dead", "", f"processing failed: {place(error)}")
+                )
                 with contextlib.suppress(redis.RedisError):
-                    if claim.waits < MAX_FAULTS:
-                        delay = backoff(claim.waits, FETCH_CAP)
-                        self._release(claim, delay, "processing failed")()
-                    else:
-                        self._finish(claim, "dead", "", f"processing failed: {place(error)}")()
+                    self._end(claim, end)
             finally:
                 self._watch.end(claim)
+        return self._first_of(following) if following else None
+
+    def _first_of(self, claims: Reply[list[Claim | Refused]]) -> Claim | None:
         try:
-            return next(iter(self._begin(take())), None)
+            return next(iter(self._begin(claims.result())), None)
         except redis.RedisError:
-            return None  # whoever takes next will see it, too
+            return None  # whoever claims next meets the same failure
         except Exception:
             # A record that cannot be read; its lease runs out, and at last it is quarantined.
             log.exception("record_unreadable")
             return None
 
+    def _end(
+        self, claim: Claim, end: End, *, and_claim: bool = False
+    ) -> Reply[list[Claim | Refused]] | None:
+        """End the claim; with `and_claim`, claim the next event in the same round trip."""
+        finished: Reply[float | None] | None = None
+        released: Reply[bool] | None = None
+        following: Reply[list[Claim | Refused]] | None = None
+        with self._inbox.pipeline() as pipe:
+            if isinstance(end, Finish):
+                finished = pipe.finish(claim, end.state, outcome=end.outcome, reason=end.reason)
+            elif end is not None:
+                log.info("event_released", reason=end.reason, delay_s=round(end.delay, 3))
+                released = pipe.release(claim, end.delay, end.reason)
+            if and_claim and not self._stop.requested:
+                following = pipe.claim()
+        if released:
+            released.result()
+        if finished and isinstance(end, Finish):
+            self._report(end, finished.result())
+        return following
+
+    def _report(self, end: Finish, took: float | None) -> None:
+        if took is None:
+            log.warning("claim_lost")
+            return
+        self._metrics.count("settled", end.state, end.outcome)
+        self._metrics.observe("settle_seconds", took)
+        report = log.error if end.state == "dead" else log.info
+        report(
+            "event_settled",
+            state=end.state,
+            outcome=end.outcome,
+            reason=end.reason,
+            took_ms=round(took * 1000),
+        )
+
     def _work(self, claim: Claim) -> End:
-        """Run what is due; what is returned, when called, ends the claim."""
+        """Run what is due; say how the claim ends."""
         subscribed = self._router.match(claim.event.kind)
         due = [handler for handler in subscribed if claim.is_due(handler.name)]
         if not due or self._stop.requested:
@@ -178,7 +227,7 @@ class Processor:
         try:
             if not self._is_the_one(claim):
                 log.info("event_settled", state="done", outcome="twin")
-                return _nothing
+                return None
             facts = self._fetch(claim, due)
         except StripeFailure as failure:
             return self._wait_for_stripe(claim, failure)
@@ -190,10 +239,10 @@ class Processor:
                         break
                     progress, delay = self._dispatch(handler, claim, facts)
                 if handler is due[-1] and progress.over:
-                    self._inbox.record_at_end(claim, handler.name, progress)
-                elif not self._inbox.record(claim, handler.name, progress, delay):
+                    save_progress_at_end(claim, handler.name, progress)
+                elif not self._inbox.save_progress(claim, handler.name, progress, delay):
                     log.warning("claim_lost", handler=handler.name)
-                    return _nothing
+                    return None
                 self._metrics.count("handler_runs", handler.name, progress.status)
         return self._settle(claim, subscribed, facts)
 
@@ -311,7 +360,7 @@ class Processor:
         self._metrics.count("fetches", failure.kind)
         gone = failure.kind == "missing" and claim.waits >= MAX_MISSING
         if gone or failure.kind == "invalid":
-            return self._finish(claim, "dead", "", f"stripe: {failure}")
+            return Finish("dead", "", f"stripe: {failure}")
         delay = backoff(claim.waits, FETCH_CAP)
         if failure.retry_after is not None:
             delay += failure.retry_after
@@ -326,7 +375,7 @@ class Processor:
             )
         elif failure.kind == "busy" and failure.status == 429:
             self._inbox.pause(min(delay, FETCH_CAP), "Stripe limits our rate")
-        return self._release(claim, delay, f"stripe: {failure}")
+        return Release(delay, f"stripe: {failure}")
 
     def _settle(self, claim: Claim, subscribed: list[Handler], facts: Facts | None = None) -> End:
         """End the event if every handler is through with it; else say when to come back."""
@@ -334,51 +383,20 @@ class Processor:
         waiting = {name: p for name, p in claim.progress.items() if not p.over}
         if names - claim.progress.keys():
             # Stopped, or lost the claim, before every handler had its turn.
-            return self._release(claim, 0, "worker stopped")
+            return Release(0, "worker stopped")
         if unknown := waiting.keys() - names:
             # Perhaps a newer release knows it (a rolling deploy); perhaps it was renamed.
             log.warning("handler_unknown", handler=min(unknown))
-            return self._release(claim, FETCH_CAP, "unknown handler")
+            return Release(FETCH_CAP, "unknown handler")
         if waiting:
             delay = (min(p.due for p in waiting.values()) - claim.now) / 1000
-            return self._release(claim, max(0.05, delay), "handlers wait for their retry")
+            return Release(max(0.05, delay), "handlers wait for their retry")
         outcome, reason = _told(facts) if names else ("no_handler", "")
         dead = {name: p.reason for name, p in claim.progress.items() if p.status == "dead"}
         if dead:
             name = min(dead)
-            return self._finish(claim, "dead", outcome, f"{name}: {dead[name]}")
-        return self._finish(claim, "done", outcome, reason)
-
-    def _release(self, claim: Claim, delay: float, reason: str) -> End:
-        log.info("event_released", reason=reason, delay_s=round(delay, 3))
-        return self._inbox.release_soon(claim, delay, reason)
-
-    def _finish(
-        self, claim: Claim, state: Literal["done", "dead"], outcome: str, reason: str
-    ) -> End:
-        finished = self._inbox.finish_soon(claim, state, outcome=outcome, reason=reason)
-
-        def end() -> None:
-            took = finished()
-            if took is None:
-                log.warning("claim_lost")
-                return
-            self._metrics.count("settled", state, outcome)
-            self._metrics.observe("settle_seconds", took)
-            report = log.error if state == "dead" else log.info
-            report(
-                "event_settled",
-                state=state,
-                outcome=outcome,
-                reason=reason,
-                took_ms=round(took * 1000),
-            )
-
-        return end
-
-
-def _nothing() -> None:
-    """End a claim that is not ours any more."""
+            return Finish("dead", outcome, f"{name}: {dead[name]}")
+        return Finish("done", outcome, reason)
 
 
 def _excuse(handler: Handler, facts: Facts) -> Progress | None:

@@ -20,12 +20,14 @@ from dataclasses import dataclass, field
 import redis
 import stripe
 
+from identity_webhooks.event import Event
+from identity_webhooks.verification import Outcome
 from service import logs
-from service.event import Event, kind_of
-from service.inbox import Accepted, Inbox
+from service.event import kind_of
+from service.inbox import AcceptResult, Inbox
 from service.settings import Settings
 from workers.stripe_api import StripeApi, StripeFailure
-from workers.verification import Outcome, event_kind
+from workers.verification import event_kind
 from workers.watch import Stop
 
 PERIOD = 300.0
@@ -105,7 +107,7 @@ class Reconciler:
             found.seen += 1
             answer = self._take_in(event, dry_run)
             found.counts[answer] += 1
-            if answer == Accepted.NEW:
+            if answer == AcceptResult.NEW:
                 found.missed.append(event.key)
             progress(found)
         for session in self._sessions(status="processing"):
@@ -118,9 +120,9 @@ class Reconciler:
             return "other_mode"
         if dry_run:
             known = self._inbox.find(event.key)
-            return known.state if known else Accepted.NEW
+            return known.state if known else AcceptResult.NEW
         answer = self._inbox.accept(event)
-        if answer is Accepted.FULL:
+        if answer is AcceptResult.FULL:
             raise InboxFull
         return answer
 
@@ -174,7 +176,7 @@ def reconcile_for_ever(reconciler: Reconciler, inbox: Inbox, stop: Stop) -> None
     while not stop.requested:
         time.sleep(1)
         try:
-            if inbox.my_turn("reconcile", PERIOD):
+            if inbox.try_acquire("reconcile", PERIOD):
                 reconcile_once(reconciler, inbox)
         except StripeFailure as failure:
             log.warning("reconcile_failed", reason=str(failure), request_id=failure.request_id)
@@ -185,7 +187,7 @@ def reconcile_for_ever(reconciler: Reconciler, inbox: Inbox, stop: Stop) -> None
 def reconcile_once(reconciler: Reconciler, inbox: Inbox) -> Pass:
     """Make the pass that is due now, and move the watermark when it is through."""
     started = inbox.now()
-    wide = inbox.my_turn("reconcile-wide", 86_400)
+    wide = inbox.try_acquire("reconcile-wide", 86_400)
     watermark = inbox.watermark()
     since = started - WIDE if wide or watermark is None else watermark - OVERLAP
     found = reconciler.run(since)

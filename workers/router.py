@@ -1,8 +1,7 @@
 """Which handlers an event goes to, and what their answers mean.
 
-`on` only marks a function; a `Router` collects the marked functions of a plugin (a module, or an
-object with marked methods). So importing a plugin registers nothing, and a test calls a handler
-like any function.
+`identity_webhooks.on` only marks a function; a `Router` collects the marked functions of a plugin
+(a module, or an object with marked methods).
 """
 
 from __future__ import annotations
@@ -10,102 +9,23 @@ from __future__ import annotations
 import inspect
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
+from identity_webhooks.event import KINDS, Kind
+from identity_webhooks.handlers import MARK, RETRY_FOR, Subscription
+from identity_webhooks.verification import SENSITIVE, Verification
 from service import logs
-from service.event import KINDS, Kind
-from service.record import Progress
-from workers.verification import SENSITIVE, Verification
+from service.inbox import Progress
 
 RETRY_BASE = 2.0
 RETRY_CAP = 3600.0
 """Seconds: the longest wait before the n-th retry is `min(RETRY_CAP, RETRY_BASE * 2**n)`."""
-
-RETRY_FOR = 3 * 86_400
-"""Seconds a failing handler is retried when it sets no number: as long as Stripe itself retries
-deliveries in live mode (https://docs.stripe.com/webhooks#behaviors)."""
-
-_MARK = "__identity_webhooks__"
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class Retry(Exception):
-    """Raise it in a handler to be run again: `raise Retry("ledger is closed", delay=30)`.
-
-    `delay` is in seconds; without it the wait grows with each attempt. Counts as an attempt.
-    """
-
-    # For a subclass that does not call `__init__`.
-    reason: str = ""
-    delay: float | None = None
-
-    def __init__(self, reason: str, *, delay: float | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        # No longer than failing handlers are retried at all; nan and the like come out as 0.
-        self.delay = None if delay is None else min(max(0.0, float(delay)), RETRY_FOR)
-
-
-class Discard(Exception):
-    """Raise it in a handler that can never succeed: the event is dead, with this reason."""
-
-    reason: str = ""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """What `on` was told."""
-
-    events: tuple[str, ...]
-    needs: tuple[str, ...]
-    reason: tuple[str, ...]
-    superseded: bool
-    retries: int | None
-    timeout: float
-    own_process: bool
-
-
-def on(
-    *events: Kind | Literal["*"],
-    needs: Iterable[str] = (),
-    reason: Iterable[str] = (),
-    superseded: bool = False,
-    retries: int | None = None,
-    timeout: float = 60,
-    own_process: bool = False,
-) -> Callable[[Function], Function]:
-    """Mark a function as a handler of these events; `"*"` is all of them.
-
-    Args:
-        events: `created`, `processing`, `requires_input`, `verified`, `canceled`, `redacted`.
-        needs: sensitive fields to fetch for it, by Stripe's path (`verified_outputs.dob`).
-        reason: only for these codes of `last_error` (with `requires_input`).
-        superseded: also for events that a later state has overtaken.
-        retries: how often to run it again when it fails; by default for three days.
-        timeout: seconds after which a run is ended, and with it its process.
-        own_process: run it in a process of its own, one event at a time: for code that is not safe
-            on threads.
-    """
-    words = Subscription(
-        events, _words(needs), _words(reason), superseded, retries, timeout, own_process
-    )
-
-    def mark(function: Function) -> Function:
-        setattr(function, _MARK, words)
-        return function
-
-    return mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +91,7 @@ class Router:
             if handler_name in taken:
                 faults.append(f"{handler_name}: the name is taken by another handler")
             taken.add(handler_name)
-            words: Subscription = getattr(function, _MARK)
+            words: Subscription = getattr(function, MARK)
             wrong = [f"{handler_name}: {fault}" for fault in _faults(function, words)]
             faults += wrong
             if not wrong:
@@ -195,11 +115,6 @@ def backoff(attempt: int, cap: float = RETRY_CAP) -> float:
 def place(error: BaseException) -> str:
     """Return what may be written down of an exception: its type and where it came from."""
     return f"{type(error).__name__} at {logs.places(error.__traceback__, last=2)}"
-
-
-def _words(value: Iterable[str]) -> tuple[str, ...]:
-    # A lone string is an iterable of letters, which nobody means.
-    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _handler(
@@ -226,7 +141,7 @@ def _marked(plugin: object, faults: list[str]) -> Iterator[Callable[[Verificatio
         for value in list(vars(plugin).values()):
             if getattr(value, "__module__", None) != plugin.__name__:
                 continue
-            if inspect.isfunction(value) and hasattr(value, _MARK):
+            if inspect.isfunction(value) and hasattr(value, MARK):
                 yield value
             elif inspect.isclass(value) and issubclass(value, BaseSettings):
                 yield from _marked(value, faults)
@@ -247,7 +162,7 @@ def _marked(plugin: object, faults: list[str]) -> Iterator[Callable[[Verificatio
     # Inherited ones too. Under @staticmethod and @classmethod the inner function has the mark.
     bases = reversed(type(plugin).__mro__)
     for name, member in {n: m for base in bases for n, m in vars(base).items()}.items():
-        if hasattr(getattr(member, "__func__", member), _MARK):
+        if hasattr(getattr(member, "__func__", member), MARK):
             yield getattr(plugin, name)
 
 

@@ -7,7 +7,7 @@ event: that costs RQ's own worker 20 to 100 ms of CPU for each (measured).
 
 The child is RQ's worker (registered, beating, listed by `rq info`) with a pop of its own:
 
-* a **pop** is one step with the claim of the event (`Inbox.take`), so nothing is ever in nobody's
+* a **pop** is one step with the claim of the event (`Inbox.claim`), so nothing is ever in nobody's
   hands. RQ's own can lose a job when SIGTERM or a crash comes between its pop and its start
   (measured: 13 of 111 SIGTERMs). A signal here only sets a flag, which is looked at before a pop.
 * each event then runs on a thread, many at once. A thread that is through with one takes the next
@@ -38,9 +38,9 @@ from rq import Queue, SimpleWorker
 from rq.exceptions import DequeueTimeout, StopRequested
 
 from service import connection, logs, process
-from service.inbox import QUEUE, Inbox
+from service.inbox import Claim, Inbox
+from service.inbox.keys import QUEUE
 from service.metrics import Metrics
-from service.record import Claim
 from service.settings import Settings
 from workers import plugins
 from workers.beat import beat
@@ -56,8 +56,8 @@ second; the price is a handful of Redis commands a second."""
 KILL_AFTER = GRACE + 3
 """Seconds after which the parent kills a child that did not stop; platforms kill both after 30."""
 
-TAKE_AT_ONCE = 8
-"""Events taken in one step, at most. Redis is busy with it for half a millisecond (measured)."""
+CLAIM_AT_ONCE = 8
+"""Events claimed in one step, at most. Redis is busy with it for half a millisecond (measured)."""
 
 SWEEP_PERIOD = 0.5
 """Seconds between two sweeps. Sweeping an inbox with nothing due costs Redis about 20 us."""
@@ -177,12 +177,12 @@ class Threads:
             self._run_suspect()
             return True
         free = 1
-        while free < TAKE_AT_ONCE and self._free.acquire(blocking=False):
+        while free < CLAIM_AT_ONCE and self._free.acquire(blocking=False):
             free += 1
         claims: list[Claim] = []
         try:
             if not self._stop.requested:
-                claims = self._processor.take(free)
+                claims = self._processor.claim(free)
         finally:
             if unused := free - len(claims):
                 self._free.release(unused)
@@ -218,7 +218,7 @@ class Threads:
         following: Claim | None = claim
         try:
             while following:
-                following = self._processor.process(following, and_take=not self._suspects)
+                following = self._processor.process(following, and_claim=not self._suspects)
                 if following and following.lapses:
                     self._suspects.append(following)
                     return
@@ -343,7 +343,7 @@ def _wait_for_redis(settings: Settings, stop: Stop) -> bool:
         beat()
         try:
             with connection.connect(settings) as client:
-                connection.require_safe(client, settings)
+                connection.require_safe(client.info(), settings)
         except redis.RedisError as error:
             log.warning("redis_unreachable", error=type(error).__name__, delay_s=delay)
             time.sleep(delay)

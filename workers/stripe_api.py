@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import stripe
 
-from service.event import Event
+from identity_webhooks.event import Event
+from identity_webhooks.verification import SENSITIVE, Sensitive
 from service.settings import Settings
 from workers.http import PooledClient
-from workers.verification import SENSITIVE, Sensitive
 
 if TYPE_CHECKING:
     from stripe import ListObject, RequestOptions

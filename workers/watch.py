@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 import redis
 
 from service import logs
-from service.inbox import LEASE, Inbox
-from service.record import Claim
+from service.inbox import Claim, Inbox
+from service.inbox.keys import LEASE
 from workers.router import Handler
 
 GRACE = 25.0
@@ -145,7 +145,7 @@ class Watch:
                 status=progress.status,
             )
             try:
-                if self._inbox.record(claim, handler.name, progress, delay):
+                if self._inbox.save_progress(claim, handler.name, progress, delay):
                     self._inbox.release(claim, delay, "timeout")
             except redis.RedisError:
                 log.warning("timeout_not_recorded", event_key=claim.event.key)

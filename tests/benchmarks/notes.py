@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from workers import Verification, on
+from identity_webhooks import Verification, on
 
 _FILE = os.open(os.environ["BENCH_NOTES"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 

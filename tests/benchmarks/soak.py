@@ -18,7 +18,7 @@ from statistics import linear_regression, median
 import click
 from redis import Redis
 
-from service.inbox import QUEUE
+from service.inbox.keys import QUEUE
 from tests.benchmarks import machine, system
 from tests.benchmarks.machine import PAGE
 from tests.benchmarks.system import Answer, System, percentile, verdict

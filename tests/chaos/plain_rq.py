@@ -16,7 +16,7 @@ import stripe
 from flask import Flask, request
 from rq.exceptions import DuplicateJobError
 
-from service.event import Event
+from service.event import parse
 
 
 def queue() -> rq.Queue:
@@ -37,7 +37,7 @@ def create_app() -> Flask:
             )
         except stripe.SignatureVerificationError:
             return "", 400
-        event = Event.parse(body.encode())
+        event = parse(body.encode())
         if event is not None:
             with suppress(DuplicateJobError):
                 jobs.enqueue(process, body, job_id=event.id, unique=True, retry=rq.Retry(max=10))
@@ -49,7 +49,7 @@ def create_app() -> Flask:
 def process(body: str) -> None:
     import ledger  # noqa: PLC0415 (the receiver has no ledger)
 
-    event = Event.parse(body.encode())
+    event = parse(body.encode())
     job = rq.get_current_job()
     attempt = 11 - (job.retries_left if job.retries_left is not None else 10)
     api = stripe.StripeClient(

@@ -19,7 +19,8 @@ import stripe
 import urllib3
 from redis import Redis
 
-from service.event import Event
+from identity_webhooks.event import Event
+from service.event import parse
 from tests.conftest import CANARY, ROOT, Processes, free_port, wait_until
 
 CHAOS = ROOT / "tests" / "chaos"
@@ -143,7 +144,7 @@ def _collector(collected: list[Delivery]) -> ThreadingHTTPServer:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            event = Event.parse(body)
+            event = parse(body)
             assert event is not None
             collected.append(Delivery(body, event))
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")

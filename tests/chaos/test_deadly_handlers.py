@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.inbox import Inbox
-from service.record import Record
+from service.inbox import Inbox, Record
 from tests.chaos.system import (
     HANDLERS,
     Sandbox,

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from service import inbox
-from service.inbox import Inbox
+from service.inbox import Inbox, keys
 from tests.chaos.system import (
     HANDLERS,
     Sandbox,
@@ -30,11 +29,11 @@ from tests.conftest import Processes, Server, wait_until
 STEPS = {
     # The call that is spoilt, and the process that makes it.
     "accept": (2, "web"),
-    "take": (2, "worker"),
+    "claim": (2, "worker"),
     "link": (1, "worker"),
     "fetch": (2, "worker"),
     "handler": (3, "worker"),
-    "record": (3, "worker"),
+    "save_progress": (3, "worker"),
     "renew": (1, "worker"),
     "release": (2, "worker"),
     "finish": (2, "worker"),
@@ -48,7 +47,7 @@ FAULTS = {"kill": 2, "term": 0, "stop": 2, "cut": 2, "lose-reply": 1}
 TIMES = 0.3
 """The times of the inbox are shortened by this, so that a test takes seconds."""
 
-STOPPED_FOR = 2 * inbox.LEASE * TIMES
+STOPPED_FOR = 2 * keys.LEASE * TIMES
 
 
 def points() -> list[pytest.ParameterSet]:
@@ -82,7 +81,7 @@ def test_nothing_is_lost_doubled_or_counted_against_a_handler(
         KILLPOINT_STOPPED_FOR=str(STOPPED_FOR),
         LEDGER_FLAKY="1",
         # For a renewal a handler must take longer than a third of the lease.
-        LEDGER_SLOW=str(inbox.LEASE * TIMES / 2 if step == "renew" else 0.5),
+        LEDGER_SLOW=str(keys.LEASE * TIMES / 2 if step == "renew" else 0.5),
     )
     armed = env | {"KILLPOINT": f"{step}:{when}:{nth}:{fault}"}
     events = sandbox.changes(sessions=2)

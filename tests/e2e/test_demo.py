@@ -113,7 +113,7 @@ def test_whatever_ends_it_ends_its_processes(demo, moment, number):
 
 def test_an_event_that_is_not_handled_fails_it(demo, tmp_path):
     (tmp_path / "refusing.py").write_text(
-        "from workers import Discard, on\n\n"
+        "from identity_webhooks import Discard, on\n\n"
         "@on('verified')\n"
         "def refuse(v):\n    raise Discard('of no use')\n"
     )
@@ -142,7 +142,7 @@ def test_the_time_limit_fails_it(demo):
 
 def test_dev_stays_until_ctrl_c_and_only_once_in_a_folder(start, tmp_path):
     here = tmp_path / "checkout"
-    for name in ("deploy", "service", "workers", "sandbox"):
+    for name in ("deploy", "identity_webhooks", "service", "workers", "sandbox"):
         shutil.copytree(ROOT / name, here / name)
     shutil.copy(ROOT / "Procfile.dev", here)
     run = start("deploy.local", cwd=here, LOG_FORMAT="console")

@@ -7,7 +7,7 @@ from typing import Literal, TypeVar, assert_type
 from pydantic_settings import BaseSettings
 from stripe.identity import VerificationReport, VerificationSession
 
-from workers import Discard, Outcome, Retry, Sensitive, Verification, on
+from identity_webhooks import Discard, Outcome, Retry, Sensitive, Verification, on
 
 Function = TypeVar("Function", bound=Callable[..., object])
 

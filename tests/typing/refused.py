@@ -2,7 +2,7 @@
 
 # ruff: noqa: T201
 
-from workers import Discard, Retry, Verification, on
+from identity_webhooks import Discard, Retry, Verification, on
 
 
 @on("verifed")  # type: ignore[arg-type]

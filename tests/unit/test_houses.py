@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent.parent
-OURS = {"service", "workers", "sandbox", "tests"}
+OURS = {"identity_webhooks", "service", "workers", "sandbox", "tests"}
 
 
 def test_a_unit_test_cannot_open_a_socket() -> None:

@@ -1,6 +1,6 @@
 """Writes one log line per event: the record of what happened, and the living example."""
 
-from workers import Verification, on
+from identity_webhooks import Verification, on
 
 
 @on("*", superseded=True)

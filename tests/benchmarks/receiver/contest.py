@@ -86,6 +86,7 @@ def competitors() -> list[Competitor]:
             ),
         ),
         Competitor(EXPRESS, ("node", f"{folder}/express_bullmq.js")),
+        Competitor(NODE, ("node", f"{folder}/node_bullmq.js")),
         Competitor(FLASK_HELLO, (*frame, "hello:flask_app"), stores=False),
         Competitor(WSGI_HELLO, (*frame, "hello:wsgi_app"), stores=False),
     ]
@@ -95,6 +96,7 @@ OURS = "identity-webhooks"
 NAIVE = "naive tutorial (Flask, gunicorn sync)"
 FASTAPI = "FastAPI + stripe + arq"
 EXPRESS = "Express + stripe + BullMQ"
+NODE = "node:http + stripe + BullMQ"
 FLASK_HELLO = "Flask hello, our worker class"
 WSGI_HELLO = "WSGI hello, our worker class"
 
@@ -146,6 +148,7 @@ def _server(competitor: Competitor, redis_url: str) -> Iterator[tuple[int, int]]
         "REDIS_URL": redis_url,
         "STRIPE_WEBHOOK_SECRET": SECRET,
         "STRIPE_LIVEMODE": "0",
+        "DRAIN_SECONDS": "0",
         "WEB_CONCURRENCY": str(PROCESSES),
         "INBOX_LIMIT": "10000000",
         "NODE_PATH": str(CACHE / "express" / "node_modules"),

@@ -10,8 +10,7 @@ from statistics import median
 
 from redis import Redis
 
-from service.inbox import Inbox
-from service.record import Claim, Progress
+from service.inbox import Claim, Inbox, Progress
 from tests.benchmarks import machine
 from tests.benchmarks.machine import Server
 from tests.benchmarks.scale import life
@@ -92,13 +91,13 @@ def _batch(client: Redis, inbox: Inbox, name: str) -> dict[str, Cost]:
 
     def take() -> None:
         for _ in events:
-            (claim,) = inbox.take()
+            (claim,) = inbox.claim()
             assert isinstance(claim, Claim)
             claims.append(claim)
 
     def settle() -> None:
         for claim in claims:
-            inbox.record(claim, life.HANDLERS[0], Progress("done"))
+            inbox.save_progress(claim, life.HANDLERS[0], Progress("done"))
             inbox.finish(claim, "done", outcome="verified")
 
     steps: dict[str, Callable[[], None]] = {

@@ -12,9 +12,8 @@ from collections.abc import Iterable
 
 from redis import Redis
 
-from service.event import Event
-from service.inbox import Inbox
-from service.record import Claim, Progress
+from identity_webhooks.event import Event
+from service.inbox import Claim, Inbox, Progress
 from tests.benchmarks.machine import Server
 
 HANDLERS = ("audit.log_event", "accounts.grant_access", "mail.say_it_went_well")
@@ -39,10 +38,10 @@ def event(unique: str) -> Event:
 
 def settle(inbox: Inbox) -> None:
     """Take the next event, and have all handlers done with it."""
-    (claim,) = inbox.take()
+    (claim,) = inbox.claim()
     assert isinstance(claim, Claim)
     for handler in HANDLERS:
-        assert inbox.record(claim, handler, Progress("done"))
+        assert inbox.save_progress(claim, handler, Progress("done"))
     assert inbox.finish(claim, "done", outcome="verified") is not None
 
 

@@ -8,8 +8,8 @@ import time
 
 from redis import Redis
 
-from service.event import Event
-from service.inbox import Accepted, Inbox
+from identity_webhooks.event import Event
+from service.inbox import AcceptResult, Inbox
 
 
 def main(count: int) -> None:
@@ -23,7 +23,7 @@ def main(count: int) -> None:
             created=int(time.time()),
             livemode=False,
         )
-        if inbox.accept(event) is not Accepted.NEW:
+        if inbox.accept(event) is not AcceptResult.NEW:
             raise RuntimeError(f"{event.id} was not taken")
 
 

@@ -24,8 +24,7 @@ from statistics import median
 
 from redis import Redis
 
-from service.inbox import Inbox
-from service.record import State
+from service.inbox import Inbox, State
 from tests.benchmarks import machine
 from tests.benchmarks.machine import CACHE, ROOT, Server
 

@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 
-from workers import Verification, on
+from identity_webhooks import Verification, on
 
 HOG = 4 << 30
 """Bytes: more than the limit leaves, as a container's memory limit would."""

@@ -9,7 +9,7 @@ import os
 import time
 import zlib
 
-from workers import Retry, Verification, on
+from identity_webhooks import Retry, Verification, on
 
 VERSION = os.environ.get("LEDGER_VERSION", "1")
 FLAKY = float(os.environ.get("LEDGER_FLAKY", "0.1"))

@@ -28,20 +28,13 @@ from typing import Any
 import redis
 from redis.connection import AbstractConnection
 
-from service import inbox, record
+from service.inbox import Claim, Pipeline, keys
 
 STEPS = {
-    "accept": ("service.inbox", "Inbox", "accept_soon"),
-    "take": ("service.inbox", "Inbox", "take_soon"),
-    "link": ("service.inbox", "Inbox", "link"),
     "fetch": ("workers.stripe_api", "StripeApi", "fetch"),
     "handler": ("workers.jobs", "Processor", "_dispatch"),
-    "record": ("service.inbox", "Inbox", "record"),
-    "renew": ("service.inbox", "Inbox", "renew"),
-    "release": ("service.inbox", "Inbox", "release_soon"),
-    "finish": ("service.inbox", "Inbox", "finish_soon"),
-    "sweep": ("service.inbox", "Inbox", "sweep"),
 }
+"""Steps that are methods. All others are scripts of the inbox, by name."""
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
 
 
@@ -111,36 +104,43 @@ def fire(step: str, when: str, fault: str) -> None:
 
 
 def arm(step: str, when: str, nth: int, fault: str) -> None:
-    module, owner_name, name = STEPS[step]
+    is_script = step not in STEPS
+    module, owner_name, name = STEPS.get(step, ("service.inbox.connections", "Connections", "send"))
     owner = getattr(importlib.import_module(module), owner_name)
     original: Callable[..., Any] = getattr(owner, name)
     calls = itertools.count(1)
 
-    def around(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    @functools.wraps(original)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_script and step not in args[0].names:
+            return original(self, *args, **kwargs)
         if when == "before" and next(calls) == nth and first_to_fire():
             fire(step, when, fault)
-        answer = call(*args, **kwargs)
-        # A take that took nothing is not the step.
-        counts = step != "take" or any(isinstance(each, record.Claim) for each in answer)
+        answer = original(self, *args, **kwargs)
+        # A claim that claimed nothing is not the step.
+        counts = step != "claim" or claimed(args[0])
         if when == "after" and counts and next(calls) == nth and first_to_fire():
             fire(step, when, fault)
         return answer
 
-    @functools.wraps(original)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if name.endswith("_soon"):
-            # What it returns is the step: it asks Redis and waits for the answer.
-            return functools.partial(around, original(*args, **kwargs))
-        return around(original, *args, **kwargs)
-
     setattr(owner, name, wrapped)
+
+
+def claimed(pipe: Pipeline) -> bool:
+    """Whether a pipeline that was sent has claimed an event."""
+    replies = zip(pipe.names, pipe._replies, strict=True)
+    return any(
+        isinstance(each, Claim)
+        for name, reply in replies
+        if name == "claim"
+        for each in reply.result()
+    )
 
 
 def shorten(factor: float) -> None:
     # Before any other module reads them.
-    for name, key in {"LEASE": "LEASE", "HORIZON": "HORIZON", "BUSY_DELAY": "BUSY"}.items():
-        setattr(inbox, name, getattr(inbox, name) * factor)
-        inbox._NAMES[key] = round(getattr(inbox, name) * 1000)
+    for name in ("LEASE", "HORIZON", "BUSY_DELAY"):
+        setattr(keys, name, getattr(keys, name) * factor)
 
 
 shorten(float(os.environ.get("KILLPOINT_TIMES", "1")))

@@ -6,7 +6,7 @@ import os
 
 import effects
 
-from workers import Verification, on
+from identity_webhooks import Verification, on
 
 INSIDE = [0]
 

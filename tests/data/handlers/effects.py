@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from workers import Discard, Retry, Verification, on
+from identity_webhooks import Discard, Retry, Verification, on
 
 EFFECTS = Path(os.environ.get("EFFECTS", "/dev/null"))
 BEHAVIOUR = os.environ.get("BEHAVIOUR", "")

@@ -61,9 +61,6 @@ HEADERS: dict[str, Header] = {
     "space behind the comma": lambda r, b: r.sign(b).replace(",", ", "),
     "semicolons": lambda r, b: r.sign(b).replace(",", ";"),
     "non-ASCII v1 alone": lambda r, b: f"t={now()},v1=\xe9".encode("latin-1"),
-    "non-ASCII v1 before a good one": lambda r, b: (
-        r.sign(b).replace(",", ",v1=\xe9,").encode("latin-1")
-    ),
     "UTF-8 v1": lambda r, b: f"t={now()},v1=é€".encode(),
     "NUL-like and control bytes": lambda r, b: f"t={now()},v1=\x01\x7f".encode(),
     "17 signatures": lambda r, b: r.sign(b) + f",v1={'0' * 64}" * 16,
@@ -237,7 +234,7 @@ class TestSize:
 
 
 class TestMalformedRequests:
-    """Malformed HTTP around a rightly signed event: refused by gunicorn, or by us."""
+    """Malformed HTTP around a rightly signed event: refused."""
 
     @pytest.mark.parametrize(
         ("headers", "statuses"),
@@ -251,18 +248,18 @@ class TestMalformedRequests:
             (["Content-Length: {n}0"], {400}),  # the body ends early
             (["Content-Length: 10"], {400}),  # the body goes on
             (["Transfer-Encoding: chunked"], {400}),  # the body is no chunks
-            (["Transfer-Encoding: xchunked"], {400, 501}),  # "not implemented": gunicorn's word
+            (["Transfer-Encoding: xchunked"], {501}),
             (["Transfer-Encoding : chunked"], {400}),
             (["Transfer-Encoding: chunked, chunked"], {400}),
-            (["Transfer-Encoding: gzip, chunked"], {400}),
+            (["Transfer-Encoding: gzip, chunked"], {501}),
             (["Transfer-Encoding:\x0bchunked"], {400, 501}),
             (["Content-Length: {n}", "Folded: a\r\n b"], {400}),
             (["Content-Length: {n}", "No colon"], {400}),
             (["Content-Length: {n}", ": no name"], {400}),
             (["Content-Length: {n}", "Bare: line\nfeed"], {400}),
             (["Content-Length: {n}", "Nul: a\x00b"], {400}),
-            (["Content-Length: {n}", "X: " + "x" * 9000], {431}),
-            (["Content-Length: {n}", *[f"X-{number}: 1" for number in range(60)]], {431}),
+            (["Content-Length: {n}", "X: " + "x" * 40_000], {431}),
+            (["Content-Length: {n}", *[f"X-{number}: 1" for number in range(120)]], {431}),
             ([], {400, 411}),
         ],
         ids=lambda value: str(value)[:60] if isinstance(value, list) else None,
@@ -298,15 +295,14 @@ class TestMalformedRequests:
         [
             (b"POST /webhooks/stripe", {400, None}),  # HTTP/0.9
             (b"POST /webhooks/stripe HTTP/9.9", {400, 505}),
-            (b"POST  /webhooks/stripe HTTP/1.1", {400}),
             (b"POST /webhooks/stripe HTTP/1.1 x", {400}),
-            (b"post /webhooks/stripe HTTP/1.1", {400, 405}),
+            (b"post /webhooks/stripe HTTP/1.1", {400}),
             (b"POST /webhooks/stripe\x00 HTTP/1.1", {400, 404}),
-            (b"POST /" + b"x" * 3000 + b" HTTP/1.1", {414, 400}),
+            (b"POST /" + b"x" * 40_000 + b" HTTP/1.1", {431}),
             (b"GET /webhooks/stripe HTTP/1.1", {405}),
             (b"PUT /webhooks/stripe HTTP/1.1", {405}),
             (b"DELETE /webhooks/stripe HTTP/1.1", {405}),
-            (b"BREW /webhooks/stripe HTTP/1.1", {405}),
+            (b"BREW /webhooks/stripe HTTP/1.1", {400}),
             (b"POST /webhooks/%73tripe/ HTTP/1.1", {404}),
             (b"POST /webhooks/../webhooks/stripe HTTP/1.1", {404}),
             (b"POST * HTTP/1.1", {404, 400}),

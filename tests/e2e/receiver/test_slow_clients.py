@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -71,16 +72,17 @@ def crowd() -> Iterator[type[Crowd]]:
         one.leave()
 
 
-HEAD = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n"
+POST = "POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n"
+HEAD = POST.encode()
 OPENINGS = {
     "nothing": b"",
     "slow line": b"POST /web",
     "slow headers": HEAD + b"Accept: ",
     "slow body": HEAD + b"Content-Length: 200000\r\n\r\n{",
     "slow chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n20000\r\n{",
-    "answered and stays": b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n",
+    "answered and stays": b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     "refused and stays": b"NONSENSE\r\n\r\n",
-    "asks without reading": b"GET /metrics HTTP/1.1\r\n\r\n" * 20,
+    "asks without reading": b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 20,
 }
 
 
@@ -132,6 +134,7 @@ class TestOneConnection:
             for piece in pieces:
                 connection.sendall(piece)
                 time.sleep(pause)
+            connection.shutdown(socket.SHUT_WR)
             received = b""
             with suppress(ConnectionError):
                 while part := connection.recv(65_536):
@@ -140,18 +143,18 @@ class TestOneConnection:
 
     def test_many_requests_one_after_another(self, receiver) -> None:
         body = receiver.event()
-        head = f"POST /webhooks/stripe HTTP/1.1\r\nStripe-Signature: {receiver.sign(body)}\r\n"
+        head = f"{POST}Stripe-Signature: {receiver.sign(body)}\r\n"
         one = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         received = self.answers(receiver, one, one, one)
         assert received.count(b"HTTP/1.1 200 OK") == 3
 
     def test_many_requests_at_once(self, receiver) -> None:
-        received = self.answers(receiver, b"GET /healthz HTTP/1.1\r\n\r\n" * 50)
+        received = self.answers(receiver, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
         assert received.count(b"HTTP/1.1 200 OK") == 50
 
     def test_a_request_that_comes_in_many_pieces(self, receiver) -> None:
         body = receiver.event()
-        head = f"POST /webhooks/stripe HTTP/1.1\r\nStripe-Signature: {receiver.sign(body)}\r\n"
+        head = f"{POST}Stripe-Signature: {receiver.sign(body)}\r\n"
         one = f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
         pieces = [one[start : start + 97] for start in range(0, len(one), 97)]
         received = self.answers(receiver, *pieces, pause=0.005)
@@ -160,7 +163,7 @@ class TestOneConnection:
     def test_one_who_asks_before_sending_the_body(self, receiver) -> None:
         body = receiver.event()
         head = (
-            f"POST /webhooks/stripe HTTP/1.1\r\nStripe-Signature: {receiver.sign(body)}\r\n"
+            f"{POST}Stripe-Signature: {receiver.sign(body)}\r\n"
             f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
         )
         with receiver.connect() as connection:
@@ -170,8 +173,8 @@ class TestOneConnection:
             assert connection.recv(4096).startswith(b"HTTP/1.1 200 OK")
 
     def test_the_rest_of_a_refused_body_is_no_request(self, receiver) -> None:
-        inner = b"GET /healthz HTTP/1.1\r\n\r\n"
-        head = b"POST /webhooks/stripe HTTP/1.1\r\nContent-Length: 999999\r\n\r\n"
+        inner = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        head = POST.encode() + b"Content-Length: 999999\r\n\r\n"
         received = self.answers(receiver, head, inner * 10)
         assert received.startswith(b"HTTP/1.1 413")
         assert received.count(b"HTTP/1.1") == 1
@@ -180,11 +183,11 @@ class TestOneConnection:
 @pytest.mark.parametrize(
     "request_",
     [
-        b"GET /healthz HTTP/1.1\r\n\r\n",
-        b"GET /absent HTTP/1.1\r\n\r\n",
-        b"POST /webhooks/stripe HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /absent HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n\r\n",
         b"<script>alert(1)</script>\r\n\r\n",
-        b"GET / HTTP/1.1\r\nX: " + b"y" * 9000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 9000 + b"\r\n\r\n",
     ],
     ids=lambda raw: repr(raw[:30]),
 )
@@ -199,12 +202,12 @@ def test_no_answer_says_what_serves_or_repeats_what_was_sent(receiver, request_)
 def test_sigterm_finishes_what_came_whole(new_receiver, server, redis) -> None:
     receiver = new_receiver(REDIS_URL=server.url)
     with receiver.connect() as idle:
-        idle.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"200 OK" in idle.recv(4096)
         started = time.monotonic()
         receiver.process.terminate()
         time.sleep(0.5)  # until the worker knows; it keeps this connection for 2 s
-        idle.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = idle.recv(4096)
         assert b"200 OK" in answer
         assert b"Connection: close" in answer

@@ -8,10 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis as redis_py
 
-from service import inbox as module
-from service.event import Event
-from service.inbox import Accepted, Inbox, Refused
-from service.record import Claim, Progress
+from identity_webhooks.event import Event
+from service.inbox import (
+    AcceptResult,
+    Claim,
+    Inbox,
+    Progress,
+    Refused,
+    Swept,
+    keys,
+    save_progress_at_end,
+)
+from service.inbox import inbox as module
 from tests.integration.claims import claim_of
 
 
@@ -25,8 +33,8 @@ def inbox(redis) -> Inbox:
     return Inbox(redis)
 
 
-def take(inbox: Inbox) -> Claim | Refused | None:
-    return next(iter(inbox.take()), None)
+def claim_next(inbox: Inbox) -> Claim | Refused | None:
+    return next(iter(inbox.claim()), None)
 
 
 def claimed(inbox: Inbox, key: str = "evt_1") -> Claim:
@@ -38,7 +46,7 @@ def claimed(inbox: Inbox, key: str = "evt_1") -> Claim:
 def test_an_accepted_event_is_found_as_it_was(inbox) -> None:
     given = event(account="acct_1/acct_2", kind="requires_input")
 
-    assert inbox.accept(given) is Accepted.NEW
+    assert inbox.accept(given) is AcceptResult.NEW
     found = inbox.find("acct_1-acct_2-evt_1")
 
     assert found is not None
@@ -64,19 +72,19 @@ def test_accepted_again_it_changes_nothing(inbox, redis) -> None:
     inbox.accept(event())
     before = {key: redis.dump(key) for key in redis.keys("*")}
 
-    assert inbox.accept(event()) is Accepted.PENDING
+    assert inbox.accept(event()) is AcceptResult.PENDING
     assert {key: redis.dump(key) for key in redis.keys("*")} == before
 
 
 def test_fifty_at_once_accept_it_once(server, redis) -> None:
-    def accept(_: int) -> Accepted:
+    def accept(_: int) -> AcceptResult:
         with server.client() as client:
             return Inbox(client).accept(event())
 
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(accept, range(50)))
 
-    assert sorted(answers) == [Accepted.NEW] + [Accepted.PENDING] * 49
+    assert sorted(answers) == [AcceptResult.NEW] + [AcceptResult.PENDING] * 49
     assert redis.llen("rq:queue:identity") == 1
 
 
@@ -84,7 +92,7 @@ def test_a_full_inbox_takes_nothing_new_but_knows_what_it_has(redis) -> None:
     inbox = Inbox(redis, limit=2)
     answers = [inbox.accept(event(name)) for name in ("1", "2", "3", "1")]
 
-    assert answers == [Accepted.NEW, Accepted.NEW, Accepted.FULL, Accepted.PENDING]
+    assert answers == [AcceptResult.NEW, AcceptResult.NEW, AcceptResult.FULL, AcceptResult.PENDING]
     assert inbox.find("evt_3") is None
     assert inbox.room() == 0
 
@@ -102,24 +110,24 @@ def test_a_claim_whose_lease_ran_out_passes_to_the_next_and_the_old_token_is_ref
 ) -> None:
     inbox.accept(event())
     old = claimed(inbox)
-    pass_time(module.LEASE)
+    pass_time(keys.LEASE)
     new = claimed(inbox)
 
     assert int(new.token) > int(old.token)
-    assert not inbox.record(old, "a.b", Progress("done"))
+    assert not inbox.save_progress(old, "a.b", Progress("done"))
     assert old.lost
     assert not inbox.renew(old)
     assert not inbox.release(old, 0, "")
     assert inbox.finish(old, "done", outcome="") is None
-    assert inbox.record(new, "a.b", Progress("done"))
+    assert inbox.save_progress(new, "a.b", Progress("done"))
 
 
 def test_a_renewed_lease_goes_on(inbox, pass_time) -> None:
     inbox.accept(event())
     claim = claimed(inbox)
-    pass_time(module.LEASE - 1)
+    pass_time(keys.LEASE - 1)
     assert inbox.renew(claim)
-    pass_time(module.LEASE - 1)
+    pass_time(keys.LEASE - 1)
 
     assert claim_of(inbox, "evt_1") is Refused.LEASED
 
@@ -127,9 +135,9 @@ def test_a_renewed_lease_goes_on(inbox, pass_time) -> None:
 def test_a_lease_that_ran_out_is_still_good_if_nobody_else_came(inbox, pass_time) -> None:
     inbox.accept(event())
     claim = claimed(inbox)
-    pass_time(module.LEASE + 5)
+    pass_time(keys.LEASE + 5)
 
-    assert inbox.record(claim, "a.b", Progress("done"))
+    assert inbox.save_progress(claim, "a.b", Progress("done"))
     assert inbox.renew(claim)
 
 
@@ -146,29 +154,29 @@ def test_two_events_of_one_session_are_not_held_at_once(inbox, pass_time) -> Non
     assert claim_of(inbox, "evt_2") is Refused.EARLY
 
     inbox.finish(first, "done", outcome="")
-    pass_time(module.BUSY_DELAY)
+    pass_time(keys.BUSY_DELAY)
     assert isinstance(claim_of(inbox, "evt_2"), Claim)
 
 
 def test_the_next_event_of_a_session_is_woken_when_it_is_free(inbox, redis) -> None:
     for name in ("1", "2", "3"):
         inbox.accept(event(name))
-    first = take(inbox)
+    first = claim_next(inbox)
     assert isinstance(first, Claim)
-    assert [take(inbox), take(inbox)] == [Refused.BUSY, Refused.BUSY]
-    assert take(inbox) is None
+    assert [claim_next(inbox), claim_next(inbox)] == [Refused.BUSY, Refused.BUSY]
+    assert claim_next(inbox) is None
 
     inbox.finish(first, "done", outcome="")
-    second = take(inbox)
+    second = claim_next(inbox)
     assert isinstance(second, Claim)
     assert second.event.id == "evt_2"
-    assert take(inbox) is None
+    assert claim_next(inbox) is None
     inbox.release(second, 30, "stripe: busy")
-    third = take(inbox)
+    third = claim_next(inbox)
     assert isinstance(third, Claim)
     assert third.event.id == "evt_3"
     inbox.finish(third, "done", outcome="")
-    assert take(inbox) is None
+    assert claim_next(inbox) is None
     assert redis.keys("iw:waiting:*") == []
 
 
@@ -181,10 +189,10 @@ class TestTwins:
 
         assert inbox.link(claim, "evt_snap")
         assert claim.identity == "evt_snap"
-        assert inbox.accept(event("snap")) is Accepted.PENDING, "it leads to the other"
+        assert inbox.accept(event("snap")) is AcceptResult.PENDING, "it leads to the other"
         assert claim_of(inbox, "evt_snap") is Refused.GONE
         inbox.finish(claim, "done", outcome="verified")
-        assert inbox.accept(event("snap")) is Accepted.DONE
+        assert inbox.accept(event("snap")) is AcceptResult.DONE
         found = inbox.find("evt_snap")
         assert found is not None
         assert found.key == "evt_thin"
@@ -210,7 +218,7 @@ class TestTwins:
     def test_linking_again_is_the_same(self, inbox, pass_time) -> None:
         inbox.accept(event("thin"))
         inbox.link(claimed(inbox, "evt_thin"), "evt_snap")
-        pass_time(module.LEASE)
+        pass_time(keys.LEASE)
         again = claimed(inbox, "evt_thin")
 
         assert again.twin == "evt_snap"
@@ -219,7 +227,7 @@ class TestTwins:
     def test_a_lost_claim_links_nothing(self, inbox, redis, pass_time) -> None:
         inbox.accept(event("thin"))
         old = claimed(inbox, "evt_thin")
-        pass_time(module.LEASE)
+        pass_time(keys.LEASE)
         claimed(inbox, "evt_thin")
 
         assert not inbox.link(old, "evt_snap")
@@ -232,7 +240,7 @@ class TestTwins:
         inbox.link(claim, "evt_snap")
         inbox.finish(claim, "dead", outcome="", reason="no")
 
-        assert inbox.accept(event("snap")) is Accepted.REOPENED
+        assert inbox.accept(event("snap")) is AcceptResult.REOPENED
         assert isinstance(claim_of(inbox, "evt_thin"), Claim)
 
     def test_an_id_that_leads_nowhere_is_new(self, inbox, redis) -> None:
@@ -240,7 +248,7 @@ class TestTwins:
         inbox.link(claimed(inbox, "evt_thin"), "evt_snap")
         redis.delete("iw:evt:evt_thin", "iw:session::vs_1")
 
-        assert inbox.accept(event("snap")) is Accepted.NEW
+        assert inbox.accept(event("snap")) is AcceptResult.NEW
         assert isinstance(claim_of(inbox, "evt_snap"), Claim)
 
 
@@ -248,9 +256,9 @@ def test_while_paused_nothing_is_taken(inbox, redis) -> None:
     inbox.accept(event())
     inbox.pause(30, "Stripe refuses our key")
 
-    assert take(inbox) is Refused.PAUSED
+    assert claim_next(inbox) is Refused.PAUSED
     redis.delete("iw:pause")
-    assert isinstance(take(inbox), Claim)
+    assert isinstance(claim_next(inbox), Claim)
 
 
 @pytest.mark.parametrize(("form", "events"), [("snapshot", 12), ("thin", 6)])
@@ -260,29 +268,29 @@ def test_all_workers_share_a_rate_of_api_calls(redis, form, events) -> None:
         workers[0].accept(event(str(number), session=str(number), form=form))
     started = time.monotonic()
     taken = []
-    while (answer := take(workers[len(taken) % 3])) is not Refused.THROTTLED:
+    while (answer := claim_next(workers[len(taken) % 3])) is not Refused.THROTTLED:
         taken.append(answer)
     took = time.monotonic() - started
 
     # A second's worth at once, and one more call that began within it.
     assert abs(len(taken) - events) <= 1 + 10 * took
     time.sleep(0.25)
-    assert isinstance(take(workers[0]), Claim)
+    assert isinstance(claim_next(workers[0]), Claim)
 
 
 def test_without_a_rate_there_is_no_limit(inbox) -> None:
     for number in range(300):
         inbox.accept(event(str(number), session=str(number)))
 
-    assert all(isinstance(take(inbox), Claim) for _ in range(300))
+    assert all(isinstance(claim_next(inbox), Claim) for _ in range(300))
 
 
 def test_several_are_taken_at_once_until_the_queue_is_empty(inbox) -> None:
     for number in range(5):
         inbox.accept(event(str(number), session=str(number)))
-    first, rest = inbox.take(3), inbox.take(3)
+    first, rest = inbox.claim(3), inbox.claim(3)
     assert [claim.event.id for claim in first + rest] == [f"evt_{n}" for n in range(5)]
-    assert inbox.take(3) == []
+    assert inbox.claim(3) == []
 
 
 def test_what_may_have_killed_its_worker_is_the_last_of_what_is_taken(inbox, redis) -> None:
@@ -292,7 +300,7 @@ def test_what_may_have_killed_its_worker_is_the_last_of_what_is_taken(inbox, red
         claimed(inbox, f"evt_{name}")
         redis.hset(f"iw:evt:evt_{name}", "lease", 1)
         redis.delete(f"iw:session::vs_{name}")
-    batches = [inbox.take(4) for _ in range(4)]
+    batches = [inbox.claim(4) for _ in range(4)]
     assert [[(c.event.id, c.lapses) for c in batch] for batch in batches] == [
         [("evt_0", 0), ("evt_1", 1)],
         [("evt_2", 1)],
@@ -305,7 +313,7 @@ def test_a_foreign_job_is_dropped(inbox, redis) -> None:
     redis.rpush("rq:queue:identity", "os-system", "evt_0-1; rm", "x:y-3")
     redis.hset("rq:job:os-system", "data", '["os.system", null, ["true"], {}]')
 
-    assert [take(inbox) for _ in range(4)] == [Refused.GONE] * 3 + [None]
+    assert [claim_next(inbox) for _ in range(4)] == [Refused.GONE] * 3 + [None]
     assert redis.keys("rq:job:*") == []
 
 
@@ -315,7 +323,7 @@ def test_a_claim_that_slept_through_its_lease_yields_to_another_event_of_the_ses
     inbox.accept(event("1"))
     inbox.accept(event("2"))
     sleeper = claimed(inbox, "evt_1")
-    pass_time(module.LEASE + 1)
+    pass_time(keys.LEASE + 1)
     assert isinstance(claim_of(inbox, "evt_2"), Claim)
 
     assert not inbox.renew(sleeper)
@@ -325,8 +333,8 @@ def test_a_claim_that_slept_through_its_lease_yields_to_another_event_of_the_ses
 def test_what_handlers_did_is_kept_between_claims(inbox, pass_time) -> None:
     inbox.accept(event())
     claim = claimed(inbox)
-    inbox.record(claim, "a.done", Progress("done"))
-    inbox.record(claim, "a.later", Progress("retry", 2, reason="why"), delay=5)
+    inbox.save_progress(claim, "a.done", Progress("done"))
+    inbox.save_progress(claim, "a.later", Progress("retry", 2, reason="why"), delay=5)
     inbox.release(claim, 5, "handlers wait")
 
     assert claim_of(inbox, "evt_1") is Refused.EARLY
@@ -356,7 +364,7 @@ def test_waits_are_counted_until_something_is_done(inbox, pass_time) -> None:
         pass_time(1)
     claim = claimed(inbox)
     assert claim.waits == 3
-    inbox.record(claim, "a.b", Progress("retry"), delay=1)
+    inbox.save_progress(claim, "a.b", Progress("retry"), delay=1)
     inbox.release(claim, 1, "handlers wait")
     pass_time(1)
 
@@ -369,18 +377,18 @@ def test_a_done_event_is_kept_35_days_and_then_forgotten(inbox, redis) -> None:
 
     assert took is not None
     assert 0 <= took < 5
-    assert inbox.accept(event()) is Accepted.DONE
+    assert inbox.accept(event()) is AcceptResult.DONE
     assert claim_of(inbox, "evt_1") is Refused.DONE
-    assert 0 <= module.KEEP - redis.ttl("iw:done:evt_1") < 5
+    assert 0 <= keys.KEEP - redis.ttl("iw:done:evt_1") < 5
     assert not redis.exists("iw:due", "iw:session::vs_1", "iw:evt:evt_1")
 
 
 def test_what_is_kept_of_a_done_event_says_the_same(inbox, redis) -> None:
     inbox.accept(event(account="acct_1"))
     claim = claimed(inbox, "acct_1-evt_1")
-    inbox.record(claim, "a.one", Progress("skipped", 0, reason="no\tt|ab"))
+    inbox.save_progress(claim, "a.one", Progress("skipped", 0, reason="no\tt|ab"))
     before = inbox.find(claim.event.key)
-    inbox.record_at_end(claim, "b.two", Progress("done", 3))
+    save_progress_at_end(claim, "b.two", Progress("done", 3))
     inbox.finish(claim, "done", outcome="needs_input", reason="too\tdark")
 
     kept = inbox.find(claim.event.key)
@@ -404,7 +412,7 @@ def test_what_handlers_last_heard_of_a_session_is_found_in_whichever_month(inbox
     inbox.accept(event())
     inbox.finish(claimed(inbox), "done", outcome="verified")
     (this_month,) = redis.keys("iw:last:*")
-    assert 0 <= module.KEEP_LAST - redis.ttl(this_month) < 5
+    assert 0 <= keys.KEEP_LAST - redis.ttl(this_month) < 5
     heard = inbox.last_kind(event())
     assert heard == event().kind
 
@@ -420,13 +428,13 @@ def test_what_handlers_last_heard_of_a_session_is_found_in_whichever_month(inbox
 def test_a_dead_event_stays_until_a_person_acts(inbox, redis) -> None:
     inbox.accept(event())
     claim = claimed(inbox)
-    inbox.record(claim, "a.good", Progress("done"))
-    inbox.record(claim, "a.bad", Progress("dead", 3, reason="no"))
+    inbox.save_progress(claim, "a.good", Progress("done"))
+    inbox.save_progress(claim, "a.bad", Progress("dead", 3, reason="no"))
     inbox.finish(claim, "dead", outcome="verified", reason="a.bad: no")
 
     assert redis.ttl("iw:evt:evt_1") == -1
     assert [record.reason for record in inbox.records("dead", 10)] == ["a.bad: no"]
-    assert inbox.accept(event()) is Accepted.DEAD, "a redelivery leaves it dead"
+    assert inbox.accept(event()) is AcceptResult.DEAD, "a redelivery leaves it dead"
     assert claim_of(inbox, "evt_1") is Refused.DEAD
 
     assert inbox.replay("evt_1") == "replayed"
@@ -442,8 +450,8 @@ def test_a_dead_event_is_reopened_on_redelivery_if_so_set(redis) -> None:
     inbox.accept(event())
     inbox.finish(claimed(inbox), "dead", outcome="", reason="no")
 
-    assert inbox.accept(event()) is Accepted.REOPENED
-    assert inbox.accept(event()) is Accepted.PENDING
+    assert inbox.accept(event()) is AcceptResult.REOPENED
+    assert inbox.accept(event()) is AcceptResult.PENDING
     assert isinstance(claim_of(inbox, "evt_1"), Claim)
 
 
@@ -453,8 +461,8 @@ def test_a_dead_event_is_reopened_on_redelivery_if_so_set(redis) -> None:
 def test_a_done_event_can_be_replayed(inbox, redis, which, left) -> None:
     inbox.accept(event())
     claim = claimed(inbox)
-    inbox.record(claim, "a.one", Progress("done"))
-    inbox.record(claim, "a.two", Progress("done"))
+    inbox.save_progress(claim, "a.one", Progress("done"))
+    inbox.save_progress(claim, "a.two", Progress("done"))
     inbox.finish(claim, "done", outcome="verified")
 
     assert inbox.replay("evt_1", which) == "replayed"
@@ -465,9 +473,9 @@ def test_a_done_event_can_be_replayed(inbox, redis, which, left) -> None:
 
 def test_an_event_that_kills_its_worker_three_times_is_quarantined(inbox, pass_time) -> None:
     inbox.accept(event())
-    for _ in range(module.MAX_LAPSES):
+    for _ in range(keys.MAX_LAPSES):
         assert isinstance(claim_of(inbox, "evt_1"), Claim)
-        pass_time(module.LEASE)
+        pass_time(keys.LEASE)
 
     assert claim_of(inbox, "evt_1") is Refused.QUARANTINED
     found = inbox.find("evt_1")
@@ -481,11 +489,11 @@ def test_waiting_for_a_busy_session_is_no_lapse(inbox, pass_time) -> None:
     inbox.accept(event("1"))
     inbox.accept(event("2"))
     claimed(inbox, "evt_1")
-    pass_time(module.LEASE)
+    pass_time(keys.LEASE)
     other = claimed(inbox, "evt_2")
-    for _ in range(module.MAX_LAPSES + 1):
+    for _ in range(keys.MAX_LAPSES + 1):
         assert claim_of(inbox, "evt_1") is Refused.BUSY
-        pass_time(module.BUSY_DELAY)
+        pass_time(keys.BUSY_DELAY)
         assert inbox.renew(other)
 
     inbox.finish(other, "done", outcome="")
@@ -494,9 +502,9 @@ def test_waiting_for_a_busy_session_is_no_lapse(inbox, pass_time) -> None:
 
 def test_progress_ends_the_count_of_lapses(inbox, pass_time) -> None:
     inbox.accept(event())
-    for number in range(module.MAX_LAPSES * 2):
-        inbox.record(claimed(inbox), f"a.b{number}", Progress("done"))
-        pass_time(module.LEASE)
+    for number in range(keys.MAX_LAPSES * 2):
+        inbox.save_progress(claimed(inbox), f"a.b{number}", Progress("done"))
+        pass_time(keys.LEASE)
 
     assert isinstance(claim_of(inbox, "evt_1"), Claim)
 
@@ -504,25 +512,25 @@ def test_progress_ends_the_count_of_lapses(inbox, pass_time) -> None:
 class TestSweep:
     def test_nothing_is_woken_before_its_time(self, inbox) -> None:
         inbox.accept(event())
-        assert inbox.sweep() == module.Swept()
+        assert inbox.sweep() == Swept()
 
     def test_a_lost_wakeup_is_made_good(self, inbox, redis, pass_time) -> None:
         inbox.accept(event())
         redis.delete("rq:queue:identity")
-        pass_time(module.HORIZON)
+        pass_time(keys.HORIZON)
 
-        assert inbox.sweep() == module.Swept(woken=1)
+        assert inbox.sweep() == Swept(woken=1)
         assert redis.lrange("rq:queue:identity", 0, -1) == [b"evt_1-2"]
-        assert inbox.sweep() == module.Swept()
+        assert inbox.sweep() == Swept()
 
     def test_a_wakeup_that_still_waits_is_not_doubled(self, inbox, redis, pass_time) -> None:
         for number in range(5):
             inbox.accept(event(str(number), session=str(number)))
         taken = redis.lpop("rq:queue:identity", 2)
-        pass_time(module.HORIZON)
+        pass_time(keys.HORIZON)
 
         assert taken == [b"evt_0-1", b"evt_1-2"]
-        assert inbox.sweep() == module.Swept(woken=2, postponed=3)
+        assert inbox.sweep() == Swept(woken=2, postponed=3)
         assert redis.llen("rq:queue:identity") == 5
 
     def test_a_dead_workers_event_is_woken_when_its_lease_is_over(
@@ -531,21 +539,21 @@ class TestSweep:
         inbox.accept(event())
         redis.delete("rq:queue:identity")
         claimed(inbox)
-        assert inbox.sweep() == module.Swept()
-        pass_time(module.LEASE)
+        assert inbox.sweep() == Swept()
+        pass_time(keys.LEASE)
 
-        assert inbox.sweep() == module.Swept(woken=1)
+        assert inbox.sweep() == Swept(woken=1)
 
     def test_a_stale_entry_is_removed(self, inbox, redis) -> None:
         redis.zadd("iw:due", {"evt_gone": 1})
 
-        assert inbox.sweep() == module.Swept(stale=1)
+        assert inbox.sweep() == Swept(stale=1)
         assert not redis.exists("iw:due")
 
     def test_foreign_ids_in_the_queue_do_not_stop_it(self, inbox, redis, pass_time) -> None:
         redis.rpush("rq:queue:identity", "some-job")
         inbox.accept(event())
-        pass_time(module.HORIZON)
+        pass_time(keys.HORIZON)
 
         assert inbox.sweep().woken == 1
 
@@ -553,7 +561,7 @@ class TestSweep:
         for number in range(5):
             inbox.accept(event(str(number), session=str(number)))
         redis.delete("rq:queue:identity")
-        pass_time(module.HORIZON)
+        pass_time(keys.HORIZON)
 
         assert [inbox.sweep(2).woken for _ in range(4)] == [2, 2, 1, 0]
 
@@ -562,7 +570,7 @@ def fill(inbox: Inbox) -> int:
     """Accept events until no more are taken; how many were."""
     for number in range(100_000):
         inbox._next_probe = 0.0  # look at every one
-        if inbox.accept(event(str(number), session=str(number))) is Accepted.FULL:
+        if inbox.accept(event(str(number), session=str(number))) is AcceptResult.FULL:
             return number
     return 100_000
 
@@ -579,7 +587,7 @@ def test_nothing_new_is_taken_in_when_redis_is_four_fifths_full(new_server) -> N
         assert inbox.room() == 0
         client.config_set("maxmemory", "60mb")
         inbox._next_probe = 0.0
-        assert inbox.accept(event("new")) is Accepted.NEW
+        assert inbox.accept(event("new")) is AcceptResult.NEW
 
 
 def test_a_full_redis_still_drains(new_server, monkeypatch) -> None:
@@ -590,11 +598,11 @@ def test_a_full_redis_still_drains(new_server, monkeypatch) -> None:
         with pytest.raises(redis_py.exceptions.ResponseError, match="maxmemory"):
             fill(inbox)
         for _ in range(50):
-            (claim,) = inbox.take()
+            (claim,) = inbox.claim()
             assert inbox.renew(claim)
-            assert inbox.record(claim, "a.b", Progress("done"))
+            assert inbox.save_progress(claim, "a.b", Progress("done"))
             assert inbox.finish(claim, "done", outcome="verified") is not None
-        (claim,) = inbox.take()
+        (claim,) = inbox.claim()
         inbox.release(claim, 0, "")
         inbox.sweep()
 
@@ -603,7 +611,7 @@ def test_gauges_tell_what_waits(inbox, redis, pass_time) -> None:
     inbox.accept(event("1"))
     inbox.accept(event("2", session="2"))
     inbox.finish(claimed(inbox, "evt_1"), "dead", outcome="", reason="no")
-    pass_time(module.HORIZON + 5)
+    pass_time(keys.HORIZON + 5)
     gauges = {name: value for name, _, value in inbox.gauges()}
 
     assert gauges["pending_events"] == 1
@@ -630,7 +638,7 @@ def test_a_reply_that_is_lost_costs_nothing(server, redis, monkeypatch) -> None:
         answer = inbox.accept(event("1", session="2"))
 
     assert broken == [b"new"]
-    assert answer is Accepted.PENDING
+    assert answer is AcceptResult.PENDING
     assert redis.llen("rq:queue:identity") == 2
     assert redis.zcard("iw:due") == 2
 

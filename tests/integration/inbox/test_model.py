@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from redis import Redis
 
-from service.event import Event
-from service.inbox import BUSY_DELAY, HORIZON, LEASE, MAX_LAPSES, Accepted, Inbox, Refused
-from service.record import Claim, Progress
+from identity_webhooks.event import Event
+from service.inbox import AcceptResult, Claim, Inbox, Progress, Refused
+from service.inbox.keys import BUSY_DELAY, HORIZON, LEASE, MAX_LAPSES
 from tests.integration.claims import claim_of
 
 STEP = 5.0
@@ -97,11 +97,11 @@ class InboxMachine(RuleBasedStateMachine):
         known = self.events.get(key)
         pending = sum(e.state == "pending" for e in self.events.values())
         if known:
-            expected = Accepted(known.state)
+            expected = AcceptResult(known.state)
         elif pending >= LIMIT:
-            expected = Accepted.FULL
+            expected = AcceptResult.FULL
         else:
-            expected = Accepted.NEW
+            expected = AcceptResult.NEW
             self.events[key] = Modelled(SESSION_OF[key], accepted=self.now)
             self.wake(key)
         event = Event(key, "verified", "thin", SESSION_OF[key], 1_700_000_000, livemode=False)
@@ -113,7 +113,7 @@ class InboxMachine(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        answer = next(iter(self.inbox.take()), None)
+        answer = next(iter(self.inbox.claim()), None)
         if not self.queue:
             assert answer is None
             return
@@ -184,7 +184,7 @@ class InboxMachine(RuleBasedStateMachine):
         if modelled:
             modelled.handlers[name] = status
             modelled.lapses = 0
-        written = self.inbox.record(claim, name, Progress(status), delay=STEP)
+        written = self.inbox.save_progress(claim, name, Progress(status), delay=STEP)
         assert written == bool(modelled)
 
     @rule(data=st.data(), delay=st.sampled_from([0.0, STEP, 3 * STEP]))

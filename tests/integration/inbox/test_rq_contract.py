@@ -5,8 +5,9 @@ from __future__ import annotations
 from rq import Queue
 from rq.job import Job
 
-from service.event import Event
-from service.inbox import QUEUE, Inbox
+from identity_webhooks.event import Event
+from service.inbox import Inbox
+from service.inbox.keys import QUEUE
 
 EVENT = Event("evt_1", "verified", "snapshot", "vs_1", 1_700_000_000, livemode=False)
 TIMES = {"created_at", "enqueued_at"}

@@ -16,11 +16,10 @@ import structlog
 from redis import Redis
 from stripe.identity import VerificationSession
 
+from identity_webhooks.event import Event, Kind
 from service import logs
-from service.event import Event, Kind
-from service.inbox import Accepted, Inbox, Refused
+from service.inbox import AcceptResult, Inbox, Record, Refused
 from service.metrics import Metrics
-from service.record import Record
 from service.settings import Settings
 from tests.conftest import CANARY, Processes, Traces, wait_until
 from workers import jobs, router, stripe_api
@@ -139,7 +138,7 @@ class Desk:
             account=account,
             **given,
         )
-        assert self.inbox.accept(event) is Accepted.NEW
+        assert self.inbox.accept(event) is AcceptResult.NEW
         return event
 
     def record(self, event: Event) -> Record:
@@ -150,7 +149,7 @@ class Desk:
     def turn(self, processor: Processor) -> None:
         """Wake what is due and, if an event waits for a worker, work on it."""
         self.inbox.sweep()
-        for claim in processor.take():
+        for claim in processor.claim():
             processor.process(claim)
 
     def wake(self, key: str) -> None:

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from identity_webhooks.event import Event
 from service.__main__ import main as service_main
-from service.event import Event
-from service.inbox import Accepted, Inbox
-from service.record import Claim, Progress
+from service.inbox import AcceptResult, Claim, Inbox, Progress
 from tests.conftest import ROOT, free_port
 from tests.integration.claims import claim_of
 from workers.__main__ import main as workers_main
@@ -156,17 +155,19 @@ class TestEvents:
                 livemode=False,
                 account="acct_1" if number == 3 else None,
             )
-            assert inbox.accept(event) is Accepted.NEW
+            assert inbox.accept(event) is AcceptResult.NEW
             keys.append(event.key)
             time.sleep(0.002)  # no two die in the same millisecond
             if state == "pending":
                 continue
             claim = claim_of(inbox, event.key)
             assert isinstance(claim, Claim)
-            inbox.record(claim, "p.a", Progress("done"))
+            inbox.save_progress(claim, "p.a", Progress("done"))
             reason = ""
             if state == "dead":
-                inbox.record(claim, "p.b", Progress("dead", 3, reason="discarded: no | user"))
+                inbox.save_progress(
+                    claim, "p.b", Progress("dead", 3, reason="discarded: no | user")
+                )
                 reason = "p.b: discarded: no | user"
             inbox.finish(claim, state, outcome="verified", reason=reason)
         return keys

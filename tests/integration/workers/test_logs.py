@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from service.event import Event
-from service.inbox import Accepted, Inbox
+from identity_webhooks.event import Event
+from service.inbox import AcceptResult, Inbox
 from tests.conftest import wait_until
 
 PLUGIN = """
 import logging, threading, warnings
-from workers import Verification, on
+from identity_webhooks import Verification, on
 
 @on("*", retries=0)
 def quoting(v: Verification) -> None:
@@ -50,7 +50,7 @@ def test_of_a_worker(server, redis, sandbox, processes, tmp_path, canary) -> Non
     )
     session = sandbox.session("verified")
     event = Event("evt_1", "verified", "snapshot", session.id, 1_790_000_000, livemode=False)
-    assert Inbox(redis).accept(event) is Accepted.NEW
+    assert Inbox(redis).accept(event) is AcceptResult.NEW
     wait_until(lambda: "event_settled" in log.read_text())
     process.terminate()
     assert process.wait(30) == 0

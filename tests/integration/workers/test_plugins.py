@@ -127,7 +127,7 @@ BAD = {
 
 @pytest.mark.parametrize("command", [(), ("handlers",)], ids=["worker", "handlers"])
 def test_every_kind_of_bad_plugin_is_refused_in_one_message(command, workers, tmp_path) -> None:
-    imports = "from workers import on\nfrom pydantic_settings import BaseSettings\n"
+    imports = "from identity_webhooks import on\nfrom pydantic_settings import BaseSettings\n"
     for name, (source, _) in BAD.items():
         (tmp_path / f"{name}.py").write_text(imports + source + "\n")
     done = workers(*command, HANDLERS=",".join(["nowhere.at.all", *BAD]))
@@ -146,7 +146,7 @@ def test_every_kind_of_bad_plugin_is_refused_in_one_message(command, workers, tm
 
 
 def test_what_a_plugin_prints_into_the_log_stays_out_of_the_answer(workers, tmp_path) -> None:
-    source = "import logging, warnings\nfrom workers import on\n" + (
+    source = "import logging, warnings\nfrom identity_webhooks import on\n" + (
         "logging.getLogger('acme').warning('hello')\nwarnings.warn('old')\n@on('*')\ndef f(v): ..."
     )
     (tmp_path / "noisy.py").write_text(source)

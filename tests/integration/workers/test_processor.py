@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from service.event import Event
-from service.inbox import Accepted, Inbox, Refused
+from identity_webhooks import Discard, Retry, Verification, on
+from identity_webhooks.event import Event
+from service.inbox import AcceptResult, Inbox, Pipeline, Refused
 from tests.conftest import CANARY, free_port
-from workers import Discard, Retry, Verification, http, jobs, on, stripe_api
+from workers import http, jobs, stripe_api
 from workers.stripe_api import StripeApi
 
 DOB = "verified_outputs.dob"
@@ -155,7 +156,7 @@ class TestBothForms:
         snapshot_id = desk.sandbox.api().retrieve_thin_event(thin_id).snapshot_event
         assert seen[0].idempotency_key == f"{snapshot_id}:p.handle"
         late = dataclasses.replace(thin, id=snapshot_id, form="snapshot")
-        assert desk.inbox.accept(late) is Accepted.DONE
+        assert desk.inbox.accept(late) is AcceptResult.DONE
 
     def test_one_that_stripe_keeps_no_more_is_its_own(self, desk) -> None:
         seen = Seen()
@@ -448,7 +449,7 @@ class TestStripeFails:
         desk.sandbox.fault("rate_limit", retry_after=7)
         desk.turn(desk.processor(Seen().handler("*")))
         assert 6.5 < desk.wait(event) <= 7.1
-        assert desk.inbox.take() == [Refused.PAUSED], "the limit is everyone's"
+        assert desk.inbox.claim() == [Refused.PAUSED], "the limit is everyone's"
 
     @pytest.mark.parametrize("delay", [0.0, 0.0001])
     def test_the_shortest_wait_is_one_too(self, delay, desk, monkeypatch) -> None:
@@ -477,7 +478,7 @@ class TestStripeFails:
         assert (line["level"], line["status"]) == ("error", 401)
         assert line["request_id"].startswith("req_")
         desk.accept("created", desk.sandbox.session())
-        assert desk.inbox.take() == [Refused.PAUSED], "every other event would run into it"
+        assert desk.inbox.claim() == [Refused.PAUSED], "every other event would run into it"
 
     def test_a_key_that_may_not_waits_for_a_person(self, desk) -> None:
         made = desk.sandbox.control("keys", kind="restricted", permissions=["event_read"])
@@ -652,8 +653,8 @@ class TestComingBack:
 
     def test_a_redelivery_reopens_it_where_the_settings_say_so(self, desk) -> None:
         processor, event, seen, runs = self.dead(desk)
-        assert desk.inbox.accept(event) is Accepted.DEAD
-        assert Inbox(desk.redis, reopen_dead=True).accept(event) is Accepted.REOPENED
+        assert desk.inbox.accept(event) is AcceptResult.DEAD
+        assert Inbox(desk.redis, reopen_dead=True).accept(event) is AcceptResult.REOPENED
         record = desk.settle(processor, event)
         assert (record.state, len(runs), len(seen)) == ("done", 2, 1)
 
@@ -667,14 +668,14 @@ class TestRedisFails:
         processor = desk.processor(Seen().handler("*"))
         processor._inbox = Inbox(redis_py.Redis(port=free_port(), retry=None))
         with pytest.raises(redis_py.ConnectionError):
-            processor.take()
+            processor.claim()
 
     def test_while_writing_down_what_a_handler_did(self, desk, monkeypatch) -> None:
         first, last = Seen(), Seen()
         processor = desk.processor(first.handler("*", name="first"), last.handler("*", name="last"))
         event = desk.accept("created", desk.sandbox.session())
         with monkeypatch.context() as patch:
-            patch.setattr(Inbox, "record", fail)
+            patch.setattr(Inbox, "save_progress", fail)
             desk.turn(processor)
         assert desk.record(event).reason == "redis failed"
         assert desk.logged("redis_failed")[0]["error"] == "ConnectionError"
@@ -689,7 +690,7 @@ class TestRedisFails:
         processor = desk.processor(seen.handler("*"))
         event = desk.accept("created", desk.sandbox.session())
         with monkeypatch.context() as patch:
-            patch.setattr(Inbox, "finish_soon", fail)
+            patch.setattr(Pipeline, "finish", fail)
             desk.turn(processor)
         assert desk.record(event).reason == "redis failed"
         record = desk.settle(processor, event)

@@ -155,5 +155,5 @@ class TestPeriodically:
         assert inbox.watermark() is None
 
     def test_one_process_at_a_time(self, inbox) -> None:
-        assert inbox.my_turn("reconcile", 60)
-        assert not inbox.my_turn("reconcile", 60)
+        assert inbox.try_acquire("reconcile", 60)
+        assert not inbox.try_acquire("reconcile", 60)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
-from service.inbox import QUEUE
-from service.metrics import KEY as METRICS
+from identity_webhooks import Verification, on
+from service.inbox.keys import METRICS, QUEUE
 from tests.conftest import Server
-from workers import Verification, on, runner
+from workers import runner
 
 
 @on("verified")
@@ -47,7 +47,7 @@ def test_an_idle_worker_asks_redis_three_times(desk, redis, commands) -> None:
 
     def work() -> None:
         assert runner._wait_for_wakeup(redis, f"rq:queue:{QUEUE}", 1)
-        (claim,) = processor.take()
+        (claim,) = processor.claim()
         processor.process(claim)
 
     def accepted() -> object:
@@ -68,10 +68,10 @@ def test_an_idle_worker_asks_redis_three_times(desk, redis, commands) -> None:
 def test_a_busy_one_asks_once_for_an_event(desk, commands) -> None:
     processor = desk.processor(handle)
     events = [desk.accept("verified", desk.sandbox.session("verified")) for _ in range(3)]
-    (claim,) = processor.take()
-    following = processor.process(claim, and_take=True)  # from now on Redis has the scripts
+    (claim,) = processor.claim()
+    following = processor.process(claim, and_claim=True)  # from now on Redis has the scripts
 
-    seen = commands(lambda: processor.process(following, and_take=True))
+    seen = commands(lambda: processor.process(following, and_claim=True))
 
     assert [desk.record(event).state for event in events] == ["done", "done", "pending"]
     sent = [name for name in seen if name != "lua"]

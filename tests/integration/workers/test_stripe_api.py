@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.event import Event
+from identity_webhooks.event import Event
 from workers import stripe_api
 from workers.stripe_api import StripeFailure
 

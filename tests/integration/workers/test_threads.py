@@ -10,9 +10,9 @@ from functools import partial
 import pytest
 from redis import Redis
 
-from service.event import Event
+from identity_webhooks import Verification, on
+from identity_webhooks.event import Event
 from tests.conftest import wait_until
-from workers import Verification, on
 from workers.jobs import Processor
 from workers.runner import Threads
 
@@ -143,7 +143,7 @@ def test_a_handler_with_its_own_process_looks_again_when_it_is_its_turn(
 
     monkeypatch.setattr(own, "run", run)
     first, second = accept(), accept()
-    claims = processor.take(2)
+    claims = processor.claim(2)
     both = [threading.Thread(target=partial(processor.process, claim)) for claim in claims]
     for each in both:
         each.start()

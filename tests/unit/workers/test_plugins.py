@@ -17,7 +17,7 @@ from workers.plugins import PluginError
 from workers.router import Handler
 
 ONE = """
-from workers import Verification, on
+from identity_webhooks import Verification, on
 
 @on("verified")
 def handle(v: Verification) -> None: ...
@@ -88,7 +88,7 @@ def test_a_module_is_named_by_its_last_word(write) -> None:
 def test_an_object_in_a_module_or_deep_in_one(write) -> None:
     write(
         acme="""
-        from workers import on
+        from identity_webhooks import on
 
         class Crm:
             @on("verified")

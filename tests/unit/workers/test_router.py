@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.event import KINDS
-from workers import Discard, Retry, Verification, on
+from identity_webhooks import Verification, on
+from identity_webhooks.event import KINDS
+from identity_webhooks.handlers import RETRY_FOR
 from workers.router import (
     RETRY_BASE,
     RETRY_CAP,
-    RETRY_FOR,
     BadPlugin,
     Handler,
     Router,
@@ -357,24 +357,3 @@ class TestFailedRuns:
     @given(st.floats(0, RETRY_FOR))
     def test_a_handler_may_say_when(self, delay) -> None:
         assert one(on("*")).failed(1, 0, "why", delay)[1] == delay
-
-
-class TestAnswers:
-    @given(st.one_of(st.floats(), st.integers()))
-    def test_any_delay_is_made_one_that_can_be_waited_for(self, delay) -> None:
-        made = Retry("why", delay=delay).delay
-        assert made is not None
-        assert 0 <= made <= RETRY_FOR
-        assert made == delay or not 0 <= delay <= RETRY_FOR
-
-    def test_no_delay_is_no_delay(self) -> None:
-        assert Retry("why").delay is None
-
-    def test_a_subclass_need_not_call_init(self) -> None:
-        class Closed(Retry):
-            def __init__(self) -> None: ...
-
-        class Never(Discard):
-            def __init__(self) -> None: ...
-
-        assert (Closed().reason, Closed().delay, Never().reason) == ("", None, "")

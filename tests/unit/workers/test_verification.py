@@ -1,90 +1,16 @@
-"""`workers.verification`: the outcome in a word, the superseded rule, what is kept from view."""
+"""`workers.verification`: the superseded rule, and what is masked."""
 
 from __future__ import annotations
 
-import copy
 from datetime import date
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
-import structlog
 from stripe.identity import VerificationSession
 
-from service.event import KINDS, Event
-from workers.verification import (
-    SENSITIVE,
-    Facts,
-    Outcome,
-    OutcomeKind,
-    Sensitive,
-    Verification,
-    personal_values,
-    standing,
-)
-
-# Every code of the API's schema (2026-10-28.endive).
-CODES = (
-    *("abandoned", "consent_declined", "country_not_supported", "device_not_supported"),
-    *("document_expired", "document_type_not_supported", "document_unverified_other"),
-    *("email_unverified_other", "email_verification_declined"),
-    *("id_number_insufficient_document_data", "id_number_mismatch", "id_number_unverified_other"),
-    *("phone_unverified_other", "phone_verification_declined"),
-    *("selfie_document_missing_photo", "selfie_face_mismatch", "selfie_manipulated"),
-    *("selfie_unverified_other", "under_supported_age"),
-)
-FINAL = {"under_supported_age", "country_not_supported"}
-
-
-def session(**fields: Any) -> VerificationSession:
-    """Return a session as the SDK makes it from an answer; what Stripe requires is there."""
-    required = {
-        "id": "vs_1",
-        "object": "identity.verification_session",
-        "created": 1_790_000_000,
-        "livemode": False,
-        "metadata": {},
-        "status": "requires_input",
-    }
-    return VerificationSession.construct_from(required | fields, "sk_test_x")
-
-
-NO_ERROR = [{"last_error": None}, {}, {"last_error": {"code": None, "reason": None}}]
-ERRORS = [{"last_error": {"code": code, "reason": "Stripe's sentence."}} for code in CODES]
-
-
-class TestOutcome:
-    @pytest.mark.parametrize("error", NO_ERROR, ids=repr)
-    def test_before_the_first_attempt(self, error) -> None:
-        assert Outcome.of(session(**error)) == Outcome("created", None, user_can_retry=True)
-
-    @pytest.mark.parametrize("code", CODES)
-    def test_after_a_failed_attempt_the_code_is_the_reason(self, code) -> None:
-        failed = session(last_error={"code": code, "reason": "Stripe's sentence."})
-        expected = Outcome("needs_input", code, user_can_retry=code not in FINAL)
-        assert Outcome.of(failed) == expected
-
-    @pytest.mark.parametrize("error", NO_ERROR + ERRORS[:3], ids=repr)
-    @pytest.mark.parametrize("status", ["processing", "verified", "canceled"])
-    def test_any_other_status_is_the_outcome_whatever_failed_before(self, status, error) -> None:
-        assert Outcome.of(session(status=status, **error)) == Outcome(status)
-
-    def test_a_status_that_stripe_adds_is_not_final(self) -> None:
-        assert Outcome.of(session(status="under_review")) == Outcome("processing")
-
-    @pytest.mark.parametrize("error", NO_ERROR + ERRORS[:3], ids=repr)
-    @pytest.mark.parametrize("status", ["requires_input", "processing", "verified", "canceled"])
-    @pytest.mark.parametrize("redaction", ["redacted", "validated"])
-    def test_redacted_goes_before_everything(self, redaction, status, error) -> None:
-        found = Outcome.of(session(status=status, redaction={"status": redaction}, **error))
-        assert found == Outcome("redacted")
-
-    @pytest.mark.parametrize("error", NO_ERROR + ERRORS, ids=repr)
-    @pytest.mark.parametrize("status", ["requires_input", "processing", "verified", "canceled"])
-    @pytest.mark.parametrize("redaction", [None, {"status": "processing"}], ids=repr)
-    def test_a_redaction_under_way_changes_nothing(self, redaction, status, error) -> None:
-        plain = session(status=status, **error)
-        assert Outcome.of(session(status=status, redaction=redaction, **error)) == Outcome.of(plain)
-
+from identity_webhooks.event import KINDS
+from identity_webhooks.verification import Outcome, OutcomeKind, Sensitive
+from workers.verification import Facts, personal_values, standing
 
 # Rows: what the event tells. Columns: where the session stands now.
 TABLE = """
@@ -111,43 +37,6 @@ class TestStanding:
     @pytest.mark.parametrize(("event", "now", "expected"), CELLS)
     def test_each_cell(self, event, now, expected) -> None:
         assert standing(event, now) == expected
-
-
-class TestSensitive:
-    DOB = date(1990, 7, 17)
-
-    def test_declared_fields_are_attributes(self) -> None:
-        sensitive = Sensitive({"dob": self.DOB, "sex": None})
-        assert sensitive.dob == self.DOB
-        assert sensitive.sex is None
-
-    @pytest.mark.parametrize(("need", "attribute"), SENSITIVE.items())
-    def test_an_undeclared_one_says_what_to_declare(self, need, attribute) -> None:
-        with pytest.raises(AttributeError) as caught:
-            getattr(Sensitive({}), attribute)
-        assert str(caught.value) == f"{attribute} was not fetched: declare needs=['{need}']"
-
-    def test_an_unknown_one_says_so(self) -> None:
-        with pytest.raises(AttributeError, match="there is no sensitive field 'shoe_size'"):
-            _ = Sensitive({}).shoe_size
-
-    def test_repr_shows_names_only(self, canary) -> None:
-        sensitive = Sensitive({"dob": self.DOB, "id_number": canary})
-        assert repr(sensitive) == str(sensitive) == "<Sensitive: dob, id_number>"
-        assert repr(Sensitive({})) == "<Sensitive: nothing declared>"
-
-    def test_it_can_be_copied(self) -> None:
-        sensitive = Sensitive({"dob": self.DOB})
-        assert copy.deepcopy(sensitive).dob == self.DOB
-        assert copy.copy(sensitive).dob == self.DOB
-
-    def test_only_gives_what_these_needs_name(self) -> None:
-        sensitive = Sensitive({"dob": self.DOB, "id_number": "1234"})
-        part = sensitive.only(frozenset({"verified_outputs.dob"}))
-        assert part.dob == self.DOB
-        with pytest.raises(AttributeError, match="declare needs"):
-            _ = part.id_number
-        assert sensitive.id_number == "1234"
 
 
 REPORT = {
@@ -205,7 +94,9 @@ class TestPersonalValues:
 
     def test_facts_add_the_sensitive_fields_that_have_a_value(self) -> None:
         facts = Facts(
-            session(verified_outputs={"first_name": "Jenny"}),
+            VerificationSession.construct_from(
+                {"verified_outputs": {"first_name": "Jenny"}}, "sk_test_x"
+            ),
             None,
             Outcome("verified"),
             superseded=False,
@@ -214,40 +105,3 @@ class TestPersonalValues:
         assert facts.personal_values() == {"Jenny", "1990-07-17", "1234"}
         facts.sensitive = None
         assert facts.personal_values() == {"Jenny"}
-
-
-class TestVerification:
-    def make(self, **fields: Any) -> Verification:
-        return Verification(
-            event=Event("evt_1", "verified", "snapshot", "vs_1", 1_790_000_000, livemode=False),
-            session=session(**fields),
-            report=None,
-            outcome=Outcome("verified"),
-            sensitive=Sensitive({}),
-            idempotency_key="evt_1:p.handle",
-            attempt=1,
-            superseded=False,
-            log=structlog.stdlib.get_logger(),
-        )
-
-    def test_repr_shows_no_session(self, canary) -> None:
-        verification = self.make(verified_outputs={"first_name": canary})
-        assert canary not in repr(verification)
-        assert "evt_1" in repr(verification)
-
-    def test_it_cannot_be_changed_for_the_next_handler(self) -> None:
-        with pytest.raises(AttributeError):
-            self.make().attempt = 2
-
-    @pytest.mark.parametrize(
-        ("fields", "subject"),
-        [
-            ({"client_reference_id": "u-1", "metadata": {"user_id": "u-2"}}, "u-1"),
-            ({"client_reference_id": None, "metadata": {"user_id": "u-2"}}, "u-2"),
-            ({"metadata": {"user_id": "u-2"}}, "u-2"),
-            ({"client_reference_id": "", "metadata": {}}, None),
-        ],
-        ids=["reference", "metadata", "no reference", "neither"],
-    )
-    def test_the_subject(self, fields, subject) -> None:
-        assert self.make(**fields).subject == subject

@@ -2,7 +2,7 @@
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from workers import Discard, Retry, Verification, on
+from identity_webhooks import Discard, Retry, Verification, on
 
 
 class Accounts(BaseSettings):

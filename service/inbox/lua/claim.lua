@@ -18,7 +18,7 @@ while #answers < tonumber(ARGV[1]) do
   end
   local id = redis.call('LPOP', QUEUE)
   if not id then break end
-  redis.call('DEL', 'rq:job:' .. id)
+  redis.call('DEL', JOB .. id)
   local key = string.match(id, '^([%w_-]+)%-%d+$')
   local answer, fields = {'gone'}, nil
   if key then answer, fields = claim(key, now) end

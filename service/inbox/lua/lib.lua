@@ -1,6 +1,7 @@
--- Stands in front of every script of this folder, behind the names that service/inbox.py gives
--- it: the keys (RECORD, DONE, SESSION, WAITING and LAST are prefixes; DUE, DEAD, QUEUE, SEQUENCE,
--- PAUSE, BUDGET), the times (LEASE, HORIZON, BUSY in ms, KEEP and KEEP_LAST in s), MAX_LAPSES, KEPT.
+-- Stands in front of every script of this folder, behind the constants of
+-- service/inbox/scripts.py: the keys (RECORD, DONE, SESSION, WAITING, LAST and JOB are prefixes; DUE,
+-- DEAD, QUEUE, SEQUENCE, PAUSE, BUDGET), the times (LEASE, HORIZON, BUSY in ms, KEEP and KEEP_LAST
+-- in s), MAX_LAPSES, KEPT.
 --
 -- Times are milliseconds of Redis TIME, the one clock that every lease, horizon and retry is
 -- written and compared with: no node's clock enters.
@@ -37,7 +38,7 @@ end
 local function wake(key, now)
   local number = int(redis.call('INCR', SEQUENCE))
   local id, at = key .. '-' .. number, stamp(now)
-  redis.call('HSET', 'rq:job:' .. id,
+  redis.call('HSET', JOB .. id,
     'created_at', at, 'enqueued_at', at, 'status', 'queued', 'origin', 'identity',
     'data', '["workers.jobs.process_event", null, [], {}]',
     'description', key, 'timeout', '-1', 'result_ttl', '0', 'failure_ttl', '3600')
@@ -57,7 +58,7 @@ local function record_of(key)
   return fields, list
 end
 
--- What is kept of a done event, as KEPT says (service/record.py).
+-- What is kept of a done event, as KEPT says (service/inbox/record.py).
 local function line_of(fields)
   local handlers, parts = {}, {}
   for name, value in pairs(fields) do
@@ -180,7 +181,7 @@ local function reopen(key, which, now)
   wake(key, now)
 end
 
--- Take an event for a while: a lease, and a token that is higher at each claim. A holder that lost
+-- Claim an event: a lease, and a token that is higher at each claim. A holder that lost
 -- its lease without noticing (a stopped process, a cut network) is refused by its old token.
 -- Answers {state} (done | dead), or {gone | leased | early | busy | quarantined},
 -- or {claimed, key, token, now, the whole record: name, value, ...}; and then the record as a table.

@@ -1,6 +1,6 @@
 """What the inbox holds of an event, as this process sees it: read from what Redis gives. No I/O.
 
-The fields of a record stand in service/inbox.py, which asks for them.
+The fields of a record stand in service/inbox/keys.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast, get_args
 
-from service.event import Event, Form, Kind
+from identity_webhooks.event import Event, Form, Kind
 
 KEPT = (
     *("kind", "form", "session", "created", "livemode", "account"),
@@ -159,7 +159,7 @@ def fields_of(answer: Any) -> dict[str, str]:
 
 
 def kept_fields(line: str) -> dict[str, str]:
-    """Read the line that is kept of a done event (made by `line_of` in service/lua/lib.lua)."""
+    """Read the line that is kept of a done event (made by `line_of` in lua/lib.lua)."""
     parts = line.split("\t")[:-1]
     fields = {name: part for name, part in zip(KEPT, parts, strict=False) if part}
     for part in parts[len(KEPT) :]:

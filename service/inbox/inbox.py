@@ -1,0 +1,231 @@
+"""The inbox: every accepted event, until it is settled, and for 35 days after.
+
+The inbox is the truth; an RQ job is only a wake-up for one event. Keys and fields stand in
+service/inbox/keys.py, the changes of state in service/inbox/pipeline.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any, Literal
+
+import redis
+
+from identity_webhooks.event import Event
+from service.inbox import keys
+from service.inbox.connections import Connections
+from service.inbox.pipeline import AcceptResult, Limits, Pipeline, Refused, Replayed, Swept, to_ms
+from service.inbox.record import Claim, Progress, Record, State, fields_of, kept_fields, text_of
+from service.inbox.scripts import Scripts, sources
+
+MEMORY_LIMIT, MEMORY_PROBE = 0.8, 5.0
+"""Share of Redis' `maxmemory` above which no new event is accepted, and seconds between two looks.
+The rest is for working off what is there: at its limit Redis refuses all writes."""
+
+
+class Inbox:
+    """The state machine of events, on one Redis. Every method may raise `redis.RedisError`."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        limit: int = 100_000,
+        reopen_dead: bool = False,
+        api_rate: int = 0,
+    ) -> None:
+        """See `Limits` for the options."""
+        self._redis = client
+        self._limits = Limits(limit, reopen_dead, api_rate)
+        self._full = Limits(0, reopen_dead, api_rate)
+        self._scripts = Scripts(sources())
+        self._connections = Connections(client, self._scripts)
+        self._next_probe, self._short_of_memory = 0.0, False
+
+    @contextmanager
+    def pipeline(self) -> Iterator[Pipeline]:
+        """Collect changes of state; they are sent in one piece at the end of the block.
+
+        The replies are there after the block. What fails is raised where a reply is read.
+        """
+        pipe = Pipeline(self._scripts, self._limits)
+        yield pipe
+        self._connections.send(pipe)
+
+    def accept(self, event: Event) -> AcceptResult:
+        """Store the event once and wake a worker for it, in one round trip.
+
+        A second call, or a retry after a lost reply, changes nothing. Every five seconds one call
+        also asks how full Redis is; above `MEMORY_LIMIT` only events that are known are accepted.
+        """
+        limits = self._full if self._is_short_of_memory() else self._limits
+        pipe = Pipeline(self._scripts, limits)
+        result = pipe.accept(event)
+        self._connections.send(pipe)
+        return result.result()
+
+    def claim(self, count: int = 1) -> list[Claim | Refused]:
+        """`Pipeline.claim`, alone."""
+        with self.pipeline() as pipe:
+            claims = pipe.claim(count)
+        return claims.result()
+
+    def renew(self, claim: Claim) -> bool:
+        """`Pipeline.renew`, alone."""
+        with self.pipeline() as pipe:
+            kept = pipe.renew(claim)
+        return kept.result()
+
+    def link(self, claim: Claim, twin: str) -> bool:
+        """`Pipeline.link`, alone."""
+        with self.pipeline() as pipe:
+            first = pipe.link(claim, twin)
+        return first.result()
+
+    def save_progress(
+        self, claim: Claim, handler: str, progress: Progress, delay: float = 0
+    ) -> bool:
+        """`Pipeline.save_progress`, alone."""
+        with self.pipeline() as pipe:
+            saved = pipe.save_progress(claim, handler, progress, delay)
+        return saved.result()
+
+    def release(self, claim: Claim, delay: float, reason: str) -> bool:
+        """`Pipeline.release`, alone."""
+        with self.pipeline() as pipe:
+            released = pipe.release(claim, delay, reason)
+        return released.result()
+
+    def finish(
+        self, claim: Claim, state: Literal["done", "dead"], *, outcome: str, reason: str = ""
+    ) -> float | None:
+        """`Pipeline.finish`, alone."""
+        with self.pipeline() as pipe:
+            finished = pipe.finish(claim, state, outcome=outcome, reason=reason)
+        return finished.result()
+
+    def sweep(self, limit: int = 500) -> Swept:
+        """`Pipeline.sweep`, alone."""
+        with self.pipeline() as pipe:
+            swept = pipe.sweep(limit)
+        return swept.result()
+
+    def replay(self, key: str, handlers: str = "dead") -> Replayed:
+        """`Pipeline.replay`, alone."""
+        with self.pipeline() as pipe:
+            replayed = pipe.replay(key, handlers)
+        return replayed.result()
+
+    def pause(self, seconds: float, why: str) -> None:
+        """Have no worker claim an event for a while: for what every event would run into."""
+        self._redis.set(keys.PAUSE, why, px=max(1, to_ms(seconds)))
+
+    def find(self, key: str) -> Record | None:
+        """Look an event up, by the id of either form."""
+        fields = self._fields_of(key)
+        if fields.get("state") == "twin":
+            key = fields["twin"]
+            fields = self._fields_of(key)
+        return Record.read(key, fields) if fields else None
+
+    def _fields_of(self, key: str) -> dict[str, str]:
+        """Return the fields of a record, from wherever it is; none when it is nowhere."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.RECORD + key)
+            pipe.get(keys.DONE + key)
+            hash_, line = pipe.execute()
+        return kept_fields(text_of(line)) if line else fields_of(hash_)
+
+    def records(self, state: State | Literal["all"], limit: int) -> Iterator[Record]:
+        """Yield up to `limit` records: pending and dead by time, others in no order."""
+        found: Iterator[bytes]
+        if state == "pending":
+            found = iter(self._redis.zrange(keys.DUE, 0, limit - 1))  # type: ignore[arg-type]
+        elif state == "dead":
+            found = iter(self._redis.zrange(keys.DEAD, 0, limit - 1, desc=True))  # type: ignore[arg-type]
+        else:
+            patterns = [keys.DONE] if state == "done" else [keys.RECORD, keys.DONE]
+            found = chain.from_iterable(
+                self._redis.scan_iter(match=f"{prefix}*", count=1000) for prefix in patterns
+            )
+        for key in found:
+            name = text_of(key).removeprefix(keys.RECORD).removeprefix(keys.DONE)
+            record = self.find(name)
+            if record and record.key == name and state in {"all", record.state}:
+                yield record
+                limit -= 1
+            if limit <= 0:
+                return
+
+    def last_kind(self, event: Event) -> str | None:
+        """What kind of event handlers last heard of the session of this event."""
+        today = datetime.fromtimestamp(self.now(), UTC)
+        months = [today.year * 12 + today.month - 1 - ago for ago in range(keys.MONTHS_KEPT)]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for month in months:
+                key = f"{keys.LAST}{month // 12:04}-{month % 12 + 1:02}:{event.session[-2:]}"
+                pipe.hget(key, f"{event.account or ''}:{event.session}")
+            kinds = pipe.execute()
+        return next((text_of(kind) for kind in kinds if kind is not None), None)
+
+    def try_acquire(self, task: str, period: float) -> bool:
+        """Whether this process is the one to do a task in this period (seconds)."""
+        return bool(self._redis.set(keys.TURN + task, 1, nx=True, px=to_ms(period)))
+
+    def watermark(self) -> int | None:
+        """Up to when Stripe's events have been compared with the inbox, unix seconds."""
+        value = self._redis.get(keys.WATERMARK)
+        return None if value is None else int(text_of(value))
+
+    def move_watermark(self, to: int) -> None:
+        """Note that everything made before `to` (unix seconds) has been compared."""
+        self._redis.set(keys.WATERMARK, to)
+
+    def now(self) -> int:
+        """The time by the clock of Redis, unix seconds."""
+        return int(self._redis.time()[0])
+
+    def probe(self) -> None:
+        """Write a key, which shows that Redis can be written."""
+        self._redis.set(keys.PROBE, 1, ex=60)
+
+    def room(self) -> int:
+        """How many more events would be taken in; 0 when Redis is short of memory."""
+        if self._is_short_of_memory():
+            return 0
+        return self._limits.pending - int(self._redis.zcard(keys.DUE))
+
+    def gauges(self) -> list[tuple[str, str, float]]:
+        """Name, sentence and value of what can be read off the inbox now."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zcard(keys.DUE)
+            pipe.zcard(keys.DEAD)
+            pipe.llen(keys.QUEUE_KEY)
+            pipe.zrange(keys.DUE, 0, 0, withscores=True)
+            pipe.time()
+            pending, dead, queued, first, now = pipe.execute()
+        clock = now[0] + now[1] / 1e6
+        overdue = max(0.0, clock - first[0][1] / 1000) if first else 0.0
+        return [
+            ("pending_events", "Events accepted and not settled.", pending),
+            ("dead_events", "Events that died and wait for a person.", dead),
+            ("queued_jobs", "Wake-ups waiting in the queue.", queued),
+            ("overdue_seconds", "How long the most overdue event has not been woken.", overdue),
+        ]
+
+    def _is_short_of_memory(self) -> bool:
+        if time.monotonic() >= self._next_probe:
+            self._next_probe = time.monotonic() + MEMORY_PROBE
+            self._short_of_memory = memory_is_short(self._redis.info("memory"))
+        return self._short_of_memory
+
+
+def memory_is_short(info: Mapping[str, Any]) -> bool:
+    """Whether Redis is so full, by its INFO, that no new event is accepted."""
+    room = int(info.get("maxmemory", 0)) or math.inf
+    return int(info.get("used_memory", 0)) / room >= MEMORY_LIMIT

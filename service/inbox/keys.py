@@ -1,0 +1,79 @@
+"""Every Redis key of the service, and the times the inbox works with. Nobody else spells a key.
+
+=========================== ====== ======= ===================================================
+key                         type   TTL     meaning
+=========================== ====== ======= ===================================================
+iw:evt:<event key>          hash   -       the record of an event until it is done
+iw:done:<event key>         string 35 d    what is kept of it then, in one line
+iw:due                      zset   -       pending events by the moment to look at them again
+iw:dead                     zset   -       dead events by time of death
+iw:session:<account>:<vs>   string lease   "<event key> <token>": who works on this session
+iw:waiting:<account>:<vs>   list   -       events that found it busy, first come first
+iw:last:<month>:<xx>        hash   400 d   <account>:<vs> -> kind of the last event of this session
+                                           that handlers heard in that month; <vs> ends in <xx>
+iw:pause                    string itself  why no event is claimed for a while
+iw:turn:<task>              string period  held by the process that does the task in this period
+iw:watermark                int    -       since when reconciliation has to look (unix seconds)
+iw:budget                   int    5 s     until when the rate of API calls is used up (ms)
+iw:seq                      int    -       number of the last wake-up
+iw:metrics                  hash   -       counters (service/metrics.py)
+iw:probe                    string 60 s    written by the readiness check
+rq:job:<event key>-<number> hash   -       RQ's job, one per wake-up
+rq:queue:identity           list   -       RQ's queue
+=========================== ====== ======= ===================================================
+
+Fields of a record (`iw:evt:<event key>`):
+
+=========== ====================================================================================
+state       pending | dead; `twin` where this is only another id of an event (TTL 35 d once done)
+kind form session created livemode account    the event (service/event.py); its id ends the key
+accepted    when it was accepted; `reopened` when it was last put back
+twin        the key of the same change in its other form (the event worked on, for a `twin`)
+wake        number of its last wake-up
+lease       until when it is claimed; absent when nobody holds it
+token       fencing token of the last claim
+not_before  no claim before this moment
+waits       releases since anything was done: what the delay of the next one grows with
+lapses      leases that ran out unreleased since anything was done
+outcome     what the handlers were told: verified, needs_input, ...
+reason      why it waits, why it died, or the code of last_error the handlers were told
+settled     when it was finished
+h:<handler> status|attempts|ms since accepted|due again|reason
+=========== ====================================================================================
+
+Invariant: a pending event is in `iw:due` exactly once, any other never.
+"""
+
+LEASE = 10.0
+"""Seconds a claim lasts without a heartbeat: how long a killed worker's event waits."""
+
+HORIZON = 60.0
+"""Seconds until the sweep looks whether a wake-up got lost."""
+
+BUSY_DELAY = 5.0
+"""Seconds an event waits for another event of the same session, if nothing wakes it before."""
+
+MAX_LAPSES = 3
+"""Claims in a row that end with the worker's death before an event is quarantined
+(the rule of Sidekiq's super_fetch)."""
+
+KEEP = 35 * 86_400
+"""Seconds a done record is kept. Stripe lists and re-sends events for up to 30 days
+(https://docs.stripe.com/webhooks#behaviors)."""
+
+KEEP_LAST = 400 * 86_400
+"""Seconds it is remembered what handlers last heard of a session: past an outage of a year."""
+
+MONTHS_KEPT = 15
+"""Calendar months that `KEEP_LAST` can touch."""
+
+QUEUE = "identity"
+"""RQ's name of the queue."""
+
+RECORD, DONE, DUE, DEAD = "iw:evt:", "iw:done:", "iw:due", "iw:dead"
+SESSION, WAITING, LAST = "iw:session:", "iw:waiting:", "iw:last:"
+PAUSE, TURN, WATERMARK, BUDGET, SEQUENCE = (
+    *("iw:pause", "iw:turn:", "iw:watermark", "iw:budget", "iw:seq"),
+)
+METRICS, PROBE = "iw:metrics", "iw:probe"
+JOB, QUEUE_KEY = "rq:job:", f"rq:queue:{QUEUE}"

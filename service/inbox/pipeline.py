@@ -1,0 +1,277 @@
+"""Changes of state that leave for Redis together, in one round trip. No I/O.
+
+    with inbox.pipeline() as pipe:
+        finished = pipe.finish(claim, "done", outcome="verified")
+        claimed = pipe.claim(1)
+    finished.result(), claimed.result()
+
+Each change is one Lua script (service/inbox/lua), so it happens whole or not at all, and may be
+asked for twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Generic, Literal, TypeVar, cast
+
+import redis
+
+from identity_webhooks.event import Event
+from service.inbox.record import Claim, Progress, event_of, fields_of, progress_of, text_of
+from service.inbox.scripts import Scripts
+
+T = TypeVar("T")
+
+Replayed = Literal["replayed", "pending", "gone"]
+
+
+class AcceptResult(StrEnum):
+    """What accepting an event found. FULL alone means that it was not accepted."""
+
+    NEW = "new"
+    PENDING = "pending"
+    DONE = "done"
+    DEAD = "dead"
+    REOPENED = "reopened"
+    FULL = "full"
+
+
+class Refused(StrEnum):
+    """Why an event could not be claimed. None of these is an error: a wake-up may be surplus."""
+
+    GONE = "gone"
+    DONE = "done"
+    DEAD = "dead"
+    LEASED = "leased"
+    EARLY = "early"
+    BUSY = "busy"
+    PAUSED = "paused"
+    THROTTLED = "throttled"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep did: events woken, left because their wake-up still waits, stale entries."""
+
+    woken: int = 0
+    postponed: int = 0
+    stale: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What scripts are told with each call.
+
+    Attributes:
+        pending: pending events above which no new one is accepted.
+        reopen_dead: whether accepting a dead event again makes it pending.
+        api_rate: calls of Stripe's API a second that all workers share; 0 for no limit.
+    """
+
+    pending: int = 100_000
+    reopen_dead: bool = False
+    api_rate: int = 0
+
+
+class Reply(Generic[T]):
+    """The reply to one command of a pipeline, once that was sent."""
+
+    def __init__(self, read: Callable[[Any], T]) -> None:
+        self._read = read
+        self._raw: Any = _UNSENT
+
+    def set(self, raw: Any) -> None:
+        """Keep the raw reply of Redis, or the exception in its place."""
+        self._raw = raw
+
+    def result(self) -> T:
+        """Return what Redis answered.
+
+        Raises:
+            redis.RedisError: Redis refused this command, or did not answer.
+            RuntimeError: the pipeline was not sent.
+        """
+        if self._raw is _UNSENT:
+            raise RuntimeError("the pipeline was not sent")
+        if isinstance(self._raw, redis.RedisError):
+            raise self._raw
+        return self._read(self._raw)
+
+
+_UNSENT = object()
+
+
+class Pipeline:
+    """Commands in the order in which they were asked for."""
+
+    def __init__(self, scripts: Scripts, limits: Limits) -> None:
+        self._scripts, self._limits = scripts, limits
+        self._commands: list[bytes] = []
+        self._replies: list[Reply[Any]] = []
+        self.names: list[str] = []
+        """The names of the scripts, in order."""
+
+    def __len__(self) -> int:
+        return len(self._commands)
+
+    def pack(self) -> bytes:
+        """Return all commands as Redis reads them."""
+        return b"".join(self._commands)
+
+    def set_replies(self, raw: Sequence[Any]) -> None:
+        """Set the reply to each command.
+
+        `raw` holds a reply of Redis, or the exception in its place, for each command in order.
+        """
+        for reply, each in zip(self._replies, raw, strict=True):
+            reply.set(each)
+
+    def accept(self, event: Event) -> Reply[AcceptResult]:
+        """Store the event once and wake a worker for it."""
+        fields: dict[str, str | int] = {
+            "kind": event.kind,
+            "form": event.form,
+            "session": event.session,
+            "created": event.created,
+            "livemode": int(event.livemode),
+            **({"account": event.account} if event.account else {}),
+        }
+        flat = [part for item in fields.items() for part in item]
+        limits = self._limits.pending, int(self._limits.reopen_dead)
+        return self._add(_accept_result, "accept", event.key, *limits, *flat)
+
+    def claim(self, count: int = 1) -> Reply[list[Claim | Refused]]:
+        """Pop up to `count` wake-ups and claim their events, in one step; empty if there is none.
+
+        A trailing PAUSED or THROTTLED means that no further event was claimed. A claim whose last
+        holder died is the last one: an event claimed with it might die with it.
+        """
+        return self._add(_claims, "claim", count, self._limits.api_rate)
+
+    def renew(self, claim: Claim) -> Reply[bool]:
+        """Extend the lease; False when the claim was lost, which is also noted in it."""
+
+        def read(raw: Any) -> bool:
+            claim.lost = claim.lost or not raw
+            return not claim.lost
+
+        return self._add(read, "renew", claim.event.key, claim.token)
+
+    def link(self, claim: Claim, twin: str) -> Reply[bool]:
+        """Say that the claimed event and `twin` are one change in two forms; is this the one?
+
+        False: the other is known already and is the one; this event is settled as its `twin`, or
+        the claim was lost.
+        """
+
+        def read(raw: Any) -> bool:
+            first = text_of(raw) == "first"
+            if first:
+                claim.twin = twin
+            else:
+                claim.lost = True
+            return first
+
+        return self._add(read, "link", claim.event.key, claim.token, twin)
+
+    def save_progress(
+        self, claim: Claim, handler: str, progress: Progress, delay: float = 0
+    ) -> Reply[bool]:
+        """Write down how a handler fared; for `retry`, due again after `delay` seconds.
+
+        False when the claim was lost: nothing was written, and nothing more may be started.
+        """
+
+        def read(raw: Any) -> bool:
+            if not raw:
+                claim.lost = True
+                return False
+            claim.now = int(raw)
+            due = claim.now + to_ms(delay) if progress.status == "retry" else 0
+            claim.progress[handler] = replace(progress, due=due)
+            return True
+
+        fields = _progress_args(handler, progress, to_ms(delay))
+        return self._add(read, "save_progress", claim.event.key, claim.token, *fields)
+
+    def release(self, claim: Claim, delay: float, reason: str) -> Reply[bool]:
+        """Give the event back, due again after `delay` seconds; 0 wakes a worker at once.
+
+        This spends no attempt of any handler. False when the claim was lost.
+        """
+        args = claim.event.key, claim.token, to_ms(delay), reason, *claim.unwritten
+        return self._add(bool, "release", *args)
+
+    def finish(
+        self, claim: Claim, state: Literal["done", "dead"], *, outcome: str, reason: str = ""
+    ) -> Reply[float | None]:
+        """End the event; the seconds since it was accepted, or None when the claim was lost."""
+        args = claim.event.key, claim.token, state, outcome, reason, *claim.unwritten
+        return self._add(_seconds_or_lost, "finish", *args)
+
+    def sweep(self, limit: int = 500) -> Reply[Swept]:
+        """Wake up to `limit` events that are past due. Any number of processes may call it."""
+        return self._add(lambda raw: Swept(*map(int, raw)), "sweep", limit)
+
+    def replay(self, key: str, handlers: str = "dead") -> Reply[Replayed]:
+        """Run a settled event again: its dead handlers, `all` of them, or the one named."""
+        return self._add(lambda raw: cast("Replayed", text_of(raw)), "replay", key, handlers)
+
+    def _add(self, read: Callable[[Any], T], name: str, *args: str | int) -> Reply[T]:
+        reply = Reply(read)
+        self.names.append(name)
+        self._commands.append(self._scripts.command(name, *args))
+        self._replies.append(reply)
+        return reply
+
+
+def save_progress_at_end(claim: Claim, handler: str, progress: Progress) -> None:
+    """Have a result that is `over` written together with the end of the claim.
+
+    For the last handler: between its end and this one nothing else is started.
+    """
+    claim.progress[handler] = progress
+    claim.unwritten = _progress_args(handler, progress, 0)
+
+
+def to_ms(seconds: float) -> int:
+    """Return whole milliseconds."""
+    return round(seconds * 1000)
+
+
+def _accept_result(raw: Any) -> AcceptResult:
+    return AcceptResult(text_of(raw))
+
+
+def _seconds_or_lost(raw: Any) -> float | None:
+    ms = int(raw)
+    return None if ms < 0 else ms / 1000
+
+
+def _progress_args(handler: str, progress: Progress, delay: int) -> tuple[str | int, ...]:
+    return handler, progress.status, progress.attempts, delay, progress.reason
+
+
+def _claims(raw: Any) -> list[Claim | Refused]:
+    return [_claim(each) for each in raw]
+
+
+def _claim(raw: Any) -> Claim | Refused:
+    verdict = text_of(raw[0])
+    if verdict != "claimed":
+        return Refused(verdict)
+    _, key, token, now, flat = raw
+    fields = fields_of(flat)
+    return Claim(
+        event=event_of(text_of(key), fields),
+        token=text_of(token),
+        progress=progress_of(fields),
+        waits=int(fields.get("waits", 0)),
+        lapses=int(fields.get("lapses", 0)),
+        twin=fields.get("twin"),
+        now=int(now),
+        since=int(fields.get("reopened", fields["accepted"])),
+    )

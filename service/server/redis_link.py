@@ -1,0 +1,358 @@
+"""The one connection to Redis over which a web process accepts events, inside the event loop.
+
+Nothing here waits: connecting, with all that may block in it (names, TLS, the handshake), happens
+on a thread; then the loop writes pipelines and reads replies as they come. A pipeline that Redis
+has not answered by its deadline fails, and with it everything that waits; from then on pipelines
+fail at once, until a new connection has answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+import redis
+from redis.connection import AbstractConnection
+
+from service import connection, logs
+from service.connection import UnsafeRedis
+from service.inbox import Limits, Pipeline, keys, memory_is_short
+from service.inbox.scripts import Scripts, pack_command, sources
+from service.limits import ACCEPT_DEADLINE
+from service.settings import Settings
+
+PROBE_PERIOD = 5.0
+"""Seconds between two looks at what Redis says of itself: memory, persistence, role."""
+
+RETRY_PERIOD = 0.25
+"""Seconds between two attempts to connect."""
+
+_PROBE = pack_command("INFO") + pack_command("ZCARD", keys.DUE)
+_PROBE += pack_command("SET", keys.PROBE, "1", "EX", "60")
+_PROBE_COUNT = 3
+
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_INCOMPLETE = object()
+
+log = logs.get(__name__)
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A pipeline, what to do when its replies are set, and until when that must be."""
+
+    data: bytes
+    count: int
+    set_replies: Callable[[list[Any]], None]
+    deadline: float
+
+
+class RedisLink:
+    """Sends pipelines and sets their replies. All of it runs in one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._scripts = Scripts(sources())
+        self._limits = Limits(settings.inbox_limit, settings.reopen_dead_on_redelivery)
+        self._loop = asyncio.get_running_loop()
+        self._connection: _Connection | None = None
+        self._unsent: deque[_Sent] = deque()
+        self._in_flight: deque[_Sent] = deque()
+        self._replies: list[Any] = []
+        self._closed = False
+        self.trouble: Exception | None = None
+        """Why pipelines fail at once; None while they are sent."""
+        self._memory_is_short = False
+        self._timer = self._loop.call_later(ACCEPT_DEADLINE / 10, self._look_at_deadlines)
+        self._probe_timer = self._loop.call_later(PROBE_PERIOD, self._probe)
+        self._open()
+
+    def pipeline(self) -> Pipeline:
+        """Return an empty pipeline, which accepts no new events while Redis is short of memory."""
+        limits = self._limits
+        if self._memory_is_short:
+            limits = Limits(0, limits.reopen_dead, limits.api_rate)
+        return Pipeline(self._scripts, limits)
+
+    def send(self, pipe: Pipeline, done: Callable[[], None]) -> None:
+        """Send a pipeline; `done` is called when its replies are set, at most once, maybe at once.
+
+        Every script may be sent twice: what a broken connection left unanswered is sent again.
+        """
+
+        def set_replies(replies: list[Any]) -> None:
+            pipe.set_replies(replies)
+            done()
+
+        self._send(_Sent(pipe.pack(), len(pipe), set_replies, self._deadline()))
+
+    def check(self, tell: Callable[[list[str]], None]) -> None:
+        """Find out why events would not be accepted now, and tell: a sentence each, or none."""
+
+        def judge(replies: list[Any]) -> None:
+            tell(list(self._probed(replies)))
+
+        probe = _Sent(_PROBE, _PROBE_COUNT, judge, self._deadline())
+        if isinstance(self.trouble, UnsafeRedis) and self._connection is not None:
+            # Refused, but it answers: perhaps it is safe by now.
+            self._in_flight.append(probe)
+            self._connection.write(probe.data)
+        else:
+            self._send(probe)
+
+    def close(self) -> None:
+        """End the connection; what waits fails."""
+        self._closed = True
+        self._timer.cancel()
+        self._probe_timer.cancel()
+        self._fail(redis.ConnectionError("closed"))
+
+    def _send(self, sent: _Sent) -> None:
+        if self.trouble is not None:
+            sent.set_replies([_as_redis_error(self.trouble)] * sent.count)
+        elif self._connection is None:
+            self._unsent.append(sent)
+        else:
+            self._in_flight.append(sent)
+            self._connection.write(sent.data)
+
+    def _deadline(self) -> float:
+        return self._loop.time() + ACCEPT_DEADLINE
+
+    # --- connecting ---------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        threading.Thread(target=self._connect, name="redis", daemon=True).start()
+
+    def _connect(self) -> None:
+        """Connect and look whether this Redis is fit; on a thread."""
+        try:
+            opened = _Opened.open(self._settings, self._scripts)
+            result: _Opened | Exception = opened
+        except Exception as error:  # noqa: BLE001 (whatever it is, deliveries are refused meanwhile)
+            result = error
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._opened, result)
+
+    def _opened(self, result: _Opened | Exception) -> None:
+        if self._closed:
+            return
+        if isinstance(result, Exception):
+            if self.trouble is not None:
+                self.trouble = result
+            self._loop.call_later(RETRY_PERIOD, self._open)
+            return
+        self._connection = _Connection(
+            result.connection, self._loop, self._receive, self._connection_lost
+        )
+        self._judge(result.info)
+        waiting, self._unsent = self._unsent, deque()
+        for sent in waiting:
+            self._send(sent)
+
+    def _connection_lost(self, error: Exception) -> None:
+        """Connect again at once; what is not answered yet is sent again then."""
+        if self._connection is None:
+            return
+        self._connection.close()
+        self._connection = None
+        self._replies = []
+        self._unsent.extendleft(reversed(self._in_flight))
+        self._in_flight.clear()
+        log.warning("redis_connection_lost", error=type(error).__name__)
+        self._open()
+
+    # --- replies ------------------------------------------------------------------------------
+
+    def _receive(self, reply: Any) -> None:
+        if isinstance(reply, redis.exceptions.NoScriptError | redis.ReadOnlyError):
+            # It restarted without scripts, or is a primary no longer: connect anew.
+            self._connection_lost(reply)
+            return
+        if not self._in_flight:
+            self._connection_lost(redis.InvalidResponse("a reply that nobody asked for"))
+            return
+        self._replies.append(reply)
+        if len(self._replies) == self._in_flight[0].count:
+            replies, self._replies = self._replies, []
+            self._in_flight.popleft().set_replies(replies)
+
+    def _look_at_deadlines(self) -> None:
+        self._timer = self._loop.call_later(ACCEPT_DEADLINE / 10, self._look_at_deadlines)
+        first = self._in_flight or self._unsent
+        if first and first[0].deadline <= self._loop.time():
+            error = redis.TimeoutError("Redis has not answered in time")
+            had_connection = self._connection is not None
+            self._fail(error)
+            if had_connection:
+                self._open()
+
+    def _fail(self, trouble: Exception) -> None:
+        """Fail everything that waits, and what comes until Redis answers again."""
+        if not self._closed:
+            log.error("redis_unreachable", error=type(trouble).__name__)
+        self.trouble = trouble
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._replies = []
+        waiting = [*self._in_flight, *self._unsent]
+        self._in_flight.clear()
+        self._unsent.clear()
+        for sent in waiting:
+            sent.set_replies([_as_redis_error(trouble)] * sent.count)
+
+    # --- what Redis says of itself --------------------------------------------------------------
+
+    def _probe(self) -> None:
+        self._probe_timer = self._loop.call_later(PROBE_PERIOD, self._probe)
+        if self._connection is not None:
+            self.check(lambda _: None)
+
+    def _probed(self, replies: list[Any]) -> Iterator[str]:
+        info, pending, written = replies
+        if isinstance(info, Exception):
+            yield f"Redis cannot be reached ({type(info).__name__})"
+            return
+        self._judge(connection.parse_info(info))
+        if isinstance(self.trouble, UnsafeRedis):
+            yield from str(self.trouble).splitlines()
+        if isinstance(written, Exception):
+            word = str(written).partition(" ")[0]
+            yield f"Redis cannot be written ({word})"
+        if self._memory_is_short:
+            yield "Redis is above four fifths of its memory: give it more, or let events settle"
+        if isinstance(pending, int) and pending >= self._limits.pending:
+            yield "the inbox is at its limit (INBOX_LIMIT): are the workers running?"
+
+    def _judge(self, info: Mapping[str, Any]) -> None:
+        """Accept events, or none, as fits what Redis says of itself."""
+        before = self.trouble
+        try:
+            connection.require_safe(info, self._settings)
+            self.trouble = None
+        except UnsafeRedis as unsafe:
+            self.trouble = unsafe
+        self._memory_is_short = memory_is_short(info)
+        if before is not None and self.trouble is None:
+            log.info("redis_reached")
+        if self.trouble is not None and str(before) != str(self.trouble):
+            log.error("redis_unsafe", faults=str(self.trouble).splitlines())
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    connection: AbstractConnection
+    info: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, settings: Settings, scripts: Scripts) -> _Opened:
+        """Connect, load the scripts and ask INFO. Blocks, for seconds in the worst case."""
+        pool = connection.connect(settings, protocol=2).connection_pool
+        opened = pool.connection_class(**pool.connection_kwargs)
+        try:
+            opened.connect()
+            for source in scripts.sources.values():
+                opened.send_command("SCRIPT", "LOAD", source)
+                opened.read_response()
+            opened.send_command("INFO")
+            info = connection.parse_info(opened.read_response())
+        except BaseException:
+            opened.disconnect()
+            raise
+        return cls(opened, info)
+
+
+class _Connection:
+    """The socket of a connection of redis-py's, written and read in the loop."""
+
+    def __init__(
+        self,
+        opened: AbstractConnection,
+        loop: asyncio.AbstractEventLoop,
+        receive: Callable[[Any], None],
+        lost: Callable[[Exception], None],
+    ) -> None:
+        self._opened = opened  # closes the socket when it is collected
+        # redis-py has no public way to its socket (tests/integration/server/test_contracts.py).
+        self._socket: Any = vars(opened)["_sock"]
+        self._socket.setblocking(False)
+        self._file = self._socket.fileno()
+        self._loop, self._receive, self._lost = loop, receive, lost
+        self._reader = hiredis.Reader(
+            protocolError=redis.InvalidResponse,
+            replyError=_refusal,
+            notEnoughData=_INCOMPLETE,
+        )
+        self._output = bytearray()
+        self._closed = False
+        loop.add_reader(self._file, self._read)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, now or when the socket takes them."""
+        self._output += data
+        if len(self._output) == len(data):
+            self._write()
+
+    def close(self) -> None:
+        """Close the socket. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._file)
+        self._loop.remove_writer(self._file)
+        self._opened.disconnect()
+
+    def _write(self) -> None:
+        try:
+            while self._output:
+                sent = self._socket.send(self._output)
+                del self._output[:sent]
+        except _WOULD_BLOCK:
+            self._loop.add_writer(self._file, self._write)
+            return
+        except OSError as error:
+            # From the loop, not from within whoever asked.
+            self._loop.call_soon(self._lost, error)
+        self._loop.remove_writer(self._file)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                data = self._socket.recv(65_536)
+                if not data:
+                    self._lost(ConnectionResetError("Redis closed the connection"))
+                    return
+                self._reader.feed(data)
+                while not self._closed:
+                    reply = self._reader.gets()
+                    if reply is _INCOMPLETE:
+                        break
+                    self._receive(reply)
+                # A TLS socket may hold more than it shows to the loop.
+                if self._closed or not isinstance(self._socket, ssl.SSLSocket):
+                    return
+        except _WOULD_BLOCK:
+            return
+        except (OSError, redis.InvalidResponse) as error:
+            self._lost(error)
+
+
+def _refusal(text: str) -> redis.RedisError:
+    word = text.partition(" ")[0]
+    kinds: dict[str, type[redis.RedisError]] = {
+        "NOSCRIPT": redis.exceptions.NoScriptError,
+        "READONLY": redis.ReadOnlyError,
+        "OOM": redis.OutOfMemoryError,
+    }
+    return kinds.get(word, redis.ResponseError)(text)
+
+
+def _as_redis_error(error: Exception) -> redis.RedisError:
+    return error if isinstance(error, redis.RedisError) else redis.ConnectionError(str(error))
