@@ -67,9 +67,8 @@ def check(role: Role | None) -> None:
         _refuse("\n".join(faults))
     click.echo("settings  complete")
     with connection.connect(settings) as client:
-        client.ping()
         try:
-            connection.require_safe(client, settings)
+            connection.require_safe(client.info(), settings)
         except UnsafeRedis as error:
             _refuse(str(error))
     loss = ", but may lose events (ACCEPT_REDIS_LOSS)" if settings.accept_redis_loss else ""

@@ -100,6 +100,7 @@ VALUES = {
     "STRIPE_API_BASE": ("http://127.0.0.1:1", "http://127.0.0.1:1"),
     "STRIPE_API_RATE": ("7", 7),
     "STRIPE_WEBHOOK_TOLERANCE": ("7", 7),
+    "DRAIN_SECONDS": ("2.5", 2.5),
     "REDIS_URL": ("redis://:p@10.0.0.1/0", "redis://:p@10.0.0.1/0"),
     "REDIS_TLS_VERIFY": ("0", False),
     "ACCEPT_REDIS_LOSS": ("yes", True),
