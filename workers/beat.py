@@ -31,6 +31,12 @@ def beat() -> None:
             os.close(file)
 
 
+def end() -> None:
+    """Leave nothing behind. Another process of this user makes the file anew with its next beat."""
+    with suppress(OSError):
+        _file().unlink()
+
+
 def age() -> float | None:
     """Return the seconds since the last beat of a process of this user on this machine.
 

@@ -42,8 +42,7 @@ from service.inbox import Claim, Inbox
 from service.inbox.keys import QUEUE
 from service.metrics import Metrics
 from service.settings import Settings
-from workers import plugins
-from workers.beat import beat
+from workers import beat, plugins
 from workers.jobs import Processor
 from workers.reconcile import Reconciler, reconcile_for_ever
 from workers.router import Router
@@ -89,6 +88,7 @@ def work(settings: Settings) -> int:
             log.error("worker_died", pid=child, exit_code=code)
             # One that dies as it starts must not spin.
             time.sleep(0 if time.monotonic() - started > 5 else 1)
+    beat.end()
     log.info("worker_stopped", pid=os.getpid())
     return 0
 
@@ -113,7 +113,7 @@ def sweep_for_ever(settings: Settings) -> int:
     ).start()
     log.info("periodic_started", pid=os.getpid())
     while not stop.requested:
-        beat()
+        beat.beat()
         try:
             swept = inbox.sweep()
         except redis.RedisError:
@@ -125,6 +125,7 @@ def sweep_for_ever(settings: Settings) -> int:
             log.info("swept", woken=swept.woken, postponed=swept.postponed, stale=swept.stale)
         time.sleep(SWEEP_PERIOD)
     metrics.flush()
+    beat.end()
     log.info("periodic_stopped", pid=os.getpid())
     return 0
 
@@ -324,7 +325,7 @@ def _wait_for(child: int, stop: Stop) -> int:
     """Wait for the child's end, passing a stop on to it; its exit code, negative for a signal."""
     told = False
     while True:
-        beat()
+        beat.beat()
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             return os.waitstatus_to_exitcode(status)
@@ -340,7 +341,7 @@ def _wait_for_redis(settings: Settings, stop: Stop) -> bool:
     """Wait until Redis answers and is safe; False when asked to stop meanwhile."""
     delay = 0.5
     while not stop.requested:
-        beat()
+        beat.beat()
         try:
             with connection.connect(settings) as client:
                 connection.require_safe(client.info(), settings)

@@ -30,6 +30,9 @@ APP = json.loads((ROOT / "app.json").read_text())
 PROCFILE = dict(re.findall(r"^(\w+): *(.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE))
 
 
+pytestmark = pytest.mark.timeout(500)  # it installs packages
+
+
 @pytest.fixture(scope="module")
 def slug(tmp_path_factory) -> Path:
     """What Heroku's buildpack makes: an environment of requirements.txt and nothing else."""
