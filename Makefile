@@ -17,17 +17,18 @@ demo: $(VENV) ## the whole path on this machine: every event, to the end, in a t
 dev: $(VENV) ## the same processes, to work with; Ctrl-C stops them (PORT, SANDBOX_PORT, REDIS_PORT)
 	@$(BIN)/python -m deploy.local
 
-.PHONY: test lint types contracts unit integration e2e coverage chaos-short
+.PHONY: test lint types contracts unit integration e2e coverage chaos-short containers
 test: lint types contracts unit integration e2e coverage chaos-short ## everything that must hold; stops at the first group that does not
 	@echo "== all groups passed"
 lint: $(VENV) ## style and formatting
 	@echo "== lint"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/hadolint --ignore DL3059 --ignore DL3022 deploy/Dockerfile deploy/Dockerfile.sbom
 types: $(VENV) ## types, strictly
 	@echo "== types"
 	@$(BIN)/mypy
-	@$(BIN)/mypy -m deploy.local -m deploy.demo -m deploy.env_example -m deploy.readme_demo -m deploy.handlers_page -m deploy.privacy_page
+	@$(BIN)/mypy -m deploy.local -m deploy.demo -m deploy.env_example -m deploy.readme_demo -m deploy.credentials -m deploy.handlers_page -m deploy.privacy_page
 	@$(BIN)/python -m pytest -q --no-header tests/typing
 contracts: $(VENV) ## who may import whom
 	@echo "== contracts"
@@ -51,6 +52,9 @@ chaos-short: $(VENV) ## a sample of what `make chaos` does
 	@echo "== chaos-short"
 	@$(BIN)/python -m pytest -q --no-header -n 3 -m "not walk" tests/chaos
 
+containers: $(VENV) ## image and compose.yaml on a container engine (Debian, as root: it starts one)
+	@echo "== containers"
+	@$(BIN)/python -m pytest -q --no-header --timeout 900 tests/containers
 PYTEST = $(BIN)/coverage run -m pytest -q --no-header
 
 .PHONY: bench profile soak chaos
@@ -66,6 +70,16 @@ chaos: $(VENV) ## kill, freeze and cut everything; nothing may be lost
 	@$(BIN)/python -m tests.chaos.storm
 	@$(BIN)/python -m tests.chaos.storm --plain-rq
 	@$(BIN)/python -m tests.chaos.page
+
+.PHONY: checkov sbom
+checkov: $(VENV) ## what checkov says about deploy/, offline (needs kubectl; installs checkov: minutes)
+	@test -x .venv/checkov/bin/checkov || { $(PYTHON) -m venv .venv/checkov && .venv/checkov/bin/pip install -q checkov==3.3.30; }
+	@mkdir -p var/checkov
+	@for overlay in dev prod; do kubectl kustomize deploy/kubernetes/overlays/$$overlay > var/checkov/$$overlay.yaml || exit 1; done
+	@.venv/checkov/bin/checkov --config-file deploy/checkov.yaml
+sbom: ## what is in the image identity-webhooks: a CycloneDX document and the licences, in var/sbom
+	@docker build -q -f deploy/Dockerfile.sbom -t identity-webhooks-sbom . >/dev/null
+	@mkdir -p var/sbom && docker run --rm --network none identity-webhooks-sbom | tar -C var/sbom -xf -
 
 .PHONY: format lock env-example readme-demo handlers-page privacy-page sandbox-pictures
 format: $(VENV) ## let ruff write

@@ -12,7 +12,9 @@ keep_memory_private()
 
 # No `bind`: gunicorn takes 0.0.0.0:$PORT where a platform sets PORT, else 127.0.0.1:8000.
 
-workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+# `python -m service serve` has checked both. Without it gunicorn fails on what is no number before
+# it reads this file.
+workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 worker_class = "service.server.worker.LoopWorker"
 threads = 4  # for pages; deliveries are answered in the loop
 
@@ -24,14 +26,6 @@ graceful_timeout = 25  # platforms kill 30 s after SIGTERM; draining takes 19 s 
 max_requests = 100_000  # a fresh process now and then, against slow leaks; not both at once
 max_requests_jitter = 20_000
 
-# Stripe sends one short line and about a dozen headers.
-limit_request_line = 2048
-limit_request_fields = 40
-
-# We use neither the client's address nor a scheme or path that a proxy claims.
-forwarded_allow_ips = ""
-forwarder_headers = ""
-
 # One log line per thing that happens, written by the service; no access log beside it.
 logger_class = "service.logs.GunicornLogger"
 accesslog = None
@@ -39,6 +33,8 @@ accesslog = None
 # On by default since gunicorn 26: a control socket in the home directory. Nobody asked for it.
 control_socket_disable = True
 
-# The heartbeat file on a disk that stalls looks like a worker that hangs.
-if Path("/dev/shm").is_dir():  # noqa: S108 - gunicorn makes its file there safely (mkstemp)
-    worker_tmp_dir = "/dev/shm"  # noqa: S108
+# The heartbeat file on a disk that stalls looks like a worker that hangs. Where shared memory is
+# read-only, gunicorn takes the directory for temporary files.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes its file there safely (mkstemp)
+if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK):
+    worker_tmp_dir = str(_MEMORY)

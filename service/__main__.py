@@ -1,41 +1,120 @@
-"""`python -m service`: look at the inbox and put events back."""
+"""`python -m service`: run the web process, check it, and look after the inbox."""
 
 from __future__ import annotations
 
+import http.client
 import json
+import os
 import sys
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
 import click
 import redis
 
 from service import connection
+from service.connection import UnsafeRedis
 from service.inbox import Inbox, Record
-from service.settings import Settings, SettingsError
+from service.settings import Role, Settings, SettingsError
 from service.text import table
 
 State = Literal["pending", "done", "dead", "all"]
 
+_GUNICORN_CONF = Path(__file__).resolve().parents[1] / "deploy/gunicorn.conf.py"
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.pass_context
-def main(context: click.Context) -> None:
-    """Look at the inbox of REDIS_URL and put events back.
+def main() -> None:
+    """Run the web process, check it, look at the inbox of REDIS_URL and put events back.
 
-    Exit codes: 0 done, 1 no such event or nothing to do, 2 wrong usage, 69 Redis cannot be
-    reached, 78 the settings are wrong.
+    Exit codes: 0 done, 1 no such event, nothing to do or not healthy, 2 wrong usage, 69 Redis
+    cannot be reached, 78 the settings or Redis are not as they must be.
     """
+
+
+@main.command()
+def serve() -> None:
+    """Receive deliveries until SIGTERM: gunicorn with deploy/gunicorn.conf.py.
+
+    Listens on every address at PORT, else on 127.0.0.1:8000. gunicorn reads WEB_CONCURRENCY and
+    PORT as it is imported, and fails on what is no number: so they are checked before that.
+    """
+    settings = _settings("web")
+    os.environ["WEB_CONCURRENCY"] = str(settings.web_concurrency)
+    os.environ.pop("PORT", None)
+    if settings.port:
+        os.environ["PORT"] = str(settings.port)
+    command = [sys.executable, "-m", "gunicorn", "-c", str(_GUNICORN_CONF)]
+    os.execv(sys.executable, [*command, "service.app:create_app()"])  # noqa: S606  # no shell
+
+
+@main.command()
+@click.option(
+    "--role",
+    type=click.Choice(["web", "worker"]),
+    help="Check what this role needs (worker: periodic, too). Default: both.",
+)
+def check(role: Role | None) -> None:
+    """Check the settings, and that Redis keeps what it is given: before a release, for example."""
+    roles: tuple[Role, ...] = (role,) if role else ("web", "worker")
+    faults: dict[str, None] = {}  # in order, each once
+    for each in roles:
+        try:
+            settings = Settings.load(each)
+        except SettingsError as error:
+            faults.update(dict.fromkeys(str(error).split("\n")))
+    if faults:
+        _refuse("\n".join(faults))
+    click.echo("settings  complete")
+    with connection.connect(settings) as client:
+        try:
+            connection.require_safe(client.info(), settings)
+        except UnsafeRedis as error:
+            _refuse(str(error))
+    loss = ", but may lose events (ACCEPT_REDIS_LOSS)" if settings.accept_redis_loss else ""
+    click.echo(f"Redis     answers{loss or ' and keeps what it is given'}")
+
+
+@main.command()
+def health() -> None:
+    """Ask the web process of this machine whether it answers, at PORT or 8000.
+
+    Says nothing about Redis: no restart mends that. No proxy is used.
+    """
+    port = _settings("tool").port or 8000
+    web = http.client.HTTPConnection("127.0.0.1", port, timeout=3)
+    try:
+        web.request("GET", "/healthz")
+        status = web.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        click.echo(f"no answer on port {port} ({type(error).__name__})", err=True)
+        sys.exit(1)
+    click.echo(f"port {port} answers {status}")
+    sys.exit(status != 200)
+
+
+def _settings(role: Role) -> Settings:
+    try:
+        return Settings.load(role)
+    except SettingsError as error:
+        _refuse(str(error))
+
+
+def _refuse(text: str) -> NoReturn:
+    click.echo(f"refusing to start: {text}", err=True)
+    sys.exit(os.EX_CONFIG)
+
+
+@main.group()
+@click.pass_context
+def events(context: click.Context) -> None:
+    """List, show, replay and end events."""
     try:
         settings = Settings.load("tool")
     except SettingsError as error:
         click.echo(error, err=True)
-        sys.exit(78)
+        sys.exit(os.EX_CONFIG)
     context.obj = Inbox(connection.connect(settings))
-
-
-@main.group()
-def events() -> None:
-    """List, show, replay and end events."""
 
 
 @events.command("list")
@@ -173,4 +252,4 @@ if __name__ == "__main__":
         main(prog_name="python -m service")
     except redis.RedisError as fault:
         click.echo(f"Redis cannot be reached or refused ({type(fault).__name__})", err=True)
-        sys.exit(69)
+        sys.exit(os.EX_UNAVAILABLE)

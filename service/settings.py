@@ -1,20 +1,25 @@
 """Every setting of the service, declared once: name, type, default, what it is for.
 
 Read from the environment; `<NAME>_FILE` names a file that holds the value instead, as Docker
-and Kubernetes secrets do. All faults are reported in one error, none shows a secret.
+and Kubernetes secrets do. One rule holds for every value, wherever it comes from: whitespace, a
+byte-order mark and one pair of quotes around it are dropped, and what is then empty counts as not
+set. All faults are reported in one error, none shows a secret.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import string
+import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -32,6 +37,7 @@ ORGANIZATION_KEY = "sk_org_"
 _API_KEY = re.compile(r"((sk|rk)_(test|live)|sk_org)_[A-Za-z0-9_]{4,}\Z")
 _MODE = re.compile(r"(?:[sr]k|sk_org)_(test|live)_")
 _NAME = re.compile(r"(?!whsec_)[A-Za-z0-9_.-]{1,32}\Z")  # it is shown: never a secret itself
+_AROUND = string.whitespace + "\N{NO-BREAK SPACE}\N{ZERO WIDTH SPACE}\N{BYTE ORDER MARK}"
 
 # What a role cannot run without. The web process needs no API key, the worker no signing secret:
 # give each only its own.
@@ -49,9 +55,7 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """The configuration of a process."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", hide_input_in_errors=True, env_ignore_empty=True
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     stripe_webhook_secret: Annotated[tuple[Secret, ...], NoDecode] = Field(
         default=(),
@@ -142,6 +146,19 @@ class Settings(BaseSettings):
         description="Events a worker process works on at once, each on a thread. 20 calls of 200 ms"
         " are Stripe's limit in live mode, 100 a second. Set to 1 if a handler is not thread-safe.",
     )
+    port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_535,
+        description="Port the web process listens on, on every address. Default: 8000, on loopback"
+        " only.",
+    )
+    web_concurrency: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Processes that receive; auto for one per core this process may use.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error."
     )
@@ -157,19 +174,20 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: with every fault in it.
         """
-        values, faults = _read_files()
+        given, faults = _read_environment()
+        named = given.keys() | {fault.partition("_FILE: ")[0] for fault in faults}
         settings = None
         try:
-            settings = cls(**values)
+            settings = cls()
         except ValidationError as error:
             faults += [
                 f"{_env_name(str(fault['loc'][0]))}: {fault['msg'].removeprefix('Value error, ')}"
                 for fault in error.errors(include_input=False, include_url=False)
             ]
         for name, sentence in _NEEDS[role].items():
-            if not _is_given(name):
+            if not named & set(_env_names(name)):
                 faults.append(f"{_env_name(name)}: missing. Set it to {sentence}")
-        if role == "web" and not (_is_given("stripe_livemode") or _is_given("stripe_api_key")):
+        if role == "web" and not named & {"STRIPE_LIVEMODE", *_env_names("stripe_api_key")}:
             faults.append("STRIPE_LIVEMODE: set it to 1 or 0, or give STRIPE_API_KEY")
         if settings is not None:
             faults += settings._mode_faults()
@@ -251,6 +269,18 @@ class Settings(BaseSettings):
             return value
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("web_concurrency", mode="before")
+    @classmethod
+    def _count_cores(cls, value: object) -> object:
+        if not isinstance(value, str) or value.lower() != "auto":
+            return value
+        return min(len(os.sched_getaffinity(0)), 64) if sys.platform == "linux" else os.cpu_count()
+
     @field_validator("stripe_api_key", "stripe_restricted_key")
     @classmethod
     def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
@@ -298,8 +328,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What `load` read from files, then the environment; nothing else."""
-        return init_settings, env_settings
+        """What a caller gives, then the environment as `clean` reads it; nothing else."""
+        environment = EnvSettingsSource(settings_cls)
+        given, _ = _read_environment()
+        environment.env_vars = {name.lower(): value for name, value in given.items()}
+        return init_settings, environment
 
 
 def _is_live(key: SecretStr | None) -> bool | None:
@@ -312,30 +345,37 @@ def _mode(live: bool | None) -> str:
     return "live" if live else "test"
 
 
-def _read_files() -> tuple[dict[str, Any], list[str]]:
-    """Return the values of the `<NAME>_FILE` variants, and the faults met."""
-    values: dict[str, Any] = {}
+def clean(value: str) -> str:
+    """Drop what stands around a value by mistake: blanks, a byte-order mark, a pair of quotes."""
+    value = value.strip(_AROUND)
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1].strip(_AROUND)
+    return value
+
+
+def _read_environment() -> tuple[dict[str, str], list[str]]:
+    """Return the values given, by the names of their variables, and the files' faults.
+
+    A variable goes before a file; of a setting with two names, the first that is given counts.
+    """
+    given: dict[str, str] = {}
     faults: list[str] = []
     for field_name in Settings.model_fields:
         names = _env_names(field_name)
-        if any(os.environ.get(name) for name in names):
-            continue  # given plainly
-        for name in names:
-            if not (path := os.environ.get(f"{name}_FILE")):
+        for name in [*names, *(f"{name}_FILE" for name in names)]:
+            if not (value := clean(os.environ.get(name, ""))):
                 continue
-            try:
-                text = Path(path).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                faults.append(f"{name}_FILE: cannot be read ({type(error).__name__})")
-            else:
-                values[name if len(names) > 1 else field_name] = text
-    return values, faults
-
-
-def _is_given(field_name: str) -> bool:
-    return any(
-        os.environ.get(name) or os.environ.get(f"{name}_FILE") for name in _env_names(field_name)
-    )
+            if name not in names:
+                try:
+                    value = clean(Path(value).read_text(encoding="utf-8"))
+                except (OSError, UnicodeDecodeError) as error:
+                    faults.append(f"{name}: cannot be read ({type(error).__name__})")
+                    break
+                if not value:
+                    continue
+            given[name.removesuffix("_FILE")] = value
+            break
+    return given, faults
 
 
 def _env_names(field_name: str) -> tuple[str, ...]:

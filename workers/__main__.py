@@ -27,7 +27,7 @@ from service.connection import UnsafeRedis
 from service.inbox import Inbox
 from service.settings import Role, Settings, SettingsError
 from service.text import table
-from workers import new_handler, plugins, single_run
+from workers import beat, new_handler, plugins, single_run
 from workers import reconcile as reconciling
 from workers.failures import StripeFailure
 from workers.stripe_api import StripeApi
@@ -46,9 +46,9 @@ def main(context: click.Context, periodic: bool) -> None:
     A worker takes events from the inbox and runs the handlers, until SIGTERM: then it finishes
     what it has in hand within 25 seconds, or gives it back.
 
-    Exit codes: 0 done, 1 Stripe refused or a fault was found, 2 wrong usage, 69 Redis cannot be
-    reached, 78 the settings, a plugin or Redis are not as they must be, 143 stopped by SIGTERM
-    before it had anything in hand.
+    Exit codes: 0 done, 1 Stripe refused, a fault was found or not healthy, 2 wrong usage, 69 Redis
+    cannot be reached, 78 the settings, a plugin or Redis are not as they must be, 143 stopped by
+    SIGTERM before it had anything in hand.
     """
     if context.invoked_subcommand is None:
         from workers import supervisor  # noqa: PLC0415 (RQ is not needed by the tools)
@@ -66,6 +66,21 @@ def periodic() -> None:
     from workers import periodic as sweeping  # noqa: PLC0415
 
     _refuse_or(lambda: sweeping.run(_settings("worker")))
+
+
+@main.command()
+def health() -> None:
+    """Say whether the worker or periodic process of this container still beats.
+
+    Looks at a file in the directory for temporary files (workers/beat.py), not at Redis. On a
+    machine with several of them it says that at least one is alive.
+    """
+    age = beat.age()
+    if age is None or age > beat.STALE:
+        last = "never" if age is None else f"{age:.0f} s ago"
+        click.echo(f"not healthy: the last beat was {last}", err=True)
+        sys.exit(1)
+    click.echo(f"healthy: the last beat was {age:.0f} s ago")
 
 
 @main.command()

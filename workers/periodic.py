@@ -15,6 +15,7 @@ from service import connection, logs, process
 from service.inbox import Inbox
 from service.metrics import Metrics
 from service.settings import Settings
+from workers import beat
 from workers.reconcile import Reconciler, reconcile_for_ever
 from workers.stop import Stop, stop_on_signals, wait_for_redis
 
@@ -30,6 +31,7 @@ def run(settings: Settings) -> int:
     stop = stop_on_signals()
     if wait_for_redis(settings, stop):
         sweep_until(stop, settings)
+    beat.end()
     return 0
 
 
@@ -47,6 +49,8 @@ def sweep_until(stop: Stop, settings: Settings) -> None:
     ).start()
     log.info("periodic_started", pid=os.getpid())
     while not stop.requested:
+        if stop.parent is None:  # else a supervisor beats
+            beat.beat()
         try:
             swept = inbox.sweep()
         except redis.RedisError:

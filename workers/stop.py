@@ -11,6 +11,7 @@ import redis
 
 from service import connection, logs
 from service.settings import Settings
+from workers import beat
 
 GRACE = 25.0
 """Seconds in-flight work has after SIGTERM. Heroku and `docker stop`'s usual setting kill after 30
@@ -66,6 +67,7 @@ def wait_for_redis(settings: Settings, stop: Stop) -> bool:
     """Wait until Redis answers and is safe; False when asked to stop meanwhile."""
     delay = 0.5
     while not stop.requested:
+        beat.beat()
         try:
             with connection.connect(settings) as client:
                 connection.require_safe(client.info(), settings)

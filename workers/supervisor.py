@@ -20,7 +20,7 @@ import redis
 
 from service import logs, process
 from service.settings import Settings
-from workers import plugins
+from workers import beat, plugins
 from workers.hooks import Hooks
 from workers.in_hand import InHand
 from workers.jobs import Processor
@@ -62,6 +62,7 @@ def work(settings: Settings, *, periodic: bool = True) -> int:
         children.append(_Child("periodic", lambda: sweep_until(stop, settings)))
     log.info("worker_started", count=len(router.handlers), pid=os.getpid())
     while not stop.requested:
+        beat.beat()
         for child in children:
             if child.pid is None and time.monotonic() >= child.not_before:
                 child.start(stop)
@@ -70,6 +71,7 @@ def work(settings: Settings, *, periodic: bool = True) -> int:
                 _report_death(child, in_hand)
         time.sleep(0.05)
     _stop(children, stop)
+    beat.end()
     log.info("worker_stopped", pid=os.getpid())
     return 0
 

@@ -12,17 +12,19 @@ from deploy.local import procfile
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-ROLES = procfile(ROOT / "Procfile")
+PROCFILE = procfile(ROOT / "Procfile")
+ROLES = {name: command for name, command in PROCFILE.items() if name != "release"}
 COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text(encoding="utf-8"))
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8").splitlines()
 IMAGE_COMMAND = json.loads(DOCKERFILE[-1].removeprefix("CMD "))
-OURS = [name for name in COMPOSE["services"] if name != "redis"]
+OURS = ["web", "worker", "periodic"]
 
 
 def test_the_roles_are_the_same_everywhere():
     app = json.loads((ROOT / "app.json").read_text(encoding="utf-8"))
 
-    assert set(ROLES) == set(OURS) == set(app["formation"]) == {"web", "worker", "periodic"}
+    assert set(ROLES) == set(OURS) == set(app["formation"])
+    assert set(OURS) < set(COMPOSE["services"])
     assert set(ROLES) < set(procfile(ROOT / "Procfile.dev"))
 
 
@@ -35,7 +37,12 @@ def test_a_container_runs_what_the_procfile_says(role):
 def test_a_container_may_do_little_and_comes_back(name):
     service = COMPOSE["services"][name]
 
-    assert service["restart"] == "always"
+    assert service["restart"] == ("no" if name in {"credentials", "tool"} else "always")
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}
+    assert service["mem_limit"]
+    assert service["pids_limit"]
+    assert "healthcheck" in service or name == "sandbox"
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["stop_grace_period"] == "30s"
@@ -46,35 +53,60 @@ def test_the_image_runs_as_nobody_in_particular():
     assert "--require-hashes" in "".join(DOCKERFILE)
 
 
-def test_the_image_holds_every_package_that_its_processes_import():
-    ignored = (ROOT / "deploy/Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    ours = [name for name in config["tool"]["mypy"]["packages"] if "sandbox" not in name]
-
-    assert len(ours) == 3
-    assert {f"COPY {name} {name}" for name in ours} <= set(DOCKERFILE)
-    assert {f"!{name}" for name in ours} <= set(ignored)
-
-
 def test_each_role_gets_its_own_secrets_only():
     emptied = {
         role: {name for name, value in service["environment"].items() if value == ""}
         for role, service in COMPOSE["services"].items()
-        if role != "redis"
+        if "env_file" in service
     }
 
     assert emptied == {
-        "web": {"STRIPE_API_KEY", "STRIPE_RESTRICTED_KEY"},
-        "worker": {"STRIPE_WEBHOOK_SECRET"},
-        "periodic": {"STRIPE_WEBHOOK_SECRET"},
+        "web": {"REDIS_URL", "STRIPE_API_KEY", "STRIPE_RESTRICTED_KEY"},
+        "worker": {"REDIS_URL", "STRIPE_WEBHOOK_SECRET"},
+        "periodic": {"REDIS_URL", "STRIPE_WEBHOOK_SECRET"},
+        "tool": {"REDIS_URL", "STRIPE_WEBHOOK_SECRET"},
+        "credentials": {"STRIPE_WEBHOOK_SECRET"},
     }
 
 
 def test_what_the_platforms_set_are_settings():
     app = json.loads((ROOT / "app.json").read_text(encoding="utf-8"))
-    given = {name for role in OURS for name in COMPOSE["services"][role]["environment"]}
+    given = {
+        name.removesuffix("_FILE")
+        for role in OURS
+        for name in COMPOSE["services"][role]["environment"]
+    }
 
     assert (set(app["env"]) | given) <= {name.upper() for name in Settings.model_fields}
+
+
+def test_one_python_everywhere():
+    version = (ROOT / ".python-version").read_text(encoding="utf-8").strip()
+    tag = f"python:{version}-slim-trixie"
+
+    assert f"ARG PYTHON_IMAGE={tag}" in DOCKERFILE
+    assert f"ARG PYTHON_IMAGE={tag}" in (ROOT / "deploy/Dockerfile.sbom").read_text("utf-8")
+    assert COMPOSE["services"]["web"]["build"]["args"] == {
+        "PYTHON_IMAGE": f"${{PYTHON_IMAGE:-{tag}}}"
+    }
+
+
+def test_the_image_holds_every_package_but_the_sandbox():
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = packages["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    let_in = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+
+    for package in wheel:
+        assert f"!{package}" in let_in
+        copied = f"COPY {package} {package}" in DOCKERFILE
+        assert copied or f"ARG SANDBOX={package}" in DOCKERFILE
+
+
+def test_every_volume_begins_as_its_owners():
+    (line,) = (line for line in DOCKERFILE if line.startswith('RUN ["install"'))
+    mounted = [volume.split(":")[1] for volume in COMPOSE["services"]["credentials"]["volumes"]]
+
+    assert json.loads(line.removeprefix("RUN "))[6:] == mounted
 
 
 def test_redis_keeps_what_it_is_given():

@@ -154,7 +154,7 @@ def environment(canary: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def gunicorn() -> tuple[str, ...]:
-    """The command of the Procfile, behind `python`."""
+    """What `python -m service serve` becomes, behind `python`."""
     return GUNICORN
 
 
@@ -174,7 +174,7 @@ SERVER_CLASSES = ("loop", "gthread")
 
 
 def started(processes, port: int, secret: str, server_class: str, **env: str) -> Receiver:
-    """Start gunicorn as the Procfile does, and wait until it answers."""
+    """Start gunicorn as `service serve` does, and wait until it answers."""
     other = () if server_class == "loop" else ("--worker-class", server_class)
     bind = ("--bind", f"127.0.0.1:{port}")
     return serving(processes, port, secret, *GUNICORN, *bind, *other, **env)

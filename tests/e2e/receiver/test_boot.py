@@ -35,7 +35,7 @@ def refusal(processes, gunicorn, environment) -> Callable[..., str]:
             "STRIPE_WEBHOOK_SECRET: missing. Set it to the signing secret of the webhook endpoint",
         ),
         ({"STRIPE_WEBHOOK_SECRET": ""}, "STRIPE_WEBHOOK_SECRET: missing. Set it"),
-        ({"STRIPE_WEBHOOK_SECRET": " "}, "STRIPE_WEBHOOK_SECRET: is empty"),
+        ({"STRIPE_WEBHOOK_SECRET": " "}, "STRIPE_WEBHOOK_SECRET: missing. Set it"),
         ({"STRIPE_WEBHOOK_SECRET": "None"}, "copy it from the webhook endpoint"),
         ({"STRIPE_WEBHOOK_SECRET": "whsec_ZyxCanary7Q"}, "copy it from the webhook endpoint"),
         ({"STRIPE_LIVEMODE": None}, "STRIPE_LIVEMODE: set it to 1 or 0"),

@@ -18,7 +18,7 @@ import pytest
 import requests
 
 ROOT = Path(__file__).parents[3]
-ROLES = ("web", "worker", "tool")
+ROLES = ("web", "worker", "tool", "probe")
 CANARY = "ZyxCanary7Q"  # of tests/conftest.py: every secret holds it, no trace may show it
 SIGNING_SECRET = f"whsec_{CANARY}q7H2kP9sXv4LbN8wRt3YcZ6m"
 API_KEY = f"sk_test_{CANARY}"

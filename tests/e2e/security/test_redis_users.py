@@ -11,7 +11,7 @@ import requests
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
-ROLES = ("web", "worker", "tool")
+ROLES = ("web", "worker", "tool", "probe")
 FORBIDDEN = [
     "CONFIG GET *",
     "CONFIG SET requirepass x",
@@ -30,7 +30,6 @@ FORBIDDEN = [
     "MODULE LIST",
     "MIGRATE 127.0.0.1 1 k 0 100",
     "RESTORE iw:x 0 x",
-    "EVAL return(1) 0",
     "FUNCTION LIST",
     "PUBLISH rq:pubsub:x {}",
     "SUBSCRIBE x",
@@ -84,7 +83,7 @@ def test_everything_else_is_refused(acl_server, role) -> None:
     with Redis(port=acl_server.port, username=role, password=password) as client:
         assert client.ping()
         allowed = []
-        for command in FORBIDDEN:
+        for command in [*FORBIDDEN, *(["EVAL return(1) 0"] if role != "probe" else [])]:
             try:
                 client.execute_command(*command.split(" "))
             except NoPermissionError:
@@ -94,6 +93,26 @@ def test_everything_else_is_refused(acl_server, role) -> None:
             else:
                 allowed.append(command)
         assert not allowed
+    with acl_server.client() as client:
+        client.acl_log_reset()
+
+
+def test_the_probe_may_ask_what_keda_asks(acl_server) -> None:
+    # The shape of the script in pkg/scalers/redis_scaler.go of KEDA: the type, then the length.
+    script = """
+        local commands = {list = 'llen', none = 'llen'}
+        return redis.call(commands[redis.call('type', KEYS[1]).ok], KEYS[1])
+    """
+    password = "ZyxCanary7Q-password-of-probe"
+    with Redis(port=acl_server.port, username="probe", password=password) as client:
+        assert client.eval(script, 1, "rq:queue:identity") == 0
+        with acl_server.client() as other:
+            other.rpush("rq:queue:identity", "a", "b")
+        assert client.eval(script, 1, "rq:queue:identity") == 2
+        with pytest.raises(NoPermissionError):
+            client.eval(script, 1, "iw:due")
+        with pytest.raises(RedisError, match=r"permissions|can't run"):
+            client.eval("return redis.call('del', KEYS[1])", 1, "rq:queue:identity")
     with acl_server.client() as client:
         client.acl_log_reset()
 

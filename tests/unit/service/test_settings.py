@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import SecretStr
 
 from service.settings import Role, Settings, SettingsError
 from service.signature import Secret
@@ -25,7 +27,7 @@ WORKER = {"STRIPE_API_KEY": "rk_test_51Hb7ZkLdIwHu7ix"}
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("STRIPE_", "REDIS_", "LOG_", "HANDLERS", "INBOX_", "ACCEPT_")):
+        if name.lower().removesuffix("_file") in {*Settings.model_fields, "stripe_secret_key"}:
             monkeypatch.delenv(name)
 
 
@@ -89,6 +91,94 @@ class TestComplete:
         assert key.get_secret_value() == "sk_test_51Hb7ZkLdIwHu7ix"
 
 
+# A value of each kind that settings have, and how it comes out.
+VALUES = {
+    "STRIPE_WEBHOOK_SECRET": (WHSEC, (Secret("default", WHSEC.encode()),)),
+    "STRIPE_API_KEY": ("rk_test_51Hb7ZkLdIwHu7ix", "rk_test_51Hb7ZkLdIwHu7ix"),
+    "STRIPE_RESTRICTED_KEY": ("rk_live_51Hb7ZkLdIwHu7ix", "rk_live_51Hb7ZkLdIwHu7ix"),
+    "STRIPE_LIVEMODE": ("1", True),
+    "STRIPE_API_BASE": ("http://127.0.0.1:1", "http://127.0.0.1:1"),
+    "STRIPE_API_RATE": ("7", 7),
+    "STRIPE_WEBHOOK_TOLERANCE": ("7", 7),
+    "DRAIN_SECONDS": ("2.5", 2.5),
+    "REDIS_URL": ("redis://:p@10.0.0.1/0", "redis://:p@10.0.0.1/0"),
+    "REDIS_TLS_VERIFY": ("0", False),
+    "ACCEPT_REDIS_LOSS": ("yes", True),
+    "INBOX_LIMIT": ("7", 7),
+    "REOPEN_DEAD_ON_REDELIVERY": ("1", True),
+    "HANDLERS": ("a.b,c", ("a.b", "c")),
+    "WORKER_CONCURRENCY": ("7", 7),
+    "PORT": ("5000", 5000),
+    "WEB_CONCURRENCY": ("7", 7),
+    "LOG_LEVEL": ("Warning", "warning"),
+    "LOG_FORMAT": ("CONSOLE", "console"),
+    "STRIPE_LOG": ("info", "info"),
+}
+AROUND = [
+    "{}\n",
+    "{}\r\n",
+    "{}\r",
+    " \t{} ",
+    "\ufeff{}",
+    "\ufeff{}\r\n",
+    "\u00a0{}",
+    '"{}"',
+    "'{} '\n",
+]
+NOTHING = ["", " ", "\r\n", "\ufeff", "\u00a0", '""', "' '\n"]
+
+
+class TestOneRule:
+    """What surrounds a value, and what counts as none, is the same for all of them."""
+
+    def test_the_table_is_whole(self) -> None:
+        assert {name.lower() for name in VALUES} == set(Settings.model_fields)
+
+    @pytest.mark.parametrize("source", ["variable", "file"])
+    @pytest.mark.parametrize("around", AROUND, ids=ascii)
+    @pytest.mark.parametrize("name", VALUES)
+    def test_around_a_value(self, load: Load, tmp_path: Path, name, around, source) -> None:
+        given, meant = VALUES[name]
+        assert as_read(load, tmp_path, source, name, around.format(given)) == meant
+
+    @pytest.mark.parametrize("source", ["variable", "file"])
+    @pytest.mark.parametrize("nothing", NOTHING, ids=ascii)
+    @pytest.mark.parametrize("name", VALUES)
+    def test_nothing(self, load: Load, tmp_path: Path, name, nothing, source) -> None:
+        default = Settings.model_fields[name.lower()].default
+        default = default.get_secret_value() if isinstance(default, SecretStr) else default
+        assert as_read(load, tmp_path, source, name, nothing) == default
+
+    def test_a_blank_name_gives_way_to_the_other(self, load: Load) -> None:
+        env = {"STRIPE_API_KEY": " ", "STRIPE_SECRET_KEY": "sk_live_51Hb"}
+        assert load("tool", **env).livemode is True
+
+    def test_a_blank_variable_gives_way_to_the_file(self, load: Load, tmp_path: Path) -> None:
+        (tmp_path / "limit").write_text("7\n")
+        env = {"INBOX_LIMIT": "\r\n", "INBOX_LIMIT_FILE": f" {tmp_path / 'limit'}\n"}
+        assert load("tool", **env).inbox_limit == 7
+
+
+def as_read(load: Load, folder: Path, source: str, name: str, text: str) -> object:
+    """Return the setting `name` when its variable, or its file, holds `text`."""
+    if source == "file":
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+        name, text = f"{name}_FILE", str(folder / name)
+    value = getattr(load("tool", **{name: text}), name.removesuffix("_FILE").lower())
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+class TestWebConcurrency:
+    def test_auto_is_a_process_for_each_core(self, load: Load) -> None:
+        expected = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+        assert load("web", **WEB, WEB_CONCURRENCY='"AUTO"').web_concurrency == expected
+
+    @pytest.mark.parametrize("value", ["0", "-1", "65", "many", "2.5", "2 3"])
+    def test_what_would_serve_nobody_is_refused(self, faults: Faults, value: str) -> None:
+        (line,) = faults("web", **WEB, WEB_CONCURRENCY=value)
+        assert line.startswith("WEB_CONCURRENCY: Input should be ")
+
+
 class TestSecrets:
     @pytest.mark.parametrize(
         ("value", "names"),
@@ -115,7 +205,7 @@ class TestSecrets:
     @pytest.mark.parametrize(
         ("value", "fault"),
         [
-            (" ", "is empty"),
+            (" ", "missing. Set it to the signing secret"),
             (",", "is empty"),
             ("None", "'default' is not a signing secret"),
             ("changeme", "'default' is not a signing secret"),
@@ -235,7 +325,7 @@ class TestFiles:
 
     def test_an_empty_file_is_no_secret(self, faults: Faults, file: File) -> None:
         (line,) = faults("web", STRIPE_WEBHOOK_SECRET_FILE=file("\n"), STRIPE_LIVEMODE="0")
-        assert line.startswith("STRIPE_WEBHOOK_SECRET: is empty")
+        assert line.startswith("STRIPE_WEBHOOK_SECRET: missing. Set it to the signing secret")
 
     def test_unreadable_files(self, faults: Faults, file: File, tmp_path: Path) -> None:
         lines = faults(
@@ -265,6 +355,8 @@ WRONG = {
     "ACCEPT_REDIS_LOSS": MARKER,
     "INBOX_LIMIT": "0",
     "REOPEN_DEAD_ON_REDELIVERY": MARKER,
+    "WEB_CONCURRENCY": MARKER,
+    "PORT": MARKER,
     "LOG_LEVEL": MARKER,
     "LOG_FORMAT": MARKER,
     "STRIPE_LOG": "debug",
