@@ -10,14 +10,14 @@ from typing import get_args
 from identity_webhooks import Dead, Event, Outcome, Verification
 from identity_webhooks.event import KINDS
 from identity_webhooks.verification import SENSITIVE, OutcomeKind
-from workers.verification import standing
+from workers.verification import freshness
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/handlers.md"
 
 
 def page(text: str) -> str:
     """Return the page with its tables made anew."""
-    for name, table in {"": attributes(), "standing: ": standings()}.items():
+    for name, table in {"": attributes(), "freshness: ": freshness_table()}.items():
         begin = f"<!-- {name}made by make handlers-page -->\n"
         before, found, rest = text.partition(begin)
         _, end, after = rest.partition("<!-- end -->")
@@ -49,13 +49,13 @@ def described(kind: type) -> list[tuple[str, str]]:
     return [(name, " ".join(what.split()).replace("|", "\\|")) for name, what in found]
 
 
-def standings() -> str:
+def freshness_table() -> str:
     """Return a table of what a worker makes of an event, by where the session stands."""
     now: tuple[OutcomeKind, ...] = get_args(OutcomeKind)
     words = {"current": "**called**", "superseded": "superseded", "stale": "read again"}
     rows = [f"| | {' | '.join(now)} |", "|---" * (len(now) + 1) + "|"]
     for kind in KINDS:
-        cells = [words[standing(kind, outcome)] for outcome in now]
+        cells = [words[freshness(kind, outcome, redacted=outcome == "redacted")] for outcome in now]
         rows.append(f"| `{kind}` | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from identity_webhooks.verification import SENSITIVE
 from service import logs
 from service.inbox import keys
-from workers.verification import SENSITIVE_WINDOW
+from workers.failures import RESULTS_SHOWN_FOR
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/privacy.md"
 
@@ -74,7 +74,7 @@ def page() -> str:
     """Return the page."""
     names = ", ".join(SENSITIVE.values())
     return TEXT.format(
-        hours=SENSITIVE_WINDOW // 3600,
+        hours=RESULTS_SHOWN_FOR // 3600,
         fields=names,
         rows="\n".join(f"| `{key}` | {kept} | {what} |" for key, kept, what in redis_keys()),
         log_keys=", ".join(f"`{name}`" for name in sorted(logs.KEYS)),

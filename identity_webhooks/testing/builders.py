@@ -25,14 +25,8 @@ SESSION, REPORT, EVENT = "vs_1TestSession", "vr_1TestReport", "evt_1TestEvent"
 CREATED = 1_790_000_000
 """Unix seconds, 2026-09-21."""
 
-REDACTED = "[redacted]"
-"""What Stripe puts where personal data was."""
 
 _PARTS = ("document", "id_number", "selfie", "email", "phone")
-# Codes of an attempt that ends before anything was handed in.
-_NO_DATA = frozenset(
-    ("abandoned", "consent_declined", "country_not_supported", "device_not_supported")
-)
 
 
 def verification(  # noqa: PLR0913 (each may be said by its name)
@@ -74,9 +68,9 @@ def verification(  # noqa: PLR0913 (each may be said by its name)
     if outcome == "needs_input":
         reason = "document_expired"
     word = cast("OutcomeKind", "needs_input" if reason else outcome)
-    names = {"first_name": first_name, "last_name": last_name}
-    if word == "redacted":
-        names = dict.fromkeys(names, REDACTED)
+    names: dict[str, str | None] = {"first_name": first_name, "last_name": last_name}
+    if word == "redacted":  # what was personal is None
+        names = dict.fromkeys(names)
     report = _report(word, reason, reference, names)
     session = _session(word, reason, reference, dict(metadata or {}), names, report)
     told: Kind = "requires_input" if word == "needs_input" else word
@@ -87,7 +81,7 @@ def verification(  # noqa: PLR0913 (each may be said by its name)
         event=event,
         session=session,
         report=report,
-        outcome=Outcome.of(session),
+        outcome=Outcome.of(session, event.kind),
         sensitive=Sensitive(sensitive),
         idempotency_key=key or f"{event.key}:test.handler",
         attempt=attempt,
@@ -102,7 +96,7 @@ def _session(
     reason: str | None,
     reference: str | None,
     metadata: dict[str, str],
-    names: dict[str, str],
+    names: dict[str, str | None],
     report: VerificationReport | None,
 ) -> VerificationSession:
     from stripe.identity import VerificationSession  # noqa: PLC0415 (slow, and only for tests)
@@ -140,7 +134,7 @@ def _session(
 
 
 def _report(
-    word: OutcomeKind, reason: str | None, reference: str | None, names: dict[str, str]
+    word: OutcomeKind, reason: str | None, reference: str | None, names: dict[str, str | None]
 ) -> VerificationReport | None:
     if word not in {"verified", "needs_input", "redacted"}:
         return None
@@ -158,12 +152,12 @@ def _report(
         "type": kind,
         "verification_session": SESSION,
     }
-    for part in {kind, failed or kind}:
+    # Parts that were not checked are absent: all of them where the failure is of none.
+    parts = {kind} if failed or reason is None else set[str]()
+    for part in parts | ({failed} if failed else set()):
         status = "unverified" if part == failed else "verified"
         error = _error(reason) if part == failed else None
         data = _data(part, names, word == "redacted")
-        if reason in _NO_DATA:
-            data = dict.fromkeys(data)
         fields[part] = {"status": status, "error": error, **data}
     return VerificationReport.construct_from(fields, None)
 
@@ -180,12 +174,11 @@ def _error(reason: str | None) -> dict[str, str] | None:
 def _address(redacted: bool) -> dict[str, str | None]:
     lines = {"line1": "1234 Main St.", "city": "San Francisco", "state": "CA"}
     lines |= {"postal_code": "94111"}
-    if redacted:
-        lines = dict.fromkeys(lines, REDACTED)
-    return {**lines, "line2": None, "country": "US"}
+    shown = {name: None if redacted else line for name, line in lines.items()}
+    return {**shown, "line2": None, "country": "US"}
 
 
-def _data(part: str, names: dict[str, str], redacted: bool) -> dict[str, Any]:
+def _data(part: str, names: dict[str, str | None], redacted: bool) -> dict[str, Any]:
     """Return the fields of a part of a report, but its status and error."""
     match part:
         case "document":
@@ -194,11 +187,7 @@ def _data(part: str, names: dict[str, str], redacted: bool) -> dict[str, Any]:
                 "address": _address(redacted),
                 "type": "driving_license",
                 "issuing_country": "US",
-                "issued_date": {
-                    "day": 1,
-                    "month": 1 if redacted else 5,
-                    "year": 1 if redacted else 2020,
-                },
+                "issued_date": None if redacted else {"day": 1, "month": 5, "year": 2020},
                 "files": ["file_1Front", "file_1Back"],
             }
         case "selfie":

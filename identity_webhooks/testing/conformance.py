@@ -101,7 +101,7 @@ def _bare(v: Verification) -> Verification:
     if v.outcome.kind == "verified":
         fields["verified_outputs"] = {}
     session = VerificationSession.construct_from(fields, None)
-    return replace(v, session=session, report=None, outcome=Outcome.of(session))
+    return replace(v, session=session, report=None, outcome=Outcome.of(session, v.event.kind))
 
 
 def _failures(label: str, result: Result) -> Iterator[str]:

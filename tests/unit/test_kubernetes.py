@@ -19,12 +19,12 @@ import kubernetes_validate
 import pytest
 import yaml
 from rq import Queue
-from workers.runner import KILL_AFTER
 
 from deploy.local import procfile
 from service.app import WEBHOOK_PATH
 from service.inbox.keys import QUEUE
 from service.settings import Settings
+from workers.supervisor import KILL_AFTER
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/kubernetes"

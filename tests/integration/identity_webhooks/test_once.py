@@ -184,7 +184,11 @@ def test_a_coroutine_is_no_effect(engine) -> None:
     assert once(engine, "k")(add) is True
 
 
-@pytest.mark.parametrize("database", [None, object(), {"url": "sqlite://"}], ids=repr)
+@pytest.mark.parametrize(
+    "database",
+    [None, object(), {"url": "sqlite://"}],
+    ids=lambda value: type(value).__name__,
+)
 def test_what_is_no_database_is_refused(database: Any) -> None:
     with pytest.raises(TypeError, match="once takes an engine, a connection or a session"):
         once(database, "k")(add)

@@ -69,6 +69,10 @@ def test_the_same_fields_of_the_same_types(outcome: str, sandbox: str) -> None:
         ours, theirs = (
             {k: v for k, v in each.items() if not k.startswith(drop)} for each in (ours, theirs)
         )
+    if outcome == "redacted":  # the worker puts None in place of what Stripe shows then
+        drop = ".last_verification_report.document.issued_date."
+        theirs = {k: v for k, v in theirs.items() if not k.startswith(drop)}
+        theirs[drop[:-1]] = "NoneType"
     assert ours.keys() == theirs.keys()
     different = {k for k in ours if ours[k] != theirs[k] and "NoneType" not in {ours[k], theirs[k]}}
     assert not different

@@ -106,6 +106,8 @@ VALUES = {
     "ACCEPT_REDIS_LOSS": ("yes", True),
     "INBOX_LIMIT": ("7", 7),
     "REOPEN_DEAD_ON_REDELIVERY": ("1", True),
+    "STRIPE_CONNECTED_ACCOUNTS": ("1", True),
+    "AUDIT": ("0", False),
     "HANDLERS": ("a.b,c", ("a.b", "c")),
     "WORKER_CONCURRENCY": ("7", 7),
     "PORT": ("5000", 5000),
