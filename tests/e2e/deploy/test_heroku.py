@@ -83,7 +83,7 @@ def test_the_procfile(slug, redis_server, processes, free_port, wait_until) -> N
     hook = free_port()
     _, said = processes.start(
         *("/bin/sh", "-c", 'exec "$0" "$@" --secret "$SECRET"', sys.executable),
-        *("-m", "sandbox", "serve", "--port", "0", "--json"),
+        *("-m", "stripe_identity_sandbox", "serve", "--port", "0", "--json"),
         *("--marker", CANARY, "--deliver-to", f"http://127.0.0.1:{hook}/webhooks/stripe"),
         env={"SECRET": SECRET},
     )

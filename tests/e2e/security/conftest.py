@@ -64,7 +64,7 @@ class System:
             *("web", "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "--workers", "1"),
             *("--bind", f"127.0.0.1:{self.port}", "service.app:create_app()"),
         )
-        self._start("worker", "-m", "workers")
+        self._start("worker", "-m", "workers", "--no-periodic")
         self._start("periodic", "-m", "workers", "periodic")
         self.wait_until(self._ready, within=30)
 
