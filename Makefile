@@ -39,10 +39,10 @@ unit: $(VENV) ## no I/O
 	@$(PYTEST) -n 2 tests/unit
 integration: $(VENV) ## on a real Redis
 	@echo "== integration"
-	@$(PYTEST) -n 2 tests/integration
+	@$(PYTEST) -n 4 tests/integration
 e2e: $(VENV) ## real processes only
 	@echo "== e2e"
-	@$(PYTEST) -n 3 tests/e2e
+	@$(PYTEST) -n 4 tests/e2e
 coverage: $(VENV) ## of the last unit, integration and e2e runs, branches and processes included
 	@echo "== coverage"
 	@$(BIN)/coverage combine -q --append

@@ -190,6 +190,7 @@ def test_one_that_loses_events_from_now_on_gets_nothing_more(
         assert await accept(2) is AcceptResult.NEW
 
     with_link(use, own.url)
+    own.process.kill()  # it would first finish writing its new file
 
 
 def test_short_of_memory_what_is_known_is_still_acknowledged(
