@@ -178,7 +178,7 @@ def show(inbox: Inbox, key: str, as_json: bool) -> None:
 def replay(
     inbox: Inbox, keys: tuple[str, ...], dead: bool, handler: str | None, all_handlers: bool
 ) -> None:
-    """Run events again: without an option, the handlers that died.
+    """Run events again: without an option, the handlers that died or wait for a retry.
 
     A pending event of which a handler waits runs at once, without what is written down of the
     handlers in question. One that is no longer there is forgotten. Answers: replayed; leased, a
@@ -190,12 +190,16 @@ def replay(
     python -m service events replay --handler mail.renamed evt_1P...
     """
     if bool(keys) == dead or (handler and all_handlers):
-        raise click.UsageError("give event keys or --dead, and one of --handler, --all-handlers")
+        raise click.UsageError(
+            "give event keys or --dead; and not both --handler and --all-handlers"
+        )
     chosen = keys or [record.key for record in inbox.records("dead", 1_000_000)]
     which = "all" if all_handlers else handler or "dead"
     answers = [(key, inbox.replay(key, which)) for key in chosen]
     for key, answer in answers:
         click.echo(f"{key} {answer}")
+    if not answers:
+        click.echo("no event is dead", err=True)
     sys.exit(0 if answers and all(answer == "replayed" for _, answer in answers) else 1)
 
 

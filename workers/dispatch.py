@@ -46,14 +46,19 @@ class Dispatcher:
             handler.name: OwnProcess(handler) for handler in router.handlers if handler.own_process
         }
 
-    def run(self, handlers: Sequence[Handler], claim: Claim, facts: Facts) -> None:
-        """Run these handlers until one is told to stop, or the claim is lost."""
+    def run(
+        self, handlers: Sequence[Handler], claim: Claim, facts: Facts, *, to_the_end: bool
+    ) -> None:
+        """Run these handlers until one is told to stop, or the claim is lost.
+
+        `to_the_end`: no other handler of the event runs after them.
+        """
         with logs.masking(facts.personal_values()):
             for handler in handlers:
                 with self._turn(handler):
                     if claim.lost or self._stop.requested:
                         break
-                    last = handler is handlers[-1]
+                    last = to_the_end and handler is handlers[-1]
                     # What a handler changes in its session, the next one does not see.
                     own = facts if last else facts.copy()
                     progress, delay = self.run_one(handler, claim, own)

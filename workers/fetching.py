@@ -6,8 +6,6 @@ What each failure means stands in workers/failures.py. A look-up that only some 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from identity_webhooks.verification import SENSITIVE, Outcome, Sensitive, is_redacted
 from service import logs
 from service.inbox import Claim, Inbox
@@ -59,8 +57,8 @@ class Fetcher:
         self._metrics.count("settled", "done", "twin")
         return False
 
-    def fetch(self, claim: Claim, handlers: Iterable[Handler]) -> Facts:
-        """Ask once, for all of these handlers.
+    def fetch(self, claim: Claim) -> Facts:
+        """Ask for the session, once for all handlers.
 
         Raises:
             StripeFailure: without the session no handler can run.
@@ -71,12 +69,13 @@ class Fetcher:
         if relation == "stale" and claim.age < RULES["session"]["stale"].lasts:
             raise StripeFailure("stale")
         outcome = Outcome.of(session, kind)
-        facts = Facts(session, report, outcome, superseded=relation != "current")
-        needy = [each for each in handlers if each.needs and not facts.skips(each)]
-        if needy and self._restricted_api is not None:
-            self._fetch_sensitive(self._restricted_api, claim, facts, needy)
         self._metrics.count("fetches", "ok")
-        return facts
+        return Facts(session, report, outcome, superseded=relation != "current")
+
+    def fetch_sensitive(self, claim: Claim, facts: Facts, needy: list[Handler]) -> None:
+        """Ask for what these handlers need; what each does not get is noted in the facts."""
+        if self._restricted_api is not None:
+            self._fetch_sensitive(self._restricted_api, claim, facts, needy)
 
     def _fetch_sensitive(
         self, api: StripeApi, claim: Claim, facts: Facts, needy: list[Handler]

@@ -25,9 +25,10 @@ from workers.fetching import Fetcher
 from workers.heartbeat import Heartbeat
 from workers.hooks import Hooks
 from workers.in_hand import InHand
-from workers.router import Router, backoff, place
+from workers.router import Handler, Router, backoff, place
 from workers.stop import Stop
 from workers.stripe_api import StripeApi
+from workers.verification import Facts
 
 FAULT_CAP = 60.0
 """Seconds: the longest wait after Redis failed, or a fault of ours."""
@@ -89,7 +90,10 @@ class Processor:
             api=StripeApi.from_settings(settings),
             metrics=Metrics(client),
             stop=stop,
-            restricted_api=StripeApi(restricted.get_secret_value(), base=settings.stripe_api_base)
+            # Asked again by the inbox, not at once: a thread is held meanwhile.
+            restricted_api=StripeApi(
+                restricted.get_secret_value(), base=settings.stripe_api_base, retries=0
+            )
             if restricted
             else None,
             in_hand=in_hand,
@@ -131,12 +135,21 @@ class Processor:
         if due and not self._stop.requested:
             try:
                 if self._fetcher.is_canonical(claim):
-                    facts = self._fetcher.fetch(claim, due)
-                    self._dispatcher.run(due, claim, facts)
+                    facts = self._fetcher.fetch(claim)
+                    self._run(due, claim, facts)
             except StripeFailure as failure:
                 delay, reason = self._judge.verdict(failure, claim)
                 return Finish("dead", "", reason) if delay is None else Release(delay, reason)
         return None if claim.lost else end_of(claim, subscribed, facts)
+
+    def _run(self, due: list[Handler], claim: Claim, facts: Facts) -> None:
+        """Run what is due: first all that can, so that nobody waits for what others need."""
+        needy = [each for each in due if each.needs and not facts.skips(each)]
+        ready = [each for each in due if each not in needy]
+        self._dispatcher.run(ready, claim, facts, to_the_end=not needy)
+        if needy and not claim.lost and not self._stop.requested:
+            self._fetcher.fetch_sensitive(claim, facts, needy)
+            self._dispatcher.run(needy, claim, facts, to_the_end=True)
 
     def _first_of(self, claims: Reply[list[Answer]] | None) -> Claim | None:
         try:

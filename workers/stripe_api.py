@@ -56,8 +56,14 @@ Answer = TypeVar("Answer")
 class StripeApi:
     """Stripe Identity. Every method raises `StripeFailure`, and nothing else of the SDK's."""
 
-    def __init__(self, api_key: str, *, base: str = "https://api.stripe.com") -> None:
-        """Take a key and where the API is.
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        base: str = "https://api.stripe.com",
+        retries: int | None = None,
+    ) -> None:
+        """Take a key, where the API is, and how often to ask again at once if not as usual.
 
         With the key of an organization, every call has to name an account, one's own too
         (https://docs.stripe.com/keys/organization-api-keys).
@@ -67,7 +73,7 @@ class StripeApi:
         client = stripe.StripeClient(
             api_key,
             base_addresses={"api": base},
-            max_network_retries=NETWORK_RETRIES,
+            max_network_retries=NETWORK_RETRIES if retries is None else retries,
             http_client=PooledClient(),
         )
         self._sessions = client.v1.identity.verification_sessions

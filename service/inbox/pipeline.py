@@ -318,7 +318,7 @@ class Pipeline:
         return self._add(read, "sweep", limit, *self._memory.since_last_sweep())
 
     def replay(self, key: str, handlers: str = "dead") -> Reply[Replayed]:
-        """Run an event again that nobody works on: its dead handlers, `all`, or the one named.
+        """Run an event again that nobody works on: what died or waits, `all`, or the one named.
 
         A pending event, of which a handler waits for its retry, runs at once without what is
         written down of the handlers in question; so one that is no longer there is forgotten.

@@ -194,8 +194,8 @@ local function leave_line(key, fields)
   redis.call('LREM', WAITING .. session_name(fields.account, fields.session), 0, key)
 end
 
--- Begin with an event anew. `which`: 'dead' re-runs the handlers that died, 'all' every one, anything
--- else the handler of that name. Answers whether it did: not for a pending event with no such handler.
+-- Begin with an event anew. `which`: 'dead' re-runs the handlers that died or wait for a retry, 'all'
+-- every one, anything else the handler of that name. Answers whether it did: not for a pending event with no such handler.
 local function reopen(key, which, now)
   local line = redis.call('GET', DONE .. key)
   local fields = line and fields_of(line) or record_of(key)
@@ -205,7 +205,8 @@ local function reopen(key, which, now)
   fields.state, fields.reopened = 'pending', int(now)
   for name, value in pairs(fields) do
     local again = string.sub(name, 1, 2) == 'h:' and (which == 'all'
-      or (which == 'dead' and string.sub(value, 1, 5) == 'dead|') or 'h:' .. which == name)
+      or (which == 'dead' and (string.sub(value, 1, 5) == 'dead|' or string.sub(value, 1, 6) == 'retry|'))
+      or 'h:' .. which == name)
     if again then left_out = true else list[#list + 1], list[#list + 2] = name, value end
   end
   if not left_out then return false end

@@ -19,17 +19,24 @@ def shift(redis: Redis, seconds: float) -> None:
     def earlier(moment: bytes) -> bytes:
         return b"%d" % (int(moment) - ms) if moment else b""
 
+    def with_due_earlier(progress: bytes, place: int) -> bytes:
+        # Of a line, and of what was reopened from one, empty parts at the end are cut.
+        parts = progress.split(b"|")
+        if len(parts) > place:
+            parts[place] = earlier(parts[place])
+        return b"|".join(parts)
+
     for key in redis.scan_iter("iw:evt:*"):
         for name, value in redis.hgetall(key).items():
             if name in MOMENTS:
                 redis.hset(key, name, earlier(value))
             elif name.startswith(b"h:"):
-                parts = value.split(b"|")
-                parts[3] = earlier(parts[3])
-                redis.hset(key, name, b"|".join(parts))
+                redis.hset(key, name, with_due_earlier(value, 3))
     for key in redis.scan_iter("iw:done:*"):
         parts = redis.get(key).split(b"\t")
         parts[ACCEPTED] = earlier(parts[ACCEPTED])
+        for place, part in enumerate(parts[len(KEPT) :], len(KEPT)):
+            parts[place] = with_due_earlier(part, 4)
         redis.set(key, b"\t".join(parts), keepttl=True)
     for zset in ("iw:due", "iw:dead"):
         for member, score in redis.zrange(zset, 0, -1, withscores=True):

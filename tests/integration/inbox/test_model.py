@@ -229,7 +229,7 @@ class InboxMachine(RuleBasedStateMachine):
         again = {
             name
             for name, handled in modelled.handlers.items()
-            if which in {"all", name} or (which == "dead" and handled.status == "dead")
+            if which in {"all", name} or (which == "dead" and handled.status in {"dead", "retry"})
         }
         if modelled.state == "pending" and not again:
             return False

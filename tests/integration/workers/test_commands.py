@@ -240,7 +240,7 @@ class TestEvents:
             (("show", "evt_none"), "no event evt_none is in the inbox", 1),
             (("replay",), "give event keys or --dead", 2),
             (("replay", "evt_1", "--dead"), "give event keys or --dead", 2),
-            (("replay", "--dead", "--handler", "a", "--all-handlers"), "one of --handler", 2),
+            (("replay", "--dead", "--handler", "a", "--all-handlers"), "not both --handler", 2),
             (("list", "--state", "lost"), "'lost' is not one of", 2),
             (("list", "--limit", "0"), "0 is not in the range x>=1", 2),
         ],

@@ -20,6 +20,7 @@ from identity_webhooks.event import Event
 from service.inbox import AcceptResult, Inbox, Pipeline, Refused
 from tests.conftest import CANARY, free_port
 from workers import ending, failures, fetching, http, jobs, stripe_api
+from workers.failures import StripeFailure
 from workers.stripe_api import StripeApi
 
 DOB = "verified_outputs.dob"
@@ -618,13 +619,14 @@ class TestSensitive:
             restricted_key="rk_test_x",
         )
         desk.settle(processor, desk.accept("verified", desk.sandbox.session("verified")))
-        born, numbered, plain = (v.sensitive for v in seen)
+        # Who needs nothing runs first.
+        plain, born, numbered = (v.sensitive for v in seen)
         assert born.dob == date(1990, 7, 17)
         assert CANARY in numbered.document_number
         for sensitive, name in [(born, "document_number"), (numbered, "dob"), (plain, "dob")]:
             with pytest.raises(AttributeError, match="was not fetched: declare needs="):
                 getattr(sensitive, name)
-        assert not hasattr(seen[0].session.verified_outputs, "dob"), "the session is the plain one"
+        assert not hasattr(seen[1].session.verified_outputs, "dob"), "the session is the plain one"
 
     def test_quoted_it_is_masked(self, desk) -> None:
         def quote(v: Verification) -> Discard:
@@ -634,6 +636,26 @@ class TestSensitive:
         processor = desk.processor(raising(quote, needs=[NUMBER, DOB]), restricted_key="rk_test_x")
         record = desk.settle(processor, desk.accept("verified", desk.sandbox.session("verified")))
         assert record.reason == "p.failing: discarded: [personal] of [personal]"
+
+    def test_who_needs_nothing_does_not_wait_for_it(self, desk, monkeypatch) -> None:
+        seen, order = Seen(), []
+
+        @on("*")
+        def plain(_: Verification) -> None:
+            order.append("plain")
+
+        def hang(*_: object) -> None:
+            order.append("asked")
+            raise StripeFailure("unreachable", call="sensitive")
+
+        processor = desk.processor(
+            seen.handler("*", needs=[DOB]), plain, restricted_key="rk_test_x"
+        )
+        monkeypatch.setattr(processor._fetcher._restricted_api, "fetch_sensitive", hang)
+        event = desk.accept("verified", desk.sandbox.session("verified"))
+        desk.turn(processor)
+        assert order == ["plain", "asked"]
+        assert statuses(desk.record(event)) == {"p.plain": ("done", 1), "p.handle": ("retry", 0)}
 
     def test_is_not_asked_for_when_nobody_will_get_it(self, desk) -> None:
         seen = Seen()
