@@ -69,7 +69,7 @@ def _goals(results: dict[str, Result]) -> list[str]:
         rate = ours.rate / results[other].rate
         cpu = _all_cpu(results[other]) / _all_cpu(ours)
         lines.append(
-            f"| requests/s against {other} | at least {wanted:.1f} | {rate:.2f}"
+            f"| requests/s against {other} | at least {wanted:.2f} | {rate:.2f}"
             f" | {'met' if rate >= wanted else 'missed'} | {cpu:.2f} |"
         )
     for other, most in ((NAIVE, 0.25), (NODE, 1.0)):
