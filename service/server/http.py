@@ -253,7 +253,7 @@ class HttpConnection:
         if self._parser.should_upgrade() and (coding or length):
             self._stop(Refusal(400, "upgrade_with_body"))
         expected = b",".join(headers.get(b"expect", [])).lower()
-        if expected not in {b"", b"100-continue"}:
+        if b"expect" in headers and expected != b"100-continue":
             self._stop(Refusal(417, "unknown_expectation"))
         if expected and version == "1.1" and not self._exchanges and (coding or length):
             self._output += b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -138,6 +138,7 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
         400,
         "upgrade_with_body",
     ),
+    "an empty expectation": (POST + b"Expect:\r\n\r\n", 417, "unknown_expectation"),
     "another expectation": (POST + b"Expect: more\r\n\r\n", 417, "unknown_expectation"),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "malformed_request"),
     "a long target": (b"GET /" + b"x" * (MAX_HEAD + 1) + b" HTTP/1.1\r\n", 431, "head_too_large"),
