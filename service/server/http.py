@@ -236,8 +236,11 @@ class HttpConnection:
         if len(hosts) > 1 or (version == "1.1" and not hosts):
             self._stop(Refusal(400, "host_missing_or_repeated"))
         coding = b",".join(headers.get(b"transfer-encoding", []))
-        # llhttp has read it already: digits, of which only zeros may be many.
-        length = int(headers.get(b"content-length", [b"0"])[0].lstrip(b"0") or b"0")
+        # llhttp has read it already: digits only. h11, like others, takes no more than 20 of them.
+        length_digits = headers.get(b"content-length", [b"0"])[0]
+        if len(length_digits) > _MAX_LENGTH_DIGITS:
+            self._stop(Refusal(400, "malformed_request"))
+        length = int(length_digits or b"0")
         if coding and coding.lower() != b"chunked":
             self._stop(Refusal(501, "unknown_transfer_coding"))
         if coding and version == "1.0":
@@ -346,5 +349,6 @@ _METHODS = {b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b
 """llhttp knows the methods of other protocols, too."""
 
 _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}" for each in HTTPStatus}
+_MAX_LENGTH_DIGITS = 20
 _FRAMING = {"connection", "content-length", "date", "server", "transfer-encoding", "upgrade"}
 """Headers that only the server says."""
