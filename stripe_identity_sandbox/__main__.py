@@ -19,6 +19,23 @@ from stripe_identity_sandbox.state import World
 RETRY_SCALE = 0.001
 
 
+class Duration(click.ParamType[float]):
+    """A number of seconds, or with a unit: 90, 15m, 2h, 4d."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return seconds."""
+        from stripe_identity_sandbox.scenario import seconds  # noqa: PLC0415 -- it loads YAML, which only this needs
+
+        try:
+            return seconds(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no duration; try 90, 15m, 2h or 4d.", param, ctx)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """A Stripe Identity on your own machine."""
@@ -47,10 +64,10 @@ def main() -> None:
 )
 @click.option(
     "--redaction-time",
-    type=click.FloatRange(min=0),
+    type=Duration(),
     default=lifetimes.REDACTION,
     show_default=True,
-    help="Seconds of the sandbox's clock that a redaction takes.",
+    help="What a redaction takes of the sandbox's clock, in seconds or as 15m, 2h, 4d.",
 )
 @click.option("--marker", default="", metavar="TEXT", help="Put TEXT into all personal data.")
 @click.option("--api-version", default="2026-10-28.endive", show_default=True, help="Of events.")
@@ -232,23 +249,6 @@ def trigger(sandbox: Remote, /, event: str, outcome: str) -> None:
         session,
         *[f"{made['id']}  {made['type']}" for made in events],
     )
-
-
-class Duration(click.ParamType[float]):
-    """A number of seconds, or with a unit: 90, 15m, 2h, 4d."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return seconds."""
-        from stripe_identity_sandbox.scenario import seconds  # noqa: PLC0415 -- as below
-
-        try:
-            return seconds(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is no duration; try 90, 15m, 2h or 4d.", param, ctx)
 
 
 @main.command()

@@ -4,14 +4,14 @@ Bodies are JSON or forms. None of this exists at Stripe.
 """
 
 import secrets
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from flask import Flask, Response, jsonify, request
 
 from stripe_identity_sandbox import checks
 from stripe_identity_sandbox.faults import Faults
-from stripe_identity_sandbox.lifetimes import DAY, ROLL_OVERLAP
+from stripe_identity_sandbox.lifetimes import ROLL_OVERLAP, Seconds
 from stripe_identity_sandbox.objects import (
     Delivery,
     Endpoint,
@@ -25,9 +25,6 @@ from stripe_identity_sandbox.operations.base import PERMISSIONS
 from stripe_identity_sandbox.recorder import Recorder
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
-
-#: A year and a day: longer than anything Stripe keeps.
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=366 * DAY)]
 
 
 class Submit(msgspec.Struct, forbid_unknown_fields=True):

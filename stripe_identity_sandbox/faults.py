@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from stripe_identity_sandbox.lifetimes import Seconds
+
 #: Faults of deliveries, and what ``seconds``, ``times``, ``bytes`` mean to each.
 DELIVERY = {
     "duplicate": "send it `times` more (1) after a try",
@@ -44,7 +46,7 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     route: str | None = None
     next: int | None = None
     rate: float | None = None
-    seconds: float | None = None
+    seconds: Seconds | None = None
     times: int = 1
     bytes: int = 1_048_576
     status: int = 500

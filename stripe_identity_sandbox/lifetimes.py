@@ -1,6 +1,13 @@
 """How long things live at Stripe, in seconds. Nothing else of the sandbox decides by time."""
 
+from typing import Annotated
+
+import msgspec
+
 DAY = 24 * 3600.0
+#: What a user may set, a year and a day at most: longer than anything Stripe keeps.
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=366 * DAY)]
+
 #: Both are used once (Stripe's OpenAPI, ``verification_session``).
 CLIENT_SECRET, URL = DAY, 2 * DAY
 #: "up to 4 days" (docs.stripe.com/identity/verification-sessions#redact).

@@ -17,7 +17,7 @@ from stripe_identity_sandbox import faults
 from stripe_identity_sandbox.control import delivery_view, event_of, session_of
 from stripe_identity_sandbox.faults import Faults
 from stripe_identity_sandbox.hosted import gone
-from stripe_identity_sandbox.lifetimes import DAY
+from stripe_identity_sandbox.lifetimes import DAY, Seconds
 from stripe_identity_sandbox.objects import (
     REPORT_EXPANDS,
     Delivery,
@@ -125,7 +125,7 @@ def install(app: Flask, world: World, set_faults: Faults, recorder: Recorder) ->
         back = form.get("back", "/_sandbox/")
         with world.step():
             action = ACTIONS.get(form.get("action", ""))
-            if action is None or not back.startswith("/_sandbox/"):
+            if action is None or not back.startswith("/_sandbox/") or not back.isprintable():
                 raise ApiError(400, "There is no such action.")
             try:
                 return redirect(action(world, set_faults, form) or back, 303)
@@ -173,7 +173,7 @@ def _resend(world: World, _: Faults, form: dict[str, str]) -> None:
 
 
 def _advance(world: World, _: Faults, form: dict[str, str]) -> None:
-    world.advance(max(0.0, float(form.get("seconds", 0))))
+    world.advance(msgspec.convert(form.get("seconds", "0"), Seconds, strict=False))
 
 
 def _add_fault(_: World, set_faults: Faults, form: dict[str, str]) -> None:

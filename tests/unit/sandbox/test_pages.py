@@ -46,8 +46,19 @@ def test_bad_forms(api: Api) -> None:
     assert api.client.get("/start/test_x").status_code == 404
     assert api.client.get("/_sandbox/sessions/vs_x").status_code == 404
     assert api.client.post("/_sandbox/", data={"action": "nonsense"}).status_code == 400
-    elsewhere = {"action": "advance", "seconds": "1", "back": "https://evil.example"}
-    assert api.client.post("/_sandbox/", data=elsewhere).status_code == 400
+    for back in ("https://evil.example", "/_sandbox/\r\nx: y"):
+        elsewhere = {"action": "advance", "seconds": "1", "back": back}
+        assert api.client.post("/_sandbox/", data=elsewhere).status_code == 400
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e12", "-1", "x"])
+def test_seconds_that_no_clock_can_move_by(api: Api, seconds: str) -> None:
+    answer = api.client.post("/_sandbox/", data={"action": "advance", "seconds": seconds})
+    assert "message=" in answer.headers["Location"]
+    assert api.world.journal.offset == 0
+    fault = {"kind": "delay", "seconds": seconds}
+    assert api.client.post("/_sandbox/faults", data=fault).status_code == 400
+    assert api.client.get("/_sandbox/faults").json == []
 
 
 def test_a_refused_button_says_why(api: Api) -> None:
