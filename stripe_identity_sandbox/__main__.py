@@ -1,5 +1,6 @@
 """``stripe-identity-sandbox``: run the sandbox, and drive one that runs."""
 
+import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +37,13 @@ class Duration(click.ParamType[float]):
             self.fail(f"{value!r} is no duration; try 90, 15m, 2h or 4d.", param, ctx)
 
 
+def _finite(_: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Refuse what no clock can count: FloatRange takes nan."""
+    if not math.isfinite(value):
+        raise click.BadParameter("it is no finite number.", param=parameter)
+    return value
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """A Stripe Identity on your own machine."""
@@ -58,6 +66,7 @@ def main() -> None:
 @click.option(
     "--retry-after-scale",
     type=click.FloatRange(min=0),
+    callback=_finite,
     default=RETRY_SCALE,
     show_default=True,
     help="Multiply the waits between tries by this; 1 waits as long as Stripe.",

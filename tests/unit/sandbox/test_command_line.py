@@ -69,3 +69,11 @@ def test_mistakes(run: Any) -> None:
     assert run("trigger", "nonsense").exit_code == 2
     both = CliRunner().invoke(main, ["serve", "--deliver-to", "http://x"])
     assert "--deliver-to and --secret go together" in both.output
+
+
+@pytest.mark.parametrize("option", ["--redaction-time", "--retry-after-scale"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "x"])
+def test_a_number_that_no_clock_can_count(option: str, value: str) -> None:
+    answer = CliRunner().invoke(main, ["serve", option, value])
+    assert answer.exit_code == 2
+    assert f"Invalid value for '{option}'" in answer.output
