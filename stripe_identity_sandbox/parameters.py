@@ -6,6 +6,7 @@ Python values, and raises Stripe's error for the first thing that is wrong.
 
 import json
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ METADATA_KEYS, METADATA_KEY_LENGTH, METADATA_VALUE_LENGTH = 50, 40, 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class Kind(ABC):
     """One kind of value. ``unset``: an empty value is allowed and stands for None."""
 
     unset: bool = False
@@ -36,9 +37,9 @@ class Kind:
             raise _empty(param)
         return self.convert(value, param)
 
+    @abstractmethod
     def convert(self, value: Any, param: str) -> Any:
         """Return the value of something that is not empty."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -211,17 +212,17 @@ class TimeRange(Kind):
         return Record(dict.fromkeys(("gt", "gte", "lt", "lte"), Integer())).convert(value, param)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metadata(Kind):
     """A map of texts. An empty value unsets a key, an empty map all of them."""
 
-    def read(self, value: Any, param: str) -> dict[str, str] | None:
-        """Return what was given, with "" for a key to unset; None unsets all.
+    unset: bool = True
+
+    def convert(self, value: Any, param: str) -> dict[str, str]:
+        """Return what was given, with "" for a key to unset.
 
         The first two sentences are on record (stripe/stripe-php issue 246), the others are ours.
         """
-        if value in ("", None):
-            return None
         if not isinstance(value, dict):
             raise ApiError(
                 400, "Invalid metadata: metadata must be a set of key-value pairs", param=param

@@ -7,6 +7,7 @@ What happens around every one of them (keys, versions, idempotency, errors, faul
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from stripe_identity_sandbox import lifetimes, wire
 from stripe_identity_sandbox.objects import (
@@ -22,6 +23,8 @@ from stripe_identity_sandbox.parameters import Kind, Record
 from stripe_identity_sandbox.settings import Origin
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
+
+Owned = TypeVar("Owned", Session, Report, Event, Endpoint)
 
 #: The account whose keys are used; the id is ours.
 PLATFORM = "acct_1SandboxPlatform"
@@ -108,10 +111,8 @@ def session_by_id(
 ) -> Session:
     """Return a session of the account, or raise Stripe's error for an unknown one."""
     id_ = id_ or call.arguments["session"]
-    session = call.world.sessions.get(id_)
-    if session is None or session.account != call.account:
-        raise not_found("VerificationSession", id_, status, param)
-    return session
+    found = call.world.sessions.get(id_)
+    return _owned(call, found, not_found("VerificationSession", id_, status, param))
 
 
 def report_by_id(
@@ -119,10 +120,8 @@ def report_by_id(
 ) -> Report:
     """Return a report of the account."""
     id_ = id_ or call.arguments["report"]
-    report = call.world.reports.by_id.get(id_)
-    if report is None or report.account != call.account:
-        raise not_found("VerificationReport", id_, status, param)
-    return report
+    found = call.world.reports.by_id.get(id_)
+    return _owned(call, found, not_found("VerificationReport", id_, status, param))
 
 
 def event_by_id(
@@ -130,10 +129,9 @@ def event_by_id(
 ) -> Event:
     """Return an event of the account by the id of its snapshot form."""
     id_ = id_ or call.arguments["id"]
-    event = call.world.events.find(id_)
-    if event is None or event.id != id_ or event.account != call.account:
-        raise not_found("event", id_, status, param)
-    return event
+    found = call.world.events.find(id_)
+    snapshot = found if found and found.id == id_ else None
+    return _owned(call, snapshot, not_found("event", id_, status, param))
 
 
 def endpoint_by_id(
@@ -141,10 +139,15 @@ def endpoint_by_id(
 ) -> Endpoint:
     """Return a webhook endpoint of the account."""
     id_ = id_ or call.arguments["id"]
-    endpoint = call.world.endpoints.by_id.get(id_)
-    if endpoint is None or endpoint.account != call.account:
-        raise not_found("webhook endpoint", id_, status, param)
-    return endpoint
+    found = call.world.endpoints.by_id.get(id_)
+    return _owned(call, found, not_found("webhook endpoint", id_, status, param))
+
+
+def _owned(call: Call, found: Owned | None, unknown: ApiError) -> Owned:
+    """Return what was found, if it is the account's: another's is as unknown as none."""
+    if found is None or found.account != call.account:
+        raise unknown
+    return found
 
 
 def not_found(what: str, id_: str, status: int, param: str) -> ApiError:
