@@ -1,0 +1,27 @@
+"""How a command ends: what keeps it from its work, in words and as an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import click
+import redis
+
+from service.connection import UnsafeRedis
+from service.settings import SettingsError
+from workers import plugins
+
+
+def refuse_or(run: Callable[[], int]) -> None:
+    """Exit with what `run` returns, or with the code of what it could not do without."""
+    try:
+        code = run()
+    except (SettingsError, UnsafeRedis, plugins.PluginError) as error:
+        click.echo(f"refusing to start: {error}", err=True)
+        code = os.EX_CONFIG
+    except redis.RedisError as error:
+        click.echo(f"Redis cannot be reached or refused ({type(error).__name__})", err=True)
+        code = os.EX_UNAVAILABLE
+    sys.exit(code)
