@@ -29,10 +29,8 @@ class Duration(click.ParamType[float]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Return seconds."""
-        from stripe_identity_sandbox.scenario import seconds  # noqa: PLC0415 -- it loads YAML, which only this needs
-
         try:
-            return seconds(str(value))
+            return lifetimes.seconds(str(value))
         except ValueError:
             self.fail(f"{value!r} is no duration; try 90, 15m, 2h or 4d.", param, ctx)
 
@@ -304,7 +302,10 @@ def play(sandbox: Remote, /, file: Path, at_once: bool, seed: int | None) -> Non
       faults:
         - {kind: duplicate, rate: 0.2}
     """
-    from stripe_identity_sandbox import scenario  # noqa: PLC0415 -- YAML takes time to load
+    try:
+        from stripe_identity_sandbox import scenario  # noqa: PLC0415 -- the image has no YAML
+    except ModuleNotFoundError as error:
+        raise click.ClickException("A scenario is YAML: pip install pyyaml") from error
 
     def advance(seconds: float) -> None:
         sandbox.control("clock", advance=seconds)

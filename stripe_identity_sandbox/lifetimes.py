@@ -5,8 +5,10 @@ from typing import Annotated
 import msgspec
 
 DAY = 24 * 3600.0
-#: What a user may set, a year and a day at most: longer than anything Stripe keeps.
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=366 * DAY)]
+#: What a user may set at most: longer than anything Stripe keeps.
+LONGEST = 366 * DAY
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=LONGEST)]
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 #: Both are used once (Stripe's OpenAPI, ``verification_session``).
 CLIENT_SECRET, URL = DAY, 2 * DAY
@@ -28,3 +30,16 @@ RETRIES = {
     "test": (3600.0, 7200.0),
     "live": (300.0, 1800.0, 7200.0, 18000.0, 36000.0, *[43200.0] * 4),
 }
+
+
+def seconds(text: str) -> float:
+    """Return the seconds of a duration: 90, 15m, 2h, 4d.
+
+    Raises:
+        ValueError: it is none.
+    """
+    unit = _UNITS.get(text[-1:])
+    number = float(text[:-1]) * unit if unit else float(text)
+    if not 0 <= number <= LONGEST:
+        raise ValueError(f"{text!r} is not between 0 and a year")
+    return number

@@ -13,23 +13,10 @@ import msgspec
 import yaml
 
 from stripe_identity_sandbox.checks import OUTCOMES
+from stripe_identity_sandbox.lifetimes import seconds
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 #: What can be done to a session besides an outcome; ``processing`` waits for the outcome after it.
 CHANGES = ("created", "processing", "canceled", "redacted")
-
-
-def seconds(text: str) -> float:
-    """Return the seconds of a duration: 90, 15m, 2h, 4d.
-
-    Raises:
-        ValueError: it is none.
-    """
-    unit = UNITS.get(text[-1:])
-    number = float(text[:-1]) * unit if unit else float(text)
-    if not 0 <= number <= 366 * UNITS["d"]:
-        raise ValueError(f"{text!r} is not between 0 and a year")
-    return number
 
 
 class Life(msgspec.Struct, forbid_unknown_fields=True):
