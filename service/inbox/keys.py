@@ -35,6 +35,7 @@ kind form session created livemode account    the event (service/event.py); its 
 accepted    when it was accepted; `reopened` when it was last put back
 twin        the key of the same change in its other form (the event worked on, for a `twin`)
 wake        number of its last wake-up
+asked       nonce of the call that accepted it; absent once it was replayed or died
 lease       until when it is claimed; absent when nobody holds it
 token       fencing token of the last claim
 not_before  no claim before this moment

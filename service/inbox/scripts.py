@@ -2,7 +2,7 @@
 but reading the scripts themselves.
 
 Every command carries a nonce, by which a script that is asked twice answers as the first time
-(lua/once.lua).
+(lua/once.lua; accept.lua has a cheaper way).
 
 Packing the one command we send here, in place of redis-py's client, halves what a round trip costs
 (measured on redis-py 8.1).
@@ -17,11 +17,9 @@ from importlib import resources
 from service.inbox import keys
 from service.inbox.record import KEPT
 
-# What Redis still runs when its memory is full: all but taking in new events. Otherwise a full
-# inbox would never drain. A script without flags runs until its first write is refused: a delivery
-# of an event that is known already is answered.
-_TAKING_IN_WHAT_IS_NOT_KNOWN = ("accept",)
-_TAKING_IN = ("replay",)
+# What Redis still runs when its memory is full, or a full inbox would never drain. Of the others,
+# `replay` is refused then, and `accept`, which has no flags, runs until its first write is refused:
+# a delivery of an event that is known already is answered.
 _WORKING_OFF = (
     *("claim", "renew", "save_progress", "release", "finish", "link", "sweep", "end"),
     *("pause", "acquire", "spend"),
@@ -63,20 +61,20 @@ def constants() -> dict[str, str | int | tuple[str, ...]]:
 def sources() -> dict[str, str]:
     """Return every script by name."""
     return {
-        name: script(_read(name), flags)
-        for flags, scripts in (
-            ("", _TAKING_IN_WHAT_IS_NOT_KNOWN),
-            ("#!lua\n", _TAKING_IN),
-            ("#!lua flags=allow-oom\n", _WORKING_OFF),
-        )
-        for name in scripts
+        "accept": _prelude() + _read("accept"),  # keeps its nonce itself
+        "replay": script(_read("replay"), "#!lua\n"),
+        **{name: script(_read(name), "#!lua flags=allow-oom\n") for name in _WORKING_OFF},
     }
 
 
 def script(body: str, flags: str = "") -> str:
     """Return a script: constants and lib.lua, the body, and what has it happen once."""
+    return f"{flags}{_prelude()}local function run(ARGV)\n{body}end\n{_read('once')}"
+
+
+def _prelude() -> str:
     names = "".join(f"local {name} = {_lua(value)}\n" for name, value in constants().items())
-    return f"{flags}{names}{_read('lib')}local function run(ARGV)\n{body}end\n{_read('once')}"
+    return names + _read("lib")
 
 
 class Scripts:

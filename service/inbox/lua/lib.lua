@@ -5,8 +5,10 @@
 --
 -- Times are milliseconds by the clock of the inbox, the one that every lease, horizon and retry is
 -- written and compared with. It is Redis TIME (no node's clock enters) and what that was set back by,
--- so that it never goes back: lua/sweep.lua sees to it, lua/once.lua reads how much.
+-- so that it never goes back: lua/sweep.lua sees to it. `read_clock` comes first in every script.
 local ahead = 0
+
+local function read_clock(kept) ahead = kept and tonumber(string.match(kept, '^%d+')) or 0 end
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -33,20 +35,25 @@ local function stamp(ms)
     math.floor(ms_of_day / 1000) % 60, ms_of_day % 1000)
 end
 
--- Put a fresh RQ job for this event at the end of the queue, and look again after the horizon in
--- case it gets lost. The id is new each time; its number rises along the queue. The key stands in
--- the id and for people in the description: as an argument it would make `data` longer than 64
--- bytes, and the hash twice as large (hash-max-listpack-value).
-local function wake(key, now)
+-- Put a fresh RQ job for this event at the end of the queue, and return its number: the id is new each
+-- time, and its number rises along the queue. The key stands in the id and for people in the
+-- description: as an argument it would make `data` longer than 64 bytes, and the hash twice as large
+-- (hash-max-listpack-value).
+local function enqueue(key, now)
   local number = int(redis.call('INCR', SEQUENCE))
   local id, at = key .. '-' .. number, stamp(now)
   redis.call('HSET', JOB .. id,
     'created_at', at, 'enqueued_at', at, 'status', 'queued', 'origin', 'identity',
     'data', '["workers.jobs.process_event", null, [], {}]',
     'description', key, 'timeout', '-1', 'result_ttl', '0', 'failure_ttl', '3600')
-  redis.call('SADD', 'rq:queues', QUEUE)
-  redis.call('RPUSH', QUEUE, id)
-  redis.call('HSET', RECORD .. key, 'wake', number)
+  -- RQ lists its queues there; one that was not empty is listed already.
+  if redis.call('RPUSH', QUEUE, id) == 1 then redis.call('SADD', 'rq:queues', QUEUE) end
+  return number
+end
+
+-- Wake a worker for an event, and look again after the horizon in case the job gets lost.
+local function wake(key, now)
+  redis.call('HSET', RECORD .. key, 'wake', enqueue(key, now))
   redis.call('ZADD', DUE, int(now + HORIZON), key)
 end
 
@@ -173,7 +180,7 @@ local function settle(event, state, outcome, reason, now, handler, result)
   redis.call('ZREM', DUE, event.key)
   local record = RECORD .. event.key
   if state == 'dead' then
-    redis.call('HDEL', record, 'lease', 'wake', 'waits', 'lapses')
+    redis.call('HDEL', record, 'lease', 'wake', 'waits', 'lapses', 'asked')
     redis.call('HSET', record, 'state', state, 'settled', int(now), 'outcome', outcome,
       'reason', reason)
     if handler then redis.call('HSET', record, handler, result) end
@@ -201,7 +208,7 @@ local function reopen(key, which, now)
   local fields = line and fields_of(line) or record_of(key)
   local list, left_out = {}, fields.state ~= 'pending'
   fields.reason, fields.outcome, fields.settled, fields.took, fields.not_before = nil
-  fields.waits, fields.lapses = nil, nil
+  fields.waits, fields.lapses, fields.asked = nil, nil, nil
   fields.state, fields.reopened = 'pending', int(now)
   for name, value in pairs(fields) do
     local again = string.sub(name, 1, 2) == 'h:' and (which == 'all'

@@ -1,4 +1,5 @@
--- Stands behind every script, which is the body of `run` and takes its arguments without the nonce.
+-- Stands behind every script but accept, which is the body of `run` and takes its arguments without
+-- the nonce.
 -- Whoever did not get the reply asks again with the same nonce, and is answered what was answered the
 -- first time; nothing else happens. The second value a script returns says that it changed nothing:
 -- then the answer is not kept, since asking again changes nothing either.
@@ -12,7 +13,7 @@ if kept[1] then
   -- Held up on its way for so long that its caller has asked again, and for other things since.
   if tonumber(last) > tonumber(number) then error({err = 'STALE this was asked before'}) end
 end
-ahead = kept[2] and tonumber(string.match(kept[2], '^%d+')) or 0
+read_clock(kept[2])
 local answer, changed_nothing = run(ARGV)
 if not changed_nothing then
   redis.call('SET', ANSWER .. slot, number .. ' ' .. cmsgpack.pack(answer), 'PX', KEEP_ANSWER)

@@ -207,8 +207,16 @@ def _relative(text: str, began: int) -> str:
     text = re.sub(r"20\d\d-\d\d-\d\dT[\d:.]+Z", "now", text)
     text = re.sub(r"1[789]\d{11}", lambda m: f"+{round((int(m[0]) - began) / 1000)}s", text)
     # How long a result or the end took, in milliseconds.
+    text = re.sub(r"b'asked', b'[^']+'", "b'asked', nonce", text)
     text = re.sub(r"(done|dead|retry|skipped)\|(\d+)\|\d{1,5}", r"\1|\2|ms", text)
     return re.sub(r"(\+-?\d+s\\t\d+\\t)\d+\\t", r"\1ms\\t", text)
+
+
+def _in_one_word(result: Any) -> Any:
+    """Return a run in which accepting, if it accepted, answered just that."""
+    answers, state = result
+    accepted = r"<AcceptResult\.(?!FULL)\w+: '\w+'>"
+    return [[re.sub(accepted, "accepted", each) for each in own] for own in answers], state
 
 
 def _without_times(text: str) -> str:
@@ -250,7 +258,11 @@ def test_whichever_reply_is_lost_it_is_as_if_none_was(redis, server, pass_time, 
         if result is None:
             continue
         lossy += 1
-        if result not in (whole[order], whole[moved(order, lost, gap)]):
+        if result in (whole[order], whole[moved(order, lost, gap)]):
+            continue
+        if gap:  # an event may have gone on before it is accepted again
+            assert _in_one_word(result) == _in_one_word(whole[order]), (order, lost, gap)
+        else:
             assert result == whole[order], (order, lost, gap)
     assert lossy > 400
 
@@ -285,6 +297,7 @@ def test_what_was_held_up_for_too_long_changes_nothing(redis) -> None:
     with inbox.pipeline() as late:
         late.claim()
     inbox.accept(event("2"))
+    inbox.claim()
     state = {key: redis.dump(key) for key in redis.keys("*")}
     (answer,) = inbox._connections._round_trip(late.pack(), 1)
     assert str(answer).startswith("STALE")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -67,6 +68,7 @@ class Modelled:
     state: str = "pending"
     due: float = 0.0
     wake: int | None = None
+    asked: bool = False
     lease: float | None = None
     not_before: float | None = None
     token: int = 0
@@ -103,6 +105,7 @@ class Modelled:
             fields |= {
                 "reopened": self.reopened,
                 "wake": None if self.wake is None else str(self.wake),
+                "asked": ANY if self.asked else None,
                 "lease": self.lease,
                 "not_before": self.not_before,
                 "waits": str(self.waits) if self.waits else None,
@@ -209,6 +212,7 @@ class InboxMachine(RuleBasedStateMachine):
         modelled.state, modelled.outcome, modelled.reason = state, outcome, reason
         modelled.settled = self.now
         modelled.lease = modelled.wake = None
+        modelled.asked = False
         modelled.waits = modelled.lapses = 0
         if state == "done":
             modelled.not_before = modelled.reopened = None
@@ -241,6 +245,7 @@ class InboxMachine(RuleBasedStateMachine):
         modelled.state, modelled.reopened = "pending", self.now
         modelled.reason = modelled.outcome = modelled.settled = modelled.not_before = None
         modelled.waits = modelled.lapses = 0
+        modelled.asked = False
         self.wake(key)
         return True
 
@@ -305,11 +310,12 @@ class InboxMachine(RuleBasedStateMachine):
             expected = AcceptResult.REOPENED
             self.wakes += 1  # it makes sure that Redis takes something in
             self.reopen(canonical, "dead")
+            known.asked = True
         else:
             expected = AcceptResult.NEW
             time.sleep(0.002)  # the moments of acceptance are milliseconds
             order = len(self.events) + self.wakes
-            self.events[key] = Modelled(SESSION_OF[key], self.now, order)
+            self.events[key] = Modelled(SESSION_OF[key], self.now, order, asked=True)
             self.wake(key)
         event = Event(key, "verified", "thin", SESSION_OF[key], 1_700_000_000, livemode=False)
         self.lose_reply = lose
@@ -608,7 +614,7 @@ class InboxMachine(RuleBasedStateMachine):
             if isinstance(value, float):
                 assert abs(self.moment(fields[name], clock) - value) < NEAR, (key, name, value)
             else:
-                assert fields[name] == value, (key, name)
+                assert value == fields[name], (key, name)
         if modelled.state == "twin":
             return
         assert set(handlers) == {f"h:{name}" for name in modelled.handlers}
