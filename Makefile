@@ -18,7 +18,7 @@ dev: $(VENV) ## the same processes, to work with; Ctrl-C stops them (PORT, SANDB
 	@$(BIN)/python -m deploy.local
 
 .PHONY: test lint types contracts unit integration e2e coverage chaos-short containers
-test: lint types contracts unit integration e2e coverage chaos-short ## everything that must hold; stops at the first group that does not
+test: lint types contracts unit integration e2e $(if $(CI),coverage) chaos-short ## everything that must hold; stops at the first group that does not
 	@echo "== all groups passed"
 lint: $(VENV) ## style and formatting
 	@echo "== lint"
@@ -35,7 +35,7 @@ contracts: $(VENV) ## who may import whom
 	@$(BIN)/lint-imports
 unit: $(VENV) ## no I/O
 	@echo "== unit"
-	@$(BIN)/coverage erase
+	@$(if $(CI),$(BIN)/coverage erase)
 	@$(PYTEST) -n 2 tests/unit
 integration: $(VENV) ## on a real Redis
 	@echo "== integration"
@@ -43,7 +43,7 @@ integration: $(VENV) ## on a real Redis
 e2e: $(VENV) ## real processes only
 	@echo "== e2e"
 	@$(PYTEST) -n 4 tests/e2e
-coverage: $(VENV) ## of the last unit, integration and e2e runs, branches and processes included
+coverage: $(VENV) ## of the last unit, integration and e2e runs with CI=1, branches and processes included
 	@echo "== coverage"
 	@$(BIN)/coverage combine -q --append
 	@$(BIN)/coverage report --skip-covered
@@ -55,9 +55,10 @@ chaos-short: $(VENV) ## a sample of what `make chaos` does
 containers: $(VENV) ## image and compose.yaml on a container engine (Debian, as root: it starts one)
 	@echo "== containers"
 	@$(BIN)/python -m pytest -q --no-header --timeout 900 tests/containers
-PYTEST = $(BIN)/coverage run -m pytest -q --no-header
+# Measuring coverage nearly doubles the CPU that tests take: CI does it.
+PYTEST = $(BIN)/$(if $(CI),coverage run,python) -m pytest -q --no-header
 
-.PHONY: bench profile soak chaos
+.PHONY: bench profile soak chaos mutants
 bench: $(VENV) ## how fast, with the numbers printed
 	@$(BIN)/python -m pytest tests/benchmarks -s
 profile: $(VENV) ## flame graphs of receiver and worker under load, in var/bench (Linux, as root)
@@ -70,6 +71,8 @@ chaos: $(VENV) ## kill, freeze and cut everything; nothing may be lost
 	@$(BIN)/python -m tests.chaos.storm
 	@$(BIN)/python -m tests.chaos.storm --plain-rq
 	@$(BIN)/python -m tests.chaos.page
+mutants: $(VENV) ## put faults into the code, and see whether tests notice; goes on where it was (COUNT, SEED)
+	@$(BIN)/python -m tests.mutants --count $(or $(COUNT),300) --seed $(or $(SEED),1)
 
 .PHONY: checkov sbom
 checkov: $(VENV) ## what checkov says about deploy/, offline (needs kubectl; installs checkov: minutes)

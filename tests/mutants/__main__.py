@@ -1,0 +1,298 @@
+"""`python -m tests.mutants`: put faults into the code, one at a time, and see whether tests notice.
+
+Each mutant gets the tests that `targets.py` names for its file, until one fails. It is noticed when
+a test fails or a stage takes more than five times as long as without a fault. Results are kept in
+var/mutants, so that an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+import click
+
+from tests.mutants import mutate_lua
+from tests.mutants.targets import TARGETS
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / "var" / "mutants"
+HERE = Path(__file__).parent
+MUTMUT = "mutmut==3.8.1"
+"""Its list of mutations is not public: another release may move it."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file: the line, and the whole text with the change."""
+
+    file: str
+    line: int
+    code: str
+
+    @property
+    def diff(self) -> str:
+        """The change, without lines around it."""
+        before = (ROOT / self.file).read_text().splitlines()
+        lines = difflib.unified_diff(before, self.code.splitlines(), lineterm="", n=0)
+        return "\n".join(line for line in list(lines)[2:] if not line.startswith("@@"))
+
+    @property
+    def name(self) -> str:
+        """The same for the same change of the same text."""
+        return hashlib.sha256(f"{self.file}\n{self.code}".encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a mutant. `by` names the stage that noticed it, empty when none did."""
+
+    name: str
+    file: str
+    line: int
+    diff: str
+    by: str
+    seconds: float
+
+
+class Trees:
+    """Copies of the repository, one for each job."""
+
+    def __init__(self, jobs: int) -> None:
+        self._free: SimpleQueue[Path] = SimpleQueue()
+        tracked = _lines("git", "ls-files")
+        for number in range(jobs):
+            tree = CACHE / f"tree-{number}"
+            shutil.rmtree(tree, ignore_errors=True)
+            for name in tracked:
+                if (ROOT / name).is_file():
+                    (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(ROOT / name, tree / name)
+            self._free.put(tree)
+
+    def notice(
+        self, mutant: Mutant | None, stages: tuple[str, ...], limits: dict[str, float]
+    ) -> str:
+        """Return the first stage that fails with the mutant (None: as it is), or nothing."""
+        tree = self._free.get()
+        try:
+            if mutant:
+                (tree / mutant.file).write_text(mutant.code)
+            return next((s for s in stages if not _passes(tree, s, limits.get(s, 900.0))), "")
+        finally:
+            if mutant:
+                shutil.copy2(ROOT / mutant.file, tree / mutant.file)
+            self._free.put(tree)
+
+
+@click.command()
+@click.option("--count", default=300, show_default=True, help="How many mutants are drawn.")
+@click.option("--seed", default=1, show_default=True, help="Which ones.")
+@click.option("--jobs", default=2, show_default=True, help="How many are tested at a time.")
+@click.option("--file", "pattern", default="*", help="Only files of this pattern.")
+@click.option("--since", metavar="COMMIT", help="Only lines changed since this commit.")
+@click.option("--list", "only_list", is_flag=True, help="Print the changes, test nothing.")
+def main(
+    count: int, seed: int, jobs: int, pattern: str, since: str | None, only_list: bool
+) -> None:
+    """Judge the tests by faults put in on purpose.
+
+    Exit code 1: a mutant survived that tests/mutants/equivalent.toml does not explain.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    drawn = _draw(count, seed, pattern, since)
+    if only_list:
+        for mutant in drawn:
+            click.echo(f"{mutant.name} {mutant.file}:{mutant.line}\n{mutant.diff}\n")
+        return
+    results = _run(drawn, jobs)
+    raise SystemExit(_report(results))
+
+
+def _draw(count: int, seed: int, pattern: str, since: str | None) -> list[Mutant]:
+    """Return mutants, of each file about its share of all."""
+    files = [f for f in _lines("git", "ls-files") if _stages(f) and fnmatch.fnmatch(f, pattern)]
+    changed = _changed_lines(since) if since else {}
+    if since:
+        files = [file for file in files if file in changed]
+    numbers = [(file, n) for file, many in _counts(files).items() for n in range(many)]
+    chance = random.Random(seed)
+    if since:
+        made = [m for m in _make(numbers) if m.line in changed[m.file]]
+        return chance.sample(made, min(count, len(made)))
+    return list(_make(chance.sample(numbers, min(count, len(numbers)))))
+
+
+def _counts(files: list[str]) -> dict[str, int]:
+    """Return how many mutants there are of each file."""
+    python = [file for file in files if file.endswith(".py")]
+    counts: dict[str, int] = json.loads(_mutmut(*python)) if python else {}
+    return counts | {f: len(_lua_mutants(f)) for f in files if f.endswith(".lua")}
+
+
+def _make(numbers: list[tuple[str, int]]) -> Iterator[Mutant]:
+    """Yield the mutants with these numbers of these files."""
+    wanted: dict[str, list[int]] = {}
+    for file, number in sorted(numbers):
+        wanted.setdefault(file, []).append(number)
+    python = {file: each for file, each in wanted.items() if file.endswith(".py")}
+    for line in _mutmut("--make", stdin=json.dumps(python)).splitlines():
+        yield Mutant(**json.loads(line))
+    for file in wanted.keys() - python.keys():
+        of_file = _lua_mutants(file)
+        for number in wanted[file]:
+            yield Mutant(file, *of_file[number])
+
+
+def _mutmut(*arguments: str, stdin: str = "") -> str:
+    python = CACHE / "venv" / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", CACHE / "venv"], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", MUTMUT], check=True)
+    command = [str(python), str(HERE / "mutate_python.py"), *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, check=True, input=stdin, text=True, stdout=subprocess.PIPE
+    )
+    return done.stdout
+
+
+def _lua_mutants(file: str) -> list[tuple[int, str]]:
+    return list(mutate_lua.mutants((ROOT / file).read_text()))
+
+
+def _stages(file: str) -> tuple[str, ...]:
+    return next((s for pattern, s in TARGETS.items() if fnmatch.fnmatch(file, pattern)), ())
+
+
+def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
+    """Test the mutants that are not tested yet; say how far it is."""
+    kept = CACHE / "results.jsonl"
+    known = {}
+    if kept.exists():
+        known = {
+            r.name: r for r in (Result(**json.loads(x)) for x in kept.read_text().splitlines())
+        }
+    todo = [mutant for mutant in mutants if mutant.name not in known]
+    if todo:
+        trees = Trees(jobs)
+        limits = _limits(trees, todo)
+        lock, began = threading.Lock(), time.monotonic()
+
+        def test(mutant: Mutant) -> None:
+            start = time.monotonic()
+            by = trees.notice(mutant, _stages(mutant.file), limits)
+            took = time.monotonic() - start
+            result = Result(mutant.name, mutant.file, mutant.line, mutant.diff, by, round(took, 1))
+            with lock, kept.open("a") as file:
+                known[mutant.name] = result
+                file.write(json.dumps(asdict(result)) + "\n")
+                tested = sum(m.name in known for m in todo)
+                left = (time.monotonic() - began) / tested * (len(todo) - tested) / 60
+                click.echo(
+                    f"{tested}/{len(todo)}, {left:.0f} min left: {mutant.file}:{mutant.line}"
+                    f" {'noticed' if by else 'SURVIVED'} in {took:.0f} s"
+                )
+
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(test, todo))
+    return [known[mutant.name] for mutant in mutants]
+
+
+def _limits(trees: Trees, mutants: list[Mutant]) -> dict[str, float]:
+    """Return how long each stage may take (s), after it has passed without a fault."""
+    limits = {}
+    for stage in dict.fromkeys(s for mutant in mutants for s in _stages(mutant.file)):
+        start = time.monotonic()
+        if trees.notice(None, (stage,), {}):
+            raise click.ClickException(f"without any fault this fails: pytest {stage}")
+        took = time.monotonic() - start
+        limits[stage] = 30 + 5 * took
+        click.echo(f"without a fault {took:.0f} s: pytest {stage}")
+    return limits
+
+
+def _passes(tree: Path, stage: str, limit: float) -> bool:
+    """Run a stage in a tree; what it started ends with it."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tree / ".hypothesis")}
+    with (tree / "pytest.log").open("wb") as log:
+        child = subprocess.Popen(
+            [*command, *stage.split()],
+            cwd=tree,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            return child.wait(limit) == 0
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGINT)  # fixtures stop what they started
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(30)
+            return False
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def _report(results: list[Result]) -> int:
+    """Print the score of each file and the survivors; return the exit code."""
+    reasons = tomllib.loads((HERE / "equivalent.toml").read_text())
+    tested = Counter(r.file for r in results)
+    equivalent = Counter(r.file for r in results if not r.by and r.name in reasons)
+    noticed = Counter(r.file for r in results if r.by)
+    for file, count in sorted(tested.items()):
+        of = count - equivalent[file]
+        click.echo(f"{noticed[file]:4} of {of:4}  {file}")
+    of = len(results) - equivalent.total()
+    share = 100 * noticed.total() / of if of else 100.0
+    click.echo(
+        f"{noticed.total()} of {of} noticed ({share:.1f} %);"
+        f" {equivalent.total()} more are equivalent"
+    )
+    unexplained = [r for r in results if not r.by and r.name not in reasons]
+    for result in unexplained:
+        click.echo(f"\nSURVIVED {result.name} {result.file}:{result.line}\n{result.diff}")
+    return 1 if unexplained else 0
+
+
+def _changed_lines(since: str) -> dict[str, set[int]]:
+    changed: dict[str, set[int]] = {}
+    file = ""
+    for line in _lines("git", "diff", "-U0", since, "--", "*.py", "*.lua"):
+        if line.startswith("+++ "):
+            file = line[6:]
+        elif line.startswith("@@"):
+            start, _, count = line.split("+")[1].split(" ")[0].partition(",")
+            first = int(start)
+            changed.setdefault(file, set()).update(range(first, first + int(count or 1)))
+    return changed
+
+
+def _lines(*command: str) -> list[str]:
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
+if __name__ == "__main__":
+    main()

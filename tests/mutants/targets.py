@@ -1,0 +1,38 @@
+"""Which files are mutated, and which tests are to notice: the nearest first, then wider ones."""
+
+_INBOX = "tests/integration/inbox"
+_WORKERS = "tests/integration/workers"
+
+_SCRIPTS = (
+    f"{_INBOX}/test_inbox.py {_INBOX}/test_limits.py {_INBOX}/test_twins.py"
+    f" {_INBOX}/test_accounts.py {_INBOX}/test_by_hand.py {_INBOX}/test_rq_contract.py",
+    f"{_INBOX}/test_clock.py {_INBOX}/test_connections.py {_INBOX}/test_model.py",
+    f"{_INBOX}/test_lost_replies.py {_WORKERS}/test_round_trips.py",
+    f"{_WORKERS} tests/integration/service",
+)
+_WORK = ("tests/unit/workers", _WORKERS, "tests/e2e/workers")
+_RECEIVE = (
+    "tests/unit/service",
+    "tests/integration/server tests/integration/service",
+    "tests/e2e/receiver/test_answers.py tests/e2e/receiver/test_trouble.py"
+    " tests/e2e/receiver/test_hostile.py tests/e2e/receiver/test_boot.py",
+    "tests/e2e/receiver",
+)
+
+TARGETS: dict[str, tuple[str, ...]] = {
+    "service/inbox/lua/*.lua": _SCRIPTS,
+    "service/inbox/*.py": ("tests/unit/service", *_SCRIPTS),
+    "service/signature.py": _RECEIVE[:3],
+    "service/event.py": _RECEIVE[:3],
+    "service/receiver.py": _RECEIVE,
+    "service/connection.py": (*_RECEIVE[:3], _INBOX),
+    "service/server/*.py": _RECEIVE,
+    "workers/jobs.py": _WORK,
+    "workers/fetching.py": _WORK,
+    "workers/dispatch.py": _WORK,
+    "workers/ending.py": _WORK,
+    "workers/failures.py": _WORK,
+    "workers/reconcile.py": _WORK,
+    "workers/stripe_api.py": _WORK,
+}
+"""Patterns of files, and their stages: arguments of pytest, run until one fails."""
