@@ -23,8 +23,6 @@ preload_app = True
 
 timeout = 30  # a worker process silent for so long is replaced
 graceful_timeout = 25  # platforms kill 30 s after SIGTERM; draining takes 19 s at most
-max_requests = 100_000  # a fresh process now and then, against slow leaks; not both at once
-max_requests_jitter = 20_000
 
 # One log line per thing that happens, written by the service; no access log beside it.
 logger_class = "service.logs.GunicornLogger"

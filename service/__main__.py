@@ -44,8 +44,11 @@ def serve() -> None:
     os.environ.pop("PORT", None)
     if settings.port:
         os.environ["PORT"] = str(settings.port)
-    command = [sys.executable, "-m", "gunicorn", "-c", str(_GUNICORN_CONF)]
-    os.execv(sys.executable, [*command, "service.app:create_app()"])  # noqa: S606  # no shell
+    # On SIGUSR2 gunicorn starts itself anew with these arguments, which fails with `-m gunicorn`.
+    script = Path(sys.executable).with_name("gunicorn")
+    command = [str(script)] if script.exists() else [sys.executable, "-m", "gunicorn"]
+    arguments = ["-c", str(_GUNICORN_CONF), "service.app:create_app()"]
+    os.execv(command[0], [*command, *arguments])  # noqa: S606  # no shell
 
 
 @main.command()

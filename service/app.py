@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     # Werkzeug cuts a body that comes in chunks there, silently: one byte more shows that it was.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1
     app.url_map.merge_slashes = False  # Stripe follows no redirects
+    app.before_request(_refuse_repeated_slash)
     app.add_url_rule(WEBHOOK_PATH, view_func=web.webhook, methods=["POST"])
     app.add_url_rule(HEALTH_PATH, view_func=healthz)
     app.add_url_rule(READY_PATH, view_func=web.readyz)
@@ -164,6 +165,12 @@ def known_words(path: str) -> str:
 def healthz() -> Response:
     """Answer that the process is alive; asks nothing else."""
     return _response(ALIVE)
+
+
+def _refuse_repeated_slash() -> None:
+    """Have `//webhooks/stripe` be what it is, an unknown path: Werkzeug ignores the first slash."""
+    if request.environ["PATH_INFO"].startswith("//"):
+        raise NotFound
 
 
 def _response(answer: Answer) -> Response:

@@ -22,14 +22,19 @@ MAX_PIPELINED = 128
 MAX_CONNECTIONS = 1_000
 """Connections of a process. Each takes a file descriptor."""
 
-MAX_PARTIAL = 16 << 20
-"""Bytes of unfinished requests that a process keeps, of all connections together."""
+MAX_HELD = 16 << 20
+"""Bytes of requests that a process keeps, unfinished or waiting for a response, of all connections
+together."""
 
 MAX_WAITING_PAGES = 64
 """Requests to other routes than the webhook that wait for a thread."""
 
 READ_DEADLINE = 6.0
 """Seconds in which a request must arrive whole. Stripe's are one or two packets."""
+
+ANSWER_DEADLINE = 30.0
+"""Seconds in which a request must be answered. Deliveries are answered by `ACCEPT_DEADLINE`, and
+pages wait for Redis no longer than its time limits say: past this one the process has a bug."""
 
 SEND_DEADLINE = 6.0
 """Seconds in which a client must take what is sent to it."""

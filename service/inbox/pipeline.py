@@ -122,14 +122,20 @@ class Reply(Generic[T]):
         """Return what Redis answered.
 
         Raises:
-            redis.RedisError: Redis refused this command, or did not answer.
+            redis.RedisError: Redis refused this command, did not answer, or answered in a form
+                that is none of the script's.
             RuntimeError: the pipeline was not sent.
         """
         if self._raw is _UNSENT:
             raise RuntimeError("the pipeline was not sent")
         if isinstance(self._raw, redis.RedisError):
             raise self._raw
-        return self._read(self._raw)
+        try:
+            return self._read(self._raw)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise redis.InvalidResponse(
+                f"a reply of another form: {type(error).__name__}"
+            ) from None
 
 
 _UNSENT = object()

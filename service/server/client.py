@@ -12,7 +12,14 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
 from service import logs
-from service.limits import KEEP_ALIVE, LINGER, MAX_PARTIAL, READ_DEADLINE, SEND_DEADLINE
+from service.limits import (
+    ANSWER_DEADLINE,
+    KEEP_ALIVE,
+    LINGER,
+    MAX_HELD,
+    READ_DEADLINE,
+    SEND_DEADLINE,
+)
 from service.server.http import Exchange, HttpConnection, Refusal, Response
 
 if TYPE_CHECKING:
@@ -25,8 +32,8 @@ class Server(Protocol):
     """What a connection needs of the server."""
 
     clients: set[Client]
-    partial: int
-    """Bytes of unfinished requests, of all connections."""
+    held: int
+    """Bytes of requests that are unfinished or wait for a response, of all connections."""
 
     def dispatch(self, client: Client, exchange: Exchange) -> None:
         """See to it that the exchange gets its response."""
@@ -35,7 +42,7 @@ class Server(Protocol):
         """Log and count a request that is refused."""
 
     def relieve(self) -> None:
-        """Drop clients while unfinished requests take more memory than they may."""
+        """Drop clients while requests take more memory than they may."""
 
 
 class Client(asyncio.Protocol):
@@ -50,7 +57,8 @@ class Client(asyncio.Protocol):
         self._server, self._loop = server, loop
         self._http = HttpConnection(_now)
         self._transport: Transport
-        self._counted = 0  # our part of `server.partial`
+        self.held = 0
+        """Bytes of its requests that are unfinished or wait for a response."""
         self._write_paused = False
         self._lingering = False
         self._eof = False
@@ -79,13 +87,13 @@ class Client(asyncio.Protocol):
         if self._lingering:
             return
         with self._guarded():
-            is_new = self._http.partial == 0
+            was_reading = self._http.reads_request
             exchanges, refusal = self._http.receive(data)
             self._queue += exchanges
             if refusal:
                 self._server.refused(refusal)
-            if self._http.partial and (is_new or exchanges):
-                self._begin_waiting(READ_DEADLINE)
+            if self._http.reads_request and not was_reading and not self._http.waiting:
+                self._wait_for_client()
             self._advance()
             self._update()
 
@@ -113,7 +121,7 @@ class Client(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on."""
         self._write_paused = False
-        self._begin_waiting(KEEP_ALIVE)
+        self._wait_for_client()
         with self._guarded():
             self._advance()
             self._update()
@@ -127,6 +135,8 @@ class Client(asyncio.Protocol):
             return
         with self._guarded():
             self._http.respond(exchange, response)
+            if not self._write_paused:
+                self._wait_for_client()
             self._update()
         if self._queue:
             self._loop.call_soon(self._advance)
@@ -151,15 +161,17 @@ class Client(asyncio.Protocol):
 
     def close_if_quiet(self, seconds: float) -> None:
         """End the connection if nothing is under way and nothing came for some seconds."""
-        quiet = not self._http.waiting and not self._http.partial
+        quiet = not self._http.waiting and not self._http.reads_request
         if quiet and self._loop.time() > self.since + seconds:
             self.close()
 
     def expire(self) -> None:
         """End the connection at its deadline: say so to one that has begun a request."""
+        if self._in_hand:
+            log.error("request_not_answered", seconds=ANSWER_DEADLINE)
         if self._lingering or self._write_paused or self._http.waiting:
             self.drop()
-        elif self._http.partial:
+        elif self._http.reads_request:
             self._server.refused(self._http.refuse(Refusal(408, "request_too_slow")))
             self.close()
         else:
@@ -179,6 +191,7 @@ class Client(asyncio.Protocol):
         """Have the server see to the next request, if the one before is answered and read."""
         if self._queue and self._in_hand is None and not self._write_paused:
             self._in_hand = self._queue.popleft()
+            self._begin_waiting(ANSWER_DEADLINE)
             self._server.dispatch(self, self._in_hand)
 
     def _update(self) -> None:
@@ -187,15 +200,17 @@ class Client(asyncio.Protocol):
             return
         if output := self._http.take_output():
             self._transport.write(output)
-            if not self._write_paused and not self._http.partial:
-                self._begin_waiting(KEEP_ALIVE)
-        self._count(self._http.partial)
+        self._count(self._http.held)
         if self._http.finished:
             self._linger()
         elif self._queue or self._write_paused:
             self._transport.pause_reading()  # it has enough to be answered
         else:
             self._transport.resume_reading()
+
+    def _wait_for_client(self) -> None:
+        """Wait for the rest of a request, or for the next one."""
+        self._begin_waiting(READ_DEADLINE if self._http.reads_request else KEEP_ALIVE)
 
     def _begin_waiting(self, seconds: float) -> None:
         self.since = self._loop.time()
@@ -216,10 +231,10 @@ class Client(asyncio.Protocol):
         except OSError:  # it has reset the connection
             self.drop()
 
-    def _count(self, partial: int) -> None:
-        more, self._counted = partial - self._counted, partial
-        self._server.partial += more
-        if more > 0 and self._server.partial > MAX_PARTIAL:
+    def _count(self, held: int) -> None:
+        more, self.held = held - self.held, held
+        self._server.held += more
+        if more > 0 and self._server.held > MAX_HELD:
             self._server.relieve()
 
 

@@ -24,6 +24,9 @@ from service.limits import (
     MAX_REQUEST,
 )
 
+PIECE = 16_384
+"""Bytes that the parser is given at a time."""
+
 
 @dataclass(slots=True)
 class Request:
@@ -75,6 +78,7 @@ class Exchange:
     """A request and, once it is known, its response as it is sent."""
 
     request: Request
+    size: int = 0  # bytes kept of the request
     response: bytes | None = None
     last: bool = False  # the connection ends after this response
 
@@ -100,7 +104,9 @@ class HttpConnection:
         self._date = date
         self._parser = httptools.HttpRequestParser(self)
         self._partial: _Partial | None = None
-        self._read = 0  # bytes since the last whole request
+        self._piece = 0  # bytes of the piece that is being read
+        self._read = 0  # bytes since the piece in which the unfinished request begins
+        self._unanswered = 0  # bytes kept of the whole requests that wait for a response
         self._complete: list[Exchange] = []  # by the bytes that are being read
         self._refused: Refusal | None = None
         self._exchanges: deque[Exchange] = deque()
@@ -110,9 +116,14 @@ class HttpConnection:
         """Set to answer every further request with `Connection: close`."""
 
     @property
-    def partial(self) -> int:
-        """Bytes kept of an unfinished request; 0 when none has begun."""
-        return 0 if self.closing else self._read
+    def reads_request(self) -> bool:
+        """Whether a request has begun and is not whole."""
+        return self._partial is not None and not self.closing
+
+    @property
+    def held(self) -> int:
+        """Bytes kept, of the unfinished request and of those that wait for a response."""
+        return self._unanswered + (self._read if self.reads_request else 0)
 
     @property
     def waiting(self) -> int:
@@ -132,15 +143,21 @@ class HttpConnection:
         if self.closing:
             return [], None
         self._complete = []
-        self._read += len(data)
-        refusal = self._parse(data) or self._too_long()
-        if refusal:
-            self.refuse(refusal)
+        refusal = None
+        # llhttp does not tell where in the bytes a request begins. In small pieces it is known
+        # well enough what an unfinished one takes.
+        for start in range(0, len(data), PIECE):
+            refusal = self._parse(data[start : start + PIECE]) or self._too_long()
+            if refusal:
+                self.refuse(refusal)
+                break
+            if self._complete and not self._complete[-1].request.keep_alive:
+                break
         return self._complete, refusal
 
     def receive_eof(self) -> Refusal | None:
         """Note that the client sends no more; a request that is cut off is refused."""
-        if not self.closing and self._partial:
+        if self.reads_request:
             return self.refuse(Refusal(400, "request_incomplete"))
         self.closing = True
         return None
@@ -170,9 +187,11 @@ class HttpConnection:
         exchange.last = not keep
         while self._exchanges and (ready := self._exchanges[0]).response is not None:
             self._output += ready.response
+            self._unanswered -= ready.size
             self._exchanges.popleft()
             if ready.last:
                 self.closing = True
+                self._unanswered = 0
                 self._exchanges.clear()
 
     def take_output(self) -> bytes:
@@ -180,9 +199,11 @@ class HttpConnection:
         output, self._output = bytes(self._output), bytearray()
         return output
 
-    def _parse(self, data: bytes) -> Refusal | None:
+    def _parse(self, piece: bytes) -> Refusal | None:
+        self._piece = len(piece)
+        self._read += self._piece
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
             self.closing = True  # what follows is another protocol, which is not spoken here
         except httptools.HttpParserCallbackError:
@@ -205,6 +226,7 @@ class HttpConnection:
         if self.closing:
             self._stop(Refusal(400, "data_after_close"))
         self._partial = _Partial()
+        self._read = self._piece
 
     def on_url(self, part: bytes) -> None:
         """Take a part of the target."""
@@ -283,10 +305,11 @@ class HttpConnection:
             body=bytes(partial.body),
             keep_alive=self._parser.should_keep_alive() and not self._parser.should_upgrade(),
         )
+        exchange = Exchange(request, partial.head_size + len(partial.body))
         self._partial, self._read = None, 0
         if len(self._exchanges) >= MAX_PIPELINED:
             self._stop(Refusal(429, "too_many_pipelined"))
-        exchange = Exchange(request)
+        self._unanswered += exchange.size
         self._exchanges.append(exchange)
         self._complete.append(exchange)
         if not request.keep_alive:

@@ -22,6 +22,7 @@ from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
+from urllib.parse import unquote
 
 import redis
 from gunicorn.workers.base import Worker
@@ -30,7 +31,7 @@ from identity_webhooks.event import Event
 from service import logs
 from service.app import HEALTH_PATH, READY_PATH, WEBHOOK_PATH, Web
 from service.inbox import AcceptResult, Reply
-from service.limits import MAX_CONNECTIONS, MAX_PARTIAL, MAX_WAITING_PAGES
+from service.limits import MAX_CONNECTIONS, MAX_HELD, MAX_WAITING_PAGES
 from service.receiver import ALIVE, Answer, readiness
 from service.server import wsgi
 from service.server.client import Client
@@ -64,6 +65,13 @@ log = logs.get(__name__)
 class LoopWorker(Worker):
     """See the module. Its parts live in one event loop, started by `run`."""
 
+    @classmethod
+    def check_config(cls, cfg: Any, _: Any) -> None:
+        """Refuse settings of gunicorn's that have no effect here (RuntimeError)."""
+        for name, instead in _UNSUPPORTED.items():
+            if cfg.settings[name].get() not in {None, False, "off"}:
+                raise RuntimeError(f"{cls.__name__} does not support {name}: {instead}")
+
     def init_signals(self) -> None:
         """Leave signals to the loop, but SIGABRT, which gunicorn sends to a worker that hangs."""
         for each in self.SIGNALS:
@@ -92,17 +100,15 @@ class _Server:
         self._opening: set[asyncio.Task[Any]] = set()
         self._listening: set[socket.socket] = set()
         self._paused_until = 0.0
-        self._served = 0
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._terminated = False  # and not only renewed
         self._capacity = _connection_limit()
         self.clients: set[Client] = set()
-        self.partial = 0
+        self.held = 0
 
     async def run(self) -> None:
         """Serve until told to stop; then drain."""
-        self._loop.add_signal_handler(signal.SIGTERM, self._terminate)
+        self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         for each in (signal.SIGINT, signal.SIGQUIT):
             self._loop.add_signal_handler(each, self._quit)
         self._loop.add_signal_handler(signal.SIGUSR1, self._worker.log.reopen_files)
@@ -117,12 +123,8 @@ class _Server:
         if self._link:
             self._link.close()
 
-    def _terminate(self) -> None:
-        self._terminated = True
-        self._stop.set()
-
     def _quit(self) -> None:
-        self._terminate()
+        self._stop.set()
         self._hurry.set()
 
     # --- connections --------------------------------------------------------------------------
@@ -187,9 +189,15 @@ class _Server:
         return bool(free)
 
     def relieve(self) -> None:
-        """Drop clients while unfinished requests take more memory than they may."""
-        while self.partial > MAX_PARTIAL and self._drop_some():
-            pass
+        """Drop clients until requests take half of the memory they may: those with most first.
+
+        One that takes no more than its share, were all connections used, is left alone.
+        """
+        for client in sorted(self.clients, key=_held, reverse=True):
+            if self.held <= MAX_HELD // 2 or client.held <= MAX_HELD // MAX_CONNECTIONS:
+                break
+            if not client.delivers:
+                client.drop()
 
     async def _keep_house(self) -> None:
         """End what is past its deadline, and tell gunicorn that the loop lives."""
@@ -212,9 +220,8 @@ class _Server:
 
     def dispatch(self, client: Client, exchange: Exchange) -> None:
         """See to it that the exchange gets its response."""
-        self._count()
         request = exchange.request
-        path = request.path if self._web else None
+        path = unquote(request.path) if self._web else None
         if path == WEBHOOK_PATH and request.method == "POST":
             if not self._deliveries:
                 self._loop.call_soon(self._decide)
@@ -268,7 +275,7 @@ class _Server:
     def _check_readiness(self, client: Client, exchange: Exchange) -> None:
         assert self._link  # noqa: S101
         tell = partial(self._tell_readiness, client, exchange)
-        if self._terminated:
+        if self._stop.is_set():
             tell(["this process is about to stop"])
         else:
             self._link.check(tell)
@@ -284,22 +291,13 @@ class _Server:
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(client.respond, exchange, response)
 
-    def _count(self) -> None:
-        self._served += 1
-        if self._served == self._worker.max_requests:
-            log.info("worker_renewed", count=self._served)
-            self._stop.set()
-
     # --- the end ------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Answer what comes for a while, then what is under way, then end.
-
-        A process that is only renewed accepts nothing more: another one does.
-        """
+        """Answer what comes for a while, then what is under way, then end."""
         for client in self.clients:
             client.retire()
-        if self._web and self._terminated and not self._hurry.is_set():
+        if self._web and not self._hurry.is_set():
             self._listen()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), self._web.settings.drain_seconds)
@@ -319,6 +317,12 @@ class _Server:
             client.drop()
 
 
+_UNSUPPORTED = {
+    "certfile": "have TLS end in front of it",
+    "keyfile": "have TLS end in front of it",
+    "proxy_protocol": "have the proxy speak plain HTTP/1 to it",
+    "max_requests": "a process is not renewed, since that would hold up deliveries",
+}
 _Waiting = tuple[Client, Exchange, Event, Reply[AcceptResult]]
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -332,6 +336,10 @@ _ALIVE = _response(ALIVE)
 
 def _since(client: Client) -> float:
     return client.since
+
+
+def _held(client: Client) -> int:
+    return client.held
 
 
 def _connection_limit() -> int:

@@ -327,7 +327,7 @@ class Sender:
                 connection.sendall(case.raw[start:end])
             answer = _answer(connection, keep=True)
         except ConnectionError:
-            answer = None  # it had been idle for too long, or the server renewed its worker
+            answer = None  # it had been idle for too long
         if answer is None:
             self._hang_up()
             self._connection = self._dial()

@@ -79,6 +79,27 @@ def test_how_many_processes_receive(serve, wait_until, value, count) -> None:
     wait_until(lambda: len(children.read_text().split()) == count)
 
 
+def test_gunicorn_starts_itself_anew_on_sigusr2(serve, wait_until) -> None:
+    process, port = serve(WEB_CONCURRENCY="1", DRAIN_SECONDS="0")
+
+    def masters() -> list[int]:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return [
+            int(pid) for pid in children if Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        ]
+
+    process.send_signal(signal.SIGUSR2)
+    wait_until(masters)
+    (successor,) = masters()
+    try:
+        process.terminate()
+        assert process.wait(20) == 0
+        assert answers(port)
+    finally:
+        os.kill(successor, signal.SIGTERM)
+        wait_until(lambda: not answers(port))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 def test_where_shared_memory_is_read_only(processes, wait_until, free_port, server) -> None:
     port = free_port()

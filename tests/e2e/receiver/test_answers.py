@@ -124,6 +124,28 @@ class TestPages:
     def test_other_paths(self, receiver, path) -> None:
         assert receiver.get(path).status_code == 404
 
+    @pytest.mark.any_server
+    @pytest.mark.parametrize("path", ["//webhooks/stripe", "///webhooks/stripe", "//healthz"])
+    def test_a_repeated_slash_is_another_path(self, receiver, stored, path) -> None:
+        body = receiver.event()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        head += f"Content-Length: {len(body)}\r\nStripe-Signature: {receiver.sign(body)}\r\n\r\n"
+        assert receiver.send(head.encode() + body).status == 404
+        assert not stored()
+
+    @pytest.mark.parametrize("path", ["/%77ebhooks/stripe", "/webhooks%2Fstripe"])
+    def test_an_encoded_path_is_the_same_in_the_loop(self, new_server, new_receiver, path) -> None:
+        own = new_server()
+        receiver = new_receiver(REDIS_URL=own.url)
+        own.freeze()
+        body = receiver.event()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        head += f"Content-Length: {len(body)}\r\nStripe-Signature: {receiver.sign(body)}\r\n\r\n"
+        answer = receiver.send(head.encode() + body)
+        own.thaw()
+        assert answer.status == 503
+        assert answer.seconds < 2
+
     @pytest.mark.parametrize(
         "path", ["/healthz", "/readyz", "/metrics", "/absent", "/webhooks/stripe"]
     )

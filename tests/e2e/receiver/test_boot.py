@@ -103,3 +103,22 @@ def test_two_named_secrets(new_server, new_receiver, environment) -> None:
     page = receiver.get("/metrics").text
     for name in ("snapshot", "thin"):
         assert f'identity_webhooks_verified_with_total{{secret="{name}"}} 1.0' in page
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--certfile", "pyproject.toml"), "certfile: have TLS end in front of it"),
+        (("--keyfile", "pyproject.toml"), "keyfile: have TLS end in front of it"),
+        (("--proxy-protocol",), "proxy_protocol: have the proxy speak plain HTTP/1"),
+        (("--max-requests", "5"), "max_requests: a process is not renewed"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_options_of_gunicorn_that_have_no_effect(
+    processes, gunicorn, environment, server, option, message
+) -> None:
+    env = {"REDIS_URL": server.url, **environment}
+    process, log = processes.python(*gunicorn, "--bind", "127.0.0.1:0", *option, env=env)
+    assert process.wait(15) == 1
+    assert f"Error: LoopWorker does not support {message}" in log.read_text()

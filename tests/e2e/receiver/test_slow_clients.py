@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +127,68 @@ def test_unfinished_bodies_cannot_fill_the_memory(small_receiver, crowd) -> None
             pass
         connection.close()
     assert kept <= 70
+
+
+def test_requests_that_wait_for_their_answers_cannot_fill_the_memory(small_receiver) -> None:
+    receiver = small_receiver
+    (worker,) = children(receiver.process.pid)
+    before = resident_megabytes(worker)
+    body = b"POST /absent HTTP/1.1\r\nHost: x\r\nContent-Length: 250000\r\n\r\n" + b"x" * 250_000
+    held = []
+    for _ in range(300):  # 75 MB; the process keeps 16
+        connection = receiver.connect()
+        with suppress(OSError):
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 30 + body)
+        held.append(connection)
+    assert receiver.deliver(receiver.event()).status == 200
+    assert resident_megabytes(worker) < before + 50
+    for connection in held:
+        connection.close()
+    assert children(receiver.process.pid) == [worker]
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def resident_megabytes(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def test_a_request_that_begins_behind_another_has_its_deadline(small_receiver) -> None:
+    begun = HEAD + b"Content-Length: 262144\r\n\r\n" + b"x" * 100_000
+    with small_receiver.connect() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + begun)
+        received = b""
+        while part := connection.recv(65_536):
+            received += part
+    assert received.startswith(b"HTTP/1.1 200")
+    assert received.count(b"HTTP/1.1 408") == 1
+
+
+@pytest.mark.parametrize("waited", [1, 5, 5.6])
+@pytest.mark.parametrize("kept_back", ["all", "the end"])
+def test_a_delivery_that_comes_late_is_answered_when_redis_hangs(
+    new_receiver, new_server, waited, kept_back
+) -> None:
+    """The deadline of the client, which has nearly passed, is not that of the answer."""
+    own = new_server()
+    receiver = new_receiver(REDIS_URL=own.url)
+    body = receiver.event()
+    raw = receiver.request(
+        body, f"Content-Length: {len(body)}", f"Stripe-Signature: {receiver.sign(body)}"
+    )
+    rest = raw if kept_back == "all" else raw[-5:]
+    with receiver.connect() as connection:
+        connection.sendall(raw.removesuffix(rest))
+        time.sleep(waited)
+        own.freeze()
+        began = time.monotonic()
+        connection.sendall(rest)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 503")
+        assert time.monotonic() - began < 2
+    own.thaw()
 
 
 class TestOneConnection:

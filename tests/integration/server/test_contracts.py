@@ -29,7 +29,7 @@ def test_a_worker_has_what_ours_reads() -> None:
     given = inspect.signature(Worker).parameters
     assert list(given) == ["age", "ppid", "sockets", "app", "timeout", "cfg", "log"]
     made = inspect.getsource(Worker.__init__) + inspect.getsource(Worker.load_wsgi)
-    for name in ("ppid", "sockets", "cfg", "log", "max_requests", "wsgi"):
+    for name in ("ppid", "sockets", "cfg", "log", "wsgi"):
         assert f"self.{name} = " in made, name
     assert callable(Worker.notify)
     assert "threads" in Config().settings

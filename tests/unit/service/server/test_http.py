@@ -18,7 +18,7 @@ from service.limits import (
     MAX_PIPELINED,
     MAX_REQUEST,
 )
-from service.server.http import Exchange, HttpConnection, Refusal, Response, encode
+from service.server.http import PIECE, Exchange, HttpConnection, Refusal, Response, encode
 from tests import streams
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -296,6 +296,34 @@ def test_other_parsers_take_the_same_requests() -> None:
     assert [found for stream in some if (found := streams.disagreement(stream))] == []
 
 
+BEGUN = {
+    "a line": b"GET /heal",
+    "a header": POST + b"X-Long: " + b"x" * 20_000,
+    "a body": POST + b"Content-Length: 200000\r\n\r\n" + b"x" * 150_000,
+    "a chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n20000\r\n" + b"x" * 100_000,
+}
+
+
+@pytest.mark.parametrize("begun", BEGUN.values(), ids=BEGUN)
+@pytest.mark.parametrize("before", [b"", GET, GET * 3, chunked(b"x" * 30_000)])
+def test_what_is_kept_of_a_request_that_has_begun_is_counted(before: bytes, begun: bytes) -> None:
+    its = connection()
+    exchanges, refusal = its.receive(before + begun)
+    assert refusal is None
+    assert its.reads_request
+    for exchange in exchanges:
+        its.respond(exchange, Response(200))
+    assert len(begun) <= its.held <= len(begun) + PIECE
+
+
+def test_blank_lines_between_requests_begin_none() -> None:
+    its = connection()
+    (exchange,), _ = its.receive(GET + b"\r\n")
+    its.respond(exchange, Response(200))
+    assert its.receive(b"\r\n") == ([], None)
+    assert (its.reads_request, its.held) == (False, 0)
+
+
 class Machine(RuleBasedStateMachine):
     """A client that sends what it likes, and a server that answers in any order."""
 
@@ -304,6 +332,7 @@ class Machine(RuleBasedStateMachine):
         self.connection = connection()
         self.sent = 0  # requests that were sent whole
         self.open: list[tuple[int, Exchange]] = []
+        self.exchanges: list[Exchange] = []
         self.output = b""
         self.begun = False  # a request that never gets whole
         self.refused = False
@@ -319,6 +348,7 @@ class Machine(RuleBasedStateMachine):
         assert len(exchanges) == count + last
         for exchange in exchanges:
             self.open.append((self.sent, exchange))
+            self.exchanges.append(exchange)
             self.sent += 1
 
     @precondition(lambda self: not self.begun)
@@ -334,6 +364,18 @@ class Machine(RuleBasedStateMachine):
     def answer(self, data: st.DataObject) -> None:
         number, exchange = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
         self.connection.respond(exchange, Response(200, b"n%d." % number))
+
+    @invariant()
+    def it_knows_whether_a_request_has_begun(self) -> None:
+        assert self.connection.reads_request == (self.begun and not self.connection.closing)
+
+    @invariant()
+    def what_waits_for_a_response_is_held(self) -> None:
+        if self.connection.finished:
+            assert self.connection.held == 0
+        elif not self.begun:
+            first = min((number for number, _ in self.open), default=self.sent)
+            assert self.connection.held == sum(each.size for each in self.exchanges[first:])
 
     @rule()
     def take_output(self) -> None:

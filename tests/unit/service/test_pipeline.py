@@ -1,0 +1,48 @@
+"""What a pipeline makes of replies that no script of ours gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import redis
+
+from identity_webhooks.event import Event
+from service.inbox import Claim, Limits, Pipeline, Progress, Reply
+from service.inbox.scripts import Scripts, sources
+
+EVENT = Event("evt_1", "verified", "thin", "vs_1", 1_700_000_000, livemode=False)
+CLAIM = Claim(event=EVENT, token="1", progress={}, waits=0, lapses=0, now=0, since=0)
+COMMANDS: dict[str, Callable[[Pipeline], Reply[Any]]] = {
+    "accept": lambda pipe: pipe.accept(EVENT),
+    "claim": lambda pipe: pipe.claim(),
+    "renew": lambda pipe: pipe.renew(CLAIM),
+    "link": lambda pipe: pipe.link(CLAIM, "evt_2"),
+    "save_progress": lambda pipe: pipe.save_progress(CLAIM, "a.one", Progress("done", 1)),
+    "release": lambda pipe: pipe.release(CLAIM, 1, "why"),
+    "finish": lambda pipe: pipe.finish(CLAIM, "done", outcome="verified"),
+    "sweep": lambda pipe: pipe.sweep(),
+    "replay": lambda pipe: pipe.replay("evt_1"),
+    "end": lambda pipe: pipe.end("evt_1"),
+    "pause": lambda pipe: pipe.pause(1, "why"),
+    "acquire": lambda pipe: pipe.try_acquire("task", 1),
+    "spend": lambda pipe: pipe.spend_call(),
+}
+RAW = [None, 5, -1, b"OK", b"\xff\xfe", b"", [], [b"new"], [[b"claimed"]], [None] * 5, [[]], {1: 2}]
+
+
+def test_every_script_is_here() -> None:
+    assert set(COMMANDS) == set(sources())
+
+
+@pytest.mark.parametrize("raw", RAW, ids=repr)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_it_is_an_error_of_redis_or_is_understood(command: str, raw: Any) -> None:
+    """Whoever asks is prepared for errors of Redis, and for no others."""
+    pipe = Pipeline(Scripts(sources()), Limits())
+    reply = COMMANDS[command](pipe)
+    pipe.set_replies([raw])
+    with suppress(redis.InvalidResponse):
+        reply.result()
