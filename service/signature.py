@@ -15,6 +15,7 @@ import hmac
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 TOLERANCE = 300
 """Seconds a timestamp may lie in the past or in the future: what Stripe's libraries allow."""
@@ -39,7 +40,7 @@ class Secret:
 class SignatureError(Exception):
     """The delivery is not proven to come from Stripe. Its text never holds body or header."""
 
-    code = "signature_error"
+    code: ClassVar[str]
 
 
 class MalformedHeader(SignatureError):
