@@ -4,7 +4,7 @@ Rendered here, usable without JavaScript; with it they show changes as they happ
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -27,17 +27,17 @@ from stripe_identity_sandbox.objects import (
     Session,
     report_view,
 )
-from stripe_identity_sandbox.recorder import Recorder
+from stripe_identity_sandbox.recorder import view
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
 
 ROWS = 25
 CLOCK_STEPS = (("+ 1 minute", 60), ("+ 1 hour", 3600), ("+ 1 day", DAY), ("+ 4 days", 4 * DAY))
-#: Seconds after which a page asks anew whether something changed.
-WATCH = 15.0
+#: Milliseconds after which a page asks anew whether something changed.
+WATCH = 500
 
 
-def install(app: Flask, world: World, set_faults: Faults, recorder: Recorder) -> None:
+def install(app: Flask, world: World, set_faults: Faults) -> None:
     """Add the pages to the application."""
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.add_template_filter(_moment, "moment")
@@ -84,13 +84,14 @@ def install(app: Flask, world: World, set_faults: Faults, recorder: Recorder) ->
                     for r in world.reports.of(session)[::-1]
                 ],
                 events=[_event(world, event) for event in world.events.of(session)[::-1]],
-                requests=[one for one in recorder.all()[::-1] if id_ in one["path"]],
+                requests=[view(one) for one in world.recorder.of(id_)[::-1]],
             )
 
     @app.get("/_sandbox/log")
     def log_page() -> str:
         with world.step():
-            return show("log.html", requests=recorder.all()[: -ROWS * 2 - 1 : -1])
+            newest = world.recorder.all()[: -ROWS * 2 - 1 : -1]
+            return show("log.html", requests=[view(one) for one in newest])
 
     @app.get("/_sandbox/setup")
     def setup_page() -> str:
@@ -106,18 +107,14 @@ def install(app: Flask, world: World, set_faults: Faults, recorder: Recorder) ->
 
     @app.get("/_sandbox/changes")
     def changes() -> Response:
-        """Say once that something changed after ``since``, or end: the browser asks again."""
-        since = request.args.get("since", 0, int)
+        """Say whether something changed after ``since``, and end: the browser asks again.
 
-        def watch() -> Iterator[str]:
-            yield "retry: 200\n\n"
-            with world.changed:
-                world.changed.wait_for(lambda: world.version != since, WATCH)
-                version = world.version
-            if version != since:
-                yield f"data: {version}\n\n"
-
-        return Response(watch(), mimetype="text/event-stream")
+        A stream that stays open would hold a thread of the server for each page, also for those
+        that nobody looks at any more.
+        """
+        version = world.version
+        told = "" if version == request.args.get("since", 0, int) else f"data: {version}\n\n"
+        return Response(f"retry: {WATCH}\n\n{told}", mimetype="text/event-stream")
 
     @app.post("/_sandbox/")
     def act() -> Redirect:
