@@ -4,9 +4,11 @@ import base64
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -185,3 +187,12 @@ def node_package() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def node_sdk(node_package: Callable[[str], Path]) -> Path:
     return node_package(NODE_SDK)
+
+
+def line_of_the_page(language: str, sandbox: Sandbox) -> str:
+    """Return how docs/sandbox.md points a client at a sandbox, with the address of this one."""
+    page = (ROOT / "docs" / "sandbox.md").read_text()
+    block = re.search(rf" *```{language}\n(.*?) *```", page, re.DOTALL)
+    assert block
+    assert "12111" in block[1]
+    return textwrap.dedent(block[1]).strip().replace("12111", sandbox.url.rpartition(":")[2])

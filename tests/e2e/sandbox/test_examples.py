@@ -5,13 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stripe
 
-ROOT = Path(__file__).parents[3]
+from .conftest import ROOT, line_of_the_page
+
 EXAMPLES = ROOT / "examples"
 
 
@@ -64,34 +66,29 @@ def test_pytest(tmp_path: Path, with_the_command: dict[str, str]) -> None:
     assert "1 passed" in done.stdout
 
 
-def line_of_the_page(language: str, sandbox: Any) -> str:
-    """Return how docs/sandbox.md points a client at a sandbox, with the address of this one."""
-    page = (ROOT / "docs" / "sandbox.md").read_text()
-    block = re.search(rf" *```{language}\n(.*?) *```", page, re.DOTALL)
-    assert block
-    port = sandbox.url.rpartition(":")[2]
-    assert "12111" in block[1]
-    return block[1].strip().replace("12111", port)
-
-
 def test_the_page_s_line_for_python(sandbox: Any) -> None:
     names: dict[str, Any] = {"stripe": stripe}
     exec(line_of_the_page("python", sandbox), names)  # noqa: S102 -- our own page
     made = names["client"].v1.identity.verification_sessions.create({"type": "document"})
     assert made.url.startswith(sandbox.url)
+    with pytest.raises(stripe.InvalidRequestError, match="Unrecognized request URL"):
+        names["client"].v1.files.create({"purpose": "dispute_evidence", "file": BytesIO(b"x")})
 
 
 def test_the_page_s_line_for_node(sandbox: Any, node_sdk: Path) -> None:
     script = f"""
         const Stripe = require({str(node_sdk / "node_modules" / "stripe")!r});
         {line_of_the_page("js", sandbox)}
-        stripe.identity.verificationSessions.create({{type: "document"}})
-          .then((session) => console.log(session.url));
+        const file = {{ purpose: "dispute_evidence", file: {{ data: "x", name: "x.txt" }} }};
+        stripe.identity.verificationSessions.create({{ type: "document" }})
+          .then((session) => console.log(session.url))
+          .then(() => stripe.files.create(file)).catch((error) => console.log(error.message));
     """
     done = subprocess.run(
         ["node", "-e", script], capture_output=True, text=True, timeout=20, check=False
     )
     assert done.stdout.startswith(sandbox.url), done.stderr
+    assert "Unrecognized request URL (POST: /v1/files)" in done.stdout, "no upload leaves, either"
 
 
 def test_the_page_s_line_for_curl(sandbox: Any) -> None:
