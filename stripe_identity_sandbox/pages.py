@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 from flask import Flask, Response, redirect, render_template, request
+from markupsafe import Markup
 from werkzeug.wrappers import Response as Redirect
 
 from stripe_identity_sandbox import faults
@@ -42,6 +43,7 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.add_template_filter(_moment, "moment")
     app.add_template_filter(_duration, "duration")
+    app.add_template_filter(_breakable, "breakable")
 
     def show(template: str, **values: Any) -> str:
         return render_template(
@@ -201,14 +203,19 @@ ACTIONS: dict[str, Callable[[World, Faults, dict[str, str]], str | None]] = {
 def _delivered(world: World, session: Session) -> str:
     """Sum up the deliveries of a session's events in a word."""
     states = {
-        world.outbox.by_id[id_].state
+        _told(world.outbox.by_id[id_])
         for event in world.events.of(session)
         for id_ in event.deliveries
     }
-    for state in ("failed", "dropped", "pending", "sending", "delivered"):
+    for state in ("failed", "dropped", "retrying", "pending", "sending", "delivered"):
         if state in states:
             return state
     return ""
+
+
+def _told(delivery: Delivery) -> str:
+    """Return the state of a delivery; one that waits after a try that failed is told apart."""
+    return "retrying" if delivery.state == "pending" and delivery.attempts else delivery.state
 
 
 def _event(world: World, event: Event) -> Json:
@@ -217,7 +224,8 @@ def _event(world: World, event: Event) -> Json:
     return shown | {
         "change": event.type.rpartition(".")[2],
         "deliveries": [
-            delivery_view(world, one) | {"payload": _payload(world, one)} for one in deliveries
+            delivery_view(world, one) | {"payload": _payload(world, one), "told": _told(one)}
+            for one in deliveries
         ],
     }
 
@@ -225,6 +233,11 @@ def _event(world: World, event: Event) -> Json:
 def _payload(world: World, delivery: Delivery) -> str | None:
     known = delivery.endpoint in world.endpoints.by_id
     return json.dumps(world.outbox.payload(delivery), indent=2) if known else None
+
+
+def _breakable(path: str) -> str:
+    """Let a line break after a slash."""
+    return Markup("/<wbr>").join(path.split("/"))
 
 
 def _moment(seconds: float) -> str:
