@@ -29,7 +29,7 @@ from stripe_identity_sandbox.operations.base import (
     Operation,
     masked,
 )
-from stripe_identity_sandbox.recorder import Exchange, shown
+from stripe_identity_sandbox.recorder import Exchange, sessions_in
 from stripe_identity_sandbox.settings import COMMAND_LINE_KEY
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.strikes import half, slow_down, strike
@@ -95,6 +95,7 @@ class Api:
     def refuse(self, error: ApiError) -> Response:
         """Answer a request that comes to no operation."""
         asked = _asked(None)
+        asked.erased = self.world.recorder.erased
         return self._send(*_failed(error, asked.id), asked)
 
     def _answer(self, op: Operation, arguments: dict[str, str], asked: "Asked") -> Reply:
@@ -262,7 +263,7 @@ class Api:
         return name
 
     def _send(self, status: int, body: str, headers: dict[str, str], asked: "Asked") -> Response:
-        fault, sessions = asked.fault, shown(request.path, body)
+        fault, sessions = asked.fault, sessions_in(request.path, body)
         if fault and fault.after:
             status, body, headers = self._failed_after(fault, asked.id, (status, body, headers))
         sent = request.headers

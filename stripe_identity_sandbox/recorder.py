@@ -79,7 +79,7 @@ class Recorder:
         return count
 
 
-def shown(*texts: str) -> list[str]:
+def sessions_in(*texts: str) -> list[str]:
     """Return the ids of the sessions that a path and an answer name."""
     return sorted({id_ for text in texts for id_ in re.findall(r"vs_1[0-9a-f]{24}", text)})
 

@@ -132,11 +132,11 @@ def json_object(body: bytes) -> Json:
         given = None
     if not isinstance(given, dict):
         raise ApiError(400, "The body must be a JSON object.", kind="")  # the words are ours
-    level: list[Any] = [given]
-    for _ in range(MAX_DEPTH):
-        level = [inner for outer in level for inner in _inside(outer)]
-    if level:
-        raise _too_deep()
+    level, depth = [given], 0
+    while level := [inner for outer in level for inner in _inside(outer)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise _too_deep()
     return given
 
 

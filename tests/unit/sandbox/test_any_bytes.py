@@ -262,3 +262,29 @@ def test_any_bytes() -> None:
             database=None,
         ),
     )
+
+
+FORMS = tuple(
+    text.encode()
+    for text in (
+        f"x{'[b]' * 100_000}=1",
+        f"metadata{'[b]' * 900}=1",
+        f"expand[{'9' * 5000}]=x&enabled_events[{'9' * 5000}]=*",
+        f"limit={'9' * 5000}&delay={'9' * 5000}&advance={'9' * 5000}&retry_after={'9' * 5000}",
+        "a=1&a[b]=2&a[]=3&a[0]=4&a[][x]=5",
+        "\xff=%ff&%ff=\xff&%00=%00",
+    )
+)
+
+
+def test_every_route_with_what_is_known_to_break_readers() -> None:
+    machine = AnyBytes()
+    for number, (method, _) in enumerate(machine.routes):
+        for kind, bodies in (
+            ("application/x-www-form-urlencoded", FORMS),
+            ("application/json", (*DEEP, *STRANGE, b"", b"[]", b"nonsense")),
+        ):
+            for body in bodies:
+                query = body if method == "GET" else b""
+                machine.ask(number, None, number, query, body, kind, {})
+    machine.teardown()
