@@ -189,10 +189,15 @@ def node_sdk(node_package: Callable[[str], Path]) -> Path:
     return node_package(NODE_SDK)
 
 
-def line_of_the_page(language: str, sandbox: Sandbox) -> str:
-    """Return how docs/sandbox.md points a client at a sandbox, with the address of this one."""
+@pytest.fixture(scope="session")
+def line_of_the_page(sandbox: Sandbox) -> Callable[[str], str]:
+    """How docs/sandbox.md points a client of a language at a sandbox: at the one of the tests."""
     page = (ROOT / "docs" / "sandbox.md").read_text()
-    block = re.search(rf" *```{language}\n(.*?) *```", page, re.DOTALL)
-    assert block
-    assert "12111" in block[1]
-    return textwrap.dedent(block[1]).strip().replace("12111", sandbox.url.rpartition(":")[2])
+
+    def line(language: str) -> str:
+        block = re.search(rf" *```{language}\n(.*?) *```", page, re.DOTALL)
+        assert block
+        assert "12111" in block[1]
+        return textwrap.dedent(block[1]).strip().replace("12111", sandbox.url.rpartition(":")[2])
+
+    return line

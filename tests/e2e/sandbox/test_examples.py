@@ -17,8 +17,7 @@ import pytest
 import requests
 import stripe
 
-from .conftest import ROOT, line_of_the_page
-
+ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
 
 
@@ -116,19 +115,19 @@ def test_pytest(tmp_path: Path, with_the_command: dict[str, str]) -> None:
     assert "1 passed" in done.stdout
 
 
-def test_the_page_s_line_for_python(sandbox: Any) -> None:
+def test_the_page_s_line_for_python(sandbox: Any, line_of_the_page: Any) -> None:
     names: dict[str, Any] = {"stripe": stripe}
-    exec(line_of_the_page("python", sandbox), names)  # noqa: S102 -- our own page
+    exec(line_of_the_page("python"), names)  # noqa: S102 -- our own page
     made = names["client"].v1.identity.verification_sessions.create({"type": "document"})
     assert made.url.startswith(sandbox.url)
     with pytest.raises(stripe.InvalidRequestError, match="Unrecognized request URL"):
         names["client"].v1.files.create({"purpose": "dispute_evidence", "file": BytesIO(b"x")})
 
 
-def test_the_page_s_line_for_node(sandbox: Any, node_sdk: Path) -> None:
+def test_the_page_s_line_for_node(sandbox: Any, line_of_the_page: Any, node_sdk: Path) -> None:
     script = f"""
         const Stripe = require({str(node_sdk / "node_modules" / "stripe")!r});
-        {line_of_the_page("js", sandbox)}
+        {line_of_the_page("js")}
         const file = {{ purpose: "dispute_evidence", file: {{ data: "x", name: "x.txt" }} }};
         stripe.identity.verificationSessions.create({{ type: "document" }})
           .then((session) => console.log(session.url))
@@ -141,10 +140,10 @@ def test_the_page_s_line_for_node(sandbox: Any, node_sdk: Path) -> None:
     assert "Unrecognized request URL (POST: /v1/files)" in done.stdout, "no upload leaves, either"
 
 
-def test_the_page_s_line_for_curl(sandbox: Any) -> None:
+def test_the_page_s_line_for_curl(sandbox: Any, line_of_the_page: Any) -> None:
     if not shutil.which("curl"):
         pytest.skip("no curl on this machine")
-    line = line_of_the_page("sh", sandbox)
+    line = line_of_the_page("sh")
     done = subprocess.run(
         ["sh", "-c", f"{line} -sS"], capture_output=True, text=True, timeout=20, check=False
     )

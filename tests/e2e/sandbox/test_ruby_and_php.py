@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from .conftest import line_of_the_page
-
 #: Every way that an SDK has to Stripe: the client, what it returns, paging, the older API, uploads.
 RUBY = """
 Stripe.api_key = "sk_test_x"
@@ -71,9 +69,9 @@ def check(done: "subprocess.CompletedProcess[str]", sandbox: Any) -> None:
     assert done.stdout.splitlines()[-1].startswith(sandbox.url)
 
 
-def test_the_page_s_line_for_ruby(sandbox: Any, tmp_path: Path) -> None:
+def test_the_page_s_line_for_ruby(sandbox: Any, line_of_the_page: Any, tmp_path: Path) -> None:
     ruby, script = language("ruby"), tmp_path / "line.rb"
-    lines = line_of_the_page("ruby", sandbox)
+    lines = line_of_the_page("ruby")
     script.write_text(f'require "stripe"\n{lines}\n{RUBY}')
     read = run(ruby, "-c", script=script)
     assert read.returncode == 0, read.stderr
@@ -87,10 +85,10 @@ def test_the_page_s_line_for_ruby(sandbox: Any, tmp_path: Path) -> None:
     check(run(ruby, *path, script=script), sandbox)
 
 
-def test_the_page_s_line_for_php(sandbox: Any, tmp_path: Path) -> None:
+def test_the_page_s_line_for_php(sandbox: Any, line_of_the_page: Any, tmp_path: Path) -> None:
     php, script = language("php"), tmp_path / "line.php"
     checkout = os.environ.get("STRIPE_PHP", "")
-    lines = line_of_the_page("php", sandbox)
+    lines = line_of_the_page("php")
     script.write_text(f'<?php\nrequire "{checkout}/init.php";\n{lines}\n{PHP}')
     read = run(php, "-l", script=script)
     assert read.returncode == 0, read.stdout + read.stderr
