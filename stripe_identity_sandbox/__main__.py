@@ -1,5 +1,6 @@
 """``stripe-identity-sandbox``: run the sandbox, and drive one that runs."""
 
+import contextlib
 import math
 import time
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import Any
 
 import click
 
-from stripe_identity_sandbox import lifetimes
+from stripe_identity_sandbox import lifetimes, versions
 from stripe_identity_sandbox.checks import LAST_ERRORS, OUTCOMES
 from stripe_identity_sandbox.endpoints import all_events
 from stripe_identity_sandbox.objects import EVENT_TYPES
@@ -39,6 +40,13 @@ def _finite(_: click.Context, parameter: click.Parameter, value: float) -> float
     """Refuse what no clock can count: FloatRange takes nan."""
     if not math.isfinite(value):
         raise click.BadParameter("it is no finite number.", param=parameter)
+    return value
+
+
+def _version(_: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuse a version that cannot exist."""
+    if not versions.exists(value):
+        raise click.BadParameter("it is no version of Stripe's API.", param=parameter)
     return value
 
 
@@ -77,7 +85,13 @@ def main() -> None:
     help="What a redaction takes of the sandbox's clock, in seconds or as 15m, 2h, 4d.",
 )
 @click.option("--marker", default="", metavar="TEXT", help="Put TEXT into all personal data.")
-@click.option("--api-version", default="2026-10-28.endive", show_default=True, help="Of events.")
+@click.option(
+    "--api-version",
+    callback=_version,
+    default="2026-10-28.endive",
+    show_default=True,
+    help="Of events.",
+)
 @click.option(
     "--state",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -322,12 +336,11 @@ def play(sandbox: Remote, /, file: Path, at_once: bool, seed: int | None) -> Non
         raise click.ClickException(f"{file}: {error}") from error
     if seed is not None:
         played.seed = seed
-    faults = [sandbox.control("faults", **fault)["id"] for fault in played.faults]
-    try:
+    with contextlib.ExitStack() as undo:
+        for fault in played.faults:
+            id_ = sandbox.control("faults", **fault)["id"]
+            undo.callback(sandbox.call, "DELETE", f"/_sandbox/faults/{id_}")
         sessions = scenario.play(played, wait=advance if at_once else time.sleep, do=change)
-    finally:
-        for fault in faults:
-            sandbox.call("DELETE", f"/_sandbox/faults/{fault}")
     sandbox.show({"sessions": sessions}, *sessions)
 
 

@@ -10,11 +10,12 @@ import hashlib
 import json
 import re
 import secrets
-import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
 
 from stripe_identity_sandbox import versions, wire
 from stripe_identity_sandbox.faults import Fault, Faults
@@ -28,13 +29,17 @@ from stripe_identity_sandbox.operations.base import (
     Operation,
     masked,
 )
-from stripe_identity_sandbox.recorder import Recorder
+from stripe_identity_sandbox.recorder import Exchange, sessions_in
+from stripe_identity_sandbox.settings import COMMAND_LINE_KEY
 from stripe_identity_sandbox.state import World
-from stripe_identity_sandbox.strikes import half, strike
+from stripe_identity_sandbox.strikes import half, slow_down, strike
 from stripe_identity_sandbox.wire import ApiError
 
 #: docs.stripe.com/api/idempotent_requests.
 IDEMPOTENCY_KEY_LENGTH = 255
+
+#: How the paths of Stripe's API begin.
+PATHS = ("/v1/", "/v2/")
 
 #: Status, body, headers.
 Reply = tuple[int, str, dict[str, str]]
@@ -43,10 +48,9 @@ Reply = tuple[int, str, dict[str, str]]
 class Api:
     """Serves the operations: from a request's bytes to an answer's."""
 
-    def __init__(self, world: World, faults: Faults, recorder: Recorder) -> None:
+    def __init__(self, world: World, faults: Faults) -> None:
         self.world = world
         self.faults = faults
-        self.recorder = recorder
 
     def install(self, app: Flask) -> None:
         """Add the routes."""
@@ -63,35 +67,41 @@ class Api:
 
     def _view(self, op: Operation) -> Callable[..., Response]:
         def view(**arguments: str) -> Response:
-            request_id = f"req_{secrets.token_hex(7)}"
-            with self.world.step():
-                fault = self.faults.for_call(request.method, request.path)
+            asked = _asked(op)
+            with self.world.step() as world:
+                asked.erased = world.recorder.erased
+                if _key() != COMMAND_LINE_KEY:
+                    asked.fault = self.faults.for_call(request.method, request.path)
             try:
-                status, body, headers = self._answer(op, arguments, request_id, fault)
+                status, body, headers = self._answer(op, arguments, asked)
             except ApiError as error:
-                status, body, headers = _failed(error, request_id)
-            return self._send(status, body, headers | {"Request-Id": request_id}, fault)
+                status, body, headers = _failed(error, asked.id)
+            return self._send(status, body, headers, asked)
 
         return view
 
     def unknown_route(self) -> Response:
         """Answer a path that is none of Stripe's."""
-        request_id = f"req_{secrets.token_hex(7)}"
-        error = ApiError(
-            404,
-            f"Unrecognized request URL ({request.method}: {request.path}). If you are trying to"
-            " list objects, remove the trailing slash. If you are trying to retrieve an object,"
-            " make sure you passed a valid (non-empty) identifier in your code. Please see"
-            " https://stripe.com/docs or we can help at https://support.stripe.com/.",
+        return self.refuse(
+            ApiError(
+                404,
+                f"Unrecognized request URL ({request.method}: {request.path}). If you are trying to"
+                " list objects, remove the trailing slash. If you are trying to retrieve an object,"
+                " make sure you passed a valid (non-empty) identifier in your code. Please see"
+                " https://stripe.com/docs or we can help at https://support.stripe.com/.",
+            )
         )
-        status, body, headers = _failed(error, request_id)
-        return self._send(status, body, headers | {"Request-Id": request_id}, None)
 
-    def _answer(
-        self, op: Operation, arguments: dict[str, str], request_id: str, fault: Fault | None
-    ) -> Reply:
+    def refuse(self, error: ApiError) -> Response:
+        """Answer a request that comes to no operation."""
+        asked = _asked(None)
+        asked.erased = self.world.recorder.erased
+        return self._send(*_failed(error, asked.id), asked)
+
+    def _answer(self, op: Operation, arguments: dict[str, str], asked: "Asked") -> Reply:
+        fault = asked.fault
         if fault and not fault.after and not fault.saved:
-            strike(fault)
+            strike(fault, self.faults)
         with self.world.step():
             key, permissions = self._authenticate()
             account = self._account(key)
@@ -102,26 +112,29 @@ class Api:
                     f" this endpoint on account '{account or PLATFORM}'. Having the"
                     f" 'rak_{op.right}' permission would allow this request to continue.",
                 )
-        versions.check(request.headers.get("Stripe-Version"))
-        given = _parameters()
+        version = request.headers.get("Stripe-Version")
+        if version is not None and not versions.exists(version):
+            raise ApiError(400, f"Invalid Stripe API version: {version}")
+        if asked.refusal:
+            raise asked.refusal
         call = Call(
             world=self.world,
-            params=op.params.convert(given, ""),
+            params=asked.params or {},
             account=account,
             key=key,
             permissions=permissions,
-            request_id=request_id,
+            request_id=asked.id,
             arguments=arguments,
         )
         if op.method == "POST" and (name := request.headers.get("Idempotency-Key")):
-            return self._once(op, call, name, given, fault)
+            return self._once(op, call, name, fault)
         return self._run(op, call, fault)
 
     def _run(self, op: Operation, call: Call, fault: Fault | None) -> Reply:
         if fault and fault.kind == "slow":
-            time.sleep(fault.seconds or 2.0)
+            slow_down(fault, self.faults)
         if fault and fault.saved:
-            strike(fault)
+            strike(fault, self.faults)
         with self.world.step():
             try:
                 result = op.run(call)
@@ -129,15 +142,14 @@ class Api:
                 raise ApiError(400, str(refusal), executed=True) from refusal
             return 200, json.dumps(result, indent=2), {}
 
-    def _once(
-        self, op: Operation, call: Call, name: str, given: Json, fault: Fault | None
-    ) -> Reply:
+    def _once(self, op: Operation, call: Call, name: str, fault: Fault | None) -> Reply:
         """Run an operation once per idempotency key; the first answer is given again."""
-        if len(name) > IDEMPOTENCY_KEY_LENGTH:
+        if len(name) > IDEMPOTENCY_KEY_LENGTH or not name.isprintable():
             # The limit is documented, the sentence is not.
-            raise ApiError(400, "Idempotency keys can be up to 255 characters.")
+            raise ApiError(400, "Idempotency keys can be up to 255 printable characters.")
         call.idempotency_key = name
-        asked = json.dumps(given, sort_keys=True)
+        # What was read, not what was sent: SDKs spell a value in several ways.
+        asked = json.dumps(call.params, sort_keys=True)
         mine = Answer(
             id=f"{call.account or PLATFORM}/{name}",
             path=request.path,
@@ -250,29 +262,80 @@ class Api:
             )
         return name
 
-    def _send(
-        self, status: int, body: str, headers: dict[str, str], fault: Fault | None
-    ) -> Response:
+    def _send(self, status: int, body: str, headers: dict[str, str], asked: "Asked") -> Response:
+        fault, sessions = asked.fault, sessions_in(request.path, body)
         if fault and fault.after:
-            status, body, headers = _failed_after(fault, headers, status, body)
-        with self.world.step():
-            kind = fault.kind if fault else None
-            self.recorder.note(request, headers["Request-Id"], status, body, kind)
+            status, body, headers = self._failed_after(fault, asked.id, (status, body, headers))
+        sent = request.headers
+        version = sent.get("Stripe-Version")
+        if request.path.startswith(PATHS):
+            with self.world.step() as world:
+                exchange = Exchange(
+                    id=asked.id,
+                    method=request.method,
+                    path=request.path,
+                    params=asked.params,
+                    account=sent.get("Stripe-Account") or sent.get("Stripe-Context"),
+                    version=version,
+                    idempotency_key=sent.get("Idempotency-Key"),
+                    status=status,
+                    answer=body,
+                    fault=fault.kind if fault else None,
+                    sessions=sessions,
+                )
+                world.recorder.note(exchange, erased=asked.erased)
         response = Response(body, status, headers, mimetype="application/json")
-        response.headers["Stripe-Version"] = request.headers.get(
-            "Stripe-Version", self.world.settings.api_version
+        response.headers["Request-Id"] = asked.id
+        response.headers["Stripe-Version"] = (
+            version if version and versions.exists(version) else self.world.settings.api_version
         )
         if fault and fault.kind == "cut":
             response.headers["Content-Length"] = str(len(body.encode()))
             response.response = half(body.encode(), request.environ)
         return response
 
+    def _failed_after(self, fault: Fault, request_id: str, done: Reply) -> Reply:
+        """Return what is answered when the operation happened and its answer is lost."""
+        try:
+            strike(fault, self.faults)
+        except ApiError as error:
+            return _failed(error, request_id)
+        return done
+
+
+@dataclass
+class Asked:
+    """A request, as far as it could be read: parameters that are none leave a refusal."""
+
+    params: Json | None = None
+    refusal: ApiError | None = None
+    fault: Fault | None = None
+    #: How many sessions were redacted before it.
+    erased: int = 0
+    id: str = field(default_factory=lambda: f"req_{secrets.token_hex(7)}")
+
+
+def _asked(op: Operation | None) -> Asked:
+    """Read the request; without an operation nothing says what its parameters mean."""
+    asked = Asked()
+    try:
+        given = _parameters()
+        asked.params = wire.plain(given)
+        if op:
+            asked.params = op.params.convert(given, "")
+    except ApiError as error:
+        asked.refusal = error
+    return asked
+
 
 def _parameters() -> Json:
     pairs = parse_qsl(request.query_string.decode("latin-1"), keep_blank_values=True)
-    body = request.get_data(as_text=True) if request.method == "POST" else ""
+    try:
+        body = request.get_data() if request.method == "POST" else b""
+    except HTTPException as error:  # too long, or cut short
+        raise ApiError(error.code or 400, str(error.description)) from error
     if request.path.startswith("/v2/"):
-        return wire.nest(pairs) | (_json(body) if body else {})
+        return wire.nest(pairs) | (wire.json_object(body) if body else {})
     if request.is_json:
         # From memory of Stripe's API.
         raise ApiError(
@@ -281,14 +344,7 @@ def _parameters() -> Json:
             " application/x-www-form-urlencoded). If you have any questions, we can help at"
             " https://support.stripe.com/.",
         )
-    return wire.nest(pairs + parse_qsl(body, keep_blank_values=True))
-
-
-def _json(body: str) -> Json:
-    with contextlib.suppress(ValueError):
-        if isinstance(given := json.loads(body), dict):
-            return given
-    raise ApiError(400, "The body must be a JSON object.", kind="")  # the words are ours
+    return wire.nest(pairs + parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
 
 
 def _key() -> str | None:
@@ -310,13 +366,3 @@ def _failed(error: ApiError, request_id: str) -> Reply:
     if error.status == 409 or error.status >= 500:
         headers.setdefault("Stripe-Should-Retry", "true")
     return error.status, json.dumps(error.envelope(request_id), indent=2), headers
-
-
-def _failed_after(fault: Fault, headers: dict[str, str], status: int, body: str) -> Reply:
-    """Return what is answered when the operation happened and its answer is lost."""
-    try:
-        strike(fault)
-    except ApiError as error:
-        lost, text, more = _failed(error, headers["Request-Id"])
-        return lost, text, {"Request-Id": headers["Request-Id"]} | more
-    return status, body, headers

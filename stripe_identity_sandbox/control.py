@@ -4,7 +4,7 @@ Bodies are JSON or forms. None of this exists at Stripe.
 """
 
 import secrets
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 from flask import Flask, Response, jsonify, request
@@ -22,9 +22,9 @@ from stripe_identity_sandbox.objects import (
     endpoint_view,
 )
 from stripe_identity_sandbox.operations.base import PERMISSIONS
-from stripe_identity_sandbox.recorder import Recorder
+from stripe_identity_sandbox.recorder import view
 from stripe_identity_sandbox.state import World
-from stripe_identity_sandbox.wire import ApiError
+from stripe_identity_sandbox.wire import ApiError, json_object
 
 
 class Submit(msgspec.Struct, forbid_unknown_fields=True):
@@ -90,11 +90,22 @@ def read(shape: type[Body]) -> Body:
     Raises:
         ApiError: it has not this shape.
     """
-    given: Any = request.get_json() if request.is_json else request.form.to_dict()
     try:
-        return msgspec.convert(given, shape, strict=False)
+        return msgspec.convert(given(), shape, strict=False)
     except msgspec.ValidationError as error:
         raise ApiError(400, str(error)) from error
+
+
+def given() -> Json:
+    """Return the fields of the request's body, which may be empty.
+
+    Raises:
+        ApiError: it is no form and no JSON object.
+    """
+    if not request.is_json:
+        return request.form.to_dict()
+    body = request.get_data()
+    return json_object(body) if body else {}
 
 
 def session_of(world: World, id_: str) -> Session:
@@ -140,7 +151,7 @@ def delivery_view(world: World, delivery: Delivery) -> Json:
 
 
 def install(  # noqa: PLR0915 -- a list of routes
-    app: Flask, world: World, faults: Faults, recorder: Recorder
+    app: Flask, world: World, faults: Faults
 ) -> None:
     """Add the routes."""
 
@@ -148,12 +159,12 @@ def install(  # noqa: PLR0915 -- a list of routes
     def list_requests() -> Response:
         with world.step():
             named = {name: request.args.get(name) for name in ("method", "path")}
-            return jsonify(recorder.all(**named))
+            return jsonify([view(one) for one in world.recorder.all(**named)])
 
     @app.delete("/_sandbox/requests")
     def clear_requests() -> Response:
         with world.step():
-            return jsonify(cleared=recorder.clear())
+            return jsonify(cleared=world.recorder.clear())
 
     @app.post("/_sandbox/sessions/<id_>/submit")
     def submit(id_: str) -> Response:
@@ -231,10 +242,10 @@ def install(  # noqa: PLR0915 -- a list of routes
 
     @app.post("/_sandbox/faults")
     def add_fault() -> Response:
-        given = request.get_json() if request.is_json else request.form.to_dict()
+        fields = given()
         with world.step():
             try:
-                fault = faults.add(given)
+                fault = faults.add(fields)
             except ValueError as error:
                 raise ApiError(400, str(error)) from error
             return jsonify(msgspec.to_builtins(fault))

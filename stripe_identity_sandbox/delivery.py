@@ -150,8 +150,9 @@ class Deliverer:
                 redirect=False,
             )
             attempt.status = response.status
-        except urllib3.exceptions.HTTPError as error:
-            # urllib3 begins with the connection's address, which the delivery has already.
+        except (urllib3.exceptions.HTTPError, ValueError, OSError) as error:
+            # A ValueError: the address cannot be looked up. urllib3 begins with the connection's
+            # address, which the delivery has already.
             attempt.error = str(error).rpartition("): ")[2]
         return attempt
 

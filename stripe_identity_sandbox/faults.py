@@ -6,7 +6,11 @@ A fault strikes what it matches: every time, the ``next`` n times, or at a ``rat
 import fnmatch
 import random
 import secrets
-from typing import Any
+import selectors
+import socket
+import threading
+import time
+from typing import Annotated, Any
 
 import msgspec
 
@@ -34,6 +38,11 @@ API = {
 }
 
 
+#: Answers that may wait at the same time; the server has more threads (``server.THREADS``), so that
+#: the control routes and the pages still answer.
+MOST_WAITING = 48
+
+
 class Fault(msgspec.Struct, forbid_unknown_fields=True):
     """What to spoil. Fields that are not given match everything."""
 
@@ -44,13 +53,14 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     event_type: str | None = None
     #: The API: ``GET /v1/identity/*``; a path alone matches any method.
     route: str | None = None
-    next: int | None = None
-    rate: float | None = None
+    next: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    rate: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     seconds: Seconds | None = None
-    times: int = 1
-    bytes: int = 1_048_576
-    status: int = 500
-    retry_after: int | None = None
+    times: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    bytes: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] = 1_048_576
+    status: Annotated[int, msgspec.Meta(ge=400, le=599)] = 500
+    #: Seconds.
+    retry_after: Annotated[int, msgspec.Meta(ge=0, le=86_400)] | None = None
     after: bool = False
     saved: bool = False
     struck: int = 0
@@ -61,24 +71,30 @@ class Faults:
 
     def __init__(self) -> None:
         self._set: dict[str, Fault] = {}
+        self._places = threading.BoundedSemaphore(MOST_WAITING)
 
     def add(self, fields: dict[str, Any]) -> Fault:
         """Set a fault from a request's fields.
 
         Raises:
-            ValueError: an unknown kind or field, or a value of the wrong type.
+            ValueError: an unknown kind or field, or a value that is wrong.
         """
-        fault = msgspec.convert(fields, Fault, strict=False)
-        if fault.kind not in {**DELIVERY, **API}:
-            known = ", ".join([*DELIVERY, *API])
-            raise ValueError(f"Unknown fault {fault.kind!r}; there are: {known}.")
-        if fault.rate is not None and not 0 <= fault.rate <= 1:
-            raise ValueError("rate is between 0 and 1.")
-        if fault.status not in range(400, 600):
-            raise ValueError("status is between 400 and 599.")
+        fault = read(fields)
         fault.id = f"fault_{secrets.token_hex(4)}"
         self._set[fault.id] = fault
         return fault
+
+    def wait(self, seconds: float, connection: socket.socket | None) -> None:
+        """Let an answer wait, without the world's lock.
+
+        It does not wait when ``MOST_WAITING`` others do, and no longer than its client.
+        """
+        if not self._places.acquire(blocking=False):
+            return
+        try:
+            _wait(seconds, connection)
+        finally:
+            self._places.release()
 
     def all(self) -> list[Fault]:
         """Return the faults that are set."""
@@ -122,3 +138,32 @@ class Faults:
         if fault.next is not None and fault.struck >= fault.next:
             self._set.pop(fault.id, None)
         return True
+
+
+def read(fields: dict[str, Any]) -> Fault:
+    """Return the fault that a request's fields describe.
+
+    Raises:
+        ValueError: an unknown kind or field, or a value that is wrong.
+    """
+    fault = msgspec.convert(fields, Fault, strict=False)
+    if fault.kind not in {**DELIVERY, **API}:
+        known = ", ".join([*DELIVERY, *API])
+        raise ValueError(f"Unknown fault {fault.kind!r}; there are: {known}.")
+    return fault
+
+
+def _wait(seconds: float, connection: socket.socket | None) -> None:
+    end = time.monotonic() + seconds
+    if connection is not None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection, selectors.EVENT_READ)
+            if not selector.select(seconds):
+                return
+        try:
+            if not connection.recv(1, socket.MSG_PEEK):
+                return  # the client is gone
+        except OSError:
+            return
+    # Without a connection (in tests), or with the next request in it already.
+    time.sleep(max(end - time.monotonic(), 0.0))

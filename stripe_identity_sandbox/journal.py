@@ -49,6 +49,10 @@ class Journal:
         changes, self._changes = self._changes, {}
         return changes
 
+    def put_back(self, changes: Changes) -> None:
+        """Note again what could not be stored."""
+        self._changes = changes | self._changes
+
 
 def new_id(prefix: str) -> str:
     """Return an id nobody has seen."""

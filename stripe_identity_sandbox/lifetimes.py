@@ -7,6 +7,8 @@ import msgspec
 DAY = 24 * 3600.0
 #: What a user may set at most: longer than anything Stripe keeps.
 LONGEST = 366 * DAY
+#: How far the clock can be ahead: dates end with the year 9999.
+FURTHEST = 1000 * LONGEST
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=LONGEST)]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

@@ -4,13 +4,14 @@ Rendered here, usable without JavaScript; with it they show changes as they happ
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 from flask import Flask, Response, redirect, render_template, request
+from markupsafe import Markup
 from werkzeug.wrappers import Response as Redirect
 
 from stripe_identity_sandbox import faults
@@ -27,21 +28,22 @@ from stripe_identity_sandbox.objects import (
     Session,
     report_view,
 )
-from stripe_identity_sandbox.recorder import Recorder
+from stripe_identity_sandbox.recorder import view
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
 
 ROWS = 25
 CLOCK_STEPS = (("+ 1 minute", 60), ("+ 1 hour", 3600), ("+ 1 day", DAY), ("+ 4 days", 4 * DAY))
-#: Seconds after which a page asks anew whether something changed.
-WATCH = 15.0
+#: Milliseconds after which a page asks anew whether something changed.
+WATCH = 500
 
 
-def install(app: Flask, world: World, set_faults: Faults, recorder: Recorder) -> None:
+def install(app: Flask, world: World, set_faults: Faults) -> None:
     """Add the pages to the application."""
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.add_template_filter(_moment, "moment")
     app.add_template_filter(_duration, "duration")
+    app.add_template_filter(_breakable, "breakable")
 
     def show(template: str, **values: Any) -> str:
         return render_template(
@@ -84,13 +86,14 @@ def install(app: Flask, world: World, set_faults: Faults, recorder: Recorder) ->
                     for r in world.reports.of(session)[::-1]
                 ],
                 events=[_event(world, event) for event in world.events.of(session)[::-1]],
-                requests=[one for one in recorder.all()[::-1] if id_ in one["path"]],
+                requests=[view(one) for one in world.recorder.of(id_)[::-1]],
             )
 
     @app.get("/_sandbox/log")
     def log_page() -> str:
         with world.step():
-            return show("log.html", requests=recorder.all()[: -ROWS * 2 - 1 : -1])
+            newest = world.recorder.all()[: -ROWS * 2 - 1 : -1]
+            return show("log.html", requests=[view(one) for one in newest])
 
     @app.get("/_sandbox/setup")
     def setup_page() -> str:
@@ -106,18 +109,14 @@ def install(app: Flask, world: World, set_faults: Faults, recorder: Recorder) ->
 
     @app.get("/_sandbox/changes")
     def changes() -> Response:
-        """Say once that something changed after ``since``, or end: the browser asks again."""
-        since = request.args.get("since", 0, int)
+        """Say whether something changed after ``since``, and end: the browser asks again.
 
-        def watch() -> Iterator[str]:
-            yield "retry: 200\n\n"
-            with world.changed:
-                world.changed.wait_for(lambda: world.version != since, WATCH)
-                version = world.version
-            if version != since:
-                yield f"data: {version}\n\n"
-
-        return Response(watch(), mimetype="text/event-stream")
+        A stream that stays open would hold a thread of the server for each page, also for those
+        that nobody looks at any more.
+        """
+        version = world.version
+        told = "" if version == request.args.get("since", 0, int) else f"data: {version}\n\n"
+        return Response(f"retry: {WATCH}\n\n{told}", mimetype="text/event-stream")
 
     @app.post("/_sandbox/")
     def act() -> Redirect:
@@ -204,14 +203,19 @@ ACTIONS: dict[str, Callable[[World, Faults, dict[str, str]], str | None]] = {
 def _delivered(world: World, session: Session) -> str:
     """Sum up the deliveries of a session's events in a word."""
     states = {
-        world.outbox.by_id[id_].state
+        _told(world.outbox.by_id[id_])
         for event in world.events.of(session)
         for id_ in event.deliveries
     }
-    for state in ("failed", "dropped", "pending", "sending", "delivered"):
+    for state in ("failed", "dropped", "retrying", "pending", "sending", "delivered"):
         if state in states:
             return state
     return ""
+
+
+def _told(delivery: Delivery) -> str:
+    """Return the state of a delivery; one that waits after a try that failed is told apart."""
+    return "retrying" if delivery.state == "pending" and delivery.attempts else delivery.state
 
 
 def _event(world: World, event: Event) -> Json:
@@ -220,7 +224,8 @@ def _event(world: World, event: Event) -> Json:
     return shown | {
         "change": event.type.rpartition(".")[2],
         "deliveries": [
-            delivery_view(world, one) | {"payload": _payload(world, one)} for one in deliveries
+            delivery_view(world, one) | {"payload": _payload(world, one), "told": _told(one)}
+            for one in deliveries
         ],
     }
 
@@ -228,6 +233,11 @@ def _event(world: World, event: Event) -> Json:
 def _payload(world: World, delivery: Delivery) -> str | None:
     known = delivery.endpoint in world.endpoints.by_id
     return json.dumps(world.outbox.payload(delivery), indent=2) if known else None
+
+
+def _breakable(path: str) -> str:
+    """Let a line break after a slash."""
+    return Markup("/<wbr>").join(path.split("/"))
 
 
 def _moment(seconds: float) -> str:

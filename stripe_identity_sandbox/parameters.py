@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from stripe_identity_sandbox import versions, wire
 from stripe_identity_sandbox.objects import EVENT_TYPES, Json
 from stripe_identity_sandbox.wire import ApiError
 
 MAX_STRING = 5000
+#: Digits of a whole number, so that it fits into 64 bits.
+MAX_DIGITS = 18
 #: docs.stripe.com/api/metadata.
 METADATA_KEYS, METADATA_KEY_LENGTH, METADATA_VALUE_LENGTH = 50, 40, 500
 
@@ -69,11 +72,13 @@ class Url(Text):
         text = super().convert(value, param)
         try:
             parts = urlsplit(text)
-            valid = bool(parts.scheme and parts.netloc and (parts.port is None or parts.port))
+            # A name that cannot be looked up could not be sent to either.
+            host = (parts.hostname or "").encode("idna")
+            valid = bool(parts.scheme and host and (parts.port is None or parts.port))
         except ValueError:
             valid = False
         web = not self.web or text.startswith(("http://", "https://"))
-        if not valid or not web or re.search(r"\s", text):
+        if not valid or not web or re.search(r"[\s\x00-\x1f\x7f]", text):
             raise ApiError(400, "Not a valid URL", code="url_invalid", param=param)
         return text
 
@@ -84,16 +89,27 @@ class Integer(Kind):
 
     def convert(self, value: Any, param: str) -> int:
         """Return the number."""
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if not isinstance(value, str) or not re.fullmatch(r"-?\d{1,18}", value, re.ASCII):
+        text = value if isinstance(value, str) else json.dumps(value)
+        if not re.fullmatch(rf"-?\d{{1,{MAX_DIGITS}}}", text, re.ASCII):
             raise ApiError(
                 400,
                 f"Invalid integer: {_shown(value)}",
                 code="parameter_invalid_integer",
                 param=param,
             )
-        return int(value)
+        return int(text)
+
+
+@dataclass(frozen=True)
+class ApiVersion(Text):
+    """A version of the API that can exist."""
+
+    def convert(self, value: Any, param: str) -> str:
+        """Return the version as it came."""
+        version = super().convert(value, param)
+        if not versions.exists(version):
+            raise ApiError(400, f"Invalid Stripe API version: {version}", param=param)
+        return version
 
 
 @dataclass(frozen=True)
@@ -130,44 +146,55 @@ class Enum(Kind):
 
 @dataclass(frozen=True)
 class EventName(Kind):
-    """The name of a type of event, or ``*``.
+    """The name of a type of event, or ``*``. ``form`` is the one the names have to be of.
 
     Only Identity's are known here. A name of another product is accepted when it looks like one,
     because an app registers all its events at once.
     """
 
+    form: str
+
     def convert(self, value: Any, param: str) -> str:
         """Return the name."""
         name = Text().convert(value, param)
-        if name == "*":
-            return name
-        base = name.removeprefix("v1.")
-        if base.startswith("identity.") or not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", base):
-            known = EVENT_TYPES if base == name else tuple(f"v1.{one}" for one in EVENT_TYPES)
+        pattern, prefix = NAMES[self.form]
+        known = tuple(f"{prefix}{one}" for one in EVENT_TYPES)
+        identity = name.startswith(f"{prefix}identity.")
+        if name != "*" and (identity or not re.fullmatch(pattern, name, re.ASCII)):
             return Enum(("*", *known)).convert(name, param)
         return name
 
 
+_PART = r"[a-z0-9_]+"
+#: What a name of each form looks like, and how Identity's begin. Thin events of /v2 may have a part
+#: of the object in square brackets: ``v2.core.account[requirements].updated``.
+NAMES = {
+    "snapshot": (rf"(?!v\d+\.){_PART}(\.{_PART})+", ""),
+    "thin": (rf"v\d+(\.{_PART}(\[[a-z0-9_.]+\])?)+", "v1."),
+}
+
+
 @dataclass(frozen=True)
 class Array(Kind):
-    """``name[]=a&name[]=b`` or ``name[0]=a&name[1]=b``, in the order of the positions."""
+    """``name[]=a&name[]=b`` or ``name[0]=a&name[1]=b``, in the order of the positions.
+
+    An array that is ``filled`` has at least one item.
+    """
 
     item: Kind
+    filled: bool = False
 
     def read(self, value: Any, param: str) -> list[Any]:
         """Return the items; an empty value is an empty array."""
-        return [] if value in ("", None) else self.convert(value, param)
+        return self.convert([] if value in ("", None) else value, param)
 
     def convert(self, value: Any, param: str) -> list[Any]:
         """Return the items."""
-        if isinstance(value, dict) and all(key == "" or key.isdecimal() for key in value):
-            unnumbered = value.get("", [])
-            listed = list(unnumbered) if isinstance(unnumbered, list) else [unnumbered]
-            listed += [value[key] for key in sorted((k for k in value if k), key=int)]
-        elif isinstance(value, list):
-            listed = value
-        else:
-            raise ApiError(400, "Invalid array", param=param)  # by analogy
+        if (listed := wire.items(value)) is None:
+            # On record for enabled_events (activepieces/activepieces pull 15274).
+            raise ApiError(400, "Invalid array", param=param)
+        if self.filled and not listed:
+            raise _empty(param)
         return [self.item.read(inner, f"{param}[{n}]") for n, inner in enumerate(listed)]
 
 

@@ -1,37 +1,38 @@
 """The last requests of the API and what was answered, for tests to assert on."""
 
 import json
+import re
 import time
 from collections import deque
-from typing import Any
-from urllib.parse import parse_qsl
 
 import msgspec
-from flask import Request
 
-from stripe_identity_sandbox.objects import Json
-from stripe_identity_sandbox.wire import nest
+from stripe_identity_sandbox.objects import Json, Session
 
 #: So many of the newest are kept, in memory only.
 KEPT = 1000
 
 
 class Exchange(msgspec.Struct):
-    """One request as it came, and its answer as it left. ``time`` is the machine's."""
+    """One request as it was read, and its answer as it left. ``time`` is the machine's.
+
+    ``params`` and ``answer`` are None where there is nothing to read, and once a session that they
+    show was redacted.
+    """
 
     id: str
-    time: float
     method: str
     path: str
-    query: str
-    sent: str
-    is_json: bool
+    params: Json | None
     account: str | None
     version: str | None
     idempotency_key: str | None
     status: int
-    answer: str
+    answer: str | None
     fault: str | None
+    #: The sessions that it shows.
+    sessions: list[str]
+    time: float = msgspec.field(default_factory=time.time)
 
 
 class Recorder:
@@ -39,35 +40,37 @@ class Recorder:
 
     def __init__(self) -> None:
         self._kept: deque[Exchange] = deque(maxlen=KEPT)
+        #: The sessions that were redacted, in order: an answer may be on its way meanwhile.
+        self._erased: list[str] = []
 
-    def note(self, request: Request, id_: str, status: int, answer: str, fault: str | None) -> None:
-        """Keep one exchange."""
-        headers = request.headers
-        self._kept.append(
-            Exchange(
-                id=id_,
-                time=time.time(),
-                method=request.method,
-                path=request.path,
-                query=request.query_string.decode("latin-1"),
-                sent=request.get_data(as_text=True),
-                is_json=request.is_json,
-                account=headers.get("Stripe-Account") or headers.get("Stripe-Context"),
-                version=headers.get("Stripe-Version"),
-                idempotency_key=headers.get("Idempotency-Key"),
-                status=status,
-                answer=answer,
-                fault=fault,
-            )
-        )
+    @property
+    def erased(self) -> int:
+        """How many sessions were redacted, for ``note``."""
+        return len(self._erased)
 
-    def all(self, *, method: str | None = None, path: str | None = None) -> list[Json]:
+    def note(self, exchange: Exchange, *, erased: int) -> None:
+        """Keep an exchange; ``erased`` is how many sessions were redacted when it began."""
+        if not set(self._erased[erased:]).isdisjoint(exchange.sessions):
+            _empty(exchange)
+        self._kept.append(exchange)
+
+    def erase(self, session: Session) -> None:
+        """Forget what the exchanges that show a session hold."""
+        self._erased.append(session.id)
+        for exchange in self.of(session.id):
+            _empty(exchange)
+
+    def all(self, *, method: str | None = None, path: str | None = None) -> list[Exchange]:
         """Return what was kept, oldest first; ``path`` may be the beginning of one."""
         return [
-            view(one)
+            one
             for one in self._kept
             if method in {None, one.method} and one.path.startswith(path or "")
         ]
+
+    def of(self, session: str) -> list[Exchange]:
+        """Return the exchanges that show a session, oldest first."""
+        return [one for one in self._kept if session in one.sessions]
 
     def clear(self) -> int:
         """Forget all; return how many there were."""
@@ -76,22 +79,16 @@ class Recorder:
         return count
 
 
+def sessions_in(*texts: str) -> list[str]:
+    """Return the ids of the sessions that a path and an answer name."""
+    return sorted({id_ for text in texts for id_ in re.findall(r"vs_1[0-9a-f]{24}", text)})
+
+
 def view(one: Exchange) -> Json:
-    """Return an exchange with parameters and answer taken apart."""
+    """Return an exchange as JSON, its answer taken apart."""
     shown: Json = msgspec.to_builtins(one)
-    for name in ("query", "sent", "is_json"):
-        del shown[name]
-    sent: Any = parse_qsl(one.sent, keep_blank_values=True)
-    if one.is_json:
-        sent = _json(one.sent)
-    query = parse_qsl(one.query, keep_blank_values=True)
-    shown["params"] = nest(query) | (sent if isinstance(sent, dict) else nest(sent or ()))
-    shown["answer"] = _json(one.answer)
-    return shown
+    return shown | {"answer": json.loads(one.answer) if one.answer else None}
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
+def _empty(exchange: Exchange) -> None:
+    exchange.params = exchange.answer = None

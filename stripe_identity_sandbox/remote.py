@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import click
 import urllib3
 
-KEY = "sk_test_sandbox_command_line"
+from stripe_identity_sandbox.settings import COMMAND_LINE_KEY
 
 
 class Remote:
@@ -27,7 +27,7 @@ class Remote:
         Raises:
             ClickException: nobody answers, or the answer is an error.
         """
-        headers = {"Authorization": f"Bearer {KEY}"}
+        headers = {"Authorization": f"Bearer {COMMAND_LINE_KEY}"}
         try:
             if form is not None:
                 answer = urllib3.request(
@@ -66,8 +66,7 @@ class Remote:
             case "canceled":
                 self.call("POST", f"/v1/identity/verification_{path}/cancel", form={})
             case "redacted":
-                self.control(f"{path}/redact")
-                self.control(f"{path}/complete")
+                self.control(f"{path}/redact", delay=0)
             case outcome:
                 found = self.call("GET", f"/v1/identity/verification_{path}")
                 verb = "complete" if found["status"] == "processing" else "submit"

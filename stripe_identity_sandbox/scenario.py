@@ -1,6 +1,7 @@
 """Scenarios: a file that says which lives sessions lead, when, and what goes wrong meanwhile.
 
-The same file and seed give the same lives in the same order.
+The same file and seed give the same lives in the same order. A file is checked as a whole, every
+life and every fault, before anything of it happens.
 """
 
 import heapq
@@ -12,8 +13,11 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import yaml
 
+from stripe_identity_sandbox import faults
 from stripe_identity_sandbox.checks import OUTCOMES
-from stripe_identity_sandbox.lifetimes import seconds
+from stripe_identity_sandbox.lifetimes import LONGEST, seconds
+from stripe_identity_sandbox.objects import Illegal
+from stripe_identity_sandbox.state import World
 
 #: What can be done to a session besides an outcome; ``processing`` waits for the outcome after it.
 CHANGES = ("created", "processing", "canceled", "redacted")
@@ -24,7 +28,7 @@ class Life(msgspec.Struct, forbid_unknown_fields=True):
 
     life: str
     #: How often this life is led, compared with the others.
-    share: float = 1.0
+    share: Annotated[float, msgspec.Meta(ge=0)] = 1.0
 
     def steps(self) -> Iterator[tuple[float, str]]:
         """Yield each change and the seconds after the session's beginning.
@@ -34,8 +38,8 @@ class Life(msgspec.Struct, forbid_unknown_fields=True):
         """
         at = 0.0
         words = [word.strip() for word in self.life.split(",")]
-        if words[0] != "created":
-            raise ValueError(f"A life begins with created: {self.life!r}.")
+        if words[0] != "created" or words.count("created") > 1:
+            raise ValueError(f"A life begins with created, and has it once: {self.life!r}.")
         for word in words:
             if word in CHANGES or word in OUTCOMES:
                 yield at, word
@@ -47,6 +51,32 @@ class Life(msgspec.Struct, forbid_unknown_fields=True):
                     f"{word!r} is no duration (3s, 15m, 2h, 4d) and nothing that can happen:"
                     f" {', '.join((*CHANGES, *OUTCOMES))}."
                 ) from None
+
+    def check(self) -> None:
+        """Lead the life in a world of its own.
+
+        Raises:
+            ValueError: a word makes no sense, or a change is not possible when it comes.
+        """
+        world = World()
+        session = world.create({"type": "document"})
+        for _, change in self.steps():
+            try:
+                match change:
+                    case "created":
+                        pass
+                    case "processing":
+                        world.submit(session, OUTCOMES[0], hold=True)
+                    case "canceled":
+                        world.cancel(session)
+                    case "redacted":
+                        world.redact(session, delay=0.0)
+                    case outcome if session.status == "processing":
+                        world.complete(session, outcome=outcome)
+                    case outcome:
+                        world.submit(session, outcome)
+            except Illegal as reason:
+                raise ValueError(f"{self.life!r} cannot be led: {change!r}. {reason}") from reason
 
 
 class Scenario(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,9 +106,13 @@ def read(path: Path) -> Scenario:
     """
     try:
         scenario = msgspec.convert(yaml.safe_load(path.read_text()), Scenario)
-        timeline(scenario)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from error
+    for life in scenario.lives:
+        life.check()
+    for fault in scenario.faults:
+        faults.read(fault)
+    timeline(scenario)
     return scenario
 
 
@@ -97,7 +131,10 @@ def timeline(scenario: Scenario) -> list[Step]:
         [Step(number * every + at, number, change) for at, change in life.steps()]
         for number, life in enumerate(lives)
     )
-    return list(heapq.merge(*of_each, key=lambda step: step.at))
+    steps = list(heapq.merge(*of_each, key=lambda step: step.at))
+    if steps[-1].at > LONGEST:
+        raise ValueError("A scenario can last a year at most.")
+    return steps
 
 
 def play(

@@ -1,11 +1,16 @@
 """The web server of the sandbox: one process, many threads, because the state is in its memory."""
 
+import contextlib
 import json
 import logging
 import os
+import socket
+import string
+import struct
 import sys
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from flask import Flask, Response, request
 from gunicorn.app.base import BaseApplication
@@ -19,12 +24,20 @@ from stripe_identity_sandbox.api import Api
 from stripe_identity_sandbox.delivery import SENDERS, Deliverer
 from stripe_identity_sandbox.faults import Faults
 from stripe_identity_sandbox.objects import Illegal
-from stripe_identity_sandbox.recorder import Recorder
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
 
-#: Enough that a handful of slow or hanging answers (faults) leave room for others.
-THREADS = 32
+#: Threads are started when they are needed. More than ``faults.MOST_WAITING``, so that answers that
+#: wait leave room for others.
+THREADS = 64
+#: Seconds after which a client that sends no more of its request, or reads no more of its answer,
+#: frees its thread.
+SILENCE = 10
+#: Seconds for which a connection that ends waits for what its client still sends, and how many
+#: pieces of it are read, so that the last answer is not lost with them.
+LINGER, MAX_DRAINED = 2.0, 16
+#: In bytes.
+MAX_BODY = 16_777_216
 #: In characters. Stripe's own limit is not published; what the API documents fits easily.
 MAX_URL = 65_536
 
@@ -32,35 +45,36 @@ MAX_URL = 65_536
 def create_app(world: World, faults: Faults) -> Flask:
     """Return the WSGI application: Stripe's API, the control routes and the pages."""
     app = Flask(__name__)
-    recorder = Recorder()
-    api = Api(world, faults, recorder)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    api = Api(world, faults)
     api.install(app)
-    control.install(app, world, faults, recorder)
+    control.install(app, world, faults)
     hosted.install(app, world)
-    pages.install(app, world, faults, recorder)
-
-    @app.errorhandler(ApiError)
-    def refused(error: ApiError) -> tuple[dict[str, Any], int]:
-        return error.envelope("req_sandbox"), error.status
+    pages.install(app, world, faults)
+    app.register_error_handler(ApiError, api.refuse)
 
     @app.errorhandler(Illegal)
-    def illegal(error: Illegal) -> tuple[dict[str, Any], int]:
-        return ApiError(400, str(error)).envelope("req_sandbox"), 400
+    def illegal(error: Illegal) -> Response:
+        return api.refuse(ApiError(400, str(error)))
 
     @app.errorhandler(404)
     @app.errorhandler(405)
     def unknown(_: HTTPException) -> Response:
         return api.unknown_route()
 
+    @app.errorhandler(400)
+    @app.errorhandler(413)
+    def unreadable(error: HTTPException) -> Response:
+        return api.refuse(ApiError(error.code or 400, str(error.description)))
+
     @app.errorhandler(500)
-    def broken(_: HTTPException) -> tuple[dict[str, Any], int]:
+    def broken(_: HTTPException) -> Response:
         # The traceback is in the log of the sandbox.
-        error = ApiError(500, "The sandbox has a bug: see its log.", kind="api_error")
-        return error.envelope("req_sandbox"), 500
+        return api.refuse(ApiError(500, "The sandbox has a bug: see its log.", kind="api_error"))
 
     @app.before_request
     def no_endless_url() -> None:
-        if len(request.full_path) > MAX_URL:
+        if len(request.path) + len(request.query_string) > MAX_URL:
             raise ApiError(414, f"The URL is longer than {MAX_URL} characters.")
 
     @app.before_request
@@ -87,6 +101,22 @@ class _App(BaseApplication):
 
 class _Worker(ThreadWorker):
     """gunicorn's threaded worker without a master: a second process would have a second state."""
+
+    def handle(self, conn: Any) -> Any:
+        """Answer a request; returns whether the connection is kept."""
+        kept = super().handle(conn)
+        if not kept:
+            # gunicorn waits for the client's end, for up to 2 s each, in the one thread that
+            # accepts connections. Done here, that finds nothing to wait for.
+            with contextlib.suppress(OSError):
+                conn.sock.shutdown(socket.SHUT_WR)
+                conn.sock.settimeout(LINGER)
+                for _ in range(MAX_DRAINED):
+                    if not conn.sock.recv(4096):
+                        break
+            with contextlib.suppress(OSError):
+                conn.sock.shutdown(socket.SHUT_RD)
+        return kept
 
     def handle_exit(self, sig: int, frame: object) -> None:
         # Every step is stored when it is made, so there is nothing to finish or to lose.
@@ -128,13 +158,17 @@ def serve(
     )
     log = Logger(app.cfg)
     sockets = create_sockets(app.cfg, log)
+    for one in sockets:
+        # The sockets of accepted connections inherit it.
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            one.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", SILENCE, 0))
     address, bound = sockets[0].getsockname()[:2]
     # Who listens on every address is reached, by a browser on this machine, on this one.
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
     url = f"http://{f'[{address}]' if ':' in address else address}:{bound}"
 
     world, faults = make_world(url), Faults()
-    app.callable = collapse_slashes(create_app(world, faults))
+    app.callable = tidied(create_app(world, faults))
     Deliverer(world, faults, senders=1 if in_order else SENDERS).start()
     sys.stdout.write((json.dumps({"url": url}) if as_json else f"sandbox: {url}") + "\n")
     sys.stdout.flush()
@@ -144,11 +178,16 @@ def serve(
     _Worker(0, os.getppid(), sockets, app, 0, app.cfg, log).init_process()  # type: ignore[arg-type]
 
 
-def collapse_slashes(app: Any) -> Any:
-    """Take ``//v1/…`` for ``/v1/…``, as Stripe does, without a redirect."""
+def tidied(app: Any) -> Any:
+    """Wrap a WSGI application: what Stripe takes, and Flask does not, is put in Flask's form.
+
+    ``//v1/…`` is ``/v1/…``, without a redirect. Bytes of the query that are no ASCII are escaped.
+    """
 
     def wrapped(environ: dict[str, Any], start_response: Any) -> Any:
         environ["PATH_INFO"] = "/" + environ["PATH_INFO"].lstrip("/")
+        query = environ.get("QUERY_STRING", "")
+        environ["QUERY_STRING"] = quote(query.encode("latin-1"), safe=string.printable)
         return app(environ, start_response)
 
     return wrapped

@@ -14,6 +14,8 @@ class Origin(NamedTuple):
 
 
 STRIPE = Origin()
+#: The key of the sandbox's own commands: faults strike the app, not whoever sets them.
+COMMAND_LINE_KEY = "sk_test_sandbox_command_line"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from stripe_identity_sandbox import asked, checks
+from stripe_identity_sandbox import asked, checks, lifetimes
 from stripe_identity_sandbox.endpoints import Endpoints
 from stripe_identity_sandbox.events import Events
 from stripe_identity_sandbox.idempotency import Answers
@@ -37,6 +37,7 @@ from stripe_identity_sandbox.objects import (
     verified_outputs,
 )
 from stripe_identity_sandbox.outbox import Outbox
+from stripe_identity_sandbox.recorder import Recorder
 from stripe_identity_sandbox.reports import Reports
 from stripe_identity_sandbox.settings import STRIPE, Origin, Settings
 
@@ -62,6 +63,7 @@ class World:
         self.answers = Answers(self.journal)
         self.events = Events(self.journal)
         self.links = Links(self.journal)
+        self.recorder = Recorder()
         self.endpoints = Endpoints(self.journal)
         self.outbox = Outbox(
             self.journal,
@@ -93,12 +95,27 @@ class World:
             finally:
                 if changes := self.journal.take():
                     self.version += 1
-                    if self._save:
-                        self._save(changes)
+                    self._store(changes)
                     self.changed.notify_all()
 
+    def _store(self, changes: Changes) -> None:
+        if not self._save:
+            return
+        try:
+            self._save(changes)
+        except Exception:
+            # A full disk: the next step stores it too, or the file would lack it for good.
+            self.journal.put_back(changes)
+            raise
+
     def advance(self, seconds: float) -> None:
-        """Move the sandbox's clock forward; what falls due on the way happens, in its order."""
+        """Move the sandbox's clock forward; what falls due on the way happens, in its order.
+
+        Raises:
+            Illegal: the clock would be further ahead than dates can show.
+        """
+        if self.journal.offset + seconds > lifetimes.FURTHEST:
+            raise Illegal("The clock can be 1000 years ahead of the machine's at most.")
         self.journal.advance(seconds)
         self._tick()
 
@@ -338,6 +355,7 @@ class World:
         self.reports.erase(session)
         self.events.erase(session, self.view(session))
         self.answers.erase(session)
+        self.recorder.erase(session)
 
     # -- what the API shows ----------------------------------------------------------------
 

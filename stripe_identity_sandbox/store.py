@@ -41,3 +41,7 @@ class Store:
         """Return every record, oldest first."""
         rows = self._db.execute("SELECT kind, body FROM record ORDER BY n")
         return [msgspec.json.decode(body, type=getattr(objects, kind)) for kind, body in rows]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()

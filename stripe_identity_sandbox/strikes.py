@@ -1,17 +1,16 @@
 """What a fault of the API does instead of answering, or to an answer."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
 from flask import request
 
-from stripe_identity_sandbox.faults import Fault
+from stripe_identity_sandbox.faults import Fault, Faults
 from stripe_identity_sandbox.wire import ApiError
 
 
-def strike(fault: Fault) -> None:
+def strike(fault: Fault, faults: Faults) -> None:
     """Do what a fault of the API does instead of answering."""
     match fault.kind:
         case "rate_limit":
@@ -47,9 +46,14 @@ def strike(fault: Fault) -> None:
                 fault.status, "An error occurred on our side.", kind="api_error", executed=True
             )
         case "timeout":
-            time.sleep(fault.seconds or 30.0)
+            faults.wait(fault.seconds or 30.0, request.environ.get("gunicorn.socket"))
             _hang_up(request.environ)
             raise ApiError(500, "The connection was ended.", kind="api_error")
+
+
+def slow_down(fault: Fault, faults: Faults) -> None:
+    """Let an answer come late."""
+    faults.wait(fault.seconds or 2.0, request.environ.get("gunicorn.socket"))
 
 
 def half(body: bytes, environ: dict[str, Any]) -> Iterator[bytes]:

@@ -3,8 +3,6 @@
 import re
 from datetime import date
 
-from stripe_identity_sandbox.wire import ApiError
-
 #: The months in which Stripe began to release API versions under a name.
 RELEASES = {
     "2024-09": "acacia",
@@ -13,25 +11,26 @@ RELEASES = {
     "2026-03": "dahlia",
     "2026-09": "endive",
 }
+#: A release every half year: the name of this month's is not known here.
+UNKNOWN = "2027-03"
+#: Names besides that of the release; ``dashboard`` was released once, in March 2025.
+OTHER_NAMES = ("preview", "dashboard")
 
 
-def check(version: str | None) -> None:
-    """Refuse a version that cannot exist: no date, or not the name its month has.
+def exists(version: str) -> bool:
+    """Say whether a version can exist: a date, with the name that its month has.
 
-    Which days had a release is not known here, nor what comes after the last name.
+    Which days had a release is not known here. Features in preview may follow a semicolon.
     """
-    if version is None:
-        return
-    # Features in preview follow a semicolon.
-    day, _, name = version.partition(";")[0].strip().partition(".")
+    found = re.fullmatch(r"(\d{4}-\d\d)(-\d\d)(?:\.([a-z]+))?(?:;[ \w=.;-]*)?", version, re.ASCII)
+    if not found:
+        return False
+    month, day, name = found.groups()
     try:
-        valid = bool(re.fullmatch(r"\d{4}-\d\d-\d\d", day)) and bool(date.fromisoformat(day))
+        date.fromisoformat(month + day)
     except ValueError:
-        valid = False
-    expected = [release for month, release in RELEASES.items() if month <= day[:7]]
-    if expected and expected[-1] != "endive":
-        valid = valid and name in {expected[-1], "preview"}
-    elif not expected:
-        valid = valid and not name
-    if not valid:
-        raise ApiError(400, f"Invalid Stripe API version: {version}")
+        return False
+    if month >= UNKNOWN:
+        return name is not None
+    expected = next((RELEASES[first] for first in reversed(RELEASES) if first <= month), None)
+    return name == expected or (expected is not None and name in OTHER_NAMES)

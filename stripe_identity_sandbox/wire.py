@@ -4,7 +4,9 @@ Texts without a note are on public record; of the others, the note says what the
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from stripe_identity_sandbox.objects import Expand, Json
 
@@ -14,6 +16,8 @@ Item = TypeVar("Item")
 DEFAULT_LIMIT, MAX_LIMIT = 10, 100
 #: docs.stripe.com/expand: four levels.
 MAX_EXPAND_DEPTH = 4
+#: Levels of nested parameters. Stripe's limit is not published; no operation here has more than 4.
+MAX_DEPTH = 32
 
 
 class ApiError(Exception):
@@ -62,10 +66,15 @@ def nest(pairs: Iterable[tuple[str, str]]) -> Json:
 
     Array positions stay dict keys (``"0"``, ``"1"``, or ``""`` for ``[]``, whose values are
     collected in a list) until a schema says what they are.
+
+    Raises:
+        ApiError: a name has more than ``MAX_DEPTH`` levels.
     """
     nested: Json = {}
     for name, value in pairs:
         *outer, last = _path(name)
+        if len(outer) >= MAX_DEPTH:
+            raise _too_deep()
         here = nested
         for key in outer:
             inner = here.setdefault(key, {})
@@ -83,6 +92,63 @@ def nest(pairs: Iterable[tuple[str, str]]) -> Json:
 def _path(name: str) -> list[str]:
     head, bracket, rest = name.partition("[")
     return [head, *rest.removesuffix("]").split("][")] if bracket else [head]
+
+
+def items(value: Any) -> list[Any] | None:
+    """Return the items of an array as ``nest`` leaves it, in the order of their positions.
+
+    None: the value is no array, or a position has more than nine digits.
+    """
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict) or not all(
+        key == "" or (key.isdecimal() and len(key) <= 9) for key in value
+    ):
+        return None
+    unnumbered = value.get("", [])
+    listed = list(unnumbered) if isinstance(unnumbered, list) else [unnumbered]
+    return listed + [value[key] for key in sorted((k for k in value if k), key=int)]
+
+
+def plain(value: Any) -> Any:
+    """Return nested parameters with lists where names look like the positions of an array."""
+    if value and (listed := items(value)) is not None:
+        return [plain(inner) for inner in listed]
+    return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def json_object(body: bytes) -> Json:
+    """Return a JSON body.
+
+    Raises:
+        ApiError: it is no JSON object, or has more than ``MAX_DEPTH`` levels. JSON that has no form
+            in UTF-8 (half of a surrogate pair) or that is no number (NaN) is none.
+    """
+    try:
+        given = msgspec.json.decode(body)
+    except RecursionError:
+        raise _too_deep() from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        given = None
+    if not isinstance(given, dict):
+        raise ApiError(400, "The body must be a JSON object.", kind="")  # the words are ours
+    level, depth = [given], 0
+    while level := [inner for outer in level for inner in _inside(outer)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise _too_deep()
+    return given
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _too_deep() -> ApiError:
+    # The words are ours.
+    return ApiError(400, f"Parameters can be nested {MAX_DEPTH} levels deep.")
 
 
 # -- expansion -------------------------------------------------------------------------------

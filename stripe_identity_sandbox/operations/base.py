@@ -137,10 +137,11 @@ def event_by_id(
 def endpoint_by_id(
     call: Call, id_: str | None = None, *, status: int = 404, param: str = "id"
 ) -> Endpoint:
-    """Return a webhook endpoint of the account."""
+    """Return a webhook endpoint of the account. Thin destinations are found under /v2 only."""
     id_ = id_ or call.arguments["id"]
     found = call.world.endpoints.by_id.get(id_)
-    return _owned(call, found, not_found("webhook endpoint", id_, status, param))
+    shown = found if found and found.form == "snapshot" else None
+    return _owned(call, shown, not_found("webhook endpoint", id_, status, param))
 
 
 def _owned(call: Call, found: Owned | None, unknown: ApiError) -> Owned:

@@ -12,6 +12,7 @@ from stripe_identity_sandbox.operations.base import (
 from stripe_identity_sandbox.parameters import (
     EXPAND,
     PAGE,
+    ApiVersion,
     Array,
     Boolean,
     EventName,
@@ -30,10 +31,10 @@ ENDPOINTS = "/v1/webhook_endpoints"
     ENDPOINTS_WRITE,
     EXPAND
     | {
-        "api_version": Text(),
+        "api_version": ApiVersion(),
         "connect": Boolean(),
         "description": Text(unset=True),
-        "enabled_events": Array(EventName()),
+        "enabled_events": Array(EventName("snapshot"), filled=True),
         "metadata": Metadata(),
         "url": Url(web=True),
     },
@@ -84,7 +85,7 @@ def retrieve_endpoint(call: Call) -> Json:
     | {
         "description": Text(unset=True),
         "disabled": Boolean(),
-        "enabled_events": Array(EventName()),
+        "enabled_events": Array(EventName("snapshot"), filled=True),
         "metadata": Metadata(),
         "url": Url(web=True),
     },

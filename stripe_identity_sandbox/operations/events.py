@@ -75,7 +75,7 @@ THIN = "/v2/core/events"
     THIN,
     EVENTS_READ,
     wire_v2.PAGE
-    | {"created": wire_v2.MomentRange(), "object_id": Text(), "types": Array(EventName())},
+    | {"created": wire_v2.MomentRange(), "object_id": Text(), "types": Array(EventName("thin"))},
 )
 def list_thin_events(call: Call) -> Json:
     """List the events of the last 30 days in their thin form, newest first."""

@@ -4,9 +4,11 @@ import base64
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -185,3 +187,17 @@ def node_package() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def node_sdk(node_package: Callable[[str], Path]) -> Path:
     return node_package(NODE_SDK)
+
+
+@pytest.fixture(scope="session")
+def line_of_the_page(sandbox: Sandbox) -> Callable[[str], str]:
+    """How docs/sandbox.md points a client of a language at a sandbox: at the one of the tests."""
+    page = (ROOT / "docs" / "sandbox.md").read_text()
+
+    def line(language: str) -> str:
+        block = re.search(rf" *```{language}\n(.*?) *```", page, re.DOTALL)
+        assert block
+        assert "12111" in block[1]
+        return textwrap.dedent(block[1]).strip().replace("12111", sandbox.url.rpartition(":")[2])
+
+    return line

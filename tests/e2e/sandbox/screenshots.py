@@ -18,6 +18,7 @@ def main() -> None:
     """Start a sandbox, fill it, and take every page at the width of a phone and of a desk."""
     serve = ["-m", "stripe_identity_sandbox", "serve", "--port", "0", "--json", "--in-order"]
     deliver = ["--deliver-to", "http://127.0.0.1:9/webhooks/stripe", "--secret", "whsec_x"]
+    deliver += ["--retry-after-scale", "1"]  # no second try while the pictures are taken
     with subprocess.Popen(
         [sys.executable, *serve, *deliver], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -51,6 +52,7 @@ def picture(url: str) -> None:
         "setup": f"{url}/_sandbox/setup",
         "hosted": again.url,
     }
+    client.raw_request("post", "/_sandbox/faults", kind="duplicate", rate=0.2)
     time.sleep(1)  # the first tries of the deliveries
     IMAGES.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
@@ -60,7 +62,8 @@ def picture(url: str) -> None:
             for name, address in pages.items():
                 page = browser.new_page(viewport={"width": width, "height": 900})
                 page.goto(str(address))
-                page.screenshot(path=IMAGES / f"sandbox-{name}-{width}.png")
+                path = IMAGES / f"sandbox-{name}-{width}.png"
+                page.screenshot(path=path, full_page=name == "hosted")
                 page.close()
         browser.close()
 

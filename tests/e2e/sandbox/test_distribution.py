@@ -1,6 +1,7 @@
 """The sandbox as its users install it: a distribution of its own, with a command."""
 
 import json
+import re
 import subprocess
 import sys
 import venv
@@ -63,3 +64,42 @@ def test_its_own_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
             process.terminate()
     assert made.json()["status"] == "requires_input"
     assert made.json()["id"] in page.text
+
+
+#: Runs the sandbox with the modules of no other distribution than these.
+ONLY = """
+import runpy, sys
+from importlib.metadata import packages_distributions
+
+allowed = set(sys.argv.pop(1).split(","))
+names = lambda found: {name.lower().replace("_", "-") for name in found}
+hidden = {top for top, by in packages_distributions().items() if not names(by) & allowed}
+
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in hidden:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hide())
+runpy.run_module("stripe_identity_sandbox", run_name="__main__")
+"""
+
+
+def test_the_image_s_packages_are_enough_to_serve() -> None:
+    """It has what requirements.txt names: less than the wheel of the sandbox asks for."""
+    locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert "flask" in locked
+    assert "pyyaml" not in locked
+    only = [sys.executable, "-c", ONLY, ",".join(name.lower() for name in locked)]
+    process = subprocess.Popen(
+        [*only, "serve", "--port", "0", "--json"], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout
+    with process, process.stdout:
+        try:
+            url = json.loads(process.stdout.readline())["url"]
+            assert requests.get(f"{url}/_sandbox/", timeout=5).status_code == 200
+        finally:
+            process.terminate()
+    told = subprocess.run([*only, "play", __file__], capture_output=True, text=True, check=False)
+    assert "pip install pyyaml" in told.stderr

@@ -1,14 +1,20 @@
 """The examples do what their pages say, followed to the letter."""
 
+import contextlib
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import stripe
 
 ROOT = Path(__file__).parents[3]
@@ -26,26 +32,71 @@ def with_the_command(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
-@pytest.mark.timeout(180)
-def test_node(tmp_path: Path, with_the_command: dict[str, str]) -> None:
+@pytest.fixture
+def node_example(tmp_path: Path) -> tuple[Path, list[str]]:
+    """A copy of the example, and the blocks of shell on its page."""
     if not (shutil.which("node") and shutil.which("npm")):
         if os.environ.get("CI"):
             pytest.fail("CI has to have node and npm")
         pytest.skip("no node and npm on this machine")
     folder = shutil.copytree(EXAMPLES / "node", tmp_path / "node")
-    block = re.search(r"```sh\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    assert block
+    return folder, re.findall(r"```sh\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.timeout(180)
+def test_node(node_example: tuple[Path, list[str]], with_the_command: dict[str, str]) -> None:
+    folder, (install_and_test, play) = node_example
     done = subprocess.run(
-        ["sh", "-ec", block[1]],
+        ["sh", "-ec", install_and_test],
         cwd=folder,
         env=with_the_command,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=110,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pass 1" in done.stdout
+    play_with_it(play, folder, with_the_command)
+
+
+def play_with_it(block: str, folder: Path, environment: dict[str, str]) -> None:
+    """Do what the page says, on free ports, and be the user in the browser."""
+    app, sandbox = free_port(), free_port()
+    block = block.replace("3000", app).replace("12111", sandbox)
+    block = block.replace("identity-sandbox serve", f"identity-sandbox serve --port {sandbox}")
+    process = subprocess.Popen(
+        ["sh", "-ec", block],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    try:
+        for _ in range(100):
+            with contextlib.suppress(requests.ConnectionError):
+                requests.get(f"http://127.0.0.1:{sandbox}/_sandbox/clock", timeout=5)
+                page = requests.get(f"http://127.0.0.1:{app}/verify", timeout=5)
+                break
+            time.sleep(0.1)
+        else:
+            raise AssertionError("the example did not start")
+        assert "Verify your identity" in page.text
+        requests.post(page.url, data={"outcome": "verified"}, timeout=5).raise_for_status()
+        heard = (line for line in process.stdout if line.startswith("identity."))
+        for change in ("created", "processing", "verified"):
+            assert next(heard).startswith(f"identity.verification_session.{change} vs_")
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(10)
+        process.stdout.close()
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
 
 
 def test_pytest(tmp_path: Path, with_the_command: dict[str, str]) -> None:
@@ -64,40 +115,35 @@ def test_pytest(tmp_path: Path, with_the_command: dict[str, str]) -> None:
     assert "1 passed" in done.stdout
 
 
-def line_of_the_page(language: str, sandbox: Any) -> str:
-    """Return how docs/sandbox.md points a client at a sandbox, with the address of this one."""
-    page = (ROOT / "docs" / "sandbox.md").read_text()
-    block = re.search(rf" *```{language}\n(.*?) *```", page, re.DOTALL)
-    assert block
-    port = sandbox.url.rpartition(":")[2]
-    assert "12111" in block[1]
-    return block[1].strip().replace("12111", port)
-
-
-def test_the_page_s_line_for_python(sandbox: Any) -> None:
+def test_the_page_s_line_for_python(sandbox: Any, line_of_the_page: Any) -> None:
     names: dict[str, Any] = {"stripe": stripe}
-    exec(line_of_the_page("python", sandbox), names)  # noqa: S102 -- our own page
+    exec(line_of_the_page("python"), names)  # noqa: S102 -- our own page
     made = names["client"].v1.identity.verification_sessions.create({"type": "document"})
     assert made.url.startswith(sandbox.url)
+    with pytest.raises(stripe.InvalidRequestError, match="Unrecognized request URL"):
+        names["client"].v1.files.create({"purpose": "dispute_evidence", "file": BytesIO(b"x")})
 
 
-def test_the_page_s_line_for_node(sandbox: Any, node_sdk: Path) -> None:
+def test_the_page_s_line_for_node(sandbox: Any, line_of_the_page: Any, node_sdk: Path) -> None:
     script = f"""
         const Stripe = require({str(node_sdk / "node_modules" / "stripe")!r});
-        {line_of_the_page("js", sandbox)}
-        stripe.identity.verificationSessions.create({{type: "document"}})
-          .then((session) => console.log(session.url));
+        {line_of_the_page("js")}
+        const file = {{ purpose: "dispute_evidence", file: {{ data: "x", name: "x.txt" }} }};
+        stripe.identity.verificationSessions.create({{ type: "document" }})
+          .then((session) => console.log(session.url))
+          .then(() => stripe.files.create(file)).catch((error) => console.log(error.message));
     """
     done = subprocess.run(
         ["node", "-e", script], capture_output=True, text=True, timeout=20, check=False
     )
     assert done.stdout.startswith(sandbox.url), done.stderr
+    assert "Unrecognized request URL (POST: /v1/files)" in done.stdout, "no upload leaves, either"
 
 
-def test_the_page_s_line_for_curl(sandbox: Any) -> None:
+def test_the_page_s_line_for_curl(sandbox: Any, line_of_the_page: Any) -> None:
     if not shutil.which("curl"):
         pytest.skip("no curl on this machine")
-    line = line_of_the_page("sh", sandbox)
+    line = line_of_the_page("sh")
     done = subprocess.run(
         ["sh", "-c", f"{line} -sS"], capture_output=True, text=True, timeout=20, check=False
     )

@@ -1,13 +1,15 @@
 """The pages in a real browser, at phone and desktop width: without JavaScript, and live with it."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (
@@ -158,6 +160,8 @@ def test_a_failed_delivery_says_why(run: Any, page: Page) -> None:
             break
         page.reload()
     expect(page.get_by_text("Connection refused").first).to_be_visible()
+    page.goto(f"{sandbox.url}/_sandbox/")
+    expect(page.locator("#list")).to_contain_text(re.compile("retrying|failed"))
 
 
 # -- by keyboard alone -------------------------------------------------------------------------
@@ -215,37 +219,90 @@ def test_every_action_of_the_hosted_page_by_keyboard(sandbox: Any, live: Page) -
     expect(live.get_by_role("heading")).to_have_text("You walked away")
 
 
+def offered(page: Page) -> set[str]:
+    """Return the actions that the page has buttons for."""
+    actions = page.locator("input[name=action]").all()
+    return {str(action.get_attribute("value")) for action in actions}
+
+
 def test_every_action_of_the_console_by_keyboard(run: Any, live: Page) -> None:
     sandbox = run()
+    done: set[str] = set()
+    seen: set[str] = set()
+
+    def posted(request: Request) -> None:
+        done.update(parse_qs(request.post_data or "").get("action", ()))
+
+    def push(button: str) -> None:
+        seen.update(offered(live))
+        press(live, button)
+
+    live.on("request", posted)
     live.goto(f"{sandbox.url}/_sandbox/")
-    tab_to(live, "selfie")
+    tab_to(live, "Type")
+    live.keyboard.type("id_n")
+    tab_to(live, "id_number")
     live.keyboard.press("Space")
-    press(live, "New session")
-    expect(live.locator("#json")).to_contain_text('"require_matching_selfie": true')
-    id_ = live.url.rpartition("/")[2]
-    sandbox.submit(id_)
+    tab_to(live, "New session")
+    live.keyboard.press("Shift+Tab")
+    live.keyboard.press("Shift+Tab")
+    live.keyboard.press("Space")
+    push("New session")
+    shown = live.locator("#json")
+    for text in ('"require_matching_selfie": true', '"require_id_number": true', '"id_number": {'):
+        expect(shown).to_contain_text(text)
+    page, id_ = live.url, live.url.rpartition("/")[2]
+    push("Hosted page")
+    expect(live.get_by_role("heading", name="Verify your identity")).to_be_visible()
+    sandbox.submit(id_, hold=True)
+    live.goto(page)
     for action, pill in (
+        ("Finish processing", "verified"),
         ("Override to unverified", "requires_input"),
         ("Override to verified", "verified"),
         ("Redact", "redaction: processing"),
         ("Finish redaction", "redaction: redacted"),
     ):
         live.reload()
-        press(live, action)
+        push(action)
         expect(live.locator("#pills")).to_contain_text(pill)
-    press(live, "Send again: created")
+    push("Send again: created")
     live.goto(f"{sandbox.url}/_sandbox/sessions/{create(sandbox).id}")
-    press(live, "Cancel")
+    push("Cancel")
     expect(live.locator("#pills")).to_contain_text("canceled")
-    press(live, "Set-up")
+    push("Set-up")
     live.wait_for_url("**/setup")
-    press(live, "+ 4 days")
+    push("+ 4 days")
     expect(live.locator("#clock-here")).to_contain_text("4 d")
     tab_to(live, "What goes wrong")
     live.keyboard.type("drop")
-    press(live, "Add fault")
-    press(live, "Remove drop")
+    tab_to(live, "next")
+    live.keyboard.press("ArrowUp")
+    push("Add fault")
+    expect(live.locator("#faults-set")).to_contain_text("next 2")
+    push("Remove drop")
     expect(live.get_by_text("None: everything works.")).to_be_visible()
+    assert done == seen, "every action that a page offers was reached"
+
+
+def test_lists_and_details_by_keyboard(run: Any, live: Page) -> None:
+    sandbox = run()
+    oldest, *_ = [create(sandbox) for _ in range(26)]
+    live.goto(f"{sandbox.url}/_sandbox/")
+    press(live, "Older")
+    press(live, oldest.id)
+    live.goto(f"{sandbox.url}/_sandbox/?page=2")
+    press(live, "Newer")
+    press(live, "Requests")
+    live.wait_for_url("**/log")
+    detail = live.locator("#log details").first
+    for _ in range(60):
+        live.keyboard.press("Tab")
+        if live.evaluate("document.activeElement.tagName") == "SUMMARY":
+            break
+    live.keyboard.press("Enter")
+    expect(detail).to_have_attribute("open", "")
+    expect(detail).to_contain_text('"type": "document"')
 
 
 # -- live --------------------------------------------------------------------------------------

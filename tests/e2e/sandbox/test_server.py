@@ -1,5 +1,8 @@
 """The process: how it starts, stops, and what it refuses."""
 
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +94,87 @@ def test_a_long_header_gets_stripes_envelope(sandbox: Any) -> None:
     )
     assert answer.status_code == 400
     assert "255" in answer.json()["error"]["message"]
+
+
+# -- nobody holds it ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def connect(run: Any) -> Iterator[Callable[[bytes], socket.socket]]:
+    """A sandbox, and a way to send it bytes and then be silent."""
+    sandbox = run()
+    port = int(sandbox.url.rpartition(":")[2])
+    with contextlib.ExitStack() as stack:
+
+        def send(request: bytes) -> socket.socket:
+            opened = stack.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+            opened.sendall(request)
+            return opened
+
+        yield send
+
+
+def answered(connection: socket.socket) -> bytes:
+    """Return the first bytes of what is answered."""
+    return connection.recv(1000)
+
+
+def whole(connection: socket.socket) -> bytes:
+    """Return all that is answered until the connection ends."""
+    return b"".join(iter(lambda: connection.recv(1000), b""))
+
+
+ASK = (
+    b"GET /v1/identity/verification_sessions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk_test_x"
+)
+
+
+def test_pages_that_watch_hold_no_thread(connect: Any) -> None:
+    """Also those that nobody looks at any more."""
+    watch = b"GET /_sandbox/changes?since=0 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    watching = [connect(watch) for _ in range(200)]
+    assert answered(connect(ASK + b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    assert all(b"retry: " in whole(one) for one in watching), "each was answered, and ended"
+
+
+def test_answers_that_wait_leave_threads_for_the_control_routes(connect: Any) -> None:
+    fault = b'{"kind": "timeout", "seconds": 600}'
+    post = b"POST /_sandbox/faults HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    connect(post + b"Content-Length: %d\r\n\r\n%s" % (len(fault), fault)).recv(1000)
+    waiting = [connect(ASK + b"\r\n\r\n") for _ in range(100)]
+    clear = connect(b"DELETE /_sandbox/faults HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answered(clear).startswith(b"HTTP/1.1 200")
+    for one in waiting:
+        one.close()  # whose clients are gone do not wait any more
+    assert answered(connect(ASK + b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+def test_half_a_request_holds_its_thread_for_seconds_only(connect: Any) -> None:
+    for _ in range(80):
+        connect(ASK)
+    # One that waits in the line behind them, and one that comes when their connections are ended.
+    for _ in range(2):
+        assert answered(connect(ASK + b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ASK + b"\r\nIdempotency-Key: \x01\x7f\xff\r\n\r\n",
+        ASK + b"\r\nStripe-Version: 2020-08-27;\x01\r\n\r\n",
+        ASK.replace(b" HTTP", b"?x\xff=%ff&y[%ff]=\xff HTTP") + b"\r\n\r\n",
+        ASK.replace(b"GET /", b"POST /\xff") + b"\r\nContent-Length: 3\r\n\r\n\xff=\xff",
+        ASK.replace(b"GET", b"POST") + b"\r\nIdempotency-Key: \x01\r\nContent-Length: 0\r\n\r\n",
+        ASK.replace(b"GET", b"BREW") + b"\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\nHost: [\r\n\r\n",
+        b"\x16\x03\x01\x00\x05hello\r\n\r\n",
+    ],
+    ids=["key", "version", "query", "path", "key of a POST", "method", "address", "TLS"],
+)
+def test_bytes_that_no_sdk_sends(connect: Any, request_: bytes) -> None:
+    status = answered(connect(request_)).split()[1:2]
+    assert status
+    assert status[0] < b"500"
+    for page in ("requests", "log", "setup", ""):
+        shown = connect(b"GET /_sandbox/%s HTTP/1.1\r\nHost: x\r\n\r\n" % page.encode())
+        assert answered(shown).startswith(b"HTTP/1.1 200")

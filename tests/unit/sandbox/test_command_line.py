@@ -1,6 +1,8 @@
 """The commands against an application without a socket."""
 
+import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from stripe_identity_sandbox.__main__ import main
 
-from .conftest import Api
+from .conftest import SESSIONS, Api
 
 
 @pytest.fixture
@@ -61,6 +63,55 @@ def test_a_session_by_hand(run: Any, api: Api) -> None:
     assert run("resend", next(iter(api.world.events.by_id))).exit_code == 0
     api.control(f"sessions/{id_}/redact")
     assert "redaction: redacted" in run("complete", id_).output
+
+
+def play(run: Any, tmp_path: Path, text: str) -> Result:
+    file = tmp_path / "scenario.yaml"
+    file.write_text(text)
+    result = run("play", str(file), "--at-once")
+    assert isinstance(result, Result)
+    return result
+
+
+def test_a_life_is_led_to_its_end_or_not_begun(run: Any, api: Api, tmp_path: Path) -> None:
+    words = ("processing", "canceled", "redacted", "verified", "abandoned")
+    led = 0
+    for life in itertools.product(words, repeat=2):
+        before = len(api.world.sessions)
+        result = play(run, tmp_path, f"lives: [{{life: 'created, {', '.join(life)}'}}]")
+        if result.exit_code:
+            assert "cannot be led" in result.output
+            assert len(api.world.sessions) == before, life
+        else:
+            led += 1
+    assert 5 < led < 20
+
+
+def test_a_wrong_fault_sets_none(run: Any, api: Api, tmp_path: Path) -> None:
+    life = "lives: [{life: created}]"
+    result = play(run, tmp_path, f"{life}\nfaults: [{{kind: drop}}, {{kind: drop, rate: 7}}]")
+    assert result.exit_code == 1
+    assert api.client.get("/_sandbox/faults").json == []
+    assert not api.world.sessions
+
+
+def test_faults_of_the_api_do_not_strike_the_one_who_sets_them(
+    run: Any, api: Api, tmp_path: Path
+) -> None:
+    text = "lives: [{life: 'created, verified'}]\nsessions: 3\nfaults: [{kind: error}]"
+    assert play(run, tmp_path, text).exit_code == 0
+    assert {one.status for one in api.world.sessions.values()} == {"verified"}
+    assert api.client.get("/_sandbox/faults").json == []
+    api.control("faults", kind="error")
+    assert run("create").exit_code == 0
+    assert api.get(SESSIONS).status_code == 500
+
+
+@pytest.mark.parametrize("version", ["banana", "2026-10-28", ""])
+def test_a_version_that_events_cannot_have(version: str) -> None:
+    answer = CliRunner().invoke(main, ["serve", "--api-version", version])
+    assert answer.exit_code == 2
+    assert "Invalid value for '--api-version'" in answer.output
 
 
 def test_mistakes(run: Any) -> None:

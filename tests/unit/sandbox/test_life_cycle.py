@@ -1,10 +1,14 @@
 """What each operation does in each status, and what each outcome leaves behind."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stripe_identity_sandbox.checks import LAST_ERRORS, PARTS, failed_part
+from stripe_identity_sandbox.journal import Changes
+from stripe_identity_sandbox.state import World
+from stripe_identity_sandbox.store import Store
 
 from .conftest import REPORTS, SESSIONS, Api
 
@@ -376,3 +380,37 @@ def test_the_result_can_be_overridden_by_hand(api: Api) -> None:
         never = in_status(api, status)
         answer = api.control(f"sessions/{never}/override", status="verified")
         assert answer.status_code == 400, status
+
+
+def test_what_could_not_be_stored_is_stored_with_the_next_step(tmp_path: Path) -> None:
+    """A full disk for a while leaves no gap in the file."""
+    store = Store(tmp_path / "state.sqlite")
+    full = [True]
+
+    def save(changes: Changes) -> None:
+        if full:
+            full.pop()
+            raise OSError("no space left on device")
+        store.save(changes)
+
+    world = World(save=save)
+    with pytest.raises(OSError, match="no space"), world.step():
+        first = world.create({"type": "document"})
+    with world.step():
+        second = world.create({"type": "document"})
+    kept = [record.id for record in store.load()]
+    store.close()
+    assert {first.id, second.id} < set(kept)
+    assert kept.index(first.id) < kept.index(second.id)
+
+
+def test_the_clock_stays_within_what_dates_can_show(api: Api) -> None:
+    year = 366 * 24 * 3600
+    while api.control("clock", advance=year).status_code == 200:
+        pass
+    refused = api.control("clock", advance=year)
+    assert refused.status_code == 400
+    assert "1000 years" in api.error(refused)["message"]
+    session = api.create()["id"]
+    assert api.client.get(f"/_sandbox/sessions/{session}").status_code == 200
+    assert api.get("/v2/core/events").status_code == 200

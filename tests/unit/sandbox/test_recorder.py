@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from .conftest import DESTINATIONS, SESSIONS, Api
+import pytest
+
+from stripe_identity_sandbox.recorder import Exchange
+from stripe_identity_sandbox.state import World
+
+from .conftest import DESTINATIONS, REPORTS, SESSIONS, Api
+from .test_spellings import SPELLINGS
 
 
 def requests(api: Api, query: str = "") -> list[Any]:
@@ -25,11 +31,11 @@ def test_requests_and_answers_in_their_order(api: Api) -> None:
     assert (made["method"], made["path"], made["status"]) == ("POST", SESSIONS, 200)
     assert made["params"] == {
         "type": "document",
-        "options": {"document": {"allowed_types": {"0": "passport"}}},
+        "options": {"document": {"allowed_types": ["passport"]}},
     }
     assert made["answer"] == session
     assert (made["idempotency_key"], made["account"]) == ("k", "acct_1")
-    assert listed["params"] == {"limit": "3", "created": {"gte": "5"}}
+    assert listed["params"] == {"limit": 3, "created": {"gte": 5}}
     assert (refused["params"], refused["status"]) == ({"name": "mine"}, 400)
     assert (spoiled["fault"], spoiled["status"]) == ("error", 500)
     assert (unknown["path"], unknown["status"]) == ("/v1/nothing", 404)
@@ -44,3 +50,101 @@ def test_requests_and_answers_in_their_order(api: Api) -> None:
 def test_keys_are_not_kept(api: Api) -> None:
     api.get(SESSIONS, key="sk_test_a_key_to_hide")
     assert "a_key_to_hide" not in api.client.get("/_sandbox/requests").text
+
+
+# -- what is personal --------------------------------------------------------------------------
+
+PERSONAL = (
+    "metadata[name]=PERSONAL",
+    "provided_details[email]=PERSONAL@x.example",
+    "client_reference_id=x&metadata[a]=PERSONAL",
+)
+REPLAYED = {"Idempotency_Key": "k"}
+
+
+@pytest.mark.parametrize("body", PERSONAL)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        None,
+        {"kind": "error", "after": True},
+        {"kind": "timeout", "after": True, "seconds": 0.01},
+        {"kind": "cut"},
+    ],
+)
+def test_redaction_reaches_the_requests(api: Api, body: str, fault: dict[str, Any] | None) -> None:
+    """Whatever shows a session: what made it, refused updates, lists, reports and events of it."""
+    other = api.create("type=document&metadata[name]=OTHER")
+    if fault:
+        api.control("faults", next=1, **fault)
+    api.post(SESSIONS, f"type=document&{body}", **REPLAYED)
+    id_ = list(api.world.sessions)[-1]
+    api.post(SESSIONS, f"type=document&{body}", **REPLAYED)
+    api.control(f"sessions/{id_}/submit")
+    api.post(f"{SESSIONS}/{id_}", "metadata[name]=PERSONAL")
+    api.post(f"{SESSIONS}/{id_}", "metadata[name]=PERSONAL&nonsense=1")
+    (report,) = api.world.reports.by_id
+    recent = {"key": "rk_test_x"}
+    expand = "expand[]=verified_outputs.dob&expand[]=last_verification_report"
+    for path in (
+        *(SESSIONS, f"{SESSIONS}/{id_}?{expand}", REPORTS, f"{REPORTS}/{report}"),
+        *("/v1/events", f"/v1/events/{list(api.world.events.by_id)[-1]}"),
+        *("/v2/core/events", f"/v2/core/events?object_id={id_}"),
+    ):
+        assert api.get(path, **recent).status_code == 200
+    before = len(requests(api))
+    assert "PERSONAL" in api.client.get("/_sandbox/requests").text
+    assert "CANARY" in api.client.get("/_sandbox/requests").text, "what a report shows"
+
+    api.post(f"{SESSIONS}/{id_}/redact")
+    api.control(f"sessions/{id_}/complete")
+    for page in ("requests", "log", f"sessions/{id_}"):
+        told = api.client.get(f"/_sandbox/{page}").text
+        assert "PERSONAL" not in told
+        assert "CANARY" not in told
+    kept = requests(api)
+    assert len(kept) == before + 1, "that there were such requests is still told"
+    assert any(one["answer"] == other for one in kept), "those of another session stay"
+
+
+def test_an_answer_that_is_on_its_way_during_a_redaction(world: World) -> None:
+    """What was read before a redaction and noted after it shows nothing either."""
+    with world.step():
+        session = world.create({"type": "document"})
+        begun = world.recorder.erased
+        world.redact(session, delay=0.0)
+        late = Exchange(
+            id="req_1", method="GET", path="/v1/x", params={"a": "PERSONAL"}, account=None,
+            version=None, idempotency_key=None, status=200, answer="PERSONAL", fault=None,
+            sessions=[session.id],
+        )  # fmt: skip
+        world.recorder.note(late, erased=begun)
+    assert (late.params, late.answer) == (None, None)
+
+
+def test_only_the_api_s_paths_are_kept(api: Api) -> None:
+    for path in ("/", "/favicon.ico", "/v1", "/v10/x", "/start/test_x", "/_sandbox/nothing"):
+        assert api.get(path).status_code == 404
+    api.client.post("/_sandbox/clock", json={"advance": -1})
+    assert requests(api) == []
+    api.get("/v1/nothing")
+    api.get(f"{SESSIONS}?x={'x' * 70_000}")
+    api.get(SESSIONS, Origin="http://evil.example")
+    assert [one["status"] for one in requests(api)] == [404, 414, 403], "and refusals, too"
+
+
+@pytest.mark.parametrize("write", SPELLINGS.values(), ids=SPELLINGS)
+def test_parameters_are_as_the_sandbox_reads_them(api: Api, write: Any) -> None:
+    """However an SDK spells them; also those of a request that is refused."""
+    asked = {
+        "options": {"document": {"allowed_types": ["passport", "id_card"]}},
+        "metadata": {"0": "a"},
+        "type": "document",
+    }
+    body = "&".join(write(name, value) for name, value in asked.items())
+    api.post(SESSIONS, body)
+    api.post(SESSIONS, f"{body}&nonsense=1")
+    made, refused = requests(api)
+    assert made["params"] == asked
+    assert refused["params"]["options"] == asked["options"]
+    assert refused["params"]["nonsense"] == "1"

@@ -1,8 +1,15 @@
 """What Stripe is on record to refuse, in its words, and whose endpoint is whose."""
 
+import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import stripe.events
+from stripe.params import _webhook_endpoint_create_params
+
+from stripe_identity_sandbox.versions import exists
 
 from .conftest import DESTINATIONS, REPORTS, SESSIONS, Api
 
@@ -45,6 +52,12 @@ def test_a_publishable_key(api: Api) -> None:
         ("2019-2-19", False),
         ("2025-09-30.acacia", False),
         ("2025-08-27", False),
+        ("2026-10-28", False),
+        ("2026-10-28.banana", False),
+        ("2026-10-28.dahlia", False),
+        ("2031-01-01", False),
+        ("banana", False),
+        ("2020-08-27; \x01", False),
         ("2023-10-16.acacia", False),
         ("2023-13-16", False),
         ("latest", False),
@@ -58,6 +71,84 @@ def test_a_version_that_cannot_exist(api: Api, version: str, exists: bool) -> No
     else:
         assert answer.status_code == 400
         assert api.error(answer)["message"] == f"Invalid Stripe API version: {version}"
+
+
+def sdk_s(name: str) -> set[str]:
+    """Return the texts that the SDK's type of a parameter of an endpoint allows."""
+    source = inspect.getsource(_webhook_endpoint_create_params)
+    block = re.search(rf"^    {name}: (.*?)^    \"\"\"", source, re.DOTALL | re.MULTILINE)
+    assert block
+    return set(re.findall(r'"(.*?)"', block[1]))
+
+
+def test_every_version_and_event_that_the_sdk_knows_exists(api: Api) -> None:
+    versions, names = sdk_s("api_version"), sdk_s("enabled_events")
+    assert len(versions) > 90
+    assert len(names) > 200
+    assert [version for version in versions if not exists(version)] == []
+    body = "&".join(f"enabled_events[]={name}" for name in sorted(names))
+    assert api.post(ENDPOINTS, f"url=http://x.example&{body}").status_code == 200
+    thin = {
+        name
+        for file in Path(stripe.events.__file__).parent.glob("*.py")
+        for name in re.findall(r'LOOKUP_TYPE = \(?\s*"(.*?)"', file.read_text())
+    }
+    assert len(thin) > 300
+    made = api.post_json(DESTINATIONS, **destination(enabled_events=sorted(thin)))
+    assert made.status_code == 200, made.text
+
+
+@pytest.mark.parametrize("version", ["banana", "2026-10-28", "", "2026-10-28.banana"])
+def test_a_version_that_events_cannot_have(api: Api, version: str) -> None:
+    body = f"url=http://x.example&enabled_events[]=*&api_version={version}"
+    refused = api.post(ENDPOINTS, body)
+    assert (refused.status_code, api.error(refused)["param"]) == (400, "api_version")
+    fields = destination(event_payload="snapshot", enabled_events=["*"])
+    refused = api.post_json(DESTINATIONS, **fields, snapshot_api_version=version)
+    assert (refused.status_code, api.error(refused)["param"]) == (400, "snapshot_api_version")
+
+
+def test_the_names_of_events_are_of_the_form_that_is_sent(api: Api) -> None:
+    plain, thin = f"{EVENT}.created", f"v1.{EVENT}.created"
+    for wrong in (thin, "v1.charge.succeeded", "v2.core.account.created"):
+        refused = api.post(ENDPOINTS, f"url=http://x.example&enabled_events[]={wrong}")
+        assert (refused.status_code, api.error(refused)["param"]) == (400, "enabled_events[0]")
+    for form, right, wrong in (("snapshot", plain, thin), ("thin", thin, plain)):
+        fields = destination(event_payload=form)
+        refused = api.post_json(DESTINATIONS, **fields | {"enabled_events": [right, wrong]})
+        assert (refused.status_code, api.error(refused)["param"]) == (400, "enabled_events[1]")
+        made = api.post_json(DESTINATIONS, **fields | {"enabled_events": [right]}).json
+        assert made
+        path = f"{DESTINATIONS}/{made['id']}"
+        assert api.post_json(path, enabled_events=[wrong]).status_code == 400
+        assert (api.get(path).json or {})["enabled_events"] == [right]
+
+
+def test_an_endpoint_takes_at_least_one_event(api: Api) -> None:
+    made = api.post(ENDPOINTS, "url=http://x.example&enabled_events[]=*").json
+    assert made
+    for path, body in (
+        (ENDPOINTS, "url=http://x.example&enabled_events="),
+        (f"{ENDPOINTS}/{made['id']}", "enabled_events="),
+    ):
+        refused = api.post(path, body)
+        assert (refused.status_code, api.error(refused)["param"]) == (400, "enabled_events")
+    refused = api.post_json(DESTINATIONS, **destination(enabled_events=[]))
+    assert refused.status_code == 400
+
+
+def test_what_a_destination_can_be_asked_for(api: Api) -> None:
+    """The SDKs' types say which parameter goes with which."""
+    refused = api.post_json(DESTINATIONS, **destination(snapshot_api_version="2026-10-28.endive"))
+    assert (refused.status_code, api.error(refused)["param"]) == (400, "snapshot_api_version")
+    made = api.post_json(DESTINATIONS, **destination()).json
+    assert made
+    path, secret = f"{DESTINATIONS}/{made['id']}", "webhook_endpoint.signing_secret"
+    for again in (path, f"{path}/disable", f"{path}/enable"):
+        assert api.post_json(again, include=[secret]).status_code == 400
+        assert api.post_json(again, include=["webhook_endpoint.url"]).status_code == 200
+    assert api.get(f"{path}?include[0]={secret}").status_code == 400
+    assert api.get(f"{ENDPOINTS}/{made['id']}").status_code == 404, "it is none of /v1"
 
 
 def test_a_json_body_under_v1_and_a_form_under_v2(api: Api) -> None:

@@ -15,6 +15,7 @@ from stripe_identity_sandbox.objects import EVENT_TYPES
 from stripe_identity_sandbox.operations import OPERATIONS
 from stripe_identity_sandbox.operations.base import Operation
 from stripe_identity_sandbox.parameters import (
+    ApiVersion,
     Array,
     Boolean,
     Enum,
@@ -29,6 +30,8 @@ from stripe_identity_sandbox.parameters import (
 )
 from stripe_identity_sandbox.wire import ApiError, nest
 from stripe_identity_sandbox.wire_v2 import Moment, MomentRange
+
+from .conftest import SESSIONS, Api
 
 # -- how SDKs write a form ---------------------------------------------------------------------
 # Read from the SDKs' sources; old versions are named by what they did differently.
@@ -93,7 +96,7 @@ PLAIN: dict[type[Kind], st.SearchStrategy[Any]] = {
     Text: LETTERS,
     Integer: st.integers(-(10**17), 10**17),
     Boolean: st.booleans(),
-    EventName: st.sampled_from(("*", *EVENT_TYPES, "charge.succeeded")),
+    ApiVersion: st.sampled_from(("2020-08-27", "2026-10-28.endive")),
     Metadata: st.dictionaries(KEYS, LETTERS | st.just(""), min_size=1, max_size=5),
     TimeRange: st.integers(0, 10**10) | bounds(st.integers(0, 10**10)),
     Moment: MOMENTS,
@@ -104,6 +107,10 @@ PLAIN: dict[type[Kind], st.SearchStrategy[Any]] = {
 def values(kind: Kind) -> st.SearchStrategy[Any]:
     found = PLAIN.get(type(kind))
     match kind:
+        case EventName(form="snapshot"):
+            found = st.sampled_from(("*", *EVENT_TYPES, "charge.succeeded"))
+        case EventName():
+            found = st.sampled_from(("*", *(f"v1.{name}" for name in EVENT_TYPES)))
         case Enum(values=words):
             found = st.sampled_from(words)
         case Array(item=item):
@@ -154,3 +161,22 @@ def test_no_text_breaks_a_reader(case: tuple[Operation, str]) -> None:
         for value in (text, *nested):
             with contextlib.suppress(ApiError):
                 op.params.fields[name].read(value, name)
+
+
+def test_an_idempotency_key_takes_every_spelling_for_the_same(api: Api) -> None:
+    asked = {
+        "type": "document",
+        "options": {"document": {"require_matching_selfie": True, "allowed_types": ["passport"]}},
+        "metadata": {"a": "b"},
+    }
+    bodies = [
+        "&".join(write(name, value) for name, value in order)
+        for write in SPELLINGS.values()
+        for order in (asked.items(), list(asked.items())[::-1])
+    ]
+    assert len(set(bodies)) > 6
+    answers = [api.post(SESSIONS, body, Idempotency_Key="k") for body in bodies]
+    assert {answer.data for answer in answers} == {answers[0].data}
+    assert all(answer.headers["Idempotent-Replayed"] == "true" for answer in answers[1:])
+    other = bodies[0].replace("passport", "id_card")
+    assert api.post(SESSIONS, other, Idempotency_Key="k").status_code == 400
