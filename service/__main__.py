@@ -185,7 +185,8 @@ def replay(
 
     A pending event of which a handler waits runs at once, without what is written down of the
     handlers in question. One that is no longer there is forgotten. Answers: replayed; leased, a
-    worker has it; pending, it will run and has no such handler to run again; gone, not known.
+    worker has it; pending, it will run and has no such handler to run again; nothing, it is done
+    and has no such handler, and stays as it is; gone, not known.
 
     \b
     python -m service events replay evt_1P...

@@ -103,6 +103,10 @@ class Processor:
         """Write the counts of this process to Redis, before it ends."""
         self._metrics.flush()
 
+    def note_death(self) -> None:
+        """`Claimer.note_death`."""
+        self._claimer.note_death()
+
     def claim(self, count: int = 1) -> list[Claim]:
         """`Claimer.claim`."""
         return self._claimer.claim(count)

@@ -215,9 +215,11 @@ class TestEvents:
         }
 
     def test_replay(self, service, keys, redis) -> None:
-        done = service("events", "replay", "evt_2", "evt_0", "evt_none")
+        done = service("events", "replay", "evt_2", "evt_0", "evt_1", "evt_none")
         assert done.returncode == 1
-        assert done.stdout.splitlines() == ["evt_2 replayed", "evt_0 pending", "evt_none gone"]
+        assert done.stdout.splitlines() == [
+            *("evt_2 replayed", "evt_0 pending", "evt_1 nothing", "evt_none gone")
+        ]
         assert list(Inbox(redis).find("evt_2").handlers) == ["p.a"], "only the dead one runs again"
         done = service("events", "replay", "--dead")
         assert (done.returncode, done.stdout) == (0, "acct_1-evt_3 replayed\n")
@@ -225,6 +227,8 @@ class TestEvents:
         assert done.returncode == 0
         assert Inbox(redis).find("evt_1").handlers == {}
         assert service("events", "replay", "--dead").returncode == 1, "there is none left"
+        done = service("events", "replay", "acct_1-evt_3", "--handler", "p.mistyped")
+        assert (done.returncode, done.stdout) == (1, "acct_1-evt_3 pending\n")
 
     def test_end(self, service, keys) -> None:
         done = service("events", "end", "evt_2", "evt_1", "evt_none")
