@@ -62,23 +62,34 @@ class Dispatcher:
                     # What a handler changes in its session, the next one does not see.
                     own = facts if last else facts.copy()
                     progress, delay = self.run_one(handler, claim, own)
-                self._write_down(handler, claim, progress, delay, last=last)
+                waits = not progress.over and handler.name in facts.withheld
+                self._write_down(handler, claim, progress, delay, last=last, waits=waits)
 
     def _turn(self, handler: Handler) -> AbstractContextManager[object]:
         own = self._own_processes.get(handler.name)
         return own.turn if own else contextlib.nullcontext()
 
     def _write_down(
-        self, handler: Handler, claim: Claim, progress: Progress, delay: float, *, last: bool
+        self,
+        handler: Handler,
+        claim: Claim,
+        progress: Progress,
+        delay: float,
+        *,
+        last: bool,
+        waits: bool,
     ) -> None:
-        """Write down how it fared; of the last one together with the end of the claim."""
+        """Write down how it fared; of the last one together with the end of the claim.
+
+        `waits`: it did not run, as Stripe did not give what it needs.
+        """
         if last and progress.over and not claim.lost:
             save_progress_at_end(claim, handler.name, progress)
             return
         if not self._inbox.save_progress(claim, handler.name, progress, delay):
             log.warning("claim_lost", handler=handler.name)
-        status = "lost" if claim.lost else progress.status
-        self._metrics.count("handler_runs", handler.name, status)
+        status = "waiting" if waits else progress.status
+        self._metrics.count("handler_runs", handler.name, "lost" if claim.lost else status)
 
     def run_one(self, handler: Handler, claim: Claim, facts: Facts) -> Result:
         """Run one handler, if it is to run; say how it fared."""

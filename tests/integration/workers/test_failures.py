@@ -184,6 +184,8 @@ def test_of_an_event(call, answer, expected, desk, fake) -> None:
     first = {"dead": ("dead", ended), "alone": ("done", BOTH_DONE)}
     assert bench.state() == first.get(word, ("pending", waiting))
     assert len(bench.alarms()) == alarmed
+    needy_waits = call == "sensitive" and bench.state()[0] == "pending"
+    assert desk.counts().get("handler_runs|p.needy|waiting", 0) == needy_waits, "and did not run"
     for line in bench.alarms():
         assert (line["key_name"], line["call"]) == (SETTING[key], column(call))
         assert line["status"] == answer.status
@@ -214,6 +216,7 @@ def test_of_an_event(call, answer, expected, desk, fake) -> None:
     bench.pass_time(1)
     assert bench.state() == ("done", BOTH_DONE)
     assert sorted(bench.runs) == sorted(set(bench.runs)), "none ran twice, and no attempt was spent"
+    assert "handler_runs|p.needy|retry" not in desk.counts()
     assert desk.record(bench.beside).state in ({"done", "pending"} if word == "all" else {"done"})
 
 
