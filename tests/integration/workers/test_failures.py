@@ -6,8 +6,6 @@ What is expected stands here in a table of its own, and not in the one that the 
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +19,6 @@ from tests.integration.workers.fake_stripe import (
     Answer,
     FakeStripe,
     Fault,
-    serving,
 )
 from workers import failures
 from workers.failures import RECHECK, RESULTS_SHOWN_FOR
@@ -90,12 +87,6 @@ def walk(*calls: str) -> list[Any]:
 
 NEEDS = "verified_outputs.dob"
 SETTING = {KEY: "STRIPE_API_KEY", RESTRICTED_KEY: "STRIPE_RESTRICTED_KEY"}
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeStripe]:
-    with serving(FakeStripe(now=int(time.time()))) as fake:
-        yield fake
 
 
 @pytest.fixture(autouse=True)
