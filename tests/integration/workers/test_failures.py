@@ -6,12 +6,14 @@ What is expected stands here in a table of its own, and not in the one that the 
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import pytest
 
 from identity_webhooks import Verification, on
 from service.inbox import Inbox, Refused
+from tests.conftest import wait_until
 from tests.integration.workers.fake_stripe import (
     CALLS,
     KEY,
@@ -316,27 +318,44 @@ class TestSensitive:
 
 
 class TestConnectedAccounts:
-    def test_after_a_wipe_one_round_brings_back_what_stripe_still_shows(
-        self, desk, fake, redis
+    def test_after_a_wipe_one_period_brings_back_what_stripe_still_shows(
+        self, fake, redis, server, processes
     ) -> None:
-        fake.accounts = ["acct_1", "acct_2", "acct_3"]
-        for number, account in enumerate([None, *fake.accounts]):
+        """With the periodic process itself; the account in the middle was deauthorized."""
+        inbox = Inbox(redis)
+        accounts = fake.accounts = ["acct_1", "acct_2", "acct_3"]
+        for number, account in enumerate([None, *accounts]):
             fake.session(number, account)
-        reconciler = Reconciler(
-            StripeApi(KEY, base=fake.url), desk.inbox, livemode=False, list_accounts=True
+        _, log = processes.python(
+            *("-m", "workers", "periodic"),
+            env={
+                "REDIS_URL": server.url,
+                "STRIPE_API_KEY": KEY,
+                "STRIPE_API_BASE": fake.url,
+                "STRIPE_CONNECTED_ACCOUNTS": "1",
+            },
         )
-        reconciler.round()
-        before = {record.key for record in desk.inbox.records("all", 100)}
-        redis.flushall()
+
+        def logged(name: str) -> list[dict[str, Any]]:
+            lines = map(json.loads, log.read_text().splitlines())
+            return [line for line in lines if line["event"] == name]
+
+        wait_until(lambda: len(logged("reconciled")) == 1, within=20)
+        before = {record.key for record in inbox.records("all", 100)}
+        assert len(before) == 2 * (1 + len(accounts))
         fake.fault = Fault("list", KEY, "acct_2", Answer(403, "account_invalid"))
-        found = reconciler.round()
-        back = {record.key for record in desk.inbox.records("all", 100)}
-        assert before - back == {key for key in before if "acct_2" in key}
-        assert len(before - back) == 2
-        assert (found.gone, found.failed) == (["acct_2"], {})
-        (line,) = desk.logged("account_gone")
-        assert line["account"] == "acct_2"
-        assert desk.logged("stripe_refuses_our_key") == [], "nothing is wrong with our key"
+        redis.flushall()  # and with it whose turn it is and when the next period begins
+        wait_until(lambda: len(logged("reconciled")) == 2, within=20)
+
+        missing = before - {record.key for record in inbox.records("all", 100)}
+        assert missing == {"acct_2-evt_created2", "acct_2-evt_verified2"}
+        (said,) = logged("account_gone")
+        assert (said["level"], said["account"]) == ("warning", "acct_2")
+        assert "Stripe shows nothing of it any more" in said["hint"]
+        (round_,) = logged("reconciled")[1:]
+        assert (round_["counts"], round_["level"]) == ({"new": 6}, "warning")
+        assert logged("stripe_refuses_our_key") == [], "nothing is wrong with our key"
+        assert inbox.accounts() == ["acct_1", "acct_3"]
 
     def test_without_the_setting_they_are_those_that_events_came_from(self, desk, fake) -> None:
         fake.accounts = ["acct_1", "acct_2"]
