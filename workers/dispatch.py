@@ -124,6 +124,7 @@ class Dispatcher:
             log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
             last_attempt=handler.exhausted(attempt, claim.age),
         )
+        progress, delay = Progress("done", attempt), 0.0
         try:
             if own := self._own_processes.get(handler.name):
                 own.run(verification, facts.personal_values())
@@ -132,26 +133,27 @@ class Dispatcher:
                     handler.run(verification)
         except Retry as retry:
             text, wait = told(retry)
-            result = handler.failed(attempt, claim.age, _reason("retry", text), wait)
+            reason = _reason("retry", text)
+            progress, delay = handler.failed(attempt, claim.age, reason, wait)
         except Discard as discard:
             reason = _reason("discarded", told(discard)[0])
-            result = Progress("dead", attempt, reason=reason), 0.0
+            progress = Progress("dead", attempt, reason=reason)
         except Failed as failed:
-            result = handler.failed(attempt, claim.age, _reason("failed", failed.reason))
+            reason = _reason("failed", failed.reason)
+            progress, delay = handler.failed(attempt, claim.age, reason)
         except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)
-            result = handler.failed(attempt, claim.age, _reason("failed", place(error)))
-        else:
-            return Progress("done", attempt), 0
-        progress, delay = result
-        log.warning(
-            "handler_failed",
-            handler=handler.name,
-            attempt=attempt,
-            status=progress.status,
-            reason=progress.reason,
-            delay_s=round(delay, 3),
-        )
-        return result
+            reason = _reason("failed", place(error))
+            progress, delay = handler.failed(attempt, claim.age, reason)
+        if progress.status != "done":
+            log.warning(
+                "handler_failed",
+                handler=handler.name,
+                attempt=attempt,
+                status=progress.status,
+                reason=progress.reason,
+                delay_s=round(delay, 3),
+            )
+        return progress, delay
 
 
 def _reason(word: str, text: object) -> str:
