@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from identity_webhooks.answers import told
 from identity_webhooks.handlers import Discard, Retry
@@ -25,8 +25,19 @@ from workers.verification import Facts
 
 log = logs.get(__name__)
 
-Result = tuple[Progress, float]
-"""How a handler fared, and for `retry` the seconds until it may run again."""
+
+class Result(NamedTuple):
+    """How a handler fared.
+
+    Attributes:
+        progress: what to write down.
+        delay: for `retry`, the seconds until it may run again.
+        waits: whether it did not run, as Stripe did not give what it needs.
+    """
+
+    progress: Progress
+    delay: float = 0
+    waits: bool = False
 
 
 class Dispatcher:
@@ -61,28 +72,16 @@ class Dispatcher:
                     last = to_the_end and handler is handlers[-1]
                     # What a handler changes in its session, the next one does not see.
                     own = facts if last else facts.copy()
-                    progress, delay = self.run_one(handler, claim, own)
-                waits = not progress.over and handler.name in facts.withheld
-                self._write_down(handler, claim, progress, delay, last=last, waits=waits)
+                    result = self.run_one(handler, claim, own)
+                self._write_down(handler, claim, result, last=last)
 
     def _turn(self, handler: Handler) -> AbstractContextManager[object]:
         own = self._own_processes.get(handler.name)
         return own.turn if own else contextlib.nullcontext()
 
-    def _write_down(
-        self,
-        handler: Handler,
-        claim: Claim,
-        progress: Progress,
-        delay: float,
-        *,
-        last: bool,
-        waits: bool,
-    ) -> None:
-        """Write down how it fared; of the last one together with the end of the claim.
-
-        `waits`: it did not run, as Stripe did not give what it needs.
-        """
+    def _write_down(self, handler: Handler, claim: Claim, result: Result, *, last: bool) -> None:
+        """Write down how it fared; of the last one together with the end of the claim."""
+        progress, delay, waits = result
         if last and progress.over and not claim.lost:
             save_progress_at_end(claim, handler.name, progress)
             return
@@ -103,11 +102,12 @@ class Dispatcher:
                     status=skipped,
                     reason=previous.reason,
                 )
-            return Progress(skipped, previous.attempts, reason=previous.reason), 0
+            return Result(Progress(skipped, previous.attempts, reason=previous.reason))
         if verdict := facts.withheld.get(handler.name):
             # Not its fault, so not its attempt.
             status: Literal["dead", "retry"] = "dead" if verdict.delay is None else "retry"
-            return Progress(status, previous.attempts, reason=verdict.reason), verdict.delay or 0
+            progress = Progress(status, previous.attempts, reason=verdict.reason)
+            return Result(progress, verdict.delay or 0, waits=not progress.over)
         return self._attempt(handler, claim, facts, previous.attempts + 1)
 
     def _attempt(self, handler: Handler, claim: Claim, facts: Facts, attempt: int) -> Result:
@@ -153,7 +153,7 @@ class Dispatcher:
                 reason=progress.reason,
                 delay_s=round(delay, 3),
             )
-        return progress, delay
+        return Result(progress, delay)
 
 
 def _reason(word: str, text: object) -> str:
