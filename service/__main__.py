@@ -13,6 +13,7 @@ import click
 import redis
 
 from service import connection
+from service.arguments import EVENT, HANDLER
 from service.connection import UnsafeRedis
 from service.inbox import Inbox, Record
 from service.settings import Role, Settings, SettingsError
@@ -149,7 +150,7 @@ def list_events(inbox: Inbox, state: State, limit: int, as_json: bool) -> None:
 
 
 @events.command()
-@click.argument("key")
+@click.argument("key", type=EVENT)
 @click.option("--json", "as_json", is_flag=True, help="An object instead of lines.")
 @click.pass_obj
 def show(inbox: Inbox, key: str, as_json: bool) -> None:
@@ -173,9 +174,14 @@ def show(inbox: Inbox, key: str, as_json: bool) -> None:
 
 
 @events.command()
-@click.argument("keys", nargs=-1, metavar="[KEY]...")
+@click.argument("keys", nargs=-1, type=EVENT, metavar="[KEY]...")
 @click.option("--dead", is_flag=True, help="Every dead event.")
-@click.option("--handler", help="Run this handler again (by its full name), dead or not.")
+@click.option(
+    "--handler",
+    type=HANDLER,
+    metavar="PLUGIN.FUNCTION",
+    help="Run this handler again, dead or not.",
+)
 @click.option("--all-handlers", is_flag=True, help="Run every handler again, also those done.")
 @click.pass_obj
 def replay(
@@ -185,7 +191,8 @@ def replay(
 
     A pending event of which a handler waits runs at once, without what is written down of the
     handlers in question. One that is no longer there is forgotten. Answers: replayed; leased, a
-    worker has it; pending, it will run and has no such handler to run again; gone, not known.
+    worker has it; pending, it will run and has no such handler to run again; nothing, it is done
+    and has no such handler, and stays as it is; gone, not known.
 
     \b
     python -m service events replay evt_1P...
@@ -207,7 +214,7 @@ def replay(
 
 
 @events.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.argument("keys", nargs=-1, type=EVENT, required=True, metavar="KEY...")
 @click.pass_obj
 def end(inbox: Inbox, keys: tuple[str, ...]) -> None:
     """End pending or dead events as done, whatever their handlers wait for.

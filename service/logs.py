@@ -30,7 +30,7 @@ from functools import cached_property
 from io import UnsupportedOperation
 from traceback import walk_tb
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -107,7 +107,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
-    handler.addFilter(_template_only)
+    handler.addFilter(_without_arguments)
     _Lines.handler = handler
     restore()
 
@@ -306,22 +306,53 @@ class GunicornLogger(_GunicornBase):
             logger.setLevel(logging.INFO)
 
 
-def _template_only(record: logging.LogRecord) -> bool:
-    """Drop the arguments of other people's messages: only their fixed text is known to be safe."""
+def _without_arguments(record: logging.LogRecord) -> bool:
+    """Leave of other people's messages their fixed text, and of the arguments what is known to be
+    safe: gunicorn's, RQ's names and numbers, and types.
+    """
+    sender = record.name.split(".")[0]
     if not isinstance(record.msg, str):
         # `logger.error(exception)`: its text may quote anything.
         record.msg, record.args = f"<{type(record.msg).__name__}>", None
-    elif record.exc_info or record.name.split(".")[0] not in _OWN_FORMAT:
-        record.args = None
+    elif sender != "gunicorn" or record.exc_info:
+        # Gunicorn formats signals, pids, addresses and worker names into its messages, unless it
+        # reports an exception: then the request's URL.
+        record.msg, record.args = _filled(record.msg, record.args, names=sender == "rq"), None
     elif record.msg.startswith("Invalid request from"):
         # Then what a stranger sent: gunicorn quotes the line or header it could not read.
         record.msg = re.sub(r"""(['"]).*\1""", "'...'", record.msg, flags=re.DOTALL)
     return True
 
 
-# These format nothing but signals, pids, addresses and worker names into their messages, unless
-# they report an exception: then the request's URL.
-_OWN_FORMAT = frozenset({"gunicorn"})
+_CONVERSION = re.compile(r"%(%|(?P<name>\(\w+\))?[^a-zA-Z%()]*[a-zA-Z])")
+_NAME = re.compile(r"[\w.:-]{1,100}", re.ASCII)
+
+
+def _filled(text: str, arguments: object, *, names: bool) -> str:
+    """Fill a message with what may be said of its arguments; numbers and words only with `names`.
+
+    One that cannot be filled stays as it is.
+    """
+    if not arguments:
+        return text
+
+    def said(value: object) -> str:
+        if isinstance(value, BaseException):
+            return type(value).__name__
+        if names and type(value) in {int, float}:
+            return f"{value:g}" if type(value) is float else f"{value}"
+        if names and type(value) is str and _NAME.fullmatch(value):
+            return value
+        return f"<{type(value).__name__}>"
+
+    # As text, whatever it was to be formatted as.
+    plain = _CONVERSION.sub(lambda c: "%%" if c[1] == "%" else f"%{c['name'] or ''}s", text)
+    try:
+        if isinstance(arguments, dict):
+            return plain % {name: said(value) for name, value in arguments.items()}
+        return plain % tuple(map(said, cast("tuple[object, ...]", arguments)))
+    except (TypeError, ValueError, KeyError):  # more or fewer than the text has places for
+        return text
 
 
 def _only_heard(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

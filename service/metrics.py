@@ -40,7 +40,8 @@ COUNTERS: dict[str, tuple[tuple[str, ...], str]] = {
     "fetches": (("result",), "Fetches from Stripe by result: ok, or the kind of failure."),
     "handler_runs": (
         ("handler", "status"),
-        "Handler runs by status: done, retry, dead, superseded, lost, ...",
+        "Handlers by how they fared: done, retry (failed), waiting (for Stripe: not run), dead,"
+        " superseded, skipped, lost (run, and the claim passed to another worker).",
     ),
     "settled": (("state", "outcome"), "Events settled, by final state and outcome."),
     "redriven": ((), "Events woken again by the sweep."),

@@ -20,6 +20,7 @@ import click
 
 from identity_webhooks.event import KINDS
 from service import connection, logs, process
+from service.arguments import ACCOUNT, HANDLER, SESSION
 from service.inbox import Inbox
 from service.settings import Role, Settings
 from service.text import table
@@ -139,10 +140,17 @@ def start_handler(name: str) -> None:
 
 
 @main.command("run")
-@click.argument("session")
-@click.option("--handler", "name", required=True, help="PLUGIN.FUNCTION, as `handlers` lists them.")
+@click.argument("session", type=SESSION)
+@click.option(
+    "--handler",
+    "name",
+    type=HANDLER,
+    required=True,
+    metavar="PLUGIN.FUNCTION",
+    help="As `handlers` lists them.",
+)
 @click.option("--dry-run", is_flag=True, help="Fetch and say what it would get; do not call it.")
-@click.option("--account", help="A connected account: acct_...")
+@click.option("--account", type=ACCOUNT, metavar="ACCT", help="A connected account: acct_...")
 @click.option("--json", "as_json", is_flag=True, help="An object instead of sentences.")
 def run_handler(session: str, name: str, dry_run: bool, account: str | None, as_json: bool) -> None:
     """Run one handler for one session, as it stands now. SESSION: vs_...
@@ -182,7 +190,9 @@ def run_handler(session: str, name: str, dry_run: bool, account: str | None, as_
 @click.option("--since", type=click.DateTime(), help="Made at or after (UTC). Default: 3 days ago.")
 @click.option("--deep", is_flag=True, help="All that Stripe still lists: 30 days.")
 @click.option("--dry-run", is_flag=True, help="Say what was missed, and take nothing in.")
-@click.option("--account", help="Only this connected account: acct_...")
+@click.option(
+    "--account", type=ACCOUNT, metavar="ACCT", help="Only this connected account: acct_..."
+)
 @click.option("--json", "as_json", is_flag=True, help="An object instead of sentences.")
 def reconcile(
     since: datetime | None, deep: bool, dry_run: bool, account: str | None, as_json: bool
@@ -218,9 +228,11 @@ def reconcile(
                 "the inbox is full (INBOX_LIMIT): run it again when it has drained", err=True
             )
             return 1
+        # Of the one that was asked for by name nothing can be said.
+        code = 1 if found.failed or (account and found.gone) else 0
         if as_json:
             click.echo(json.dumps(reconciling.as_json(found), indent=2))
-            return 1 if found.failed else 0
+            return code
         verb = "would be taken in" if dry_run else "taken in"
         click.echo(f"{found.seen} events looked at, {len(found.missed)} missed and {verb}")
         for key in found.missed:
@@ -228,10 +240,11 @@ def reconcile(
         for session in found.stuck:
             click.echo(f"in processing for more than a day: {session}")
         for gone in found.gone:
-            click.echo(f"Stripe shows nothing of this account any more: {gone}")
+            why = ": it is mistyped, or not connected" if account else " any more"
+            click.echo(f"Stripe shows nothing of the account {gone}{why}", err=bool(account))
         for name, reason in found.failed.items():
             click.echo(f"Stripe, asked for {name}: {reason}", err=True)
-        return 1 if found.failed else 0
+        return code
 
     refuse_or(run)
 

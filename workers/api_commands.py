@@ -9,12 +9,15 @@ from typing import Any
 
 import click
 
+from service.arguments import ACCOUNT, REPORT, SESSION
 from service.settings import Settings
 from workers.exits import refuse_or
 from workers.failures import StripeFailure
 from workers.stripe_api import StripeApi
 
-_ACCOUNT = click.option("--account", help="A connected account: acct_...")
+_ACCOUNT = click.option(
+    "--account", type=ACCOUNT, metavar="ACCT", help="A connected account: acct_..."
+)
 _EXPAND = click.option("--expand", multiple=True, help="A field to expand; may be repeated.")
 _LIMIT = click.option("--limit", type=click.IntRange(1, 100), default=10, show_default=True)
 _SINCE = click.option("--since", type=click.DateTime(), help="Created at or after (UTC).")
@@ -53,7 +56,7 @@ def create_session(
 
 
 @sessions.command("retrieve")
-@click.argument("session")
+@click.argument("session", type=SESSION)
 @_EXPAND
 @_ACCOUNT
 def retrieve_session(session: str, expand: tuple[str, ...], account: str | None) -> None:
@@ -77,7 +80,7 @@ def list_sessions(
 
 
 @sessions.command("update")
-@click.argument("session")
+@click.argument("session", type=SESSION)
 @click.option("--type", "kind", type=click.Choice(["document", "id_number"]))
 @click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="KEY= removes it.")
 @_ACCOUNT
@@ -93,7 +96,7 @@ def update_session(
 
 
 @sessions.command("cancel")
-@click.argument("session")
+@click.argument("session", type=SESSION)
 @_ACCOUNT
 def cancel_session(session: str, account: str | None) -> None:
     """Cancel a session that still requires input. SESSION: vs_..."""
@@ -101,7 +104,7 @@ def cancel_session(session: str, account: str | None) -> None:
 
 
 @sessions.command("redact")
-@click.argument("session")
+@click.argument("session", type=SESSION)
 @click.option("--yes", is_flag=True, help="Do not ask: redaction cannot be undone.")
 @_ACCOUNT
 def redact_session(session: str, yes: bool, account: str | None) -> None:
@@ -117,7 +120,7 @@ def reports() -> None:
 
 
 @reports.command("retrieve")
-@click.argument("report")
+@click.argument("report", type=REPORT)
 @_EXPAND
 @_ACCOUNT
 def retrieve_report(report: str, expand: tuple[str, ...], account: str | None) -> None:
@@ -126,7 +129,7 @@ def retrieve_report(report: str, expand: tuple[str, ...], account: str | None) -
 
 
 @reports.command("list")
-@click.option("--session", help="Only of this session: vs_...")
+@click.option("--session", type=SESSION, metavar="VS", help="Only of this session: vs_...")
 @_SINCE
 @_LIMIT
 @_ACCOUNT

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable
 from typing import cast
 
+import redis
+
 from service import logs
 from service.inbox import Answer, Claim, Inbox, Quarantined, Refused
 from service.metrics import Metrics
@@ -28,9 +30,22 @@ class Claimer:
         metrics: Metrics,
         in_hand: InHand,
     ) -> None:
-        """Take, too, what processes before this one had in hand when they died."""
+        """Take, too, what the process before this one had in hand when it died."""
         self._inbox, self._heartbeat, self._metrics = inbox, heartbeat, metrics
         self._in_hand = in_hand
+
+    def note_death(self) -> None:
+        """Write down which handlers ran when the process before this one died.
+
+        So an event that is quarantined for it names the handler, whoever claims it.
+        """
+        with self._inbox.pipeline() as pipe:
+            noted = [pipe.note_death(*held) for held in self._in_hand.died if held.handler]
+        try:
+            for each in noted:
+                each.result()
+        except redis.RedisError:
+            log.exception("death_not_noted")
 
     def claim(self, count: int) -> list[Claim]:
         """Claim up to `count` events that are to be worked on; none when no wake-up is waiting.
@@ -71,6 +86,6 @@ class Claimer:
             session_id=event.session,
             kind=event.kind,
             account=event.account,
-            handler=self._in_hand.ran.get(event.key),
+            handler=quarantined.ran or None,
             hint="its workers died three times in a row: see worker_died for what ran",
         )

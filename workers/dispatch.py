@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from identity_webhooks.answers import told
 from identity_webhooks.handlers import Discard, Retry
@@ -25,8 +25,19 @@ from workers.verification import Facts
 
 log = logs.get(__name__)
 
-Result = tuple[Progress, float]
-"""How a handler fared, and for `retry` the seconds until it may run again."""
+
+class Result(NamedTuple):
+    """How a handler fared.
+
+    Attributes:
+        progress: what to write down.
+        delay: for `retry`, the seconds until it may run again.
+        waits: whether it did not run, as Stripe did not give what it needs.
+    """
+
+    progress: Progress
+    delay: float = 0
+    waits: bool = False
 
 
 class Dispatcher:
@@ -61,24 +72,23 @@ class Dispatcher:
                     last = to_the_end and handler is handlers[-1]
                     # What a handler changes in its session, the next one does not see.
                     own = facts if last else facts.copy()
-                    progress, delay = self.run_one(handler, claim, own)
-                self._write_down(handler, claim, progress, delay, last=last)
+                    result = self.run_one(handler, claim, own)
+                self._write_down(handler, claim, result, last=last)
 
     def _turn(self, handler: Handler) -> AbstractContextManager[object]:
         own = self._own_processes.get(handler.name)
         return own.turn if own else contextlib.nullcontext()
 
-    def _write_down(
-        self, handler: Handler, claim: Claim, progress: Progress, delay: float, *, last: bool
-    ) -> None:
+    def _write_down(self, handler: Handler, claim: Claim, result: Result, *, last: bool) -> None:
         """Write down how it fared; of the last one together with the end of the claim."""
+        progress, delay, waits = result
         if last and progress.over and not claim.lost:
             save_progress_at_end(claim, handler.name, progress)
             return
         if not self._inbox.save_progress(claim, handler.name, progress, delay):
             log.warning("claim_lost", handler=handler.name)
-        status = "lost" if claim.lost else progress.status
-        self._metrics.count("handler_runs", handler.name, status)
+        status = "waiting" if waits else progress.status
+        self._metrics.count("handler_runs", handler.name, "lost" if claim.lost else status)
 
     def run_one(self, handler: Handler, claim: Claim, facts: Facts) -> Result:
         """Run one handler, if it is to run; say how it fared."""
@@ -92,11 +102,12 @@ class Dispatcher:
                     status=skipped,
                     reason=previous.reason,
                 )
-            return Progress(skipped, previous.attempts, reason=previous.reason), 0
+            return Result(Progress(skipped, previous.attempts, reason=previous.reason))
         if verdict := facts.withheld.get(handler.name):
             # Not its fault, so not its attempt.
             status: Literal["dead", "retry"] = "dead" if verdict.delay is None else "retry"
-            return Progress(status, previous.attempts, reason=verdict.reason), verdict.delay or 0
+            progress = Progress(status, previous.attempts, reason=verdict.reason)
+            return Result(progress, verdict.delay or 0, waits=not progress.over)
         return self._attempt(handler, claim, facts, previous.attempts + 1)
 
     def _attempt(self, handler: Handler, claim: Claim, facts: Facts, attempt: int) -> Result:
@@ -113,6 +124,7 @@ class Dispatcher:
             log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
             last_attempt=handler.exhausted(attempt, claim.age),
         )
+        progress, delay = Progress("done", attempt), 0.0
         try:
             if own := self._own_processes.get(handler.name):
                 own.run(verification, facts.personal_values())
@@ -121,26 +133,27 @@ class Dispatcher:
                     handler.run(verification)
         except Retry as retry:
             text, wait = told(retry)
-            result = handler.failed(attempt, claim.age, _reason("retry", text), wait)
+            reason = _reason("retry", text)
+            progress, delay = handler.failed(attempt, claim.age, reason, wait)
         except Discard as discard:
             reason = _reason("discarded", told(discard)[0])
-            result = Progress("dead", attempt, reason=reason), 0.0
+            progress = Progress("dead", attempt, reason=reason)
         except Failed as failed:
-            result = handler.failed(attempt, claim.age, _reason("failed", failed.reason))
+            reason = _reason("failed", failed.reason)
+            progress, delay = handler.failed(attempt, claim.age, reason)
         except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)
-            result = handler.failed(attempt, claim.age, _reason("failed", place(error)))
-        else:
-            return Progress("done", attempt), 0
-        progress, delay = result
-        log.warning(
-            "handler_failed",
-            handler=handler.name,
-            attempt=attempt,
-            status=progress.status,
-            reason=progress.reason,
-            delay_s=round(delay, 3),
-        )
-        return result
+            reason = _reason("failed", place(error))
+            progress, delay = handler.failed(attempt, claim.age, reason)
+        if progress.status != "done":
+            log.warning(
+                "handler_failed",
+                handler=handler.name,
+                attempt=attempt,
+                status=progress.status,
+                reason=progress.reason,
+                delay_s=round(delay, 3),
+            )
+        return Result(progress, delay)
 
 
 def _reason(word: str, text: object) -> str:

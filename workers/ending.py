@@ -56,9 +56,11 @@ def end_of(claim: Claim, subscribed: Sequence[Handler], facts: Facts | None = No
         # Stopped before every handler had its turn.
         return Release(0, "worker stopped")
     waiting = {name: p for name, p in claim.progress.items() if not p.over}
-    if waiting.keys() & names:
-        due, reason = min((p.due, _why(p)) for name, p in waiting.items() if name in names)
-        return Release(max(0.05, (due - claim.now) / 1000), reason)
+    if known := [p for name, p in waiting.items() if name in names]:
+        first = min(known, key=lambda p: p.due)
+        # Without an attempt it waits for Stripe.
+        reason = "handlers wait for their retry" if first.attempts else first.reason
+        return Release(max(0.05, (first.due - claim.now) / 1000), reason)
     for unknown, progress in sorted(waiting.items()):
         overdue = (claim.now - progress.due) / 1000
         log.warning("handler_unknown", handler=unknown, age_s=round(overdue))
@@ -68,25 +70,11 @@ def end_of(claim: Claim, subscribed: Sequence[Handler], facts: Facts | None = No
         if claim.unwritten:
             return Release(0, "another result is to be written first")
         save_progress_at_end(claim, unknown, Progress("dead", progress.attempts, reason=_GONE))
-    outcome, reason = _recorded_outcome(facts) if names else ("no_handler", "")
+    outcome, reason = facts.told if facts else ("" if names else "no_handler", "")
     dead = [
         f"{name}: {p.reason}" for name, p in sorted(claim.progress.items()) if p.status == "dead"
     ]
     return Finish("dead", outcome, dead[0]) if dead else Finish("done", outcome, reason)
-
-
-def _why(waiting: Progress) -> str:
-    # Without an attempt it waits for Stripe.
-    return "handlers wait for their retry" if waiting.attempts else waiting.reason
-
-
-def _recorded_outcome(facts: Facts | None) -> tuple[str, str]:
-    """Return outcome and reason for the record, in the words the handlers were told."""
-    if facts is None:
-        return "", ""
-    if facts.superseded:
-        return "superseded", ""
-    return facts.outcome.kind, facts.outcome.reason or ""
 
 
 class Ender:

@@ -41,16 +41,14 @@ class Fetcher:
         Raises:
             StripeFailure: one that may pass, so that both forms may still be found to be one.
         """
-        event = claim.event
-        if event.form == "snapshot" or claim.twin is not None:
-            return True
-        try:
-            twin = self._api.snapshot_of(event)
-        except StripeFailure as failure:
-            if failure.rule.who != "nobody":
-                raise
-            self._judge.verdict(failure, claim)
-            return True
+        twin = None
+        if claim.event.form == "thin" and claim.twin is None:
+            try:
+                twin = self._api.snapshot_of(claim.event)
+            except StripeFailure as failure:
+                if failure.rule.who != "nobody":
+                    raise
+                self._judge.verdict(failure, claim)
         if twin is None or self._inbox.link(claim, twin.key):
             return True
         log.info("event_settled", state="done", outcome="twin")
@@ -73,26 +71,21 @@ class Fetcher:
         return Facts(session, report, outcome, superseded=relation != "current")
 
     def fetch_sensitive(self, claim: Claim, facts: Facts, needy: list[Handler]) -> None:
-        """Ask for what these handlers need; what each does not get is noted in the facts."""
-        if self._restricted_api is not None:
-            self._fetch_sensitive(self._restricted_api, claim, facts, needy)
-
-    def _fetch_sensitive(
-        self, api: StripeApi, claim: Claim, facts: Facts, needy: list[Handler]
-    ) -> None:
-        """Ask with the other key: for all at once and, where that is refused, for each alone."""
-        needs = frozenset[str]().union(*(handler.needs for handler in needy))
-        if is_redacted(facts.session):
+        """Ask for what these handlers need: for all at once and, where that is refused, for each
+        alone. What each does not get is noted in the facts.
+        """
+        names, needs = [h.name for h in needy], {need for h in needy for need in h.needs}
+        if is_redacted(facts.session) or self._restricted_api is None:
+            # Without the key the loader lets nobody need anything.
             facts.sensitive = Sensitive(dict.fromkeys(SENSITIVE[need] for need in needs))
             return
         try:
-            facts.sensitive |= api.fetch_sensitive(claim.event, needs)
+            facts.sensitive |= self._restricted_api.fetch_sensitive(claim.event, needs)
         except StripeFailure as failure:
             if failure.kind in {"forbidden", "invalid"} and len(needy) > 1:
                 for handler in needy:
-                    self._fetch_sensitive(api, claim, facts, [handler])
-                return
-            result_at = facts.report.created if facts.report else claim.event.created
-            names = [handler.name for handler in needy]
-            verdict = self._judge.verdict(failure, claim, names, result_at)
-            facts.withheld |= dict.fromkeys(names, verdict)
+                    self.fetch_sensitive(claim, facts, [handler])
+            else:
+                result_at = facts.report.created if facts.report else claim.event.created
+                verdict = self._judge.verdict(failure, claim, names, result_at)
+                facts.withheld |= dict.fromkeys(names, verdict)

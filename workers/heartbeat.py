@@ -57,7 +57,7 @@ class Heartbeat:
 
     def begin(self, claim: Claim) -> None:
         """Keep this claim alive from now on."""
-        self._in_hand.note(claim.event.key)
+        self._in_hand.note(claim.event.key, claim.token)
         with self._lock:
             self._watched[claim.event.key] = _Watched(claim)
             if not self._started:
@@ -79,11 +79,11 @@ class Heartbeat:
         with self._lock:
             watched.handler, watched.attempt = handler, attempt
             watched.deadline = time.monotonic() + handler.timeout
-        self._in_hand.note(claim.event.key, handler.name)
+        self._in_hand.note(claim.event.key, claim.token, handler.name)
         try:
             yield
         finally:
-            self._in_hand.note(claim.event.key)
+            self._in_hand.note(claim.event.key, claim.token)
             with self._lock:
                 watched.handler = None
 

@@ -1,8 +1,8 @@
 """What a process has in hand, where its supervisor can read it when the process has died.
 
-Shared memory with a line for each thread, written with no call of the system: which event, and
-which handler of it runs. So a death tells what it may have been of, at no write to Redis for each
-handler.
+Shared memory with a line for each thread, written with no call of the system: which event, by which
+claim, and which handler of it runs. So a death tells what it may have been of, at no write to Redis
+for each handler.
 """
 
 from __future__ import annotations
@@ -11,34 +11,35 @@ import mmap
 import threading
 from typing import NamedTuple
 
-LINE = 256
+LINE = 512
 """Bytes of a line: an event's key takes up to 380, most take 30; what does not fit is cut."""
-
-_REMEMBERED = 1000
 
 
 class Held(NamedTuple):
-    """An event in a process's hands. `handler` is empty while none runs."""
+    """An event in a process's hands, by the token of its claim. `handler` is empty while none
+    runs.
+    """
 
     event_key: str
-    handler: str
+    token: str
+    handler: str = ""
 
 
 class InHand:
     """A table in memory that is shared with the processes forked after it was made.
 
-    `ran` says of the events that processes died with which handler ran for them at the last death.
+    `died` is what the last process that died had in hand.
     """
 
     def __init__(self, lines: int) -> None:
-        self.ran: dict[str, str] = {}
+        self.died: list[Held] = []
         self._memory = mmap.mmap(-1, lines * LINE)
         self._lines = lines
         self._lock = threading.Lock()
         self._line_of: dict[str, int] = {}
         self._free = list(range(lines))
 
-    def note(self, event_key: str, handler: str = "") -> None:
+    def note(self, event_key: str, token: str, handler: str = "") -> None:
         """Note that this process has the event, and what runs for it."""
         with self._lock:
             line = self._line_of.get(event_key)
@@ -46,7 +47,7 @@ class InHand:
                 if not self._free:
                     return  # more claims than threads, which there are not
                 line = self._line_of[event_key] = self._free.pop()
-            self._write(line, f"{event_key} {handler}")
+            self._write(line, f"{event_key} {token} {handler}")
 
     def forget(self, event_key: str) -> None:
         """Note that it has it no longer."""
@@ -64,16 +65,14 @@ class InHand:
             .decode(errors="replace")
             for line in range(self._lines)
         )
-        return [Held(*line.partition(" ")[::2]) for line in lines if line]
+        parts = (line.split(" ", 2) for line in lines if line)
+        return [Held(*each) for each in parts if len(each) == len(Held._fields)]
 
     def bury(self) -> list[Held]:
         """Return what a process had in hand that has died, and make room for the next one."""
-        held = self.read()
-        self.ran |= {each.event_key: each.handler for each in held if each.handler}
-        while len(self.ran) > _REMEMBERED:
-            del self.ran[next(iter(self.ran))]
+        self.died = self.read()
         self._memory[:] = bytes(len(self._memory))
-        return held
+        return self.died
 
     def _write(self, line: int, text: str) -> None:
         data = text.encode()[: LINE - 1]

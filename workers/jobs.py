@@ -103,6 +103,10 @@ class Processor:
         """Write the counts of this process to Redis, before it ends."""
         self._metrics.flush()
 
+    def note_death(self) -> None:
+        """`Claimer.note_death`."""
+        self._claimer.note_death()
+
     def claim(self, count: int = 1) -> list[Claim]:
         """`Claimer.claim`."""
         return self._claimer.claim(count)
@@ -119,11 +123,11 @@ class Processor:
             try:
                 following = self._ender.end(claim, self._work(claim), and_claim=and_claim)
             except Exception as error:
-                fault = _fault(error)
-                log.exception(fault)
+                is_ours = not isinstance(error, redis.RedisError)
+                log.exception("processing_failed" if is_ours else "redis_failed")
                 # If this fails, too, the lease runs out.
                 with contextlib.suppress(redis.RedisError):
-                    self._ender.end(claim, _after(error, claim.waits))
+                    self._ender.end(claim, _after(error, claim.waits, is_ours=is_ours))
             finally:
                 self._heartbeat.end(claim)
         return self._first_of(following)
@@ -162,13 +166,9 @@ class Processor:
         return None
 
 
-def _fault(error: Exception) -> str:
-    return "redis_failed" if isinstance(error, redis.RedisError) else "processing_failed"
-
-
-def _after(error: Exception, waits: int) -> End:
+def _after(error: Exception, waits: int, *, is_ours: bool) -> End:
     """Retry, with a limit where the fault is ours."""
-    reason = _fault(error).replace("_", " ")
-    if isinstance(error, redis.RedisError) or waits < MAX_FAULTS:
-        return Release(backoff(waits, FAULT_CAP), reason)
-    return Finish("dead", "", f"{reason}: {place(error)}")
+    reason = "processing failed" if is_ours else "redis failed"
+    if is_ours and waits >= MAX_FAULTS:
+        return Finish("dead", "", f"{reason}: {place(error)}")
+    return Release(backoff(waits, FAULT_CAP), reason)

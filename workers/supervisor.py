@@ -118,9 +118,10 @@ def _be_child(run: Callable[[], None]) -> None:
 
 def _run_events(settings: Settings, router: Router, stop: Stop, in_hand: InHand) -> None:
     """Be the process that runs events, until asked to stop."""
+    processor = Processor.from_settings(settings, stop, router, in_hand)
+    processor.note_death()
     hooks = Hooks(router.hooks)
     hooks.start()
-    processor = Processor.from_settings(settings, stop, router, in_hand)
     threads = Threads(processor, settings.worker_concurrency, stop)
     while not stop.requested:
         # RQ gives up when Redis goes away; we do not.

@@ -90,6 +90,12 @@ class Facts:
     sensitive: Sensitive = field(default_factory=lambda: Sensitive({}))
     withheld: dict[str, Verdict] = field(default_factory=dict)
 
+    @property
+    def told(self) -> tuple[str, str]:
+        """Outcome and reason, in the words that handlers were told, for the record."""
+        kind, reason = self.outcome.kind, self.outcome.reason or ""
+        return ("superseded", "") if self.superseded else (kind, reason)
+
     def skips(self, handler: Handler) -> Literal["superseded", "skipped"] | None:
         """Say why this handler need not run for the event, if so."""
         if self.superseded and not handler.superseded:

@@ -137,6 +137,12 @@ class Inbox:
             ended = pipe.end(key)
         return ended.result()
 
+    def note_death(self, key: str, token: str, handler: str) -> bool:
+        """`Pipeline.note_death`, alone."""
+        with self.pipeline() as pipe:
+            noted = pipe.note_death(key, token, handler)
+        return noted.result()
+
     def pause(self, seconds: float, why: str) -> None:
         """`Pipeline.pause`, alone."""
         with self.pipeline() as pipe:

@@ -41,6 +41,7 @@ token       fencing token of the last claim
 not_before  no claim before this moment
 waits       releases since anything was done: what the delay of the next one grows with
 lapses      leases that ran out unreleased since anything was done
+ran         which handler ran when the last process died that held the event
 outcome     what the handlers were told: verified, needs_input, ...
 reason      why it waits, why it died, or the code of last_error the handlers were told
 settled     when it was finished

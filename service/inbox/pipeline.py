@@ -39,7 +39,7 @@ from service.inbox.scripts import Scripts
 
 T = TypeVar("T")
 
-Replayed = Literal["replayed", "leased", "pending", "gone"]
+Replayed = Literal["replayed", "leased", "pending", "nothing", "gone"]
 Ended = Literal["ended", "leased", "done", "gone"]
 
 
@@ -328,12 +328,21 @@ class Pipeline:
 
         A pending event, of which a handler waits for its retry, runs at once without what is
         written down of the handlers in question; so one that is no longer there is forgotten.
+        Where there is no such handler the record stays as it is: `pending`, or `nothing` of a
+        settled event.
         """
         return self._add(lambda raw: cast("Replayed", text_of(raw)), "replay", key, handlers)
 
     def end(self, key: str) -> Reply[Ended]:
         """End an event that nobody works on as done, whatever its handlers wait for."""
         return self._add(lambda raw: cast("Ended", text_of(raw)), "end", key)
+
+    def note_death(self, key: str, token: str, handler: str) -> Reply[bool]:
+        """Write down which handler ran when the process died that held this claim.
+
+        False when somebody else has had the event since.
+        """
+        return self._add(bool, "note_death", key, token, handler)
 
     def pause(self, seconds: float, why: str) -> Reply[bool]:
         """Have no worker claim an event for a while: for what every event would run into."""
@@ -402,7 +411,9 @@ def _claim(raw: Any) -> Answer:
     _, key, token, now, flat = raw
     fields = fields_of(flat)
     if verdict == "quarantined":
-        return Quarantined(event_of(text_of(key), fields), progress_of(fields))
+        return Quarantined(
+            event_of(text_of(key), fields), progress_of(fields), fields.get("ran", "")
+        )
     return Claim(
         event=event_of(text_of(key), fields),
         token=text_of(token),

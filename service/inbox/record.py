@@ -136,10 +136,12 @@ class Quarantined:
     Attributes:
         event: the event.
         progress: how each handler had fared.
+        ran: the handler that ran when the last of them died; empty when nobody knows.
     """
 
     event: Event
     progress: Mapping[str, Progress]
+    ran: str = ""
 
 
 def event_of(key: str, fields: Mapping[str, str]) -> Event:

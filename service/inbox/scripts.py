@@ -22,7 +22,7 @@ from service.inbox.record import KEPT
 # a delivery of an event that is known already is answered.
 _WORKING_OFF = (
     *("claim", "renew", "save_progress", "release", "finish", "link", "sweep", "end"),
-    *("pause", "acquire", "spend"),
+    *("pause", "acquire", "spend", "note_death"),
 )
 
 

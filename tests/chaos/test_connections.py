@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import urllib3
 
 from service import connection
-from tests.chaos.system import Sandbox, deliver, environment, keep_reconciliation_out, read_ledger
+from tests.chaos.system import (
+    Sandbox,
+    children,
+    deliver,
+    environment,
+    keep_reconciliation_out,
+    read_ledger,
+)
 from tests.conftest import free_port, wait_until
 
 WEB, WORKERS, SESSIONS, LIMIT = 2, 5, 240, 40
@@ -28,7 +37,7 @@ def test_forty_connections_are_enough(processes, new_server, tmp_path: Path) -> 
     )
     with server.client() as client:
         keep_reconciliation_out(client)
-        processes.python(
+        gunicorn, _ = processes.python(
             *("-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "--workers", str(WEB)),
             *("--bind", f"127.0.0.1:{port}", "service.app:create_app()"),
             env=env,
@@ -39,8 +48,9 @@ def test_forty_connections_are_enough(processes, new_server, tmp_path: Path) -> 
         receiver = urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=8, timeout=5)
         ends = {each.event.session: each for each in sandbox.changes(SESSIONS, within=90)}
         sandbox.close()
-        watcher = Watcher(port)
-        wait_until(watcher.is_ready, within=30)
+        wait_until(lambda: len(children(gunicorn.pid)) == WEB, within=30)
+        web = children(gunicorn.pid)
+        watcher = Watcher(port, web)
         watcher.start()
 
         deliver(ends.values(), receiver)
@@ -54,6 +64,8 @@ def test_forty_connections_are_enough(processes, new_server, tmp_path: Path) -> 
         wait_until(lambda: connected(client) <= idle, within=60)
         watcher.stop()
         assert watcher.faults == []
+        assert all(watcher.asked[pid] > 20 for pid in web), "all the time"
+        assert children(gunicorn.pid) == web
         most = (
             WEB * (connection.WEB + connection.LINK)
             + WORKERS * (connection.RQ + connection.worker_connections(20))
@@ -72,12 +84,13 @@ def connected(client) -> int:
 
 
 class Watcher:
-    """Asks all the time whether the receiver is ready."""
+    """Asks each of the web processes all the time whether it is ready."""
 
-    def __init__(self, port: int) -> None:
-        self._pool = urllib3.HTTPConnectionPool("127.0.0.1", port, timeout=10)
+    def __init__(self, port: int, web: list[int]) -> None:
+        self._connections = {pid: connect(port, pid) for pid in web}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.asked: Counter[int] = Counter()
         self.faults: list[object] = []
 
     def start(self) -> None:
@@ -86,16 +99,51 @@ class Watcher:
     def stop(self) -> None:
         self._end.set()
         self._thread.join(15)
-
-    def is_ready(self) -> bool:
-        try:
-            answer = self._pool.request("GET", "/readyz", retries=False)
-        except urllib3.exceptions.HTTPError:
-            return False
-        return answer.status == 200
+        assert not self._thread.is_alive()
+        for each in self._connections.values():
+            each.close()
 
     def _watch(self) -> None:
         while not self._end.wait(0.2):
-            answer = self._pool.request("GET", "/readyz", retries=False)
-            if answer.status != 200:
-                self.faults.append(json.loads(answer.data))
+            for pid, each in self._connections.items():
+                try:
+                    status, body = ask(each, "/readyz")
+                except (OSError, http.client.HTTPException) as error:
+                    self.faults.append(error)
+                    return
+                self.asked[pid] += 1
+                if status != 200:
+                    self.faults.append(json.loads(body))
+
+
+def ask(client: http.client.HTTPConnection, path: str) -> tuple[int, bytes]:
+    client.request("GET", path)
+    answer = client.getresponse()
+    return answer.status, answer.read()
+
+
+def connect(port: int, pid: int) -> http.client.HTTPConnection:
+    """Return a connection that this one of the processes has taken, which share the port."""
+    for _ in range(200):
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        ask(client, "/healthz")
+        if server_inode(port, client.sock.getsockname()[1]) in inodes(pid):
+            return client
+        client.close()
+    raise AssertionError(f"{pid} takes no connection")
+
+
+def server_inode(port: int, other: int) -> str:
+    """Return the inode of the server's end of a connection (proc(5), net/tcp)."""
+    ends = [f":{port:04X}", f":{other:04X}"]
+    rows = map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return next(row[9] for row in rows if [row[1][-5:], row[2][-5:]] == ends)
+
+
+def inodes(pid: int) -> set[str]:
+    """Return the inodes of the sockets that a process has open."""
+    links = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links.append(str(descriptor.readlink()))
+    return {link.removeprefix("socket:[").removesuffix("]") for link in links}

@@ -78,6 +78,10 @@ def test_others_complete_and_spend_no_attempt(
     dead = [record for record in records if record.state == "dead"]
     assert dead
     assert all(is_victim(record) and record.reason.startswith(reason) for record in dead)
+    if reason == "quarantined":
+        assert [record.reason for record in dead] == [
+            "quarantined: its worker died while deadly.deadly ran"
+        ]
     others = {each.change for each in events} - {victim}
     effects = [e for e in read_ledger(tmp_path / "ledger") if e.change != victim]
     for handler in HANDLERS:

@@ -118,7 +118,7 @@ local function event_of(key, fields)
   return {
     key = key, token = fields.token or '', session = session_name(fields.account, fields.session),
     accepted = tonumber(fields.accepted), kind = fields.kind, twin = fields.twin,
-    waited = fields.waits or fields.lapses, fields = fields,
+    waited = fields.waits or fields.lapses or fields.ran, fields = fields,
   }
 end
 
@@ -174,13 +174,15 @@ local function heard(event, now)
   redis.call('EXPIRE', last, KEEP_LAST)
 end
 
--- End an event. With a handler: how it fared goes into the record.
+-- End an event. With a handler: how it fared goes into the record. Without an outcome, since nothing
+-- ran, that of an earlier end stays.
 local function settle(event, state, outcome, reason, now, handler, result)
   let_go(event, now)
   redis.call('ZREM', DUE, event.key)
   local record = RECORD .. event.key
+  if outcome == '' then outcome = event.fields.outcome or '' end
   if state == 'dead' then
-    redis.call('HDEL', record, 'lease', 'wake', 'waits', 'lapses', 'asked')
+    redis.call('HDEL', record, 'lease', 'wake', 'waits', 'lapses', 'ran', 'asked')
     redis.call('HSET', record, 'state', state, 'settled', int(now), 'outcome', outcome,
       'reason', reason)
     if handler then redis.call('HSET', record, handler, result) end
@@ -202,13 +204,18 @@ local function leave_line(key, fields)
 end
 
 -- Begin with an event anew. `which`: 'dead' re-runs the handlers that died or wait for a retry, 'all'
--- every one, anything else the handler of that name. Answers whether it did: not for a pending event with no such handler.
+-- every one, anything else the handler of that name. Answers whether it did: not where there is no such
+-- handler. What died, or was ended, before its handlers had their turn has no need of one for 'dead',
+-- and what is settled none for 'all'.
 local function reopen(key, which, now)
   local line = redis.call('GET', DONE .. key)
   local fields = line and fields_of(line) or record_of(key)
-  local list, left_out = {}, fields.state ~= 'pending'
-  fields.reason, fields.outcome, fields.settled, fields.took, fields.not_before = nil
-  fields.waits, fields.lapses, fields.asked = nil, nil, nil
+  local is_cut_short = fields.state == 'dead' or fields.outcome == 'ended'
+  if fields.outcome == 'ended' or fields.outcome == '' then fields.outcome = nil end
+  local list = {}
+  local left_out = which == 'dead' and is_cut_short or which == 'all' and fields.state ~= 'pending'
+  fields.reason, fields.settled, fields.took, fields.not_before = nil
+  fields.waits, fields.lapses, fields.ran, fields.asked = nil
   fields.state, fields.reopened = 'pending', int(now)
   for name, value in pairs(fields) do
     local again = string.sub(name, 1, 2) == 'h:' and (which == 'all'
@@ -251,7 +258,9 @@ local function claim(id, now)
     local event = event_of(key, fields)
     local lapses = redis.call('HINCRBY', record, 'lapses', 1)
     if lapses >= MAX_LAPSES then
-      settle(event, 'dead', '', 'quarantined', now)
+      settle(event, 'dead', '',
+        fields.ran and 'quarantined: its worker died while ' .. fields.ran .. ' ran' or 'quarantined',
+        now)
       return {'quarantined', key, event.token, int(now), list}
     end
     let_go(event, now)

@@ -7,7 +7,7 @@ if not event then return 0 end
 local key, record, now = event.key, RECORD .. event.key, now_ms()
 if ARGV[5] then
   redis.call('HSET', record, noted(event, now, unpack(ARGV, 5)))
-  redis.call('HDEL', record, 'lapses', 'waits')
+  redis.call('HDEL', record, 'lapses', 'waits', 'ran')
 end
 let_go(event, now)
 redis.call('HDEL', record, 'lease')

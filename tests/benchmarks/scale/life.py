@@ -24,6 +24,10 @@ UNIQUE = "X" * 24
 NONCE = 3
 """Where a command has its nonce: behind EVALSHA, the script and the number of keys."""
 
+NUMBER = "N" * 8
+"""Stands for the number of the life. Nonces are made of it: a command whose nonce Redis knows does
+nothing. Redis keeps the last answer of each slot, and a process has few: so lives share theirs."""
+
 _CHUNK = 1_000
 
 Command = tuple[str, ...]
@@ -61,10 +65,9 @@ def record(server: Server, *, settled: bool) -> list[Command]:
         while (seen := monitor.next_command())["command"] != "ECHO that was all":
             if seen["client_type"] != "lua":
                 commands.append(tuple(seen["command"].split(" ")))
-    # Without those that load a script or ask for the memory. Each life has nonces of its own: a
-    # command with one that Redis knows does nothing.
+    # Without those that load a script or ask for the memory.
     asked = [command for command in commands if command[0] == "EVALSHA"]
-    return [(*c[:NONCE], f"{n}{UNIQUE}.1", *c[NONCE + 1 :]) for n, c in enumerate(asked)]
+    return [(*c[:NONCE], f"slot{n}.{NUMBER}", *c[NONCE + 1 :]) for n, c in enumerate(asked)]
 
 
 def repeat(server: Server, commands: Iterable[Command], count: int) -> None:
@@ -75,7 +78,12 @@ def repeat(server: Server, commands: Iterable[Command], count: int) -> None:
         answers, under_way = len(list(commands)), 0
         for first in range(0, count, _CHUNK):
             numbers = range(first, min(first + _CHUNK, count))
-            lives = [packed.replace(UNIQUE.encode(), unique(n).encode()) for n in numbers]
+            lives = [
+                packed.replace(UNIQUE.encode(), unique(n).encode()).replace(
+                    NUMBER.encode(), b"%08d" % n
+                )
+                for n in numbers
+            ]
             connection.send_packed_command(lives)
             # One chunk ahead, so that the server never waits for us.
             for _ in range(under_way):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -114,12 +115,16 @@ def test_sigterm_gives_back_what_does_not_finish_in_time(system) -> None:
 
 def test_a_worker_leaves_also_while_redis_is_away(system) -> None:
     running = system()
-    worker = running.workers[0][0]
+    worker, log = running.workers[0]
+    running.settled(running.verify())
     running.redis.stop()
     time.sleep(3)
     worker.terminate()
 
     assert worker.wait(10) == 0
+    lines = map(json.loads, log.read_text().splitlines())
+    (said, *_) = [line["event"] for line in lines if line["logger"].startswith("rq.")]
+    assert re.fullmatch(r"Worker \w+: could not connect to .*: \w+Error retrying in 1 .*", said)
 
 
 def test_an_idle_worker_leaves_soon(system) -> None:
@@ -178,7 +183,7 @@ def test_what_kills_its_process_is_set_aside_and_costs_the_others_nothing(
         assert statuses(running.settled(session, within=90)) == ALL_DONE, "no attempt was spent"
     event = running.settled(poison, state="dead", within=90)
 
-    assert event["reason"] == "quarantined"
+    assert event["reason"] == "quarantined: its worker died while effects.second ran"
     assert "effects.second" not in statuses(event)
     runs = [line for line in running.effects() if line[0] == event["id"]]
     assert [line[1] for line in runs].count("first") == 1

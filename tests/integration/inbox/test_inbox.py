@@ -361,9 +361,7 @@ def test_a_dead_event_is_reopened_on_redelivery_if_so_set(redis) -> None:
     assert isinstance(claim_of(inbox, "evt_1"), Claim)
 
 
-@pytest.mark.parametrize(
-    ("which", "left"), [("all", set()), ("a.one", {"a.two"}), ("dead", {"a.one", "a.two"})]
-)
+@pytest.mark.parametrize(("which", "left"), [("all", set()), ("a.one", {"a.two"})])
 def test_a_done_event_can_be_replayed(inbox, redis, which, left) -> None:
     inbox.accept(event())
     claim = claimed(inbox)
@@ -375,6 +373,42 @@ def test_a_done_event_can_be_replayed(inbox, redis, which, left) -> None:
     assert set(claimed(inbox).progress) == left
     assert redis.ttl("iw:evt:evt_1") == -1
     assert not redis.exists("iw:done:evt_1")
+
+
+@pytest.mark.parametrize("which", ["dead", "a.never"])
+def test_one_of_which_there_is_nothing_to_run_again_stays_as_it_was(inbox, redis, which) -> None:
+    inbox.accept(event(kind="requires_input"))
+    claim = claimed(inbox)
+    inbox.save_progress(claim, "a.one", Progress("done"))
+    inbox.finish(claim, "done", outcome="needs_input", reason="document_expired")
+    before = {key: redis.dump(key) for key in redis.keys("iw:[!a]*")}
+
+    assert inbox.replay("evt_1", which) == "nothing"
+    assert {key: redis.dump(key) for key in redis.keys("iw:[!a]*")} == before
+
+
+@pytest.mark.parametrize("state", ["dead", "ended"])
+def test_what_was_cut_short_before_its_handlers_had_their_turn_is_replayed(inbox, state) -> None:
+    inbox.accept(event())
+    if state == "dead":
+        inbox.finish(claimed(inbox), "dead", outcome="", reason="stripe: missing 404")
+    else:
+        inbox.end("evt_1")
+    assert inbox.replay("evt_1", "a.never") == "nothing"
+    assert inbox.replay("evt_1") == "replayed"
+    assert claimed(inbox).progress == {}
+
+
+@pytest.mark.parametrize("state", ["done", "dead"])
+def test_the_outcome_outlasts_a_replay_in_which_nothing_ran(inbox, state) -> None:
+    """A handler is replayed that this release does not have."""
+    inbox.accept(event())
+    claim = claimed(inbox)
+    inbox.save_progress(claim, "a.gone", Progress("dead"))
+    inbox.finish(claim, state, outcome="verified", reason="")
+    assert inbox.replay("evt_1") == "replayed"
+    inbox.finish(claimed(inbox), "done", outcome="")
+    assert inbox.find("evt_1").outcome == "verified"
 
 
 def test_what_is_quarantined_says_which_event_it_was(inbox, pass_time) -> None:
@@ -405,6 +439,48 @@ def test_an_event_that_kills_its_worker_three_times_is_quarantined(inbox, pass_t
     assert (found.state, found.reason) == ("dead", "quarantined")
     assert inbox.replay("evt_1") == "replayed"
     assert isinstance(claim_of(inbox, "evt_1"), Claim)
+
+
+class TestWhatRanAtADeath:
+    """A worker's next process writes down which handler ran when the last one died."""
+
+    def test_is_in_the_reason_of_a_quarantine(self, inbox, pass_time) -> None:
+        inbox.accept(event())
+        for handler in ("a.one", "a.two", "a.three"):
+            claim = claimed(inbox)
+            assert inbox.note_death("evt_1", claim.token, handler)
+            pass_time(keys.LEASE)
+        answer = claim_of(inbox, "evt_1")
+        assert isinstance(answer, Quarantined)
+        assert answer.ran == "a.three", "at the last death"
+        reason = "quarantined: its worker died while a.three ran"
+        assert inbox.find("evt_1").reason == reason
+
+    def test_is_forgotten_when_something_was_done(self, inbox, pass_time) -> None:
+        inbox.accept(event())
+        inbox.note_death("evt_1", claimed(inbox).token, "a.one")
+        pass_time(keys.LEASE)
+        inbox.save_progress(claimed(inbox), "a.one", Progress("done"))
+        for _ in range(keys.MAX_LAPSES):
+            pass_time(keys.LEASE)
+            answer = claim_of(inbox, "evt_1")
+        assert isinstance(answer, Quarantined)
+        assert (answer.ran, inbox.find("evt_1").reason) == ("", "quarantined")
+
+    def test_is_not_said_of_an_event_that_somebody_else_has_had_since(
+        self, inbox, redis, pass_time
+    ) -> None:
+        inbox.accept(event())
+        died = claimed(inbox)
+        pass_time(keys.LEASE)
+        alive = claimed(inbox)
+        before = redis.hgetall("iw:evt:evt_1")
+        assert not inbox.note_death("evt_1", died.token, "a.one")
+        assert redis.hgetall("iw:evt:evt_1") == before
+        inbox.release(alive, 5, "why")
+        assert not inbox.note_death("evt_1", alive.token, "a.one")
+        assert not inbox.note_death("evt_2", "1", "a.one")
+        assert not redis.exists("iw:evt:evt_2")
 
 
 def test_waiting_for_a_busy_session_is_no_lapse(inbox, pass_time) -> None:

@@ -11,6 +11,8 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +21,12 @@ from redis import Redis
 from redis.connection import AbstractConnection
 
 from identity_webhooks.event import Event
+from service import inbox as inbox_package
 from service.inbox import Claim, Inbox, Pipeline, Progress, Reply, keys
 from service.inbox.pipeline import Limits, Memory
 from service.inbox.scripts import Scripts, sources
+
+LUA = Path(inbox_package.__file__).parent / "lua"
 
 Step = Callable[[Pipeline], Reply[Any]]
 Caller = Generator[Step | float, Any, None]
@@ -93,6 +98,22 @@ def tends() -> Caller:
     yield lambda pipe: pipe.claim(2)
 
 
+def follows() -> Caller:
+    """Be the process that follows one that died with an event in hand."""
+    yield lambda pipe: pipe.accept(event("5", session="5"))
+    if claim := one((yield lambda pipe: pipe.claim())):
+        yield lambda pipe: pipe.note_death(claim.event.key, claim.token, "a.deadly")
+        yield lambda pipe: pipe.save_progress(claim, "a.one", Progress("done"))
+
+
+def asks_stripe() -> Caller:
+    """Take calls out of the rate that all share: there is room for two at once."""
+    yield lambda pipe: pipe.spend_call()
+    yield lambda pipe: pipe.spend_call()
+    yield lambda pipe: pipe.spend_call()
+    yield lambda pipe: pipe.spend_call()
+
+
 def decides() -> Caller:
     """End events, do a task, and have all wait."""
     yield lambda pipe: pipe.try_acquire("reconcile", 300)
@@ -110,17 +131,25 @@ PAIRS = {
     "both forms come": (lambda: links("thin", "snap"), delivers),
     "two of one": (works, dies),
     "a person decides": (dies, decides),
+    "one follows a death": (follows, tends),
+    "both take from the rate": (asks_stripe, works),
+    "all take from the rate": (asks_stripe, asks_stripe),
 }
+STEPS = 4
+"""Of a caller, at most."""
+RATES = {name: 1 for name in PAIRS if "the rate" in name}
+"""Calls of Stripe's API a second; elsewhere there is no limit."""
 
 
 class Run:
     """One run of the callers on an empty database."""
 
-    def __init__(self, redis: Redis, pass_time: Callable[[float], None]) -> None:
+    def __init__(self, redis: Redis, pass_time: Callable[[float], None], api_rate: int) -> None:
         self._redis, self._pass_time = redis, pass_time
         redis.flushdb()
         self._scripts = Scripts(sources())
-        self._limits = Limits(reopen_dead=True)
+        self._limits = Limits(reopen_dead=True, api_rate=api_rate)
+        self.asked: set[str] = set()
         self._memory = Memory()
         self._connection = redis.connection_pool.get_connection()
 
@@ -153,6 +182,7 @@ class Run:
                 continue
             pipe = Pipeline(self._scripts, self._limits, self._memory)
             asked = turn, pipe, step(pipe)
+            self.asked.update(pipe.names)
             if number == lost:
                 self._ask(pipe)
                 again = asked
@@ -160,6 +190,7 @@ class Run:
                 self._receive(asked, answers, steps, callers)
         if again:
             self._receive(again, answers, steps, callers)
+        assert steps == [None] * len(callers), "a caller has more steps than there are turns"
         return answers, self._state(began)
 
     def _receive(self, asked: Any, answers: Any, steps: Any, callers: Any) -> None:
@@ -221,7 +252,8 @@ def _in_one_word(result: Any) -> Any:
 
 def _without_times(text: str) -> str:
     text = re.sub(r"\b(now|since|due)=\d{5,}", r"\1=moment", text)
-    return re.sub(r"\bms=\d+", "ms=some", re.sub(r"^\d+\.\d+$", "seconds", text))
+    text = re.sub(r"^\d+\.\d+$", lambda m: f"{float(m[0]):.0f} s", text)
+    return re.sub(r"\bms=\d+", "ms=some", text)
 
 
 def orders(first: int, second: int) -> Iterator[tuple[int, ...]]:
@@ -240,20 +272,16 @@ def moved(order: tuple[int, ...], lost: int, gap: int) -> tuple[int, ...]:
 @pytest.mark.parametrize("pair", PAIRS)
 def test_whichever_reply_is_lost_it_is_as_if_none_was(redis, server, pass_time, pair) -> None:
     Inbox(redis).sweep()  # loads the scripts
-    both = PAIRS[pair]
     whole = {}
     lossy = 0
 
     def run(*args: Any) -> Any:
-        asked = Run(redis, pass_time)
-        try:
-            return asked([make() for make in both], *args)
-        finally:
-            asked.close()
+        with closing(Run(redis, pass_time, RATES.get(pair, 0))) as asked:
+            return asked([make() for make in PAIRS[pair]], *args)
 
-    for order in orders(4, 4):
+    for order in orders(STEPS, STEPS):
         whole[order] = run(order)
-    for order, lost, gap in itertools.product(whole, range(8), (0, 2)):
+    for order, lost, gap in itertools.product(whole, range(2 * STEPS), (0, 2)):
         result = run(order, lost, gap)
         if result is None:
             continue
@@ -265,6 +293,17 @@ def test_whichever_reply_is_lost_it_is_as_if_none_was(redis, server, pass_time, 
         else:
             assert result == whole[order], (order, lost, gap)
     assert lossy > 400
+
+
+def test_and_every_script_is_among_them(redis, pass_time) -> None:
+    Inbox(redis).sweep()
+    asked: set[str] = set()
+    for pair, both in PAIRS.items():
+        with closing(Run(redis, pass_time, RATES.get(pair, 0))) as run:
+            run([make() for make in both], (0, 1) * STEPS)
+            asked |= run.asked
+    files = {path.stem for path in LUA.glob("*.lua")}
+    assert asked == set(sources()) == files - {"lib", "once"}
 
 
 def test_a_claim_that_nobody_heard_of_is_that_of_the_next_who_claims(redis, monkeypatch) -> None:

@@ -78,6 +78,7 @@ class Modelled:
     settled: float | None = None
     outcome: str | None = None
     reason: str | None = None
+    ran: str | None = None
     leads_to: str | None = None
     twin: str | None = None
     expires: bool = False
@@ -110,6 +111,7 @@ class Modelled:
                 "not_before": self.not_before,
                 "waits": str(self.waits) if self.waits else None,
                 "lapses": str(self.lapses) if self.lapses else None,
+                "ran": self.ran,
             }
         elif not self.reason:
             del fields["reason"]
@@ -209,7 +211,9 @@ class InboxMachine(RuleBasedStateMachine):
     def settle(self, key: str, state: str, outcome: str, reason: str, token: int) -> None:
         modelled = self.events[key]
         self.let_go(key, modelled, token)
-        modelled.state, modelled.outcome, modelled.reason = state, outcome, reason
+        modelled.state, modelled.reason = state, reason
+        modelled.outcome = outcome or modelled.outcome or ""
+        modelled.ran = None
         modelled.settled = self.now
         modelled.lease = modelled.wake = None
         modelled.asked = False
@@ -237,15 +241,19 @@ class InboxMachine(RuleBasedStateMachine):
             for name, handled in modelled.handlers.items()
             if which in {"all", name} or (which == "dead" and handled.status in {"dead", "retry"})
         }
-        if modelled.state == "pending" and not again:
+        cut_short = modelled.state == "dead" or modelled.outcome == "ended"
+        anyway = {"dead": cut_short, "all": modelled.state != "pending"}.get(which, False)
+        if not again and not anyway:
             return False
         self.leave_line(key, modelled)
         for name in again:
             del modelled.handlers[name]
         modelled.state, modelled.reopened = "pending", self.now
-        modelled.reason = modelled.outcome = modelled.settled = modelled.not_before = None
+        modelled.reason = modelled.settled = modelled.not_before = modelled.ran = None
         modelled.waits = modelled.lapses = 0
         modelled.asked = False
+        if modelled.outcome in {"", "ended"}:
+            modelled.outcome = None
         self.wake(key)
         return True
 
@@ -270,7 +278,10 @@ class InboxMachine(RuleBasedStateMachine):
             if modelled.lapses >= MAX_LAPSES:
                 assert isinstance(answer, Quarantined)
                 assert answer.event.key == key
-                self.settle(key, "dead", "", "quarantined", modelled.token)
+                ran = modelled.ran
+                assert answer.ran == (ran or "")
+                reason = f"quarantined: its worker died while {ran} ran" if ran else "quarantined"
+                self.settle(key, "dead", "", reason, modelled.token)
                 return
             self.let_go(key, modelled, modelled.token)
             modelled.lease = None
@@ -364,6 +375,7 @@ class InboxMachine(RuleBasedStateMachine):
             due = self.now + STEP if status == "retry" else None
             modelled.handlers[name] = Handled(status, due)
             modelled.lapses = modelled.waits = 0
+            modelled.ran = None
         self.lose_reply = lose
         written = self.inbox.save_progress(claim, name, Progress(status), delay=STEP)
         assert written == bool(modelled)
@@ -390,6 +402,7 @@ class InboxMachine(RuleBasedStateMachine):
         if modelled:
             if name:
                 modelled.waits = modelled.lapses = 0
+                modelled.ran = None
             modelled.lease = None
             # It is not among those that the free session wakes.
             self.let_go(key, modelled, modelled.token)
@@ -406,21 +419,39 @@ class InboxMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         state=st.sampled_from(["done", "dead"]),
+        outcome=st.sampled_from(["verified", ""]),
         reason=st.sampled_from(["", "because"]),
         name=st.none() | names,
         lose=lost,
     )
     def finish(
-        self, data: st.DataObject, state: str, reason: str, name: str | None, lose: bool
+        self,
+        data: st.DataObject,
+        state: str,
+        outcome: str,
+        reason: str,
+        name: str | None,
+        lose: bool,
     ) -> None:
         claim = data.draw(st.sampled_from(self.claims))
         self.end_with_result(claim, name)
         modelled = self.owner(claim)
         if modelled:
-            self.settle(claim.event.key, state, "verified", reason, modelled.token)
+            self.settle(claim.event.key, state, outcome, reason, modelled.token)
         self.lose_reply = lose
-        took = self.inbox.finish(claim, state, outcome="verified", reason=reason)
+        took = self.inbox.finish(claim, state, outcome=outcome, reason=reason)
         assert (took is not None) == bool(modelled)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), name=names, lose=lost)
+    def note_death(self, data: st.DataObject, name: str, lose: bool) -> None:
+        claim = data.draw(st.sampled_from(self.claims))
+        modelled = self.owner(claim)
+        if modelled:
+            modelled.ran = name
+        self.lose_reply = lose
+        noted = self.inbox.note_death(claim.event.key, claim.token, name)
+        assert noted == bool(modelled)
 
     @precondition(lambda self: self.claims_in_two_forms())
     @rule(data=st.data(), lose=lost)
@@ -459,7 +490,8 @@ class InboxMachine(RuleBasedStateMachine):
         elif modelled.lease is not None:
             assert answer == "leased"
         else:
-            assert answer == ("replayed" if self.reopen(canonical, which) else "pending")
+            left = "pending" if modelled.state == "pending" else "nothing"
+            assert answer == ("replayed" if self.reopen(canonical, which) else left)
 
     @rule(key=keys, lose=lost)
     def end(self, key: str, lose: bool) -> None:
@@ -490,20 +522,25 @@ class InboxMachine(RuleBasedStateMachine):
 
     def check_sweep(self, clock_set: float) -> None:
         swept = self.inbox.sweep()
-        woken = postponed = 0
+        woken, late = 0, []
         overdue = [(e.due, key) for key, e in self.pending().items() if e.due <= self.now]
         for _, key in sorted(overdue):
             modelled = self.events[key]
             if self.queue and modelled.wake and modelled.wake >= self.queue[0][1]:
                 modelled.due = self.now + max(HORIZON, (self.now - modelled.accepted) / 2)
-                postponed += 1
+                late.append(key)
             else:
                 self.wake(key)
                 woken += 1
         # Events that fell due together may be taken in either order, which changes no count
         # but the numbers of their wake-ups.
-        assert (swept.woken, swept.postponed, swept.stale) == (woken, postponed, 0)
+        assert (swept.woken, swept.postponed, swept.stale) == (woken, len(late), 0)
         assert abs(swept.clock_set - clock_set) < NEAR
+        for key in late:
+            # Half of what has really passed is in it: more than passes until it is due.
+            due = self.clock() + self.events[key].due - self.now
+            assert abs(self.redis.zscore("iw:due", key) / 1000 - due) < NEAR
+            self.redis.zadd("iw:due", {key: int(due * 1000)})
         self.learn_wakes()
 
     def learn_wakes(self) -> None:

@@ -23,6 +23,7 @@ from service.inbox import AcceptResult, Inbox, Record, Refused
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.conftest import CANARY, Processes, Traces, wait_until
+from tests.integration.workers.fake_stripe import FakeStripe, serving
 from workers import claiming, failures, jobs, router, stripe_api
 from workers.jobs import Processor
 from workers.router import Router
@@ -94,6 +95,12 @@ def sandbox(_sandbox: Sandbox) -> Iterator[Sandbox]:
     """The sandbox of the session, without faults."""
     yield _sandbox
     _sandbox.control("faults", "DELETE")
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeStripe]:
+    with serving(FakeStripe(now=int(time.time()))) as fake:
+        yield fake
 
 
 class Desk:

@@ -7,17 +7,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from identity_webhooks.event import Event
+from service import arguments
 from service.__main__ import main as service_main
 from service.inbox import AcceptResult, Claim, Inbox, Progress
 from tests.conftest import ROOT, free_port
 from tests.integration.claims import claim_of
+from tests.integration.workers.fake_stripe import KEY, Answer, Fault
 from workers.__main__ import main as workers_main
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -130,6 +133,121 @@ class TestStripe:
         assert "STRIPE_API_KEY: missing" in done.stderr
 
 
+class TestReconcile:
+    """`python -m workers reconcile`."""
+
+    @pytest.fixture
+    def reconcile(self, server, redis, fake) -> Run:
+        def reconcile(*arguments: str) -> subprocess.CompletedProcess[str]:
+            env = {
+                "REDIS_URL": server.url,
+                "STRIPE_API_KEY": KEY,
+                "STRIPE_API_BASE": fake.url,
+                "STRIPE_CONNECTED_ACCOUNTS": "1",
+            }
+            return run("workers", "reconcile", *arguments, env=env)
+
+        return reconcile
+
+    def test_an_account_that_stripe_does_not_know_is_a_mistake_if_one_named_it(
+        self, reconcile, fake
+    ) -> None:
+        fake.accounts = ["acct_1", "acct_2"]
+        for number, account in enumerate(fake.accounts):
+            fake.session(number, account)
+        fake.fault = Fault("list", KEY, "acct_1", Answer(403, "account_invalid"))
+
+        done = reconcile("--account", "acct_1")
+        assert done.returncode == 1
+        assert "nothing of the account acct_1: it is mistyped, or not connected" in done.stderr
+        done = reconcile("--account", "acct_1", "--json")
+        assert (done.returncode, json.loads(done.stdout)["gone"]) == (1, ["acct_1"])
+
+        done = reconcile()
+        assert done.returncode == 0, "who has left is no mistake of anybody's"
+        assert done.stdout.splitlines() == [
+            "2 events looked at, 2 missed and taken in",
+            "  acct_2-evt_created1",
+            "  acct_2-evt_verified1",
+            "Stripe shows nothing of the account acct_1 any more",
+        ]
+
+
+def commands(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield every command of a program, with the words that lead to it."""
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            yield from commands(each, *path, name)
+    else:
+        yield path, command
+
+
+NO_NAMES = {
+    "--account": ["acct", "1NvJ0c", "acct_1 ", "acct_\u0661", "acct_1-evt_1", "acct_1/2", ""],
+    "session": ["vs", "1Pq2Kd", "evt_1", "vs_1/redact", "vs_*", " vs_1", ""],
+    "--session": ["vs", "vr_1", "VS_1", ""],
+    "report": ["vr", "vs_1", "vr_1?expand=x", ""],
+    "key": ["evt", "vs_1", "evt_1,evt_2", "acct_1/evt_1", "*", ""],
+    "keys": ["evt", "vs_1", "evt_1,evt_2", "acct_1/evt_1", "*", ""],
+    "--handler": ["audit", "audit.", ".log", "a b.c", "a|b.c", ""],
+}
+"""By what names one thing: what cannot be such a name."""
+MALFORMED = [
+    pytest.param(program, path, command, param, value, id=f"{' '.join(path)} {name} {value!r}")
+    for program in (workers_main, service_main)
+    for path, command in commands(program)
+    for param in command.params
+    for name in param.opts
+    for value in NO_NAMES.get(name, ())
+]
+
+
+class TestNames:
+    """Accounts, sessions, reports, events and handlers are looked at before anything is asked."""
+
+    @pytest.mark.parametrize(("program", "path", "command", "param", "value"), MALFORMED)
+    def test_what_cannot_be_one_is_wrong_usage(
+        self, program, path, command, param, value, server
+    ) -> None:
+        words = list(path)
+        for each in command.params:
+            if each is param or (each.required and isinstance(each.type, arguments.Id)):
+                given = value if each is param else each.type.example.split()[0]
+                words += [each.opts[0], given] if each.opts[0].startswith("-") else [given]
+        done = CliRunner(env={"REDIS_URL": server.url}).invoke(program, words)
+        assert (done.exit_code, done.stdout) == (2, ""), done.stderr
+        assert f"{value!r} is not the name of a {param.type.name}" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("kind", "name"),
+        [
+            (arguments.ACCOUNT, "acct_1NvJ0c"),
+            (arguments.ACCOUNT, "acct_platform/acct_below"),
+            (arguments.SESSION, "vs_1Pq2Kd"),
+            (arguments.REPORT, "vr_1Pq2Kd"),
+            (arguments.EVENT, "evt_test_65R"),
+            (arguments.EVENT, "acct_1-evt_reconciled_vs_1_verified"),
+            (arguments.EVENT, Event("evt_1", "created", "thin", "vs_1", 0, False, "org_1/a").key),
+            (arguments.HANDLER, "audit.log_event"),
+            (arguments.HANDLER, "acme-identity.plugin.grant"),
+        ],
+    )
+    def test_what_is_one_is_taken(self, kind, name) -> None:
+        assert kind.convert(name, None, None) == name
+
+    def test_there_are_no_others(self) -> None:
+        """What takes any text takes free text, or what Stripe refuses, or looks at it by itself."""
+        free = {"--reference", "--return-url", "--metadata", "--expand", "name"}
+        assert free == {
+            name
+            for program in (workers_main, service_main)
+            for _, command in commands(program)
+            for param in command.params
+            if param.type is click.STRING
+            for name in param.opts
+        }
+
+
 class TestEvents:
     """`python -m service events`."""
 
@@ -215,9 +333,11 @@ class TestEvents:
         }
 
     def test_replay(self, service, keys, redis) -> None:
-        done = service("events", "replay", "evt_2", "evt_0", "evt_none")
+        done = service("events", "replay", "evt_2", "evt_0", "evt_1", "evt_none")
         assert done.returncode == 1
-        assert done.stdout.splitlines() == ["evt_2 replayed", "evt_0 pending", "evt_none gone"]
+        assert done.stdout.splitlines() == [
+            *("evt_2 replayed", "evt_0 pending", "evt_1 nothing", "evt_none gone")
+        ]
         assert list(Inbox(redis).find("evt_2").handlers) == ["p.a"], "only the dead one runs again"
         done = service("events", "replay", "--dead")
         assert (done.returncode, done.stdout) == (0, "acct_1-evt_3 replayed\n")
@@ -225,6 +345,8 @@ class TestEvents:
         assert done.returncode == 0
         assert Inbox(redis).find("evt_1").handlers == {}
         assert service("events", "replay", "--dead").returncode == 1, "there is none left"
+        done = service("events", "replay", "acct_1-evt_3", "--handler", "p.mistyped")
+        assert (done.returncode, done.stdout) == (1, "acct_1-evt_3 pending\n")
 
     def test_end(self, service, keys) -> None:
         done = service("events", "end", "evt_2", "evt_1", "evt_none")
@@ -240,7 +362,7 @@ class TestEvents:
             (("show", "evt_none"), "no event evt_none is in the inbox", 1),
             (("replay",), "give event keys or --dead", 2),
             (("replay", "evt_1", "--dead"), "give event keys or --dead", 2),
-            (("replay", "--dead", "--handler", "a", "--all-handlers"), "not both --handler", 2),
+            (("replay", "--dead", "--handler", "p.a", "--all-handlers"), "not both --handler", 2),
             (("list", "--state", "lost"), "'lost' is not one of", 2),
             (("list", "--limit", "0"), "0 is not in the range x>=1", 2),
         ],

@@ -6,14 +6,14 @@ What is expected stands here in a table of its own, and not in the one that the 
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterator
+import json
 from typing import Any
 
 import pytest
 
 from identity_webhooks import Verification, on
 from service.inbox import Inbox, Refused
+from tests.conftest import wait_until
 from tests.integration.workers.fake_stripe import (
     CALLS,
     KEY,
@@ -21,7 +21,6 @@ from tests.integration.workers.fake_stripe import (
     Answer,
     FakeStripe,
     Fault,
-    serving,
 )
 from workers import failures
 from workers.failures import RECHECK, RESULTS_SHOWN_FOR
@@ -90,12 +89,6 @@ def walk(*calls: str) -> list[Any]:
 
 NEEDS = "verified_outputs.dob"
 SETTING = {KEY: "STRIPE_API_KEY", RESTRICTED_KEY: "STRIPE_RESTRICTED_KEY"}
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeStripe]:
-    with serving(FakeStripe(now=int(time.time()))) as fake:
-        yield fake
 
 
 @pytest.fixture(autouse=True)
@@ -184,6 +177,8 @@ def test_of_an_event(call, answer, expected, desk, fake) -> None:
     first = {"dead": ("dead", ended), "alone": ("done", BOTH_DONE)}
     assert bench.state() == first.get(word, ("pending", waiting))
     assert len(bench.alarms()) == alarmed
+    needy_waits = call == "sensitive" and bench.state()[0] == "pending"
+    assert desk.counts().get("handler_runs|p.needy|waiting", 0) == needy_waits, "and did not run"
     for line in bench.alarms():
         assert (line["key_name"], line["call"]) == (SETTING[key], column(call))
         assert line["status"] == answer.status
@@ -214,6 +209,7 @@ def test_of_an_event(call, answer, expected, desk, fake) -> None:
     bench.pass_time(1)
     assert bench.state() == ("done", BOTH_DONE)
     assert sorted(bench.runs) == sorted(set(bench.runs)), "none ran twice, and no attempt was spent"
+    assert "handler_runs|p.needy|retry" not in desk.counts()
     assert desk.record(bench.beside).state in ({"done", "pending"} if word == "all" else {"done"})
 
 
@@ -322,27 +318,44 @@ class TestSensitive:
 
 
 class TestConnectedAccounts:
-    def test_after_a_wipe_one_round_brings_back_what_stripe_still_shows(
-        self, desk, fake, redis
+    def test_after_a_wipe_one_period_brings_back_what_stripe_still_shows(
+        self, fake, redis, server, processes
     ) -> None:
-        fake.accounts = ["acct_1", "acct_2", "acct_3"]
-        for number, account in enumerate([None, *fake.accounts]):
+        """With the periodic process itself; the account in the middle was deauthorized."""
+        inbox = Inbox(redis)
+        accounts = fake.accounts = ["acct_1", "acct_2", "acct_3"]
+        for number, account in enumerate([None, *accounts]):
             fake.session(number, account)
-        reconciler = Reconciler(
-            StripeApi(KEY, base=fake.url), desk.inbox, livemode=False, list_accounts=True
+        _, log = processes.python(
+            *("-m", "workers", "periodic"),
+            env={
+                "REDIS_URL": server.url,
+                "STRIPE_API_KEY": KEY,
+                "STRIPE_API_BASE": fake.url,
+                "STRIPE_CONNECTED_ACCOUNTS": "1",
+            },
         )
-        reconciler.round()
-        before = {record.key for record in desk.inbox.records("all", 100)}
-        redis.flushall()
+
+        def logged(name: str) -> list[dict[str, Any]]:
+            lines = map(json.loads, log.read_text().splitlines())
+            return [line for line in lines if line["event"] == name]
+
+        wait_until(lambda: len(logged("reconciled")) == 1, within=20)
+        before = {record.key for record in inbox.records("all", 100)}
+        assert len(before) == 2 * (1 + len(accounts))
         fake.fault = Fault("list", KEY, "acct_2", Answer(403, "account_invalid"))
-        found = reconciler.round()
-        back = {record.key for record in desk.inbox.records("all", 100)}
-        assert before - back == {key for key in before if "acct_2" in key}
-        assert len(before - back) == 2
-        assert (found.gone, found.failed) == (["acct_2"], {})
-        (line,) = desk.logged("account_gone")
-        assert line["account"] == "acct_2"
-        assert desk.logged("stripe_refuses_our_key") == [], "nothing is wrong with our key"
+        redis.flushall()  # and with it whose turn it is and when the next period begins
+        wait_until(lambda: len(logged("reconciled")) == 2, within=20)
+
+        missing = before - {record.key for record in inbox.records("all", 100)}
+        assert missing == {"acct_2-evt_created2", "acct_2-evt_verified2"}
+        (said,) = logged("account_gone")
+        assert (said["level"], said["account"]) == ("warning", "acct_2")
+        assert "Stripe shows nothing of it any more" in said["hint"]
+        (round_,) = logged("reconciled")[1:]
+        assert (round_["counts"], round_["level"]) == ({"new": 6}, "warning")
+        assert logged("stripe_refuses_our_key") == [], "nothing is wrong with our key"
+        assert inbox.accounts() == ["acct_1", "acct_3"]
 
     def test_without_the_setting_they_are_those_that_events_came_from(self, desk, fake) -> None:
         fake.accounts = ["acct_1", "acct_2"]

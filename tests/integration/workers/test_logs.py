@@ -79,7 +79,7 @@ def test_of_a_worker(server, redis, sandbox, processes, tmp_path, canary) -> Non
     said = {(line["logger"], line["event"]) for line in read}
     assert {
         ("handler", "saved [personal]"),
-        ("acme", "saved [personal]: %s"),
+        ("acme", "saved [personal]: <str>"),
         ("acme", "<ValueError>"),
         ("thread", "saved [personal]"),
         ("workers.dispatch", "handler_failed"),

@@ -40,10 +40,10 @@ class Seen(list[Verification]):
 
 @pytest.fixture
 def believed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have what contradicts the event believed after a tenth of a second."""
+    """Have what contradicts the event believed after half a second."""
     for kind in ("missing", "account", "stale"):
         rule = failures.RULES["session"][kind]
-        short = dataclasses.replace(rule, lasts=0.1)
+        short = dataclasses.replace(rule, lasts=0.5)
         monkeypatch.setitem(failures.RULES["session"], kind, short)
 
 

@@ -331,18 +331,54 @@ class TestOtherLoggers:
         ("name", "level", "message"),
         [
             ("gunicorn.error", "warning", "Worker (pid:42) exited"),
-            ("rq.worker", "error", "Job %s failed"),
-            ("stripe", "warning", "retrying %s"),
-            ("elsewhere", "info", "hello %s"),
+            ("rq.worker", "error", "Job failed"),
+            ("stripe", "warning", "100 % retrying"),
+            ("elsewhere", "info", "hello"),
         ],
     )
     def test_in_one_format(self, name, level, message, output) -> None:
-        logger = logging.getLogger(name)
-        arguments = ("x",) if "%" in message else ()
-        getattr(logger, level)(message, *arguments)
+        getattr(logging.getLogger(name), level)(message)
         line = output.line
         assert line.pop("timestamp").endswith("Z")
         assert line == {"event": message, "level": level, "logger": name}
+
+    @pytest.mark.parametrize(
+        ("message", "arguments", "of_rq", "of_others"),
+        [
+            (
+                "Worker %s: could not connect to Redis instance: %s retrying in %d seconds...",
+                ("4f1c.identity", ConnectionError("redis://:x@host"), 4),
+                "Worker 4f1c.identity: could not connect to Redis instance: ConnectionError"
+                " retrying in 4 seconds...",
+                "Worker <str>: could not connect to Redis instance: ConnectionError"
+                " retrying in <int> seconds...",
+            ),
+            (
+                "job %s: exception raised while executing (%s)\n%s",
+                ("evt_1-7", "f('Jenny Rosen')", "Traceback: Jenny Rosen"),
+                "job evt_1-7: exception raised while executing (<str>) <str>",
+                "job <str>: exception raised while executing (<str>) <str>",
+            ),
+            (
+                "%r of %5.1f%% is %x",
+                ([1], 2.5, 255),
+                "<list> of 2.5% is 255",
+                "<list> of <float>% is <int>",
+            ),
+            ("%(a)s and %(b)03d", ({"a": b"x", "b": 2},), "<bytes> and 2", "<bytes> and <int>"),
+            ("%s", (), "%s", "%s"),
+            ("%s and %s", ("a",), "%s and %s", "%s and %s"),
+            ("%*d", (3, 4), "%*d", "%*d"),
+            ("%s", (type("Quiet", (str,), {"__str__": lambda _: "x"})("a"),), "<Quiet>", "<Quiet>"),
+        ],
+    )
+    def test_arguments_are_shown_as_far_as_they_say_nothing_of_anybody(
+        self, message, arguments, of_rq, of_others, output
+    ) -> None:
+        logging.getLogger("rq.worker").error(message, *arguments)
+        assert output.line["event"] == of_rq
+        logging.getLogger("elsewhere").error(message, *arguments)
+        assert output.line["event"] == of_others
 
     @pytest.mark.parametrize("name", logs._QUIET)
     def test_chatter_is_not_heard(self, name, output) -> None:
@@ -357,7 +393,7 @@ class TestOtherLoggers:
             raise Quoting(canary)
         except Quoting:
             logger.exception("Error handling request %s", f"/?name={canary}")
-        assert output.line["event"] == "Error handling request %s"
+        assert output.line["event"] == "Error handling request <str>"
 
     @pytest.mark.parametrize(
         "message", [Quoting("x"), {"name": "x"}, ["x"]], ids=["exception", "dict", "list"]
@@ -441,6 +477,9 @@ PLACES: dict[str, Callable[[Any, str], None]] = {
     "other's message": lambda _, text: logging.getLogger("other").info(text),
     "other's argument": lambda _, text: logging.getLogger("other").info("%s", text),
     "other's exception": lambda _, text: logging.getLogger("other").error(Quoting(text)),
+    "RQ's argument": lambda _, text: logging.getLogger("rq.worker").error("%s", text),
+    "RQ's exception": lambda _, text: logging.getLogger("rq").error("%s %r", text, Quoting(text)),
+    "an argument by name": lambda _, text: logging.getLogger("rq").error("%(a)s", {"a": text}),
     "gunicorn's argument": lambda _, text: logging.getLogger("gunicorn.error").info("%s", text),
 }
 

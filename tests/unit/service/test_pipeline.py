@@ -26,6 +26,7 @@ COMMANDS: dict[str, Callable[[Pipeline], Reply[Any]]] = {
     "sweep": lambda pipe: pipe.sweep(),
     "replay": lambda pipe: pipe.replay("evt_1"),
     "end": lambda pipe: pipe.end("evt_1"),
+    "note_death": lambda pipe: pipe.note_death("evt_1", "1", "a.one"),
     "pause": lambda pipe: pipe.pause(1, "why"),
     "acquire": lambda pipe: pipe.try_acquire("task", 1),
     "spend": lambda pipe: pipe.spend_call(),
