@@ -52,6 +52,36 @@ def test_its_tests_and_its_types_hold(which: str, made: Path, tmp_path: Path) ->
     run(*mypy, cwd=tmp_path, path=str(folder), MYPYPATH=str(ROOT))
 
 
+@pytest.mark.parametrize("framework", ["django", "flask"])
+def test_a_shop_shares_the_plugins_handler(framework: str, tmp_path: Path) -> None:
+    folder = ROOT / f"examples/{framework}-shop"
+    said = run(
+        *(
+            "pytest",
+            "-q",
+            "-o",
+            f"cache_dir={tmp_path}",
+            "-W",
+            "error",
+            "--rootdir",
+            folder,
+            folder,
+        ),
+        cwd=tmp_path,
+        path=f"{folder}{os.pathsep}{ROOT / 'examples/shop-identity'}",
+        IDENTITY_WEBHOOKS=str(ROOT),
+    )
+    assert "1 passed" in said
+    if framework == "django":
+        check = (sys.executable, "manage.py", "makemigrations", "--check")
+        env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "SHOP_DATABASE": f"sqlite:///{tmp_path}/shop.db",
+        }
+        subprocess.run(check, cwd=folder, env=env, check=True, capture_output=True, timeout=60)
+
+
 def test_it_is_installed_and_found(made: Path, tmp_path: Path) -> None:
     pip = ("pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index")
     run(*pip, "--no-build-isolation", "--target", tmp_path / "site", made, cwd=tmp_path)
