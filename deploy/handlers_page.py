@@ -22,13 +22,17 @@ def page(text: str) -> str:
     """Return the page with its tables made anew."""
     made = {"": attributes(), "freshness: ": freshness_table(), "forward: ": forwarded()}
     for name, table in made.items():
-        begin = f"<!-- {name}made by make handlers-page -->\n"
-        before, found, rest = text.partition(begin)
-        _, end, after = rest.partition("<!-- end -->")
-        if not found or not end:
-            raise SystemExit(f"{PAGE.name}: no place for the table, {begin}")
-        text = f"{before}{begin}{table}{end}{after}"
+        text = between(text, f"{name}made by make handlers-page", table)
     return text
+
+
+def between(text: str, mark: str, new: str) -> str:
+    """Return the page with `new` between the mark and the next end."""
+    before, found, rest = text.partition(f"<!-- {mark} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not found or not end:
+        raise SystemExit(f"{PAGE.name}: no place for {mark}")
+    return f"{before}{found}{new}{end}{after}"
 
 
 def attributes() -> str:
