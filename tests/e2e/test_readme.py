@@ -95,6 +95,24 @@ def test_every_handler_of_the_page_is_taken(written: Path) -> None:
         assert f".{name} " in listed
 
 
+APP = """
+from sqlalchemy import create_engine, text
+from gate import may_enter
+from identity_webhooks.database import create_table
+
+engine = create_engine("sqlite://")
+with engine.begin() as db:
+    create_table(db)
+    row = "('vs_1', '', 'user-7', 'verified', NULL, 1)"
+    db.execute(text(f"INSERT INTO identity_webhooks_sessions VALUES {row}"))
+    print(may_enter(db, "user-7"), may_enter(db, "user-8"))
+"""
+
+
+def test_what_an_app_asks_the_database(written: Path) -> None:
+    assert run("python", "-c", APP, path=written) == "True False\n"
+
+
 def test_the_commands_of_the_page_run(written: Path) -> None:
     commands = blocks("docs/handlers.md", "sh")
     assert commands
