@@ -212,7 +212,7 @@ class Settings(BaseSettings):
         if role == "web" and not named & {"STRIPE_LIVEMODE", *_env_names("stripe_api_key")}:
             faults.append("STRIPE_LIVEMODE: set it to 1 or 0, or give STRIPE_API_KEY")
         if settings is not None:
-            faults += [*settings._mode_faults(), *settings._forward_faults(named)]
+            faults += [*settings._mode_faults(), *settings._forward_faults(role, named)]
         if faults or settings is None:
             raise SettingsError("\n".join(["the settings are not complete:", *faults]))
         return settings
@@ -245,10 +245,11 @@ class Settings(BaseSettings):
             )
         return faults
 
-    def _forward_faults(self, named: set[str]) -> list[str]:
+    def _forward_faults(self, role: Role, named: set[str]) -> list[str]:
         """Return what is wrong with the settings of `forward` together."""
         faults = []
-        if self.forward_to and "FORWARD_SECRET" not in named:
+        # Only workers are given the secret; other roles may see the URLs.
+        if role == "worker" and self.forward_to and "FORWARD_SECRET" not in named:
             faults.append("FORWARD_SECRET: missing. Set it to whsec_ and the base64 of 32 bytes")
         if not self.forward_private and any(url.startswith("http:") for url in self.forward_to):
             faults.append("FORWARD_TO: should start with https:// (FORWARD_PRIVATE=1 allows http)")
@@ -305,6 +306,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"URL {number} cannot be read") from None
             if parts.scheme not in {"http", "https"} or not parts.hostname:
                 raise ValueError(f"URL {number} should start with https:// and a host")
+            if not re.fullmatch(r"[!-~]+", url):
+                raise ValueError(f"URL {number} may hold no blanks, and only ASCII (xn--..., %20)")
             if "@" in parts.netloc or parts.fragment:
                 raise ValueError(f"URL {number} may hold no user, password or #fragment")
         if len(set(hosts)) < len(hosts):

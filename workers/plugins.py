@@ -108,10 +108,10 @@ def _configured(settings: Settings) -> dict[str, dict[str, Callable[[], object]]
         made["database"]["database"] = partial(
             build, "database:Database", database.get_secret_value()
         )
-    if secret := settings.forward_secret:
-        signed = {"secret": secret.get_secret_value(), "private": settings.forward_private}
-        for url in settings.forward_to:
-            made["forward"][_forward_name(url)] = partial(build, "forward:Forward", url, **signed)
+    secret = settings.forward_secret.get_secret_value() if settings.forward_secret else ""
+    signed = {"secret": secret, "private": settings.forward_private}
+    for url in settings.forward_to:
+        made["forward"][_forward_name(url)] = partial(build, "forward:Forward", url, **signed)
     return made
 
 

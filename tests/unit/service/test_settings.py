@@ -174,8 +174,7 @@ def as_read(load: Load, folder: Path, source: str, name: str, text: str) -> obje
     if source == "file":
         (folder / name).write_text(text, encoding="utf-8", newline="")
         name, text = f"{name}_FILE", str(folder / name)
-    beside = {"FORWARD_SECRET": FORWARD_SECRET} if name.startswith("FORWARD_TO") else {}
-    value = getattr(load("tool", **{name: text}, **beside), name.removesuffix("_FILE").lower())
+    value = getattr(load("tool", **{name: text}), name.removesuffix("_FILE").lower())
     return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
@@ -450,6 +449,8 @@ class TestFaults:
             (f"https:///{MARKER}", "URL 1 should start with https:// and a host"),
             (f"ftp://a.example/{MARKER}", "URL 1 should start with https://"),
             (f"https://u:{MARKER}@a.example", "URL 1 may hold no user"),
+            (f"https://ä.example/{MARKER}", "URL 1 may hold no blanks, and only ASCII"),
+            (f"https://a.example/x {MARKER}", "URL 1 may hold no blanks"),
             (f"https://a.example/#{MARKER}", "URL 1 may hold no user, password or #fragment"),
             (f"https://a.example:{MARKER}", "URL 1 cannot be read"),
             (f"https://[{MARKER}", "URL 1 cannot be read"),
@@ -470,9 +471,10 @@ class TestFaults:
         (line,) = faults("worker", **WORKER, **given)
         assert line.startswith("FORWARD_SECRET: should be whsec_ and the base64")
 
-    def test_forwarding_needs_a_secret(self, faults: Faults) -> None:
+    def test_forwarding_needs_a_secret(self, faults: Faults, load: Load) -> None:
         (line,) = faults("worker", **WORKER, FORWARD_TO="https://a.example")
         assert line.startswith("FORWARD_SECRET: missing. Set it to")
+        assert load("web", **WEB, FORWARD_TO="https://a.example").forward_to, "not web's secret"
 
 
 class TestNothingShown:

@@ -100,6 +100,11 @@ def test_a_built_in_handler_is_off_until_it_is_configured() -> None:
     }
 
 
+def test_forwarding_without_a_secret_is_refused() -> None:
+    with pytest.raises(PluginError, match="webhook secret may not be empty"):
+        plugins.load(Settings(forward_to=("https://a.example",)))
+
+
 def test_a_missing_driver_is_named() -> None:
     with pytest.raises(PluginError, match="No module named 'asyncpg'"):
         plugins.load(Settings(identity_database=SecretStr("postgresql+asyncpg://db/shop")))
