@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port, wait_until
+from tests.conftest import end_with_parent, free_port, wait_until
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +44,7 @@ def postgres() -> Iterator[str]:
             *("-c", "wal_recycle=off"),  # old files of its log are removed, not used again
         ],
         user=user,
+        preexec_fn=end_with_parent,  # noqa: PLW1509  # tests start no threads by then
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
