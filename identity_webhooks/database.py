@@ -60,7 +60,7 @@ def create_table(database: Engine | Connection) -> None:
             raise
 
 
-def save(database: Connection | Session, v: Verification) -> None:
+def save(database: Connection, v: Verification) -> None:
     """Write where the session stands, unless the row tells of a later event; commit it yourself.
 
     One statement: the database compares under the lock of the row, so a process that was held up
@@ -76,8 +76,7 @@ def save(database: Connection | Session, v: Verification) -> None:
         # Events of one second are in the order of a session's life.
         "position": LAST if redacted else v.event.created * 10 + KINDS.index(v.event.kind),
     }
-    bind = database.get_bind() if isinstance(database, Session) else database
-    statement = _INSERT[bind.dialect.name](SESSIONS).values(values)
+    statement = _INSERT[database.dialect.name](SESSIONS).values(values)
     database.execute(
         statement.on_conflict_do_update(
             index_elements=[SESSIONS.c.session],
