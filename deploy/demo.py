@@ -81,7 +81,10 @@ def play(api: str, inbox: Inbox, processes: Processes, deadline: float) -> list[
     # Deliveries overtake each other: about half of the snapshots come after their thin event.
     late = {"kind": "delay", "event_type": "identity.*", "rate": 0.5, "seconds": 0.5}
     requests.post(f"{api}/_sandbox/faults", json=late, timeout=10).raise_for_status()
-    stories = [verification(client, api, attempts, end) for attempts, end in STORIES]
+    stories = [
+        verification(client, api, f"user-{number}", attempts, end)
+        for number, (attempts, end) in enumerate(STORIES, 1)
+    ]
     waiting = {story: next(story) for story in stories}
     expected = Counter(waiting.values())
     while waiting or len(deliveries(api)) < FORMS * expected.total():
@@ -106,7 +109,7 @@ def play(api: str, inbox: Inbox, processes: Processes, deadline: float) -> list[
 
 
 def verification(
-    client: stripe.StripeClient, api: str, attempts: list[str], end: str
+    client: stripe.StripeClient, api: str, user: str, attempts: list[str], end: str
 ) -> Iterator[tuple[str, Kind]]:
     """Take one verification from its creation to its end, and stop after each change.
 
@@ -114,7 +117,7 @@ def verification(
         The session, and the kind of event that Stripe makes of the change.
     """
     sessions = client.v1.identity.verification_sessions
-    session = sessions.create({"type": "document"}).id
+    session = sessions.create({"type": "document", "client_reference_id": user}).id
 
     def tell(route: str, **form: str) -> None:
         """Do what a person does on the hosted page, and what time does."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import get_args
 
 from identity_webhooks import Dead, Event, Outcome, Verification
 from identity_webhooks.event import KINDS
+from identity_webhooks.testing import verification
 from identity_webhooks.verification import SENSITIVE, OutcomeKind
+from workers.handlers.forward import message
 from workers.verification import freshness
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/handlers.md"
@@ -17,14 +20,19 @@ PAGE = Path(__file__).resolve().parents[1] / "docs/handlers.md"
 
 def page(text: str) -> str:
     """Return the page with its tables made anew."""
-    for name, table in {"": attributes(), "freshness: ": freshness_table()}.items():
-        begin = f"<!-- {name}made by make handlers-page -->\n"
-        before, found, rest = text.partition(begin)
-        _, end, after = rest.partition("<!-- end -->")
-        if not found or not end:
-            raise SystemExit(f"{PAGE.name}: no place for the table, {begin}")
-        text = f"{before}{begin}{table}{end}{after}"
+    made = {"": attributes(), "freshness: ": freshness_table(), "forward: ": forwarded()}
+    for name, table in made.items():
+        text = between(text, f"{name}made by make handlers-page", table)
     return text
+
+
+def between(text: str, mark: str, new: str) -> str:
+    """Return the page with `new` between the mark and the next end."""
+    before, found, rest = text.partition(f"<!-- {mark} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not found or not end:
+        raise SystemExit(f"{PAGE.name}: no place for {mark}")
+    return f"{before}{found}{new}{end}{after}"
 
 
 def attributes() -> str:
@@ -58,6 +66,12 @@ def freshness_table() -> str:
         cells = [words[freshness(kind, outcome, redacted=outcome == "redacted")] for outcome in now]
         rows.append(f"| `{kind}` | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def forwarded() -> str:
+    """Return what the handler `forward` posts, as a block of JSON."""
+    body = message(verification("document_expired", reference="user-7"))
+    return f"```json\n{json.dumps(json.loads(body), indent=2)}\n```\n"
 
 
 if __name__ == "__main__":

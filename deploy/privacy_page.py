@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from identity_webhooks.database import SESSIONS
 from identity_webhooks.verification import SENSITIVE
 from service import logs
 from service.inbox import keys
@@ -62,6 +63,24 @@ That takes up to four days; then the `redacted` event comes.
 The service does not know it. Store the session's id beside your user id; erase by it when the `redacted` event
 comes (docs/handlers.md). `identity_webhooks_once`, the table of `v.once`, holds event ids and handlers' names.
 
+## In the database of the built-in handler `database`
+
+`{table}`, when `IDENTITY_DATABASE` is set: {columns}. The subject is what you put into
+`client_reference_id` or the metadata's `user_id`. When a session is redacted, its subject and reason are erased, and
+nothing writes them again.
+
+- SQLite: no file of the database holds them when the handler is done (`secure_delete`, and the write-ahead log is
+  emptied). Blocks that the file system has given up are outside its reach.
+- PostgreSQL keeps the row's earlier version until it is vacuumed, and pieces of it in free space, in the statistics of
+  the planner and in the write-ahead log. With `wal_recycle=off` no file of the server holds them after:
+  `VACUUM (FULL, ANALYZE) {table}` (it locks the table while it runs), `VACUUM FULL pg_statistic`,
+  `SELECT pg_switch_wal()`, `CHECKPOINT`. Replicas, archived logs and backups keep theirs for as long as you keep them.
+
+## What the built-in handler `forward` sends
+
+Ids, times, codes, and the subject unless it looks personal, to the URLs in `FORWARD_TO`. What they keep is theirs: the
+message of the `redacted` event tells them to erase.
+
 ## Erasing one person
 
 1. `python -m workers sessions redact vs_...` for each session of the person.
@@ -74,6 +93,8 @@ def page() -> str:
     """Return the page."""
     names = ", ".join(SENSITIVE.values())
     return TEXT.format(
+        table=SESSIONS.name,
+        columns=", ".join(column.name for column in SESSIONS.columns),
         hours=RESULTS_SHOWN_FOR // 3600,
         fields=names,
         rows="\n".join(f"| `{key}` | {kept} | {what} |" for key, kept, what in redis_keys()),

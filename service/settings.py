@@ -8,6 +8,7 @@ set. All faults are reported in one error, none shows a secret.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import string
@@ -134,6 +135,27 @@ class Settings(BaseSettings):
         default=True,
         description="Whether the built-in handler audit.log_event logs a line for every event.",
     )
+    identity_database: SecretStr | None = Field(
+        default=None,
+        description="Switches on the built-in handler database.save, which keeps where each session"
+        " stands: the URL of a database, postgresql+psycopg://... or sqlite:///...",
+    )
+    forward_to: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        repr=False,  # a path may hold a token
+        description="Switches on the built-in handler forward, which posts a signed message without"
+        " personal data for every event: your own URLs, separated by commas, one for each host.",
+    )
+    forward_secret: SecretStr | None = Field(
+        default=None,
+        description="What these messages are signed with (standardwebhooks.com): whsec_ and the"
+        " base64 of 24 to 64 random bytes.",
+    )
+    forward_private: bool = Field(
+        default=False,
+        description="Set to 1 to forward also to private addresses (10.0.0.1, 127.0.0.1), and by"
+        " http://.",
+    )
     handlers: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Plugins by dotted path, separated by commas: package.module or"
@@ -190,7 +212,7 @@ class Settings(BaseSettings):
         if role == "web" and not named & {"STRIPE_LIVEMODE", *_env_names("stripe_api_key")}:
             faults.append("STRIPE_LIVEMODE: set it to 1 or 0, or give STRIPE_API_KEY")
         if settings is not None:
-            faults += settings._mode_faults()
+            faults += [*settings._mode_faults(), *settings._forward_faults(role, named)]
         if faults or settings is None:
             raise SettingsError("\n".join(["the settings are not complete:", *faults]))
         return settings
@@ -221,6 +243,16 @@ class Settings(BaseSettings):
             faults.append(
                 "STRIPE_LIVEMODE: set it to 1 or 0: STRIPE_API_KEY does not tell its mode"
             )
+        return faults
+
+    def _forward_faults(self, role: Role, named: set[str]) -> list[str]:
+        """Return what is wrong with the settings of `forward` together."""
+        faults = []
+        # Only workers are given the secret; other roles may see the URLs.
+        if role == "worker" and self.forward_to and "FORWARD_SECRET" not in named:
+            faults.append("FORWARD_SECRET: missing. Set it to whsec_ and the base64 of 32 bytes")
+        if not self.forward_private and any(url.startswith("http:") for url in self.forward_to):
+            faults.append("FORWARD_TO: should start with https:// (FORWARD_PRIVATE=1 allows http)")
         return faults
 
     @property
@@ -262,7 +294,39 @@ class Settings(BaseSettings):
             raise ValueError("two secrets have the same name")
         return tuple(secrets)
 
-    @field_validator("handlers", mode="before")
+    @field_validator("forward_to")
+    @classmethod
+    def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        hosts = []
+        for number, url in enumerate(value, 1):
+            try:
+                parts = urlsplit(url)
+                hosts.append((parts.hostname, parts.port))
+            except ValueError:
+                raise ValueError(f"URL {number} cannot be read") from None
+            if parts.scheme not in {"http", "https"} or not parts.hostname:
+                raise ValueError(f"URL {number} should start with https:// and a host")
+            if not re.fullmatch(r"[!-~]+", url):
+                raise ValueError(f"URL {number} may hold no blanks, and only ASCII (xn--..., %20)")
+            if "@" in parts.netloc or parts.fragment:
+                raise ValueError(f"URL {number} may hold no user, password or #fragment")
+        if len(set(hosts)) < len(hosts):
+            raise ValueError("two URLs have the same host and port: give one of them")
+        return value
+
+    @field_validator("forward_secret")
+    @classmethod
+    def _check_forward_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        _, prefix, text = value.get_secret_value().rpartition("whsec_") if value else ("", "x", "")
+        try:
+            size = len(base64.b64decode(text, validate=True))
+        except ValueError:
+            size = 0
+        if value and not (prefix and 24 <= size <= 64):
+            raise ValueError("should be whsec_ and the base64 of 24 to 64 random bytes")
+        return value
+
+    @field_validator("handlers", "forward_to", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -297,6 +361,16 @@ class Settings(BaseSettings):
             raise ValueError(
                 "is not a restricted key (rk_...): Stripe shows these fields to no other"
             )
+        return value
+
+    @field_validator("identity_database")
+    @classmethod
+    def _check_database(cls, value: SecretStr | None) -> SecretStr | None:
+        url = value.get_secret_value() if value else ""
+        if url.startswith("postgres://"):  # as Heroku writes it, and SQLAlchemy does not take it
+            raise ValueError("starts with postgres://: write postgresql+psycopg://")
+        if value and not url.startswith(("postgresql", "sqlite")):
+            raise ValueError("should start with postgresql+psycopg:// or sqlite:///")
         return value
 
     @field_validator("redis_url")

@@ -134,7 +134,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509  # tests start no threads by then
+                preexec_fn=end_with_parent,  # noqa: PLW1509  # tests start no threads by then
             )
         self._started.append(process)
         self._traces.watch_file(log)
@@ -172,7 +172,7 @@ def tell_to_stop(process: subprocess.Popen[bytes]) -> None:
         process.terminate()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Have the kernel end the child when pytest is killed (Linux)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)

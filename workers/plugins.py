@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
+from typing import cast
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -74,18 +78,46 @@ def load(settings: Settings) -> Router:
 
 def _doors(settings: Settings) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """Yield name, origin and finder of every plugin."""
+    configured = _configured(settings)
     for module in sorted(pkgutil.iter_modules(_built_in.__path__), key=lambda m: m.name):
-        if module.name == "audit" and not settings.audit:
-            continue
         path = f"{_built_in.__name__}.{module.name}"
-        yield module.name, f"file {path}", lambda path=path: importlib.import_module(path)  # type: ignore[misc]
+        made = configured.get(module.name, {module.name: partial(importlib.import_module, path)})
+        for name, find in made.items():
+            yield name, f"file {path}", find
     for path in settings.handlers:
         name = path.rpartition(":")[2].rpartition(".")[2]
-        yield name, f"HANDLERS {path}", lambda path=path: _resolve(path)  # type: ignore[misc]
+        yield name, f"HANDLERS {path}", partial(_resolve, path)
     points = metadata.entry_points(group=GROUP)
     for point in sorted(points, key=lambda point: point.name):
         where = point.dist.name if point.dist else "unknown"
         yield point.name, f"entry point {point.name} of {where}", point.load
+
+
+def _configured(settings: Settings) -> dict[str, dict[str, Callable[[], object]]]:
+    """Return, by the module of a built-in handler, the plugins that the settings make of it."""
+
+    def build(path: str, *given: object, **named: object) -> object:
+        # Only then is it imported, with a library that it may need.
+        found = cast("Callable[..., object]", _resolve(f"{_built_in.__name__}.{path}"))
+        return found(*given, **named)
+
+    made: dict[str, dict[str, Callable[[], object]]] = {"audit": {}, "database": {}, "forward": {}}
+    if settings.audit:
+        made["audit"]["audit"] = partial(_resolve, f"{_built_in.__name__}.audit")
+    if database := settings.identity_database:
+        made["database"]["database"] = partial(
+            build, "database:Database", database.get_secret_value()
+        )
+    secret = settings.forward_secret.get_secret_value() if settings.forward_secret else ""
+    signed = {"secret": secret, "private": settings.forward_private}
+    for url in settings.forward_to:
+        made["forward"][_forward_name(url)] = partial(build, "forward:Forward", url, **signed)
+    return made
+
+
+def _forward_name(url: str) -> str:
+    """Return the name of the plugin that forwards to this URL: of its path nothing is shown."""
+    return "forward-" + re.sub(r"[^a-z0-9.]+", "-", urlsplit(url).netloc.lower()).strip("-")
 
 
 def _resolve(path: str) -> object:

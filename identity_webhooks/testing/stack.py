@@ -34,7 +34,12 @@ LIMIT = 30.0
 
 
 class Stack:
-    """Redis, a sandbox and a worker, on 127.0.0.1 and until the test ends."""
+    """Redis, a sandbox and a worker, on 127.0.0.1 and until the test ends.
+
+    Attributes:
+        api: the sandbox's address, for an app that creates sessions itself (with any key of test
+            mode); empty until it is started.
+    """
 
     def __init__(self, folder: Path, home: Path) -> None:
         self._folder, self._home = folder, home
@@ -42,7 +47,7 @@ class Stack:
         self._python = str(own if own.exists() else sys.executable)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._env: dict[str, str] = {}
-        self._sandbox = ""
+        self.api = ""
 
     def start(self, *handlers: str, **settings: str) -> None:
         """Start everything.
@@ -73,8 +78,8 @@ class Stack:
             "--json",
         )
         _wait(lambda: "\n" in said.read_text(), "the sandbox does not start")
-        self._sandbox = json.loads(said.read_text().split("\n")[0])["url"]
-        self._env |= {"STRIPE_API_BASE": self._sandbox, **settings}
+        self.api = json.loads(said.read_text().split("\n")[0])["url"]
+        self._env |= {"STRIPE_API_BASE": self.api, **settings}
         said = self._run("worker", self._python, "-m", "workers")
         _wait(lambda: "worker_started" in said.read_text(), "the worker does not start", self.log)
 
@@ -99,9 +104,13 @@ class Stack:
         form = {"type": "document", **({"client_reference_id": reference} if reference else {})}
         form |= {f"metadata[{name}]": value for name, value in (metadata or {}).items()}
         made = self._post("/v1/identity/verification_sessions", urllib.parse.urlencode(form))
-        path = f"/_sandbox/sessions/{made['id']}/submit"
+        return self.submit(made["id"], outcome)
+
+    def submit(self, session: str, outcome: str = "verified") -> dict[str, Any]:
+        """Take the person of a session that is there through it, and wait as `verify` does."""
+        path = f"/_sandbox/sessions/{session}/submit"
         self._post(path, json.dumps({"outcome": outcome}), "application/json")
-        return self.settled(made["id"], "verified" if outcome == "verified" else "requires_input")
+        return self.settled(session, "verified" if outcome == "verified" else "requires_input")
 
     def redact(self, session: str) -> dict[str, Any]:
         """Have the data of a session deleted, and wait as `verify` does."""
@@ -171,7 +180,7 @@ class Stack:
     ) -> dict[str, Any]:
         basic = base64.b64encode(f"{KEY}:".encode()).decode()
         request = urllib.request.Request(  # noqa: S310 (to our own sandbox)
-            self._sandbox + path,
+            self.api + path,
             body.encode(),
             {"Content-Type": kind, "Authorization": f"Basic {basic}"},
         )

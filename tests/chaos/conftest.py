@@ -8,6 +8,9 @@ import pytest
 
 from tests.chaos.system import Sandbox
 from tests.conftest import Processes
+from tests.postgres import postgres
+
+__all__ = ["postgres"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -120,6 +121,23 @@ def test_an_image_with_handlers_of_ones_own(engine, block) -> None:
     assert {"acme_identity.remind", "acme_identity.grant_access"} <= {
         name.replace("Accounts.", "") for name in names
     }
+
+
+def test_an_image_with_a_package(engine, block) -> None:
+    folder = engine.folder / "package"
+    dist = folder / "dist"
+    dist.mkdir(parents=True)
+    (folder / "Dockerfile").write_text(block("docs/handlers.md", "package"))
+    pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-index")
+    plugin = ROOT / "tests/data/acme_plugin"
+    engine.run(*pip, "--no-build-isolation", "-w", dist, plugin, within=120)
+    engine.run("docker", "build", "-t", "identity-webhooks-package", folder, within=120)
+    run = ("docker", "run", "--rm", "--read-only", "--network", "none", "-e", "ACME_URL=x")
+    run += ("-e", f"STRIPE_RESTRICTED_KEY=rk_test_{CANARY}", "identity-webhooks-package")
+    said = engine.run(*run, "python", "-m", "workers", "handlers", "--json")
+    origins = {handler["origin"] for handler in json.loads(said)}
+    assert "entry point acme of acme-identity" in origins
+    assert engine.run(*run, "id", "-u").strip() == "10001"
 
 
 def test_what_make_sbom_writes(engine) -> None:

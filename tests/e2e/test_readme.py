@@ -35,6 +35,32 @@ def test_the_first_handler_runs_in_the_demo(tmp_path: Path) -> None:
     assert len(re.findall(row, done.stdout, re.MULTILINE)) == 2, done.stdout
 
 
+@pytest.mark.timeout(600)
+def test_the_transcript_of_a_first_plugin_is_what_happens() -> None:
+    """In the order, with the results and in less than ten minutes: but for times and ids."""
+
+    def without_chance(text: str) -> list[str]:
+        text = re.sub(r"[\d.]+ ?s\b", "_ s", text)
+        text = re.sub(r"(evt|vs_)\S+|\b(thin|snapshot)\b| \d+$", "_", text, flags=re.MULTILINE)
+        return sorted(re.sub(r"[ _]+", " ", text).splitlines())
+
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.trial"],
+        cwd=ROOT,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=590,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (shown,) = [block for block in blocks("docs/handlers.md", "text") if "new-handler" in block]
+    assert without_chance(done.stdout) == without_chance(shown)
+    took = re.search(r"all of it: (\d+) s", shown)
+    assert took
+    assert int(took[1]) < 600
+
+
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     """The folder with every Python block of docs/handlers.md, under the name in its first line."""
@@ -67,6 +93,24 @@ def test_every_handler_of_the_page_is_taken(written: Path) -> None:
     code = "".join(path.read_text() for path in written.glob("shop*.py"))
     for name in re.findall(r"@on\(.*\n *def (\w+)", code):
         assert f".{name} " in listed
+
+
+APP = """
+from sqlalchemy import create_engine, text
+from gate import may_enter
+from identity_webhooks.database import create_table
+
+engine = create_engine("sqlite://")
+with engine.begin() as db:
+    create_table(db)
+    row = "('vs_1', '', 'user-7', 'verified', NULL, 1)"
+    db.execute(text(f"INSERT INTO identity_webhooks_sessions VALUES {row}"))
+    print(may_enter(db, "user-7"), may_enter(db, "user-8"))
+"""
+
+
+def test_what_an_app_asks_the_database(written: Path) -> None:
+    assert run("python", "-c", APP, path=written) == "True False\n"
 
 
 def test_the_commands_of_the_page_run(written: Path) -> None:

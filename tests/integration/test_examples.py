@@ -52,6 +52,23 @@ def test_its_tests_and_its_types_hold(which: str, made: Path, tmp_path: Path) ->
     run(*mypy, cwd=tmp_path, path=str(folder), MYPYPATH=str(ROOT))
 
 
+@pytest.mark.parametrize("framework", ["django", "flask"])
+def test_a_shop_shares_the_plugins_handler(framework: str, tmp_path: Path) -> None:
+    folder, plugin = (ROOT / "examples" / each for each in (f"{framework}-shop", "shop-identity"))
+    command = ("pytest", "-q", "-W", "error", "-o", f"cache_dir={tmp_path}", "--rootdir", folder)
+    path = f"{folder}{os.pathsep}{plugin}"
+    said = run(*command, folder, cwd=tmp_path, path=path, IDENTITY_WEBHOOKS=str(ROOT))
+    assert "1 passed" in said
+
+
+def test_the_django_shop_has_every_migration(tmp_path: Path) -> None:
+    settings = {"DJANGO_SETTINGS_MODULE": "shop.settings"}
+    settings["SHOP_DATABASE"] = f"sqlite:///{tmp_path}/shop.db"
+    folder = str(ROOT / "examples/django-shop")
+    check = ("django", "makemigrations", "--check", "--dry-run")
+    assert "No changes detected" in run(*check, cwd=tmp_path, path=folder, **settings)
+
+
 def test_it_is_installed_and_found(made: Path, tmp_path: Path) -> None:
     pip = ("pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index")
     run(*pip, "--no-build-isolation", "--target", tmp_path / "site", made, cwd=tmp_path)

@@ -61,7 +61,10 @@ def test_each_role_gets_its_own_secrets_only():
     }
 
     assert emptied == {
-        "web": {"REDIS_URL", "STRIPE_API_KEY", "STRIPE_RESTRICTED_KEY"},
+        "web": {
+            *("REDIS_URL", "STRIPE_API_KEY", "STRIPE_RESTRICTED_KEY"),
+            *("IDENTITY_DATABASE", "FORWARD_SECRET"),
+        },
         "worker": {"REDIS_URL", "STRIPE_WEBHOOK_SECRET"},
         "periodic": {"REDIS_URL", "STRIPE_WEBHOOK_SECRET"},
         "tool": {"REDIS_URL", "STRIPE_WEBHOOK_SECRET"},

@@ -2,10 +2,8 @@
 
 import base64
 import json
-import os
 import queue
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -162,26 +160,6 @@ def sandbox() -> Iterator[Sandbox]:
     shared = start_one("--marker", "CANARY7Q")
     yield shared
     shared.stop()
-
-
-@pytest.fixture(scope="session")
-def node_package() -> Callable[[str], Path]:
-    """Install a package by npm; return its folder, which is kept from one run to the next."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        if os.environ.get("CI"):
-            pytest.fail("CI has to have node and npm")
-        pytest.skip("no node and npm on this machine")
-
-    def install(wanted: str) -> Path:
-        folder = ROOT / "var" / "npm" / wanted
-        if not (folder / "node_modules").is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), wanted]
-            done = subprocess.run(npm, capture_output=True, text=True, timeout=100, check=False)
-            assert done.returncode == 0, done.stderr
-        return folder
-
-    return install
 
 
 @pytest.fixture(scope="session")

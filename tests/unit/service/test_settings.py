@@ -91,6 +91,7 @@ class TestComplete:
         assert key.get_secret_value() == "sk_test_51Hb7ZkLdIwHu7ix"
 
 
+FORWARD_SECRET = "whsec_Rm9yd2FyZFNlY3JldE9mMzJCeXRlczEyMzQ1Njc4"
 # A value of each kind that settings have, and how it comes out.
 VALUES = {
     "STRIPE_WEBHOOK_SECRET": (WHSEC, (Secret("default", WHSEC.encode()),)),
@@ -108,6 +109,13 @@ VALUES = {
     "REOPEN_DEAD_ON_REDELIVERY": ("1", True),
     "STRIPE_CONNECTED_ACCOUNTS": ("1", True),
     "AUDIT": ("0", False),
+    "IDENTITY_DATABASE": ("sqlite:///sessions.db", "sqlite:///sessions.db"),
+    "FORWARD_TO": (
+        "https://a.example/x,https://b.example",
+        ("https://a.example/x", "https://b.example"),
+    ),
+    "FORWARD_SECRET": (FORWARD_SECRET, FORWARD_SECRET),
+    "FORWARD_PRIVATE": ("1", True),
     "HANDLERS": ("a.b,c", ("a.b", "c")),
     "WORKER_CONCURRENCY": ("7", 7),
     "PORT": ("5000", 5000),
@@ -357,6 +365,10 @@ WRONG = {
     "ACCEPT_REDIS_LOSS": MARKER,
     "INBOX_LIMIT": "0",
     "REOPEN_DEAD_ON_REDELIVERY": MARKER,
+    "IDENTITY_DATABASE": f"mysql://:{MARKER}@db/shop",
+    "FORWARD_TO": f"ftp://{MARKER}",
+    "FORWARD_SECRET": f"whsec_{MARKER}",
+    "FORWARD_PRIVATE": MARKER,
     "WEB_CONCURRENCY": MARKER,
     "PORT": MARKER,
     "LOG_LEVEL": MARKER,
@@ -416,6 +428,54 @@ class TestFaults:
     def test_limits(self, faults: Faults, name: str, value: str) -> None:
         assert faults("web", **WEB, **{name: value})[0].startswith(f"{name}: ")
 
+    @pytest.mark.parametrize(
+        ("url", "fault"),
+        [
+            (f"postgres://:{MARKER}@db/shop", "write postgresql+psycopg://"),
+            (f"mysql://:{MARKER}@db/shop", "should start with postgresql+psycopg://"),
+            (MARKER, "should start with postgresql+psycopg://"),
+        ],
+    )
+    def test_databases(self, faults: Faults, url: str, fault: str) -> None:
+        (line,) = faults("worker", **WORKER, IDENTITY_DATABASE=url)
+        assert line.startswith("IDENTITY_DATABASE: ")
+        assert fault in line
+        assert MARKER not in line
+
+    @pytest.mark.parametrize(
+        ("urls", "fault"),
+        [
+            (f"https://a.example,{MARKER}", "URL 2 should start with https:// and a host"),
+            (f"https:///{MARKER}", "URL 1 should start with https:// and a host"),
+            (f"ftp://a.example/{MARKER}", "URL 1 should start with https://"),
+            (f"https://u:{MARKER}@a.example", "URL 1 may hold no user"),
+            (f"https://ä.example/{MARKER}", "URL 1 may hold no blanks, and only ASCII"),
+            (f"https://a.example/x {MARKER}", "URL 1 may hold no blanks"),
+            (f"https://a.example/#{MARKER}", "URL 1 may hold no user, password or #fragment"),
+            (f"https://a.example:{MARKER}", "URL 1 cannot be read"),
+            (f"https://[{MARKER}", "URL 1 cannot be read"),
+            (f"https://a.example/{MARKER},https://A.example/2", "the same host and port"),
+            (f"http://a.example/{MARKER}", "should start with https:// (FORWARD_PRIVATE=1 allows"),
+        ],
+    )
+    def test_urls_to_forward_to(self, faults: Faults, urls: str, fault: str) -> None:
+        given = {"FORWARD_TO": urls, "FORWARD_SECRET": FORWARD_SECRET}
+        (line,) = faults("worker", **WORKER, **given)
+        assert line.startswith("FORWARD_TO: ")
+        assert fault in line
+        assert MARKER not in line
+
+    @pytest.mark.parametrize("value", ["whsec_short", "whsec_%%%", FORWARD_SECRET[6:], MARKER])
+    def test_secrets_to_forward_with(self, faults: Faults, value: str) -> None:
+        given = {"FORWARD_TO": "https://a.example", "FORWARD_SECRET": value}
+        (line,) = faults("worker", **WORKER, **given)
+        assert line.startswith("FORWARD_SECRET: should be whsec_ and the base64")
+
+    def test_forwarding_needs_a_secret(self, faults: Faults, load: Load) -> None:
+        (line,) = faults("worker", **WORKER, FORWARD_TO="https://a.example")
+        assert line.startswith("FORWARD_SECRET: missing. Set it to")
+        assert load("web", **WEB, FORWARD_TO="https://a.example").forward_to, "not web's secret"
+
 
 class TestNothingShown:
     def test_in_faults(self, load: Load) -> None:
@@ -431,6 +491,7 @@ class TestNothingShown:
             STRIPE_API_KEY=f"rk_test_{MARKER}",
             STRIPE_RESTRICTED_KEY=f"rk_test_{MARKER}",
             REDIS_URL=f"redis://:{MARKER}@127.0.0.1/0",
+            IDENTITY_DATABASE=f"postgresql://:{MARKER}@db/shop",
         )
         for text in (repr(settings), str(settings), f"{settings}", f"{settings.__dict__}"):
             assert "stripe_api_key" in text

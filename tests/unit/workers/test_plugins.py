@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -83,6 +84,30 @@ def test_what_is_built_in_comes_through_the_same_door() -> None:
 
 def test_audit_can_be_switched_off() -> None:
     assert "audit.log_event" not in [h.name for h in plugins.load(Settings(audit=False)).handlers]
+
+
+def test_a_built_in_handler_is_off_until_it_is_configured() -> None:
+    def names(**given: Any) -> set[str]:
+        return {handler.name for handler in plugins.load(Settings(**given)).handlers}
+
+    secret = SecretStr("whsec_Rm9yd2FyZFNlY3JldE9mMzJCeXRlczEyMzQ1Njc4")
+    urls = ("https://crm.example/a?token=1", "http://[::1]:8001/b")
+    assert names() == names(forward_secret=secret) == {"audit.log_event"}
+    assert names(audit=False, identity_database=SecretStr("sqlite://")) == {"database.save"}
+    assert names(audit=False, forward_to=urls, forward_secret=secret) == {
+        "forward-crm.example.send",
+        "forward-1-8001.send",
+    }
+
+
+def test_forwarding_without_a_secret_is_refused() -> None:
+    with pytest.raises(PluginError, match="webhook secret may not be empty"):
+        plugins.load(Settings(forward_to=("https://a.example",)))
+
+
+def test_a_missing_driver_is_named() -> None:
+    with pytest.raises(PluginError, match="No module named 'asyncpg'"):
+        plugins.load(Settings(identity_database=SecretStr("postgresql+asyncpg://db/shop")))
 
 
 def test_a_module_is_named_by_its_last_word(write) -> None:

@@ -1,0 +1,35 @@
+"""The app, a worker with the plugin shop-identity, and the sandbox."""
+
+from pathlib import Path
+
+import django
+import pytest
+import stripe
+from django.core.management import call_command
+from django.test import Client
+
+from identity_webhooks.testing.stack import Stack
+
+
+def test_a_user_is_verified_and_forgotten(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = f"sqlite:///{tmp_path}/shop.db"
+    monkeypatch.setenv("SHOP_DATABASE", database)
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_shop")
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "shop.settings")
+    django.setup()
+    call_command("migrate", verbosity=0)
+    stack.start("shop_identity:Shop", SHOP_DATABASE=database)
+    monkeypatch.setenv("STRIPE_API_BASE", stack.api)
+    client = Client()
+    assert client.get("/users/user-7").json() == {"verified": False}
+    page = client.post("/users/user-7/verify").headers["Location"]
+    api = stripe.StripeClient("sk_test_shop", base_addresses={"api": stack.api})
+    (session,) = api.v1.identity.verification_sessions.list()
+    assert page == session.url
+    assert stack.submit(session.id)["state"] == "done"
+    assert client.get("/users/user-7").json() == {"verified": True}
+    assert client.get("/users/user-8").json() == {"verified": False}
+    stack.redact(session.id)
+    assert client.get("/users/user-7").json() == {"verified": False}

@@ -1,0 +1,1 @@
+pytest_plugins = ["identity_webhooks.testing.stack"]

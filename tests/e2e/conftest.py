@@ -1,0 +1,33 @@
+"""Packages of npm, for tests that run code of others in Node."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def node_package() -> Callable[[str], Path]:
+    """Install a package by npm; return its folder, which is kept from one run to the next."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        if os.environ.get("CI"):
+            pytest.fail("CI has to have node and npm")
+        pytest.skip("no node and npm on this machine")
+
+    def install(wanted: str) -> Path:
+        folder = ROOT / "var" / "npm" / wanted
+        if not (folder / "node_modules").is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), wanted]
+            done = subprocess.run(npm, capture_output=True, text=True, timeout=100, check=False)
+            assert done.returncode == 0, done.stderr
+        return folder
+
+    return install

@@ -1,0 +1,285 @@
+"""The built-in handler `forward`: what is posted, what counts as received, where it may go."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from identity_webhooks import REASONS
+from identity_webhooks.testing import conformance, run, verification
+from tests.conftest import free_port
+from workers.handlers.forward import Forward, is_public
+
+SECRET = "whsec_Rm9yd2FyZFNlY3JldE9mMzJCeXRlczEyMzQ1Njc4"
+OTHER = "whsec_T3RoZXJTZWNyZXRPZjMyQnl0ZXMxMjM0NTY3ODkw"
+
+
+@dataclass
+class Receiver:
+    """An HTTP server that answers `status`, and keeps what comes."""
+
+    server: ThreadingHTTPServer
+    status: int = 204
+    location: str = ""
+    got: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/hooks?from=stripe"
+
+    def verified(self) -> list[dict[str, Any]]:
+        """Return the messages, verified by the official library."""
+        return [Webhook(SECRET).verify(body, headers) for _, headers, body in self.got]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Receiver]]:
+    started = []
+
+    def start(certificate: Path | None = None) -> Receiver:
+        class Take(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.got.append((self.path, dict(self.headers.items()), body))
+                self.send_response(receiver.status)
+                if receiver.location:
+                    self.send_header("Location", receiver.location)
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                receiver.got.append((self.path, {}, b""))
+
+            def log_message(self, *_: object) -> None: ...
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Take)
+        if certificate:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        receiver = Receiver(server)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        started.append(server)
+        return receiver
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def receiver(start: Callable[..., Receiver]) -> Receiver:
+    return start()
+
+
+def forward(url: str, *, private: bool = True) -> Forward:
+    return Forward(url, SECRET, private=private)
+
+
+def test_the_official_library_verifies_what_comes(receiver: Receiver) -> None:
+    v = verification("document_expired", reference="user-7", account="acct_1")
+    assert run(forward(receiver.url).send, v).status == "done"
+    assert receiver.verified() == [
+        {
+            "type": "identity.verification_session.requires_input",
+            "timestamp": "2026-09-21T14:13:20+00:00",
+            "data": {
+                "session": v.event.session,
+                "account": "acct_1",
+                "livemode": False,
+                "subject": "user-7",
+                "outcome": "needs_input",
+                "reason": "document_expired",
+                "user_can_retry": True,
+                "redacted": False,
+            },
+        }
+    ]
+    ((path, headers, body),) = receiver.got
+    assert path == "/hooks?from=stripe"
+    assert headers["Host"] == f"127.0.0.1:{receiver.server.server_port}"
+    with pytest.raises(WebhookVerificationError):
+        Webhook(OTHER).verify(body, headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(SECRET).verify(body.replace(b"user-7", b"user-8"), headers)
+
+
+def test_an_event_has_one_id_however_often_and_wherever_it_is_sent(start) -> None:
+    receivers = [start(), start()]
+    for attempt in (1, 2):
+        for number, receiver in enumerate(receivers):
+            v = verification(key=f"evt_1:forward-{number}.send", attempt=attempt)
+            run(forward(receiver.url).send, v)
+    sent = {headers["webhook-id"] for each in receivers for _, headers, _ in each.got}
+    assert sent == {"evt_1"}
+    assert [len(each.got) for each in receivers] == [2, 2]
+
+
+@pytest.mark.parametrize("outcome", ["created", "verified", "canceled", "redacted", *REASONS])
+def test_nothing_personal_is_in_it(outcome: str, receiver: Receiver) -> None:
+    marker = "Zyxmarker7"
+    given = {"first_name": marker, "last_name": marker, "metadata": {"note": marker}}
+    v = verification(outcome, reference=f"{marker}@example.com", **given)
+    assert run(forward(receiver.url).send, v).status == "done"
+    (message,) = receiver.verified()
+    assert message["data"]["subject"] is None, "an e-mail address"
+    assert marker not in json.dumps(message)
+
+
+@pytest.mark.parametrize("status", [200, 202, 204, 299])
+def test_every_2xx_is_taken(status: int, receiver: Receiver) -> None:
+    receiver.status = status
+    assert run(forward(receiver.url).send, verification()).status == "done"
+
+
+@pytest.mark.parametrize("status", [300, 304, 400, 401, 404, 410, 429, 500, 503])
+def test_any_other_answer_is_tried_again(status: int, receiver: Receiver) -> None:
+    receiver.status = status
+    result = run(forward(receiver.url).send, verification())
+    assert (result.status, result.reason) == ("retry", f"retry: the receiver answered {status}")
+    assert len(receiver.got) == 1, "the inbox tries again, nobody else"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(status: int, start) -> None:
+    receiver, elsewhere = start(), start()
+    receiver.status, receiver.location = status, elsewhere.url
+    result = run(forward(receiver.url).send, verification())
+    assert result.reason == f"retry: the receiver answered {status}"
+    assert elsewhere.got == []
+
+
+def test_nobody_there() -> None:
+    result = run(forward(f"http://127.0.0.1:{free_port()}").send, verification())
+    assert result.reason == "retry: the receiver cannot be reached: NewConnectionError"
+    result = run(forward("https://nowhere.invalid").send, verification())
+    assert result.reason == "retry: the receiver's host is not found"
+
+
+def hang_up(server: socket.socket) -> None:
+    server.accept()[0].close()
+
+
+def test_one_that_hangs_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=hang_up, args=[server]).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        result = run(forward(url).send, verification())
+    assert result.reason == "retry: the receiver cannot be reached: ProtocolError"
+
+
+def test_conformance(receiver: Receiver) -> None:
+    def received() -> set[str]:
+        return {headers["webhook-id"] for _, headers, _ in receiver.got}
+
+    handler = forward(receiver.url).send
+    assert conformance(handler, effects=received, reset=receiver.got.clear) == []
+
+
+PRIVATE = (
+    *("127.0.0.1", "127.8.9.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254"),
+    *("0.0.0.0", "100.64.0.1", "192.0.0.1", "198.18.0.1", "203.0.113.1", "224.0.0.1"),  # noqa: S104
+    *("240.0.0.1", "255.255.255.255"),
+    *("::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1"),
+    # An address of IPv4 in one of IPv6.
+    *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::a00:1"),
+    *("2002:7f00:1::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2"),
+)
+PUBLIC = ("1.1.1.1", "8.8.8.8", "172.15.0.1", "172.32.0.1", "2606:4700::1111", "::ffff:1.1.1.1")
+
+
+@pytest.mark.parametrize("address", [*PRIVATE, *PUBLIC])
+def test_which_addresses_are_public(address: str) -> None:
+    assert is_public(address) is (address in PUBLIC)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "2130706433", "127.1", "0"])
+def test_a_private_address_is_refused_however_it_is_written(host: str, receiver: Receiver) -> None:
+    url = f"http://{host}:{receiver.server.server_port}"
+    result = run(forward(url, private=False).send, verification())
+    assert result.status == "retry"
+    assert result.reason in {
+        "retry: the receiver has a private address: FORWARD_PRIVATE=1 allows it",
+        "retry: the receiver's host is not found",  # without IPv6 on this machine
+    }
+    assert receiver.got == []
+
+
+def test_what_was_checked_is_what_is_connected_to(monkeypatch, receiver: Receiver) -> None:
+    """The name is looked up once: a second answer could be another address."""
+    lookup, asked = socket.getaddrinfo, []
+
+    def answer(host: str, *rest: Any, **more: Any) -> Any:
+        asked.append(host)
+        changed = "127.0.0.1" if asked.count(host) == 1 else "192.0.2.1"
+        return lookup(changed if host == "hooks.test" else host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    url = f"http://hooks.test:{receiver.server.server_port}/x"
+    assert run(forward(url).send, verification()).status == "done"
+    assert asked.count("hooks.test") == 1
+    assert receiver.got[0][1]["Host"] == f"hooks.test:{receiver.server.server_port}"
+
+
+@pytest.mark.parametrize("found", [("1.1.1.1", "127.0.0.1"), ("127.0.0.1", "1.1.1.1")])
+def test_one_private_address_among_several_is_enough(found, monkeypatch) -> None:
+    answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, 443)) for each in found]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+    result = run(forward("https://hooks.test", private=False).send, verification())
+    assert result.reason == "retry: the receiver has a private address: FORWARD_PRIVATE=1 allows it"
+
+
+def test_the_next_address_is_tried_when_one_takes_no_connection(monkeypatch, receiver) -> None:
+    port = receiver.server.server_port
+    answers = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port))
+        for each in ("127.0.0.2", "127.0.0.1")
+    ]
+    lookup = socket.getaddrinfo
+
+    def answer(host: str, *rest: Any, **more: Any) -> Any:
+        return answers if host == "hooks.test" else lookup(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    assert run(forward(f"http://hooks.test:{port}").send, verification()).status == "done"
+    assert len(receiver.got) == 1
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of localhost and its key, in one file."""
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+            *("-keyout", path, "-out", path.with_suffix(".crt")),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
+    return path
+
+
+def test_a_certificate_has_to_be_of_the_host_and_trusted(certificate, monkeypatch, start) -> None:
+    receiver = start(certificate)
+    port = receiver.server.server_port
+    refused = "retry: the receiver cannot be reached: SSLError"
+    assert run(forward(f"https://localhost:{port}").send, verification()).reason == refused
+    monkeypatch.setitem(os.environ, "SSL_CERT_FILE", str(certificate))
+    assert run(forward(f"https://localhost:{port}").send, verification()).status == "done"
+    assert run(forward(f"https://127.0.0.1:{port}").send, verification()).reason == refused
+    assert len(receiver.verified()) == 1
