@@ -7,6 +7,7 @@ checks are answered in its loop, by the same `Receiver`.
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import redis
@@ -14,11 +15,12 @@ from flask import Flask, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
-from service import connection, logs, metrics
-from service.connection import UnsafeRedis
+from service import connection, findings, logs, metrics
+from service.findings import Finding
 from service.inbox import Inbox
 from service.limits import MAX_BODY
 from service.receiver import ALIVE, HEADERS, RETRY_AFTER, Answer, Receiver, readiness
+from service.redis_errors import UnsafeRedis, explain
 from service.settings import Settings, SettingsError
 
 WEBHOOK_PATH = "/webhooks/stripe"
@@ -46,13 +48,15 @@ def create_app(settings: Settings | None = None) -> Flask:
         logs.configure(settings)
         web = Web(settings)
         with web.redis:  # gunicorn forks from here: no process inherits a connection
-            web.check_redis()
+            found = web.check_redis()
+        if said := findings.warnings(found, settings):
+            log.warning("redis_vouched_for", faults=said)
     except (SettingsError, UnsafeRedis) as error:
         sys.stderr.write(f"refusing to start: {error}\n")
         raise SystemExit(3) from None
     except redis.RedisError as error:
         # Not a reason to stay down: deliveries are answered 503 until it is there and safe.
-        log.warning("redis_unreachable", error=type(error).__name__)
+        log.warning("redis_unreachable", **explain(error).fields())
     app = Flask("service", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     # Werkzeug cuts a body that comes in chunks there, silently: one byte more shows that it was.
@@ -82,13 +86,19 @@ class Web:
             limit=settings.inbox_limit,
             reopen_dead=settings.reopen_dead_on_redelivery,
         )
-        self._redis_is_safe = False
+        self._look_again = 0.0
 
-    def check_redis(self) -> None:
-        """Refuse a Redis that may lose events (UnsafeRedis); asked once per process."""
-        if not self._redis_is_safe:
-            connection.require_safe(self.redis.info(), self.settings)
-            self._redis_is_safe = True
+    def check_redis(self) -> list[Finding]:
+        """Look what this Redis is, and refuse one that is not fit (UnsafeRedis)."""
+        _, found = findings.look(findings.asking(self.redis), self.settings)
+        findings.require(found)
+        return found
+
+    def _keep_checked(self) -> None:
+        """`check_redis`, of one call in some seconds, and of each after one that found fault."""
+        if time.monotonic() >= self._look_again:
+            self.check_redis()
+            self._look_again = time.monotonic() + findings.PERIOD
 
     def webhook(self) -> Response:
         """Take one delivery: the whole way of an event into the inbox."""
@@ -102,9 +112,10 @@ class Web:
         if isinstance(decision, Answer):
             return decision
         try:
-            self.check_redis()
+            self._keep_checked()
             return self.receiver.accepted(decision, self._inbox.accept(decision))
-        except (redis.RedisError, UnsafeRedis) as error:
+        except redis.RedisError as error:
+            self._look_again = 0.0
             return self.receiver.failed(decision, error)
 
     def _read_body(self) -> bytes | Answer:
@@ -124,12 +135,13 @@ class Web:
     def readyz(self) -> Response:
         """Say whether deliveries would be accepted now, and if not, why."""
         try:
-            faults = connection.faults(self.redis.info(), self.settings)
-            self._inbox.probe()
-            if self._inbox.room() <= 0:
-                faults.append("the inbox is at its limit (INBOX_LIMIT): are the workers running?")
+            _, found = findings.look(findings.asking(self.redis), self.settings)
+            faults = findings.faults(found)
+            self._look_again = 0.0  # what is found here, the next delivery finds, too
+            if not faults and self._inbox.room() <= 0:
+                faults.append(findings.INBOX_IS_FULL)
         except redis.RedisError as error:
-            faults = [f"Redis cannot be reached or written ({type(error).__name__})"]
+            faults = [f"Redis cannot be reached: {explain(error)}"]
         return _response(readiness(faults))
 
     def metrics_page(self) -> Response:

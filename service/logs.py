@@ -33,10 +33,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
+import redis
 import structlog
 from gunicorn.glogging import Logger as _GunicornBase
 from structlog.stdlib import BoundLogger
 
+from service.redis_errors import explain
 from service.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -337,6 +339,9 @@ def _exceptions_as_places(_: WrappedLogger, __: str, event: EventDict) -> EventD
     if isinstance(error, BaseException):
         event.setdefault("error", type(error).__name__)
         event.setdefault("where", places(error.__traceback__))
+        if isinstance(error, redis.RedisError):
+            for key, value in explain(error).fields().items():
+                event.setdefault(key, value)
     return event
 
 

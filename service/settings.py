@@ -29,6 +29,9 @@ from service.signature import TOLERANCE, Secret
 
 Role = Literal["web", "worker", "tool"]
 
+VOUCHABLE = ("append-only", "eviction", "memory", "primary")
+"""What the operator may vouch for in place of Redis (service/findings.py)."""
+
 _STRIPE = "https://api.stripe.com"
 _WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}\Z")
 ORGANIZATION_KEY = "sk_org_"
@@ -115,10 +118,15 @@ class Settings(BaseSettings):
         description="Set to 0 where the server's certificate is self-signed (Heroku Key-Value"
         " Store). The connection stays encrypted but is open to a man in the middle.",
     )
+    redis_vouch_for: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="What you vouch for in place of Redis, separated by commas: append-only (events"
+        " outlive a restart), eviction (no event is evicted), memory (you watch how full it is),"
+        " primary (it is no replica). Needed where Redis does not tell, or tells otherwise.",
+    )
     accept_redis_loss: bool = Field(
         default=False,
-        description="Set to 1 to run on a Redis that may lose accepted events: no append-only"
-        " file, or a policy that evicts keys.",
+        description="Deprecated: 1 vouches for all that REDIS_VOUCH_FOR lists one by one.",
     )
     inbox_limit: int = Field(
         default=100_000,
@@ -196,6 +204,11 @@ class Settings(BaseSettings):
         return settings
 
     @property
+    def vouched(self) -> frozenset[str]:
+        """What the operator vouches for."""
+        return frozenset(VOUCHABLE if self.accept_redis_loss else self.redis_vouch_for)
+
+    @property
     def livemode(self) -> bool | None:
         """Which events are processed: as set, else the mode of the API key."""
         if self.stripe_livemode is not None or self.stripe_api_key is None:
@@ -262,12 +275,19 @@ class Settings(BaseSettings):
             raise ValueError("two secrets have the same name")
         return tuple(secrets)
 
-    @field_validator("handlers", mode="before")
+    @field_validator("handlers", "redis_vouch_for", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("redis_vouch_for")
+    @classmethod
+    def _check_vouched(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not set(value) <= set(VOUCHABLE):
+            raise ValueError(f"may hold {', '.join(VOUCHABLE)}, separated by commas")
+        return value
 
     @field_validator("log_level", "log_format", mode="before")
     @classmethod

@@ -103,6 +103,7 @@ VALUES = {
     "DRAIN_SECONDS": ("2.5", 2.5),
     "REDIS_URL": ("redis://:p@10.0.0.1/0", "redis://:p@10.0.0.1/0"),
     "REDIS_TLS_VERIFY": ("0", False),
+    "REDIS_VOUCH_FOR": ("append-only, eviction", ("append-only", "eviction")),
     "ACCEPT_REDIS_LOSS": ("yes", True),
     "INBOX_LIMIT": ("7", 7),
     "REOPEN_DEAD_ON_REDELIVERY": ("1", True),
