@@ -9,18 +9,21 @@ from __future__ import annotations
 from identity_webhooks.event import Event
 from service.inbox import keys
 from service.inbox.pipeline import AcceptResult, Limits, Memory, Pipeline, Reply
-from service.inbox.scripts import Scripts, pack_command, read, script
+from service.inbox.scripts import Scripts, pack_command, sources
 
 _EVENT = Event("probe", "created", "snapshot", "vs_probe", 0, livemode=False)
 
-# Behind the body of accept.lua, whatever became of it. Its number is the last one, as nothing else
-# happens meanwhile; if there is none, no job of that name exists either.
-_UNDO = f"""
-local key = '{_EVENT.key}'
-local id = key .. '-' .. tostring(redis.pcall('GET', SEQUENCE))
-redis.pcall('LREM', QUEUE, -1, id)
-redis.pcall('DEL', RECORD .. key, JOB .. id)
-redis.pcall('ZREM', DUE, key)
+# The number of the job is the last one given, as nothing else happens meanwhile. Where accepting
+# was refused before that, no job has that name.
+_TRIAL = f"""
+local function accept(ARGV)
+{sources()["accept"]}
+end
+local done, answer = pcall(accept, ARGV)
+local id = '{_EVENT.key}-' .. tostring(redis.pcall('GET', '{keys.SEQUENCE}'))
+redis.pcall('LREM', '{keys.QUEUE_KEY}', -1, id)
+redis.pcall('DEL', '{keys.RECORD}{_EVENT.key}', '{keys.JOB}' .. id)
+redis.pcall('ZREM', '{keys.DUE}', '{_EVENT.key}')
 if not done then error({{err = type(answer) == 'table' and answer.err or answer}}) end
 return answer
 """
@@ -65,9 +68,7 @@ class Probe:
     """Tries to accept an event that is none."""
 
     def __init__(self) -> None:
-        body = f"local function accept(ARGV)\n{read('accept')}end\n"
-        body += "local done, answer = pcall(accept, ARGV)\n" + _UNDO
-        self.scripts = Scripts({"accept": script(body)})
+        self.scripts = Scripts({"accept": _TRIAL})
         """What has to be loaded before."""
         self._memory = Memory()
 

@@ -152,6 +152,7 @@ def test_an_old_one_that_does_not_say_so(
 
 
 @pytest.mark.parametrize("command", ["evalsha", "hset", "rpush", "sadd", "script|load"])
+@pytest.mark.usefixtures("redis")
 def test_a_user_who_may_not_accept(server: Server, command: str) -> None:
     found = look(limited(server, f"-{command}"))
     assert "NOPERM" in found["accepting"].text

@@ -216,14 +216,12 @@ def noscript(scene: Scene) -> None:
 
 def stale(scene: Scene) -> None:
     server = scene.new_server()
-    accept = {"accept": sources()["accept"]}
+    scripts = Scripts({"acquire": sources()["acquire"]})
     with connection.connect(Settings(redis_url=server.url)) as client:
         send = findings.asking(client)
-        client.script_load(accept["accept"])
+        client.script_load(scripts.sources["acquire"])
         for number in (2, 1):
-            (reply,) = send(
-                Scripts(accept).command("accept", f"slot.{number}", f"evt_{number}", 9, 0, ""), 1
-            )
+            (reply,) = send(scripts.command("acquire", f"slot.{number}", f"task{number}", 9), 1)
         raise reply
 
 
