@@ -13,11 +13,12 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection
+from redis.connection import AbstractConnection, SSLConnection
 from redis.exceptions import MaxConnectionsError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from service import redis_url
 from service.settings import Settings
 
 TIMEOUT = 0.9
@@ -114,13 +115,13 @@ def connect(settings: Settings, connections: int = TOOL, **options: Any) -> redi
     `MaxConnectionsError`, which is a `redis.RedisError`, when none gets free.
     One retry, since a pooled connection may be stale; every script of the inbox may be asked twice.
     """
-    url = settings.redis_url.get_secret_value()
-    if url.startswith("rediss://") and not settings.redis_tls_verify:
-        options = {"ssl_cert_reqs": "none", "ssl_check_hostname": False, **options}
-    pool = Pool.from_url(
-        url,
+    there = redis_url.parse(settings.redis_url.get_secret_value())
+    if there["connection_class"] is SSLConnection and not settings.redis_tls_verify:
+        there |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    pool = Pool(
         max_connections=connections,
         **{
+            **there,
             "socket_timeout": TIMEOUT,
             "socket_connect_timeout": TIMEOUT,
             "retry": Retry(NoBackoff(), 1),

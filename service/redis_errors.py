@@ -149,7 +149,7 @@ class Cause:
 
 def explain(error: BaseException) -> Cause:
     """Return what an error of redis-py means; also of what it stands for, such as an OSError."""
-    code = _code_of(error)
+    code = code_of(error)
     row = CAUSES.get("EAI" if code and code.startswith("EAI_") else code or "")
     if row is None:
         is_refusal = isinstance(error, redis.ResponseError)
@@ -157,7 +157,8 @@ def explain(error: BaseException) -> Cause:
     return Cause(type(error).__name__, code, row.hint, row.lasting)
 
 
-def _code_of(error: BaseException) -> str | None:
+def code_of(error: BaseException) -> str | None:
+    """Return what may be shown of an error, or of what it came from; also of other connections."""
     if isinstance(error, MaxConnectionsError):
         return "POOL"
     for each in _chain(error):

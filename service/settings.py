@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 import string
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from service import redis_url
 from service.signature import TOLERANCE, Secret
 
 Role = Literal["web", "worker", "tool"]
@@ -90,6 +92,23 @@ class Settings(BaseSettings):
         default=_STRIPE,
         description="Where Stripe's API is: the sandbox's address in development.",
     )
+    https_proxy: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("HTTPS_PROXY", "https_proxy"),
+        description="Proxy for the calls of Stripe's API, http://[user:password@]host:port. What it"
+        " hands on is encrypted for Stripe.",
+    )
+    no_proxy: str = Field(
+        default="",
+        validation_alias=AliasChoices("NO_PROXY", "no_proxy"),
+        description="Hosts to which HTTPS_PROXY does not lead, separated by commas.",
+    )
+    stripe_ca_bundle: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("STRIPE_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"),
+        description="File of certificates to trust in calls of Stripe's API (PEM), where a proxy"
+        " opens the encryption. Default: those that Stripe's SDK brings.",
+    )
     stripe_api_rate: int | None = Field(
         default=None,
         ge=0,
@@ -111,7 +130,9 @@ class Settings(BaseSettings):
     )
     redis_url: SecretStr = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
-        description="The Redis that holds inbox and queue: redis://, rediss:// or unix://.",
+        description="The Redis that holds inbox and queue: redis://, rediss:// or unix://. Options:"
+        " ?ssl_ca_certs=/path of its issuer's certificate, ssl_certfile and ssl_keyfile of one of"
+        " ours; db.",
     )
     redis_tls_verify: bool = Field(
         default=True,
@@ -319,17 +340,39 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("https_proxy")
+    @classmethod
+    def _check_proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return value
+        try:
+            parts = urlsplit(value.get_secret_value())
+            readable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        except ValueError:
+            readable = False
+        if not readable:
+            raise ValueError(
+                "is not the URL of a proxy: http://host:port, with user:password@ before the host"
+                " where it asks for them, percent-encoded"
+            )
+        return value
+
+    @field_validator("stripe_ca_bundle")
+    @classmethod
+    def _check_bundle(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                ssl.create_default_context(cafile=value)
+            except ssl.SSLError:
+                raise ValueError("holds no certificate in PEM form") from None
+            except OSError as error:
+                raise ValueError(f"cannot be read ({type(error).__name__})") from None
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("should start with redis://, rediss:// or unix://")
-        try:
-            _ = urlsplit(value.get_secret_value()).port
-        except ValueError:
-            raise ValueError(
-                "cannot be read: its port is no number, or the password needs percent-encoding"
-            ) from None
+        redis_url.parse(value.get_secret_value())
         return value
 
     @field_validator("stripe_log")
