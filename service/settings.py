@@ -436,7 +436,7 @@ def _read_environment() -> tuple[dict[str, str], list[str]]:
                     break
                 if not value:
                     continue
-            given[name.removesuffix("_FILE")] = value
+            given[name if name in names else name.removesuffix("_FILE")] = value
             break
     return given, faults
 
