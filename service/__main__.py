@@ -77,7 +77,7 @@ def check(role: Role | None, as_json: bool) -> None:
         _refuse("\n".join(faults))
     with connection.connect(settings) as client:
         ask = findings.asking(client)
-        _, found = findings.look(ask, settings)
+        found = findings.look(ask, settings).found
         if "worker" in roles:
             found += findings.look_for_workers(ask)
     if as_json:

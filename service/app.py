@@ -90,7 +90,7 @@ class Web:
 
     def check_redis(self) -> list[Finding]:
         """Look what this Redis is, and refuse one that is not fit (UnsafeRedis)."""
-        _, found = findings.look(findings.asking(self.redis), self.settings)
+        found = findings.look(findings.asking(self.redis), self.settings).found
         findings.require(found)
         return found
 
@@ -135,7 +135,7 @@ class Web:
     def readyz(self) -> Response:
         """Say whether deliveries would be accepted now, and if not, why."""
         try:
-            _, found = findings.look(findings.asking(self.redis), self.settings)
+            found = findings.look(findings.asking(self.redis), self.settings).found
             faults = findings.faults(found)
             self._look_again = 0.0  # what is found here, the next delivery finds, too
             if not faults and self._inbox.room() <= 0:
@@ -149,8 +149,8 @@ class Web:
         try:
             self.metrics.flush()
             text = metrics.render(self.redis, self._inbox)
-        except redis.RedisError:
-            return Response("the counters are in Redis, which cannot be reached\n", status=503)
+        except redis.RedisError as error:
+            return Response(f"the counters are in Redis: {explain(error)}\n", status=503)
         return Response(text, content_type=CONTENT_TYPE_LATEST)
 
     def http_error(self, error: HTTPException) -> tuple[dict[str, Any], int, dict[str, str]]:

@@ -262,8 +262,17 @@ def asking(client: redis.Redis) -> Ask:
     return Connections(client, Scripts({})).round_trip
 
 
-def look(ask: Ask, settings: Settings) -> tuple[dict[str, str], list[Finding]]:
-    """Ask Redis, try to accept an event, and return what it says and what that means.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What Redis says of itself, what it had to be asked beside INFO, and what was found."""
+
+    info: Info
+    asked: list[Command]
+    found: list[Finding]
+
+
+def look(ask: Ask, settings: Settings) -> Look:
+    """Ask Redis what it is, and try to accept an event.
 
     May raise `redis.RedisError`: Redis cannot be reached.
     """
@@ -280,7 +289,7 @@ def look(ask: Ask, settings: Settings) -> tuple[dict[str, str], list[Finding]]:
     *answers, last = ask(commands + pipe.pack(), len(asked) + 1)
     pipe.set_replies([refused or last])
     info = completed(info, dict(zip(asked, answers, strict=True)))
-    return info, judge(info, settings, accepting=refusal_of(reply))
+    return Look(info, asked, judge(info, settings, accepting=refusal_of(reply)))
 
 
 def refusal_of(reply: Reply[AcceptResult]) -> redis.RedisError | None:

@@ -30,7 +30,7 @@ from functools import cached_property
 from io import UnsupportedOperation
 from traceback import walk_tb
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeGuard
 
 import msgspec
 import redis
@@ -313,12 +313,28 @@ def _template_only(record: logging.LogRecord) -> bool:
     if not isinstance(record.msg, str):
         # `logger.error(exception)`: its text may quote anything.
         record.msg, record.args = f"<{type(record.msg).__name__}>", None
+    elif not record.exc_info and _tells_of_redis(record.args):
+        # RQ's "could not connect to Redis instance: %s", which would not say why.
+        with suppress(TypeError, ValueError):
+            record.msg %= tuple(map(_harmless, record.args))
+        record.args = None
     elif record.exc_info or record.name.split(".")[0] not in _OWN_FORMAT:
         record.args = None
     elif record.msg.startswith("Invalid request from"):
         # Then what a stranger sent: gunicorn quotes the line or header it could not read.
         record.msg = re.sub(r"""(['"]).*\1""", "'...'", record.msg, flags=re.DOTALL)
     return True
+
+
+def _tells_of_redis(args: object) -> TypeGuard[tuple[object, ...]]:
+    return isinstance(args, tuple) and any(isinstance(arg, redis.RedisError) for arg in args)
+
+
+def _harmless(argument: object) -> object:
+    """Return what may be shown of an argument: a number, or the cause of an error of Redis."""
+    if isinstance(argument, redis.RedisError):
+        return explain(argument)
+    return argument if isinstance(argument, int | float) else "..."
 
 
 # These format nothing but signals, pids, addresses and worker names into their messages, unless

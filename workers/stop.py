@@ -76,7 +76,7 @@ def wait_for_redis(settings: Settings, stop: Stop) -> bool:
         try:
             with connection.connect(settings) as client:
                 ask = findings.asking(client)
-                _, found = findings.look(ask, settings)
+                found = findings.look(ask, settings).found
                 findings.require([*found, *findings.look_for_workers(ask)])
         except UnsafeRedis:
             raise

@@ -22,7 +22,7 @@ import redis
 from redis.connection import AbstractConnection
 
 from service import connection, findings, logs
-from service.findings import Command, Finding, Info
+from service.findings import Command, Finding, Info, Look
 from service.inbox import Limits, Pipeline, keys, memory_is_short
 from service.inbox.connections import read_reply
 from service.inbox.pipeline import Memory
@@ -104,16 +104,16 @@ class RedisLink:
         Redis is asked what it is, and to accept an event that is none.
         """
         self._told.append(tell)
-        if len(self._told) > 1:
-            return  # the check that is under way tells all
+        if len(self._told) == 1:  # else the check that is under way tells all
+            self._ask()
+
+    def _ask(self) -> None:
         asked = self._asked
         trial, reply = self._probe.pipeline()
 
         def judge(replies: list[Any]) -> None:
-            told, self._told = self._told, []
             info, pending, *answers, last = replies
             trial.set_replies([last])
-            refusal = findings.refusal_of(reply)
             if isinstance(info, UnsafeRedis):
                 faults = str(info).splitlines()
             elif isinstance(info, redis.ConnectionError | redis.TimeoutError):
@@ -121,12 +121,17 @@ class RedisLink:
             else:
                 known = findings.parse_info(info)
                 self._asked = findings.questions(known)
+                if not set(self._asked) <= set(asked):
+                    self._ask()  # it is another Redis now, which tells less
+                    return
                 full = findings.completed(known, dict(zip(asked, answers, strict=True)))
+                refusal = findings.refusal_of(reply)
                 found = findings.judge(full, self._settings, accepting=refusal)
                 self._judge(full, found)
                 faults = findings.faults(found)
                 if isinstance(pending, int) and pending >= self._limits.pending:
                     faults.append(findings.INBOX_IS_FULL)
+            told, self._told = self._told, []
             for each in told:
                 each(faults)
 
@@ -185,8 +190,8 @@ class RedisLink:
         self._not_connected = None
         self._connection = _Connection(result.connection, self._loop, self._receive, self._lost)
         self._connected_at = self._loop.time()
-        self._asked = findings.questions(result.info)
-        self._judge(result.info, result.found)
+        self._asked = result.look.asked
+        self._judge(result.look.info, result.look.found)
         waiting, self._unsent = self._unsent, deque()
         for sent in waiting:
             self._send(sent)
@@ -279,8 +284,7 @@ class RedisLink:
 @dataclass(frozen=True, slots=True)
 class _Opened:
     connection: AbstractConnection
-    info: Info
-    found: list[Finding]
+    look: Look
 
     @classmethod
     def open(cls, settings: Settings, scripts: Scripts) -> _Opened:
@@ -296,11 +300,11 @@ class _Opened:
             opened.connect()
             loads = [pack_command("SCRIPT", "LOAD", each) for each in scripts.sources.values()]
             ask(b"".join(loads), len(loads))  # what is refused here is found below
-            info, found = findings.look(ask, settings)
+            seen = findings.look(ask, settings)
         except BaseException:
             opened.disconnect()
             raise
-        return cls(opened, info, found)
+        return cls(opened, seen)
 
 
 class _Connection:

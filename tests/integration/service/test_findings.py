@@ -29,7 +29,7 @@ def look(url: str, **changes: object) -> dict[str, Finding]:
     settings = Settings(redis_url=url, **changes)
     with connection.connect(settings) as client:
         ask = findings.asking(client)
-        _, found = findings.look(ask, settings)
+        found = findings.look(ask, settings).found
         return {each.name: each for each in [*found, *findings.look_for_workers(ask)]}
 
 

@@ -273,7 +273,7 @@ def database(scene: Scene) -> None:
 def unsafe(scene: Scene) -> None:
     settings = Settings(redis_url=configured(scene, "appendonly", "no").url)
     with connection.connect(settings) as client:
-        findings.require(findings.look(findings.asking(client), settings)[1])
+        findings.require(findings.look(findings.asking(client), settings).found)
 
 
 def pool(scene: Scene) -> None:
@@ -381,7 +381,7 @@ def test_an_old_redis(new_server: Callable[..., Server], monkeypatch: pytest.Mon
     server = new_server()
     settings = Settings(redis_url=server.url)
     with connection.connect(settings) as client:
-        _, found = findings.look(findings.asking(client), settings)
+        found = findings.look(findings.asking(client), settings).found
     assert [each.name for each in found if each.is_fault] == ["version", "accepting"]
     assert "or newer is needed, this is Redis 6." in found[0].text
     assert "(NO_FLAGS)" in found[-1].text
