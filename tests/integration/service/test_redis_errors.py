@@ -226,7 +226,9 @@ def stale(scene: Scene) -> None:
 
 
 def crossslot(scene: Scene) -> None:
-    ask(scene.new_server("--cluster-enabled", "yes").url, "MGET", "a", "b")
+    server = scene.new_server("--cluster-enabled", "yes")
+    ask(server.url, "CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+    ask(server.url, "MGET", "a", "b")
 
 
 def clusterdown(scene: Scene) -> None:
