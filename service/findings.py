@@ -18,6 +18,7 @@ import redis
 
 from service.inbox import AcceptResult, Reply, memory_is_short, probe
 from service.inbox.connections import Connections
+from service.inbox.inbox import MEMORY_LIMIT
 from service.inbox.record import text_of
 from service.inbox.scripts import Scripts, pack_command, sources
 from service.redis_errors import CAUSES, Cause, UnsafeRedis, explain
@@ -29,6 +30,9 @@ PERIOD = 5.0
 OLDEST = {"Redis": (7, 0), "Valkey": (7, 2)}
 """The oldest versions that do. Scripts say by flags that they run on a full Redis, which Redis 7.0
 brought (https://redis.io/docs/latest/develop/programmability/eval-intro/). Valkey began at 7.2."""
+
+EVENT = 1000
+"""Bytes of Redis that a pending event takes, about (docs/performance.md)."""
 
 INBOX_IS_FULL = "the inbox is at its limit (INBOX_LIMIT): are the workers running?"
 """The one reason not to accept that is not about Redis."""
@@ -155,6 +159,7 @@ def judge(info: Info, settings: Settings, *, accepting: Exception | None) -> lis
         _append_only(info),
         _eviction(info),
         _memory(info),
+        _connections(info),
         _accepting(accepting),
     ]
     vouched = settings.vouched
@@ -234,13 +239,26 @@ def _memory(info: Info) -> Finding:
         text = "Redis is above four fifths of its memory: give it more, or let events settle"
         return Finding("memory", "bad", text, passes=True)
     if used.isdigit() and limit.isdigit():
-        room = f"{int(limit) >> 20} MB" if int(limit) else "no limit"
-        return Finding("memory", "good", f"{int(used) >> 20} MB in use, {room}")
+        return Finding("memory", "good", _room(int(used), int(limit)))
     text = (
         "Redis does not tell how full it is (used_memory, maxmemory), so events are accepted until"
         " it refuses them. Watch its memory, and set INBOX_LIMIT to what fits"
     )
     return Finding("memory", "unknown", text)
+
+
+def _room(used: int, limit: int) -> str:
+    if not limit:
+        return f"{used >> 20} MB in use, of no limit: INBOX_LIMIT has to fit the machine"
+    events = int((limit * MEMORY_LIMIT - used) / EVENT)
+    return f"{used >> 20} MB in use of {limit >> 20} MB: room for about {events:,} events"
+
+
+def _connections(info: Info) -> Finding:
+    used, limit = info.get("connected_clients", ""), info.get("maxclients", "")
+    if used.isdigit() and limit.isdigit():
+        return Finding("connections", "good", f"{used} of {limit} in use")
+    return Finding("connections", "unknown", "Redis does not tell how many it takes")
 
 
 def _accepting(error: Exception | None) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
@@ -108,7 +109,7 @@ def test_what_is_vouched_for_counts_and_nothing_else(
 
 def test_one_that_may_not_be_asked(server: Server) -> None:
     found = look(limited(server, "-info"))
-    assert {"memory"} <= set(states(found)) <= {*VOUCHABLE, "version", "cluster"}
+    assert {"memory"} <= set(states(found)) <= {*VOUCHABLE, "version", "cluster", "connections"}
     assert not found["accepting"].is_fault
 
 
@@ -205,6 +206,16 @@ def test_what_passes_is_no_reason_not_to_start(
     assert f"({word})" in found["accepting"].text
     assert findings.faults(found.values())
     findings.require(found.values())
+
+
+def test_how_much_room_there_is(new_server: Callable[..., Server]) -> None:
+    own = new_server("--maxmemory", "50mb", "--maxclients", "40")
+    found = look(own.url)
+    said = re.fullmatch(
+        r"\d MB in use of 50 MB: room for about (\d+),\d+ events", found["memory"].text
+    )
+    assert 35 < int(said[1]) <= 41
+    assert re.fullmatch(r"\d of 40 in use", found["connections"].text)
 
 
 def test_looking_leaves_no_event_behind(redis: Redis, server: Server) -> None:
