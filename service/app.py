@@ -48,7 +48,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         logs.configure(settings)
         web = Web(settings)
         with web.redis:  # gunicorn forks from here: no process inherits a connection
-            found = web.check_redis()
+            found = web.look_at_redis()
+            findings.require(found)
         if said := findings.warnings(found, settings):
             log.warning("redis_vouched_for", faults=said)
     except (SettingsError, UnsafeRedis) as error:
@@ -88,17 +89,13 @@ class Web:
         )
         self._look_again = 0.0
 
-    def check_redis(self) -> list[Finding]:
-        """Look what this Redis is, and refuse one that is not fit (UnsafeRedis)."""
+    def look_at_redis(self) -> list[Finding]:
+        """Find out what this Redis is; of one that is not fit, the next delivery does so again."""
+        self._look_again = 0.0
         found = findings.look(findings.asking(self.redis), self.settings).found
-        findings.require(found)
-        return found
-
-    def _keep_checked(self) -> None:
-        """`check_redis`, of one call in some seconds, and of each after one that found fault."""
-        if time.monotonic() >= self._look_again:
-            self.check_redis()
+        if all(each.passes for each in found if each.is_fault):
             self._look_again = time.monotonic() + findings.PERIOD
+        return found
 
     def webhook(self) -> Response:
         """Take one delivery: the whole way of an event into the inbox."""
@@ -112,7 +109,8 @@ class Web:
         if isinstance(decision, Answer):
             return decision
         try:
-            self._keep_checked()
+            if time.monotonic() >= self._look_again:
+                findings.require(self.look_at_redis())
             return self.receiver.accepted(decision, self._inbox.accept(decision))
         except redis.RedisError as error:
             self._look_again = 0.0
@@ -135,9 +133,7 @@ class Web:
     def readyz(self) -> Response:
         """Say whether deliveries would be accepted now, and if not, why."""
         try:
-            found = findings.look(findings.asking(self.redis), self.settings).found
-            faults = findings.faults(found)
-            self._look_again = 0.0  # what is found here, the next delivery finds, too
+            faults = findings.faults(self.look_at_redis())
             if not faults and self._inbox.room() <= 0:
                 faults.append(findings.INBOX_IS_FULL)
         except redis.RedisError as error:

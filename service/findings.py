@@ -300,6 +300,8 @@ def look(ask: Ask, settings: Settings) -> Look:
     commands = b"".join(pack_command("SCRIPT", "LOAD", each) for each in loads)
     *loaded, answer = ask(commands + pack_command("INFO"), len(loads) + 1)
     refused = next((each for each in loaded if isinstance(each, Exception)), None)
+    if cannot_be_asked(answer):
+        raise answer
     info = parse_info(answer)
     asked = questions(info)
     pipe, reply = trial.pipeline()
@@ -308,6 +310,11 @@ def look(ask: Ask, settings: Settings) -> Look:
     pipe.set_replies([refused or last])
     info = completed(info, dict(zip(asked, answers, strict=True)))
     return Look(info, asked, judge(info, settings, accepting=refusal_of(reply)))
+
+
+def cannot_be_asked(answer: Any) -> bool:
+    """Whether the answer to INFO is a trouble that passes, and not that this user may not ask."""
+    return isinstance(answer, Exception) and not explain(answer).lasting
 
 
 def refusal_of(reply: Reply[AcceptResult]) -> redis.RedisError | None:

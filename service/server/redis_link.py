@@ -116,7 +116,7 @@ class RedisLink:
             trial.set_replies([last])
             if isinstance(info, UnsafeRedis):
                 faults = str(info).splitlines()
-            elif isinstance(info, redis.ConnectionError | redis.TimeoutError):
+            elif findings.cannot_be_asked(info):
                 faults = [f"Redis cannot be reached: {explain(info)}"]
             else:
                 known = findings.parse_info(info)
