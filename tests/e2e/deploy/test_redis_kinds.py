@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -30,7 +29,7 @@ ROWS = {name: (web, worker, said.strip("` ")) for name, web, worker, said in CEL
 
 
 @pytest.fixture
-def make(new_server, processes, free_port, wait_until, tmp_path):
+def make(new_server, processes, free_port, wait_until, behind_tls):
     """Return what makes the Redis of each row: the environment that leads to it."""
 
     def at(port: int, user: str = "", scheme: str = "redis", **more: str) -> dict[str, str]:
@@ -57,29 +56,8 @@ def make(new_server, processes, free_port, wait_until, tmp_path):
                     admin.execute_command(*user, rule)
         return server.port
 
-    def behind_tls() -> int:
-        both, certificate = tmp_path / "both.pem", tmp_path / "certificate.pem"
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-                *("-subj", "/CN=redis.invalid", "-keyout", both, "-out", certificate),
-            ],
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
-        both.write_text(both.read_text() + certificate.read_text())
-        port = free_port()
-        front = Path(__file__).with_name("tls_front.py")
-        processes.python(front, str(port), str(new_server().port), str(both))
-
-        def listens() -> bool:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                return True
-            return False
-
-        wait_until(listens)
-        return port
+    def tls() -> int:
+        return behind_tls(new_server().port)[0]
 
     def replica() -> int:
         server = new_server()
@@ -137,11 +115,11 @@ def make(new_server, processes, free_port, wait_until, tmp_path):
         "the password is wrong": lambda: at(new_server().port, some),
         "a password is missing": lambda: at(protected(new_server())),
         "no connection left": lambda: at(taken()),
-        "TLS with a certificate nobody trusts": lambda: at(behind_tls(), scheme="rediss"),
+        "TLS with a certificate nobody trusts": lambda: at(tls(), scheme="rediss"),
         "the same, and `REDIS_TLS_VERIFY=0`": lambda: at(
-            behind_tls(), scheme="rediss", REDIS_TLS_VERIFY="0"
+            tls(), scheme="rediss", REDIS_TLS_VERIFY="0"
         ),
-        "TLS, and a URL without": lambda: at(behind_tls()),
+        "TLS, and a URL without": lambda: at(tls()),
         "no TLS, and a URL with": lambda: at(new_server().port, scheme="rediss"),
         "nothing listens there": lambda: at(free_port(), f":{CANARY}@"),
         "no such host": lambda: {"REDIS_URL": f"redis://:{CANARY}@no-such-host.invalid:6379/0"},

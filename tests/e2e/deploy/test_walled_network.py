@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,47 +13,41 @@ import pytest
 ROOT = Path(__file__).parents[3]
 CANARY = "ZyxCanary7Q"
 KEY = f"rk_test_{CANARY}"
+OWN = "IP:127.0.0.1"
 TINYPROXY = shutil.which("tinyproxy")
 
 pytestmark = pytest.mark.skipif(TINYPROXY is None, reason="tinyproxy is not installed")
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> tuple[Path, Path]:
-    """A self-made certificate for 127.0.0.1: itself, and with its key."""
-    folder = tmp_path_factory.mktemp("ca")
-    alone, both = folder / "own.crt", folder / "own.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=own", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", both, "-out", alone),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    both.write_text(both.read_text() + alone.read_text())
-    return alone, both
+@pytest.fixture
+def walled(processes, wait_until, behind_tls) -> tuple[str, Path]:
+    """The sandbox, behind TLS: the address of the API, and its certificate."""
+    port, certificate = behind_tls(int(sandbox(processes, wait_until).rpartition(":")[2]), OWN)
+    return f"https://127.0.0.1:{port}", certificate
 
 
 @pytest.fixture
-def stripe(processes, free_port, certificate, wait_until) -> str:
-    """The sandbox, behind TLS: the address of the API."""
+def stripe(walled) -> str:
+    return walled[0]
+
+
+@pytest.fixture
+def certificate(walled) -> str:
+    return str(walled[1])
+
+
+def sandbox(processes, wait_until) -> str:
+    """Start the sandbox; its address."""
     _, said = processes.python(
         *("-m", "stripe_identity_sandbox", "serve", "--port", "0", "--json"),
         *("--marker", CANARY),
     )
     wait_until(lambda: said.read_text().endswith("}\n"))
-    to = json.loads(said.read_text())["url"].rpartition(":")[2].strip("/")
-    port = free_port()
-    processes.python(Path(__file__).with_name("tls_front.py"), str(port), to, str(certificate[1]))
-    wait_until(lambda: listens(port))
-    return f"https://127.0.0.1:{port}"
+    return json.loads(said.read_text())["url"].rstrip("/")
 
 
 @pytest.fixture
-def proxy(processes, free_port, tmp_path, wait_until, stripe):
+def proxy(processes, free_port, tmp_path, wait_until, listens, stripe):
     """A proxy that asks for a password: its port, and its log."""
     port, config, log = free_port(), tmp_path / "tinyproxy.conf", tmp_path / "tinyproxy.log"
     config.write_text(
@@ -65,12 +57,6 @@ def proxy(processes, free_port, tmp_path, wait_until, stripe):
     processes.start(TINYPROXY, "-d", "-c", config)
     wait_until(lambda: listens(port))
     return port, log
-
-
-def listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
 
 
 def call(stripe: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -91,7 +77,7 @@ def test_through_a_proxy(stripe, proxy, certificate) -> None:
     port, log = proxy
     url = f"http://some:p{CANARY}@127.0.0.1:{port}"
     for name in ("HTTPS_PROXY", "https_proxy"):
-        done = call(stripe, STRIPE_CA_BUNDLE=str(certificate[0]), **{name: url})
+        done = call(stripe, STRIPE_CA_BUNDLE=certificate, **{name: url})
         assert (done.returncode, done.stderr) == (0, "")
     assert log.read_text().count("Request (") == 2
     assert log.read_text().count(f"CONNECT {stripe.removeprefix('https://')}") == 2
@@ -101,13 +87,13 @@ def test_through_a_proxy(stripe, proxy, certificate) -> None:
 def test_past_a_proxy(stripe, proxy, certificate, hosts) -> None:
     port, log = proxy
     env = {"HTTPS_PROXY": f"http://127.0.0.1:{port}", "NO_PROXY": hosts}
-    assert call(stripe, STRIPE_CA_BUNDLE=str(certificate[0]), **env).returncode == 0
+    assert call(stripe, STRIPE_CA_BUNDLE=certificate, **env).returncode == 0
     assert "Request (" not in log.read_text()
 
 
 @pytest.mark.parametrize("name", ["STRIPE_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_a_certificate_of_ones_own(stripe, certificate, name) -> None:
-    assert call(stripe, **{name: str(certificate[0])}).returncode == 0
+    assert call(stripe, **{name: certificate}).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -132,9 +118,7 @@ def test_what_is_in_the_way_is_said(stripe, proxy, env, said) -> None:
 
 
 def test_no_proxy_sees_a_key_in_plain_text(processes, proxy, wait_until) -> None:
-    _, said = processes.python(*("-m", "stripe_identity_sandbox", "serve", "--port", "0", "--json"))
-    wait_until(lambda: said.read_text().endswith("}\n"))
-    base = json.loads(said.read_text())["url"].rstrip("/")
+    base = sandbox(processes, wait_until)
     port, log = proxy
     names = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY")
     assert call(base, **dict.fromkeys(names, f"http://127.0.0.1:{port}")).returncode == 0
