@@ -84,7 +84,7 @@ sbom: ## what is in the image identity-webhooks: a CycloneDX document and the li
 	@docker build -q -f deploy/Dockerfile.sbom -t identity-webhooks-sbom . >/dev/null
 	@mkdir -p var/sbom && docker run --rm --network none identity-webhooks-sbom | tar -C var/sbom -xf -
 
-.PHONY: format lock env-example readme-demo handlers-page privacy-page trial sandbox-pictures
+.PHONY: format lock env-example readme-demo handlers-page privacy-page trial scaling-page sandbox-pictures
 format: $(VENV) ## let ruff write
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -100,6 +100,8 @@ privacy-page: $(VENV) ## docs/privacy.md, from the code
 	@$(BIN)/python -m deploy.privacy_page
 trial: $(VENV) ## make a plugin from nothing, and put the transcript into docs/handlers.md
 	@$(BIN)/python -m deploy.trial --write
+scaling-page: $(VENV) ## the tables of docs/scaling.md, from docs/performance.md and the code
+	@$(BIN)/python -m tests.scaling_page
 readme-demo: $(VENV) ## run the demo and put its output into README.md
 	@$(BIN)/python -m deploy.readme_demo
 

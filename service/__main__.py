@@ -6,16 +6,18 @@ import http.client
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import click
 import redis
 
-from service import connection
+from service import connection, findings
 from service.arguments import EVENT, HANDLER
-from service.connection import UnsafeRedis
+from service.findings import Finding
 from service.inbox import Inbox, Record
+from service.redis_errors import UnsafeRedis, explain
 from service.settings import Role, Settings, SettingsError
 from service.text import table
 
@@ -58,8 +60,13 @@ def serve() -> None:
     type=click.Choice(["web", "worker"]),
     help="Check what this role needs (worker: periodic, too). Default: both.",
 )
-def check(role: Role | None) -> None:
-    """Check the settings, and that Redis keeps what it is given: before a release, for example."""
+@click.option("--json", "as_json", is_flag=True, help="What is known of Redis, as an array.")
+def check(role: Role | None, as_json: bool) -> None:
+    """Check the settings, and whether Redis does what it must: before a release, for example.
+
+    Lists what is known of Redis: good, bad, or unknown, where Redis does not tell. Which of it you
+    may vouch for is said with it (REDIS_VOUCH_FOR).
+    """
     roles: tuple[Role, ...] = (role,) if role else ("web", "worker")
     faults: dict[str, None] = {}  # in order, each once
     for each in roles:
@@ -69,14 +76,29 @@ def check(role: Role | None) -> None:
             faults.update(dict.fromkeys(str(error).split("\n")))
     if faults:
         _refuse("\n".join(faults))
-    click.echo("settings  complete")
     with connection.connect(settings) as client:
-        try:
-            connection.require_safe(client.info(), settings)
-        except UnsafeRedis as error:
-            _refuse(str(error))
-    loss = ", but may lose events (ACCEPT_REDIS_LOSS)" if settings.accept_redis_loss else ""
-    click.echo(f"Redis     answers{loss or ' and keeps what it is given'}")
+        ask = findings.asking(client)
+        found = findings.look(ask, settings).found
+        if "worker" in roles:
+            found += findings.look_for_workers(ask)
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        click.echo("settings     complete")
+        for finding in found:
+            click.echo(_in_words(finding))
+        for line in findings.warnings(found, settings):
+            click.echo(line, err=True)
+    try:
+        findings.require(found)
+    except UnsafeRedis as error:
+        _refuse(str(error))
+
+
+def _in_words(finding: Finding) -> str:
+    state = "vouched for" if finding.vouched else finding.state
+    said = finding.text if finding.state == "good" else f"{state}: {finding.text}"
+    return f"{finding.name:12} {said}"
 
 
 @main.command()
@@ -265,5 +287,5 @@ if __name__ == "__main__":
     try:
         main(prog_name="python -m service")
     except redis.RedisError as fault:
-        click.echo(f"Redis cannot be reached or refused ({type(fault).__name__})", err=True)
+        click.echo(f"Redis: {explain(fault)}", err=True)
         sys.exit(os.EX_UNAVAILABLE)

@@ -7,6 +7,7 @@ checks are answered in its loop, by the same `Receiver`.
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import redis
@@ -14,11 +15,12 @@ from flask import Flask, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
-from service import connection, logs, metrics
-from service.connection import UnsafeRedis
+from service import connection, findings, logs, metrics
+from service.findings import Finding
 from service.inbox import Inbox
 from service.limits import MAX_BODY
 from service.receiver import ALIVE, HEADERS, RETRY_AFTER, Answer, Receiver, readiness
+from service.redis_errors import UnsafeRedis, explain
 from service.settings import Settings, SettingsError
 
 WEBHOOK_PATH = "/webhooks/stripe"
@@ -46,13 +48,16 @@ def create_app(settings: Settings | None = None) -> Flask:
         logs.configure(settings)
         web = Web(settings)
         with web.redis:  # gunicorn forks from here: no process inherits a connection
-            web.check_redis()
+            found = web.look_at_redis()
+            findings.require(found)
+        if said := findings.warnings(found, settings):
+            log.warning("redis_vouched_for", faults=said)
     except (SettingsError, UnsafeRedis) as error:
         sys.stderr.write(f"refusing to start: {error}\n")
         raise SystemExit(3) from None
     except redis.RedisError as error:
         # Not a reason to stay down: deliveries are answered 503 until it is there and safe.
-        log.warning("redis_unreachable", error=type(error).__name__)
+        log.warning("redis_unreachable", **explain(error).fields())
     app = Flask("service", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     # Werkzeug cuts a body that comes in chunks there, silently: one byte more shows that it was.
@@ -82,13 +87,15 @@ class Web:
             limit=settings.inbox_limit,
             reopen_dead=settings.reopen_dead_on_redelivery,
         )
-        self._redis_is_safe = False
+        self._look_again = 0.0
 
-    def check_redis(self) -> None:
-        """Refuse a Redis that may lose events (UnsafeRedis); asked once per process."""
-        if not self._redis_is_safe:
-            connection.require_safe(self.redis.info(), self.settings)
-            self._redis_is_safe = True
+    def look_at_redis(self) -> list[Finding]:
+        """Find out what this Redis is; of one that is not fit, the next delivery does so again."""
+        self._look_again = 0.0
+        found = findings.look(findings.asking(self.redis), self.settings).found
+        if all(each.passes for each in found if each.is_fault):
+            self._look_again = time.monotonic() + findings.PERIOD
+        return found
 
     def webhook(self) -> Response:
         """Take one delivery: the whole way of an event into the inbox."""
@@ -102,9 +109,11 @@ class Web:
         if isinstance(decision, Answer):
             return decision
         try:
-            self.check_redis()
+            if time.monotonic() >= self._look_again:
+                findings.require(self.look_at_redis())
             return self.receiver.accepted(decision, self._inbox.accept(decision))
-        except (redis.RedisError, UnsafeRedis) as error:
+        except redis.RedisError as error:
+            self._look_again = 0.0
             return self.receiver.failed(decision, error)
 
     def _read_body(self) -> bytes | Answer:
@@ -124,12 +133,11 @@ class Web:
     def readyz(self) -> Response:
         """Say whether deliveries would be accepted now, and if not, why."""
         try:
-            faults = connection.faults(self.redis.info(), self.settings)
-            self._inbox.probe()
-            if self._inbox.room() <= 0:
-                faults.append("the inbox is at its limit (INBOX_LIMIT): are the workers running?")
+            faults = findings.faults(self.look_at_redis())
+            if not faults and self._inbox.room() <= 0:
+                faults.append(findings.INBOX_IS_FULL)
         except redis.RedisError as error:
-            faults = [f"Redis cannot be reached or written ({type(error).__name__})"]
+            faults = [f"Redis cannot be reached: {explain(error)}"]
         return _response(readiness(faults))
 
     def metrics_page(self) -> Response:
@@ -137,8 +145,8 @@ class Web:
         try:
             self.metrics.flush()
             text = metrics.render(self.redis, self._inbox)
-        except redis.RedisError:
-            return Response("the counters are in Redis, which cannot be reached\n", status=503)
+        except redis.RedisError as error:
+            return Response(f"the counters are in Redis: {explain(error)}\n", status=503)
         return Response(text, content_type=CONTENT_TYPE_LATEST)
 
     def http_error(self, error: HTTPException) -> tuple[dict[str, Any], int, dict[str, str]]:

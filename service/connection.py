@@ -1,4 +1,4 @@
-"""The connections to Redis, and whether that Redis keeps what it is given.
+"""The connections to Redis.
 
 A process has as many as docs/reliability.md says, and no more: small plans allow 20 or 40 in all.
 """
@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection
+from redis.connection import AbstractConnection, SSLConnection
 from redis.exceptions import MaxConnectionsError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from service import redis_url
 from service.settings import Settings
 
 TIMEOUT = 0.9
@@ -50,10 +50,6 @@ def worker_connections(concurrency: int) -> int:
     A thread has one for about a millisecond of an event, and the heartbeat now and then.
     """
     return 1 + math.ceil(concurrency / 10)
-
-
-class UnsafeRedis(Exception):
-    """This Redis may lose accepted events. The text says what to change."""
 
 
 class Pool(redis.ConnectionPool):
@@ -119,13 +115,13 @@ def connect(settings: Settings, connections: int = TOOL, **options: Any) -> redi
     `MaxConnectionsError`, which is a `redis.RedisError`, when none gets free.
     One retry, since a pooled connection may be stale; every script of the inbox may be asked twice.
     """
-    url = settings.redis_url.get_secret_value()
-    if url.startswith("rediss://") and not settings.redis_tls_verify:
-        options = {"ssl_cert_reqs": "none", "ssl_check_hostname": False, **options}
-    pool = Pool.from_url(
-        url,
+    there = redis_url.parse(settings.redis_url.get_secret_value())
+    if there["connection_class"] is SSLConnection and not settings.redis_tls_verify:
+        there |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    pool = Pool(
         max_connections=connections,
         **{
+            **there,
             "socket_timeout": TIMEOUT,
             "socket_connect_timeout": TIMEOUT,
             "retry": Retry(NoBackoff(), 1),
@@ -138,49 +134,3 @@ def connect(settings: Settings, connections: int = TOOL, **options: Any) -> redi
         },
     )
     return redis.Redis.from_pool(pool)
-
-
-def faults(info: Mapping[str, Any], settings: Settings) -> list[str]:
-    """Return every way in which a server may lose an accepted event; empty when it keeps them.
-
-    Empty, too, where the operator accepts that (`ACCEPT_REDIS_LOSS`).
-
-    Args:
-        info: what the server answers to INFO, since managed servers often refuse CONFIG.
-        settings: the settings of this process.
-    """
-    if settings.accept_redis_loss:
-        return []
-    found = []
-    if not int(info.get("aof_enabled", 0)):
-        found.append(
-            "Redis writes no append-only file, so a restart loses accepted events:"
-            " set `appendonly yes` (deploy/redis.conf), or choose a plan that persists"
-        )
-    if info.get("maxmemory_policy", "noeviction") != "noeviction":
-        found.append(
-            f"Redis evicts keys when it is full (maxmemory-policy {info['maxmemory_policy']}),"
-            " accepted events among them: set `maxmemory-policy noeviction`"
-        )
-    if info.get("role") not in {None, "master"}:
-        found.append("this Redis is a read-only replica: give REDIS_URL the primary's address")
-    return found
-
-
-def require_safe(info: Mapping[str, Any], settings: Settings) -> None:
-    """Refuse a Redis that may lose accepted events, unless the operator accepts that by name.
-
-    Raises:
-        UnsafeRedis: with every fault.
-    """
-    if found := faults(info, settings):
-        raise UnsafeRedis(
-            "\n".join([*found, "(or set ACCEPT_REDIS_LOSS=1 to accept that events get lost)"])
-        )
-
-
-def parse_info(answer: Any) -> dict[str, str]:
-    """Read the answer to INFO as it comes from a connection without a client."""
-    text = answer.decode() if isinstance(answer, bytes) else str(answer)
-    pairs = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
-    return {name: value for name, colon, value in pairs if colon}

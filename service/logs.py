@@ -33,10 +33,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import msgspec
+import redis
 import structlog
 from gunicorn.glogging import Logger as _GunicornBase
 from structlog.stdlib import BoundLogger
 
+from service.redis_errors import explain
 from service.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -337,6 +339,8 @@ def _filled(text: str, arguments: object, *, names: bool) -> str:
         return text
 
     def said(value: object) -> str:
+        if isinstance(value, redis.RedisError):
+            return str(explain(value))
         if isinstance(value, BaseException):
             return type(value).__name__
         if names and type(value) in {int, float}:
@@ -368,6 +372,9 @@ def _exceptions_as_places(_: WrappedLogger, __: str, event: EventDict) -> EventD
     if isinstance(error, BaseException):
         event.setdefault("error", type(error).__name__)
         event.setdefault("where", places(error.__traceback__))
+        if isinstance(error, redis.RedisError):
+            for key, value in explain(error).fields().items():
+                event.setdefault(key, value)
     return event
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import ssl
 import string
 import sys
 from pathlib import Path
@@ -26,9 +27,13 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from service import redis_url
 from service.signature import TOLERANCE, Secret
 
 Role = Literal["web", "worker", "tool"]
+
+VOUCHABLE = ("append-only", "eviction", "memory", "primary")
+"""What the operator may vouch for in place of Redis (service/findings.py)."""
 
 _STRIPE = "https://api.stripe.com"
 _WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}\Z")
@@ -88,6 +93,23 @@ class Settings(BaseSettings):
         default=_STRIPE,
         description="Where Stripe's API is: the sandbox's address in development.",
     )
+    https_proxy: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("HTTPS_PROXY", "https_proxy"),
+        description="Proxy for the calls of Stripe's API, http://[user:password@]host:port. What it"
+        " hands on is encrypted for Stripe.",
+    )
+    no_proxy: str = Field(
+        default="",
+        validation_alias=AliasChoices("NO_PROXY", "no_proxy"),
+        description="Hosts to which HTTPS_PROXY does not lead, separated by commas.",
+    )
+    stripe_ca_bundle: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("STRIPE_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"),
+        description="File of certificates to trust in calls of Stripe's API (PEM), where a proxy"
+        " opens the encryption. Default: those that Stripe's SDK brings.",
+    )
     stripe_api_rate: int | None = Field(
         default=None,
         ge=0,
@@ -109,17 +131,24 @@ class Settings(BaseSettings):
     )
     redis_url: SecretStr = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
-        description="The Redis that holds inbox and queue: redis://, rediss:// or unix://.",
+        description="The Redis that holds inbox and queue: redis://, rediss:// or unix://. Options:"
+        " ?ssl_ca_certs=/path of its issuer's certificate, ssl_certfile and ssl_keyfile of one of"
+        " ours; db.",
     )
     redis_tls_verify: bool = Field(
         default=True,
         description="Set to 0 where the server's certificate is self-signed (Heroku Key-Value"
         " Store). The connection stays encrypted but is open to a man in the middle.",
     )
+    redis_vouch_for: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="What you vouch for in place of Redis, separated by commas: append-only (events"
+        " outlive a restart), eviction (no event is evicted), memory (you watch how full it is),"
+        " primary (it is no replica). Needed where Redis does not tell, or tells otherwise.",
+    )
     accept_redis_loss: bool = Field(
         default=False,
-        description="Set to 1 to run on a Redis that may lose accepted events: no append-only"
-        " file, or a policy that evicts keys.",
+        description="Deprecated: 1 vouches for all that REDIS_VOUCH_FOR lists one by one.",
     )
     inbox_limit: int = Field(
         default=100_000,
@@ -216,6 +245,11 @@ class Settings(BaseSettings):
         if faults or settings is None:
             raise SettingsError("\n".join(["the settings are not complete:", *faults]))
         return settings
+
+    @property
+    def vouched(self) -> frozenset[str]:
+        """What the operator vouches for."""
+        return frozenset(VOUCHABLE if self.accept_redis_loss else self.redis_vouch_for)
 
     @property
     def livemode(self) -> bool | None:
@@ -326,12 +360,19 @@ class Settings(BaseSettings):
             raise ValueError("should be whsec_ and the base64 of 24 to 64 random bytes")
         return value
 
-    @field_validator("handlers", "forward_to", mode="before")
+    @field_validator("handlers", "forward_to", "redis_vouch_for", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("redis_vouch_for")
+    @classmethod
+    def _check_vouched(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not set(value) <= set(VOUCHABLE):
+            raise ValueError(f"may hold {', '.join(VOUCHABLE)}, separated by commas")
+        return value
 
     @field_validator("log_level", "log_format", mode="before")
     @classmethod
@@ -373,17 +414,39 @@ class Settings(BaseSettings):
             raise ValueError("should start with postgresql+psycopg:// or sqlite:///")
         return value
 
+    @field_validator("https_proxy")
+    @classmethod
+    def _check_proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return value
+        try:
+            parts = urlsplit(value.get_secret_value())
+            readable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        except ValueError:
+            readable = False
+        if not readable:
+            raise ValueError(
+                "is not the URL of a proxy: http://host:port, with user:password@ before the host"
+                " where it asks for them, percent-encoded"
+            )
+        return value
+
+    @field_validator("stripe_ca_bundle")
+    @classmethod
+    def _check_bundle(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                ssl.create_default_context(cafile=value)
+            except ssl.SSLError:
+                raise ValueError("holds no certificate in PEM form") from None
+            except OSError as error:
+                raise ValueError(f"cannot be read ({type(error).__name__})") from None
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("should start with redis://, rediss:// or unix://")
-        try:
-            _ = urlsplit(value.get_secret_value()).port
-        except ValueError:
-            raise ValueError(
-                "cannot be read: its port is no number, or the password needs percent-encoding"
-            ) from None
+        redis_url.parse(value.get_secret_value())
         return value
 
     @field_validator("stripe_log")
@@ -447,7 +510,7 @@ def _read_environment() -> tuple[dict[str, str], list[str]]:
                     break
                 if not value:
                     continue
-            given[name.removesuffix("_FILE")] = value
+            given[name if name in names else name.removesuffix("_FILE")] = value
             break
     return given, faults
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import click
 import redis
 
-from service.connection import UnsafeRedis
+from service.redis_errors import UnsafeRedis, explain
 from service.settings import SettingsError
 from workers import plugins
 
@@ -22,6 +22,6 @@ def refuse_or(run: Callable[[], int]) -> None:
         click.echo(f"refusing to start: {error}", err=True)
         code = os.EX_CONFIG
     except redis.RedisError as error:
-        click.echo(f"Redis cannot be reached or refused ({type(error).__name__})", err=True)
+        click.echo(f"Redis: {explain(error)}", err=True)
         code = os.EX_UNAVAILABLE
     sys.exit(code)

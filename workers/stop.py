@@ -9,7 +9,8 @@ from types import FrameType
 
 import redis
 
-from service import connection, logs
+from service import connection, findings, logs
+from service.redis_errors import UnsafeRedis, explain
 from service.settings import Settings
 from workers import beat
 
@@ -64,17 +65,27 @@ def stop_on_signals() -> Stop:
 
 
 def wait_for_redis(settings: Settings, stop: Stop) -> bool:
-    """Wait until Redis answers and is safe; False when asked to stop meanwhile."""
+    """Wait until Redis answers, and refuse one that is not fit; False when asked to stop meanwhile.
+
+    Raises:
+        UnsafeRedis: it may lose events, or lacks what workers need.
+    """
     delay = 0.5
     while not stop.requested:
         beat.beat()
         try:
             with connection.connect(settings) as client:
-                connection.require_safe(client.info(), settings)
+                ask = findings.asking(client)
+                found = findings.look(ask, settings).found
+                findings.require([*found, *findings.look_for_workers(ask)])
+        except UnsafeRedis:
+            raise
         except redis.RedisError as error:
-            log.warning("redis_unreachable", error=type(error).__name__, delay_s=delay)
+            log.warning("redis_unreachable", **explain(error).fields(), delay_s=delay)
             time.sleep(delay)
             delay = min(5.0, delay * 2)
         else:
+            if said := findings.warnings(found, settings):
+                log.warning("redis_vouched_for", faults=said)
             return True
     return False

@@ -74,7 +74,7 @@ class StripeApi:
             api_key,
             base_addresses={"api": base},
             max_network_retries=NETWORK_RETRIES if retries is None else retries,
-            http_client=PooledClient(),
+            http_client=PooledClient(base),
         )
         self._sessions = client.v1.identity.verification_sessions
         self._reports = client.v1.identity.verification_reports
@@ -239,6 +239,8 @@ def failure_of(error: stripe.StripeError, call: Call) -> StripeFailure:
     envelope = body.get("error") if isinstance(body.get("error"), dict) else {}
     given = (envelope or {}).get("code")
     code = given if isinstance(given, str) else None
+    if status is None:
+        code = error.code  # workers/http.py
     return StripeFailure(
         "unreachable" if status is None else kind_of(status, code, words=bool(envelope)),
         status=status,

@@ -48,7 +48,7 @@ def work(settings: Settings, *, periodic: bool = True) -> int:
 
     Raises:
         plugins.PluginError: a plugin cannot be used.
-        connection.UnsafeRedis: Redis would lose events.
+        UnsafeRedis: Redis would lose events, or lacks what workers need.
     """
     process.keep_memory_private()
     stop = stop_on_signals()

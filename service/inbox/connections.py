@@ -36,25 +36,25 @@ class Connections:
     def _exchange(self, pipe: Pipeline) -> list[Any]:
         data, count = pipe.pack(), len(pipe)
         try:
-            replies = self._round_trip(data, count)
+            replies = self.round_trip(data, count)
         except MaxConnectionsError:
             raise  # nothing was asked
         except (redis.ConnectionError, redis.TimeoutError):
-            replies = self._round_trip(data, count)
+            replies = self.round_trip(data, count)
         if any(isinstance(reply, NoScriptError) for reply in replies):
             # A server that has just started knows no script.
             for source in self._scripts.sources.values():
                 self._client.script_load(source)
-            replies = self._round_trip(data, count)
+            replies = self.round_trip(data, count)
         return replies
 
-    def _round_trip(self, data: bytes, count: int) -> list[Any]:
-        """Return a reply for each command, which may be a refusal."""
+    def round_trip(self, data: bytes, count: int) -> list[Any]:
+        """Send packed commands; a reply for each, which may be a refusal."""
         pool = self._client.connection_pool
         connection = pool.get_connection()
         try:
             connection.send_packed_command([data], check_health=False)
-            replies = [_reply(connection) for _ in range(count)]
+            replies = [read_reply(connection) for _ in range(count)]
             if any(isinstance(reply, redis.ReadOnlyError) for reply in replies):
                 # A primary no longer: its name may lead to another machine now.
                 connection.disconnect()
@@ -66,7 +66,8 @@ class Connections:
         return replies
 
 
-def _reply(connection: AbstractConnection) -> Any:
+def read_reply(connection: AbstractConnection) -> Any:
+    """Return the next reply on a connection, which may be a refusal."""
     try:
         return connection.read_response()
     except redis.ResponseError as refusal:

@@ -6,10 +6,9 @@ service/inbox/keys.py, the changes of state in service/inbox/pipeline.py.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, Literal, cast
@@ -244,10 +243,6 @@ class Inbox:
         """The time by the clock of Redis, unix seconds."""
         return int(self._redis.time()[0])
 
-    def probe(self) -> None:
-        """Write a key, which shows that Redis can be written."""
-        self._redis.set(keys.PROBE, 1, ex=60)
-
     def room(self) -> int:
         """How many more events would be taken in; 0 when Redis is short of memory."""
         if self._is_short_of_memory():
@@ -278,11 +273,18 @@ class Inbox:
     def _is_short_of_memory(self) -> bool:
         if time.monotonic() >= self._next_probe:
             self._next_probe = time.monotonic() + MEMORY_PROBE
-            self._short_of_memory = memory_is_short(self._redis.info("memory"))
+            info: Mapping[str, Any] = {}
+            with suppress(redis.ResponseError):  # this user may not ask: see service/findings.py
+                info = self._redis.info("memory")
+            self._short_of_memory = memory_is_short(info)
         return self._short_of_memory
 
 
 def memory_is_short(info: Mapping[str, Any]) -> bool:
-    """Whether Redis is so full, by its INFO, that no new event is accepted."""
-    room = int(info.get("maxmemory", 0)) or math.inf
-    return int(info.get("used_memory", 0)) / room >= MEMORY_LIMIT
+    """Whether Redis is so full, by its INFO, that no new event is accepted; False if it is silent
+    about that."""
+    try:
+        used, limit = int(info["used_memory"]), int(info["maxmemory"])
+    except (KeyError, ValueError):
+        return False
+    return limit > 0 and used / limit >= MEMORY_LIMIT

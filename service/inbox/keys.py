@@ -22,7 +22,7 @@ iw:answer:<slot>            string 5 s     number and answer of the last script 
 iw:budget                   int    5 s     until when the rate of API calls is used up (ms)
 iw:seq                      int    -       number of the last wake-up
 iw:metrics                  hash   -       counters (service/metrics.py)
-iw:probe                    string 60 s    written by the readiness check
+iw:probe:<type>             any    -       written and deleted by the check of a worker that starts
 rq:job:<event key>-<number> hash   -       RQ's job, one per wake-up
 rq:queue:identity           list   -       RQ's queue
 =========================== ====== ======= ===================================================

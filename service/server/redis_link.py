@@ -9,10 +9,11 @@ fail at once, until a new connection has answered.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,23 +21,21 @@ import hiredis
 import redis
 from redis.connection import AbstractConnection
 
-from service import connection, logs
-from service.connection import UnsafeRedis
+from service import connection, findings, logs
+from service.findings import Command, Finding, Info, Look
 from service.inbox import Limits, Pipeline, keys, memory_is_short
+from service.inbox.connections import read_reply
 from service.inbox.pipeline import Memory
+from service.inbox.probe import Probe
 from service.inbox.scripts import Scripts, pack_command, sources
 from service.limits import ACCEPT_DEADLINE
+from service.redis_errors import UnsafeRedis, explain
 from service.settings import Settings
-
-PROBE_PERIOD = 5.0
-"""Seconds between two looks at what Redis says of itself: memory, persistence, role."""
 
 RETRY_PERIOD = 0.25
 """Seconds between two attempts to connect."""
 
-_PROBE = pack_command("INFO") + pack_command("ZCARD", keys.DUE)
-_PROBE += pack_command("SET", keys.PROBE, "1", "EX", "60")
-_PROBE_COUNT = 3
+_INFO = pack_command("INFO") + pack_command("ZCARD", keys.DUE)
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _INCOMPLETE = object()
@@ -67,14 +66,17 @@ class RedisLink:
         self._unsent: deque[_Sent] = deque()
         self._in_flight: deque[_Sent] = deque()
         self._replies: list[Any] = []
+        self._probe = Probe()
+        self._asked: list[Command] = []  # of Redis beside INFO
         self._told: list[Callable[[list[str]], None]] = []  # by the check that is under way
         self._connected_at = 0.0
+        self._not_connected: Exception | None = None  # why not, while it is tried
         self._closed = False
         self.trouble: Exception | None = None
         """Why pipelines fail at once; None while they are sent."""
         self._memory_is_short = False
         self._timer = self._loop.call_later(ACCEPT_DEADLINE / 10, self._look_at_deadlines)
-        self._probe_timer = self._loop.call_later(PROBE_PERIOD, self._probe)
+        self._check_timer = self._loop.call_later(findings.PERIOD, self._check_again)
         self._open()
 
     def pipeline(self) -> Pipeline:
@@ -97,31 +99,56 @@ class RedisLink:
         self._send(_Sent(pipe.pack(), len(pipe), set_replies, self._deadline()))
 
     def check(self, tell: Callable[[list[str]], None]) -> None:
-        """Find out why events would not be accepted now, and tell: a sentence each, or none."""
+        """Find out why events would not be accepted now, and tell: a sentence each, or none.
 
+        Redis is asked what it is, and to accept an event that is none.
+        """
         self._told.append(tell)
-        if len(self._told) > 1:
-            return  # the check that is under way tells all
+        if len(self._told) == 1:  # else the check that is under way tells all
+            self._ask()
+
+    def _ask(self) -> None:
+        asked = self._asked
+        trial, reply = self._probe.pipeline()
 
         def judge(replies: list[Any]) -> None:
-            faults, told = list(self._probed(replies)), self._told
-            self._told = []
+            info, pending, *answers, last = replies
+            trial.set_replies([last])
+            if isinstance(info, UnsafeRedis):
+                faults = str(info).splitlines()
+            elif findings.cannot_be_asked(info):
+                faults = [f"Redis cannot be reached: {explain(info)}"]
+            else:
+                known = findings.parse_info(info)
+                self._asked = findings.questions(known)
+                if not set(self._asked) <= set(asked):
+                    self._ask()  # it is another Redis now, which tells less
+                    return
+                full = findings.completed(known, dict(zip(asked, answers, strict=True)))
+                refusal = findings.refusal_of(reply)
+                found = findings.judge(full, self._settings, accepting=refusal)
+                self._judge(full, found)
+                faults = findings.faults(found)
+                if isinstance(pending, int) and pending >= self._limits.pending:
+                    faults.append(findings.INBOX_IS_FULL)
+            told, self._told = self._told, []
             for each in told:
                 each(faults)
 
-        probe = _Sent(_PROBE, _PROBE_COUNT, judge, self._deadline())
+        data = _INFO + b"".join(pack_command(*each) for each in asked) + trial.pack()
+        sent = _Sent(data, 3 + len(asked), judge, self._deadline())
         if isinstance(self.trouble, UnsafeRedis) and self._connection is not None:
             # Refused, but it answers: perhaps it is safe by now.
-            self._in_flight.append(probe)
-            self._connection.write(probe.data)
+            self._in_flight.append(sent)
+            self._connection.write(sent.data)
         else:
-            self._send(probe)
+            self._send(sent)
 
     def close(self) -> None:
         """End the connection; what waits fails."""
         self._closed = True
         self._timer.cancel()
-        self._probe_timer.cancel()
+        self._check_timer.cancel()
         self._fail(redis.ConnectionError("closed"))
 
     def _send(self, sent: _Sent) -> None:
@@ -155,13 +182,16 @@ class RedisLink:
         if self._closed:
             return
         if isinstance(result, Exception):
+            self._not_connected = result
             if self.trouble is not None:
-                self.trouble = result
+                self._note(result)
             self._loop.call_later(RETRY_PERIOD, self._open)
             return
+        self._not_connected = None
         self._connection = _Connection(result.connection, self._loop, self._receive, self._lost)
         self._connected_at = self._loop.time()
-        self._judge(result.info)
+        self._asked = result.look.asked
+        self._judge(result.look.info, result.look.found)
         waiting, self._unsent = self._unsent, deque()
         for sent in waiting:
             self._send(sent)
@@ -180,7 +210,7 @@ class RedisLink:
         self._replies = []
         self._unsent.extendleft(reversed(self._in_flight))
         self._in_flight.clear()
-        log.warning("redis_connection_lost", error=type(error).__name__)
+        log.warning("redis_connection_lost", **explain(error).fields())
         # One that is refused again and again is not asked without a pause.
         is_new = self._loop.time() < self._connected_at + RETRY_PERIOD
         self._loop.call_later(RETRY_PERIOD if is_new else 0, self._open)
@@ -204,17 +234,14 @@ class RedisLink:
         self._timer = self._loop.call_later(ACCEPT_DEADLINE / 10, self._look_at_deadlines)
         oldest = next(iter(self._in_flight or self._unsent), None)
         if oldest and oldest.deadline <= self._loop.time():
-            error = redis.TimeoutError("Redis has not answered in time")
             had_connection = self._connection is not None
-            self._fail(error)
+            self._fail(self._not_connected or redis.TimeoutError("not answered in time"))
             if had_connection:
                 self._open()
 
     def _fail(self, trouble: Exception) -> None:
         """Fail everything that waits, and what comes until Redis answers again."""
-        if not self._closed:
-            log.error("redis_unreachable", error=type(trouble).__name__)
-        self.trouble = trouble
+        self._note(trouble)
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -225,34 +252,25 @@ class RedisLink:
         for sent in waiting:
             sent.set_replies([_as_redis_error(trouble)] * sent.count)
 
-    # --- what Redis says of itself --------------------------------------------------------------
+    def _note(self, trouble: Exception) -> None:
+        """Fail what comes, and say why unless that was said."""
+        before, self.trouble = self.trouble, trouble
+        cause = explain(trouble)
+        if not self._closed and (before is None or explain(before) != cause):
+            log.error("redis_unreachable", **cause.fields())
 
-    def _probe(self) -> None:
-        self._probe_timer = self._loop.call_later(PROBE_PERIOD, self._probe)
+    # --- what Redis is ------------------------------------------------------------------------
+
+    def _check_again(self) -> None:
+        self._check_timer = self._loop.call_later(findings.PERIOD, self._check_again)
         if self._connection is not None:
             self.check(lambda _: None)
 
-    def _probed(self, replies: list[Any]) -> Iterator[str]:
-        info, pending, written = replies
-        if not isinstance(info, Exception):
-            self._judge(connection.parse_info(info))
-        if isinstance(self.trouble, UnsafeRedis):
-            yield from str(self.trouble).splitlines()
-        elif isinstance(info, Exception):
-            yield f"Redis cannot be reached ({type(info).__name__})"
-        if isinstance(written, Exception) and not isinstance(info, Exception):
-            word = str(written).partition(" ")[0]
-            yield f"Redis cannot be written ({word})"
-        if self._memory_is_short:
-            yield "Redis is above four fifths of its memory: give it more, or let events settle"
-        if isinstance(pending, int) and pending >= self._limits.pending:
-            yield "the inbox is at its limit (INBOX_LIMIT): are the workers running?"
-
-    def _judge(self, info: Mapping[str, Any]) -> None:
-        """Accept events, or none, as fits what Redis says of itself."""
+    def _judge(self, info: Info, found: list[Finding]) -> None:
+        """Accept events, or none, as fits what Redis is."""
         before = self.trouble
         try:
-            connection.require_safe(info, self._settings)
+            findings.require(found)
             self.trouble = None
         except UnsafeRedis as unsafe:
             self.trouble = unsafe
@@ -266,24 +284,27 @@ class RedisLink:
 @dataclass(frozen=True, slots=True)
 class _Opened:
     connection: AbstractConnection
-    info: Mapping[str, Any]
+    look: Look
 
     @classmethod
     def open(cls, settings: Settings, scripts: Scripts) -> _Opened:
-        """Connect, load the scripts and ask INFO. Blocks, for seconds in the worst case."""
+        """Connect, load the scripts and look at Redis. Blocks, for seconds in the worst case."""
         pool = connection.connect(settings, protocol=2).connection_pool
         opened = pool.connection_class(**pool.connection_kwargs)
+
+        def ask(data: bytes, count: int) -> list[Any]:
+            opened.send_packed_command([data], check_health=False)
+            return [read_reply(opened) for _ in range(count)]
+
         try:
             opened.connect()
-            for source in scripts.sources.values():
-                opened.send_command("SCRIPT", "LOAD", source)
-                opened.read_response()
-            opened.send_command("INFO")
-            info = connection.parse_info(opened.read_response())
+            loads = [pack_command("SCRIPT", "LOAD", each) for each in scripts.sources.values()]
+            ask(b"".join(loads), len(loads))  # what is refused here is found below
+            seen = findings.look(ask, settings)
         except BaseException:
             opened.disconnect()
             raise
-        return cls(opened, info)
+        return cls(opened, seen)
 
 
 class _Connection:
@@ -345,7 +366,7 @@ class _Connection:
             while True:
                 data = self._socket.recv(65_536)
                 if not data:
-                    self._lost(self, ConnectionResetError("Redis closed the connection"))
+                    self._lost(self, ConnectionResetError(errno.ECONNRESET, "closed by Redis"))
                     return
                 self._reader.feed(data)
                 while not self._closed:
@@ -373,4 +394,8 @@ def _refusal(text: str) -> redis.RedisError:
 
 
 def _as_redis_error(error: Exception) -> redis.RedisError:
-    return error if isinstance(error, redis.RedisError) else redis.ConnectionError(str(error))
+    if isinstance(error, redis.RedisError):
+        return error
+    wrapped = redis.ConnectionError(type(error).__name__)
+    wrapped.__cause__ = error
+    return wrapped

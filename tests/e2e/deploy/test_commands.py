@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -165,7 +166,16 @@ class TestCheck:
     def test_all_is_well(self, run, server) -> None:
         done = run("service", "check", REDIS_URL=server.url, **COMPLETE)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == "settings  complete\nRedis     answers and keeps what it is given\n"
+        names = [line.split()[0] for line in done.stdout.splitlines()]
+        assert names == [
+            *("settings", "version", "cluster", "primary", "append-only", "eviction", "memory"),
+            *("connections", "accepting", "commands"),
+        ]
+        found = json.loads(
+            run("service", "check", "--json", REDIS_URL=server.url, **COMPLETE).stdout
+        )
+        assert {each["state"] for each in found} == {"good"}
+        assert [each["name"] for each in found] == names[1:]
 
     def test_the_faults_of_both_roles(self, run) -> None:
         done = run("service", "check", STRIPE_LIVEMODE="0")
@@ -185,11 +195,22 @@ class TestCheck:
         done = run("service", "check", REDIS_URL=url, **COMPLETE)
         assert done.returncode == 78
         assert "set `appendonly yes`" in done.stderr
-        accepted = run("service", "check", REDIS_URL=url, ACCEPT_REDIS_LOSS="1", **COMPLETE)
-        assert accepted.returncode == 0
-        assert "may lose events" in accepted.stdout
+        assert "REDIS_VOUCH_FOR=append-only)" in done.stderr
+        vouched = run("service", "check", REDIS_URL=url, REDIS_VOUCH_FOR="append-only", **COMPLETE)
+        assert vouched.returncode == 0
+        assert "append-only  vouched for: Redis writes no append-only file" in vouched.stdout
+
+    def test_the_setting_that_dropped_all_checks(self, run, new_server) -> None:
+        url = new_server("--appendonly", "no").url
+        done = run("service", "check", REDIS_URL=url, ACCEPT_REDIS_LOSS="1", **COMPLETE)
+        assert done.returncode == 0
+        assert "ACCEPT_REDIS_LOSS is deprecated" in done.stderr
+        assert "write REDIS_VOUCH_FOR=append-only in its place" in done.stderr
 
     def test_no_redis(self, run) -> None:
         done = run("service", "check", REDIS_URL="redis://127.0.0.1:1/0", **COMPLETE)
         assert done.returncode == 69
-        assert done.stderr == "Redis cannot be reached or refused (ConnectionError)\n"
+        assert done.stderr == (
+            "Redis: nothing listens there: check host and port in REDIS_URL, and that Redis runs"
+            " there (ECONNREFUSED)\n"
+        )

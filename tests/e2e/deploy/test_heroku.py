@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -47,34 +46,14 @@ def slug(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def redis_server(new_server, processes, free_port, tmp_path, wait_until):
+def redis_server(new_server, behind_tls):
     """A Redis as the plan gives it: the server, and the URL for Heroku's REDIS_URL."""
-    pem, certificate = tmp_path / "self-signed.pem", tmp_path / "self-signed.crt"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=redis.invalid", "-keyout", pem, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    pem.write_text(pem.read_text() + certificate.read_text())
     server = new_server("--maxmemory", "50mb", "--maxclients", str(CONNECTIONS + 1))
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "test", "on", "nopass", "~*", "+@all")
         client.execute_command("ACL", "SETUSER", "default", "resetpass", f">{PASSWORD}")
     server.url = f"redis://test:none@127.0.0.1:{server.port}/0"  # the test's own connection
-    port = free_port()
-    front = Path(__file__).with_name("tls_front.py")
-    processes.python(front, str(port), str(server.port), str(pem))
-
-    def listens() -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return True
-        return False
-
-    wait_until(listens)
+    port, _ = behind_tls(server.port)
     return server, f"rediss://:{PASSWORD}@127.0.0.1:{port}"
 
 

@@ -41,12 +41,13 @@ def refusal(processes, gunicorn, environment) -> Callable[..., str]:
         ({"STRIPE_LIVEMODE": None}, "STRIPE_LIVEMODE: set it to 1 or 0"),
         ({"STRIPE_LOG": "debug"}, "STRIPE_LOG: =debug writes whole responses"),
         ({"REDIS_URL": "redis://:ZyxCanary7Q/x@127.0.0.1"}, "REDIS_URL: "),
+        ({"REDIS_VOUCH_FOR": "aof"}, "REDIS_VOUCH_FOR: may hold append-only, eviction, memory"),
         (
             {"STRIPE_WEBHOOK_SECRET_FILE": "/absent", "STRIPE_WEBHOOK_SECRET": None},
             "cannot be read",
         ),
     ],
-    ids=["missing", "empty", "blank", "None", "weak", "mode", "log", "url", "file"],
+    ids=["missing", "empty", "blank", "None", "weak", "mode", "log", "url", "vouch", "file"],
 )
 def test_settings(refusal, env, message) -> None:
     assert message in refusal(**env)
@@ -59,24 +60,33 @@ def test_all_faults_at_once(refusal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "message", "names"),
     [
-        (("--appendonly", "no"), "set `appendonly yes`"),
-        (("--maxmemory-policy", "allkeys-lru"), "set `maxmemory-policy noeviction`"),
-        (("--maxmemory-policy", "volatile-ttl"), "set `maxmemory-policy noeviction`"),
-        (("--replicaof", "127.0.0.1 1"), "give REDIS_URL the primary's address"),
+        (("--appendonly", "no"), "set `appendonly yes`", "append-only"),
+        (("--maxmemory-policy", "allkeys-lru"), "set `maxmemory-policy noeviction`", "eviction"),
+        (("--maxmemory-policy", "volatile-ttl"), "set `maxmemory-policy noeviction`", "eviction"),
+        (
+            ("--maxmemory-policy", "allkeys-lru", "--appendonly", "no"),
+            "set `appendonly yes`",
+            "append-only,eviction",
+        ),
+        (("--replicaof", "127.0.0.1 1"), "give REDIS_URL the primary's address", None),
     ],
-    ids=["no AOF", "evicts", "evicts volatile", "replica"],
+    ids=["no AOF", "evicts", "evicts volatile", "both", "replica"],
 )
-def test_a_redis_that_loses_events(refusal, new_server, options, message) -> None:
+def test_a_redis_that_loses_events(refusal, new_server, options, message, names) -> None:
     text = refusal(REDIS_URL=new_server(*options).url)
     assert message in text
-    assert "ACCEPT_REDIS_LOSS=1" in text
+    assert ("REDIS_VOUCH_FOR" in text) == bool(names)
+    assert f"REDIS_VOUCH_FOR={names})\n" in text or not names
 
 
-def test_the_loss_can_be_accepted_by_name(new_server, new_receiver) -> None:
+@pytest.mark.parametrize(
+    "given", [{"REDIS_VOUCH_FOR": "append-only,eviction"}, {"ACCEPT_REDIS_LOSS": "1"}]
+)
+def test_the_operator_can_vouch_by_name(new_server, new_receiver, given) -> None:
     server = new_server("--appendonly", "no", "--maxmemory-policy", "allkeys-lru")
-    receiver = new_receiver(REDIS_URL=server.url, ACCEPT_REDIS_LOSS="1")
+    receiver = new_receiver(REDIS_URL=server.url, **given)
     assert receiver.deliver(receiver.event()).status == 200
     assert receiver.get("/readyz").status_code == 200
 

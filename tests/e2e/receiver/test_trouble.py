@@ -106,6 +106,20 @@ def test_an_unsafe_redis_that_comes_later_gets_nothing(new_server, new_receiver)
     assert records(server) == 0
 
 
+def test_one_that_gets_unsafe_gets_nothing_more(receiver, server) -> None:
+    assert accepted(receiver, receiver.event("evt_before")) == "new"
+    with server.client() as client:
+        client.config_set("appendonly", "no")
+        ready = receiver.get("/readyz")
+        assert ready.status_code == 503
+        assert "append-only" in ready.text
+        refuses_in_time(receiver, receiver.event())
+        client.config_set("appendonly", "yes")
+    assert receiver.get("/readyz").status_code == 200
+    assert accepted(receiver, receiver.event()) == "new"
+    server.process.kill()  # it would first finish writing its new file
+
+
 def test_no_log_line_of_the_trouble_is_more_than_ids(receiver, server, canary) -> None:
     # The fixture no_canary searches the log; here it is made to hold something.
     server.stop()

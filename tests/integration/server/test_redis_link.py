@@ -11,12 +11,15 @@ import redis as redis_py
 from redis import Redis
 
 from identity_webhooks.event import Event
+from service.findings import PERIOD
 from service.inbox import AcceptResult, Reply
 from service.limits import ACCEPT_DEADLINE
-from service.server.redis_link import PROBE_PERIOD, RedisLink
+from service.redis_errors import UnsafeRedis
+from service.server.redis_link import RedisLink
 from service.settings import Settings
 from tests.chaos.proxy import Proxy
 from tests.conftest import Server
+from tests.imitation import Imitation
 
 Accept = Callable[..., Awaitable[AcceptResult]]
 
@@ -133,7 +136,7 @@ def test_a_hang_is_noticed_while_nothing_is_delivered(new_server: Callable[..., 
     async def use(link: RedisLink, accept: Accept) -> None:
         assert await accept() is AcceptResult.NEW
         own.freeze()
-        await asyncio.sleep(PROBE_PERIOD + ACCEPT_DEADLINE + 0.5)
+        await asyncio.sleep(PERIOD + ACCEPT_DEADLINE + 0.5)
         assert isinstance(link.trouble, redis_py.TimeoutError)
         own.thaw()
 
@@ -183,7 +186,7 @@ def test_one_that_loses_events_from_now_on_gets_nothing_more(
         with own.client() as admin:
             admin.config_set("appendonly", "no")
             assert any("append-only" in fault for fault in await faults(link))
-            with pytest.raises(redis_py.ConnectionError):
+            with pytest.raises(UnsafeRedis):
                 await accept(2)
             admin.config_set("appendonly", "yes")
             assert await faults(link) == []
@@ -191,6 +194,82 @@ def test_one_that_loses_events_from_now_on_gets_nothing_more(
 
     with_link(use, own.url)
     own.process.kill()  # it would first finish writing its new file
+
+
+@pytest.mark.parametrize("command", ["evalsha", "rpush", "hset"])
+def test_a_right_that_is_taken_and_given_back(
+    new_server: Callable[..., Server], command: str
+) -> None:
+    own = new_server()
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        assert await faults(link) == []
+        with own.client() as admin:
+            admin.execute_command("ACL", "SETUSER", "some", f"-{command}")
+            assert any("(NOPERM)" in fault for fault in await faults(link))
+            with pytest.raises(redis_py.RedisError):
+                await accept(2)
+            admin.execute_command("ACL", "SETUSER", "some", f"+{command}")
+            assert await faults(link) == []
+        assert await accept(3) is AcceptResult.NEW
+
+    with own.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "some", "on", "nopass", "~*", "+@all")
+    with_link(use, own.url.replace("//", "//some:x@"))
+
+
+def test_what_redis_does_not_tell_is_looked_at_again_and_again(
+    new_server: Callable[..., Server],
+) -> None:
+    own = new_server()
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await faults(link) == []
+        with own.client() as admin:
+            admin.config_set("maxmemory-policy", "allkeys-lru")
+            assert any("evicts keys" in fault for fault in await faults(link))
+            with pytest.raises(UnsafeRedis):
+                await accept()
+            admin.config_set("maxmemory-policy", "noeviction")
+            assert await faults(link) == []
+        assert await accept() is AcceptResult.NEW
+
+    with Imitation(own.port, maxmemory_policy=None) as imitation:
+        with_link(use, f"redis://127.0.0.1:{imitation.port}/0")
+
+
+def test_a_failover_to_one_that_keeps_nothing(new_server: Callable[..., Server]) -> None:
+    own, other = new_server(), new_server("--appendonly", "no")
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        proxy.target = other.port
+        await asyncio.to_thread(proxy.cut)
+        with pytest.raises(UnsafeRedis):
+            await accept(2)
+        assert any("append-only" in fault for fault in await faults(link))
+
+    with Proxy(own.port) as proxy:
+        with_link(use, f"redis://127.0.0.1:{proxy.port}/0")
+
+
+def test_looking_costs_a_delivery_no_command(server: Server, redis: Redis) -> None:
+    def calls() -> dict[str, int]:
+        stats = redis.info("commandstats")
+        return {name: each["calls"] for name, each in stats.items()}
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept(1000) is AcceptResult.NEW
+        before = calls()
+        for number in range(20):
+            assert await accept(number) is AcceptResult.NEW
+        after = calls()
+        assert after["cmdstat_evalsha"] - before["cmdstat_evalsha"] == 20
+        asked = {"cmdstat_config|get", "cmdstat_role", "cmdstat_script|load"}
+        assert {name for name in asked if after.get(name) != before.get(name)} == set()
+
+    with_link(use, server.url)
 
 
 def test_short_of_memory_what_is_known_is_still_acknowledged(

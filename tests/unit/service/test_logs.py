@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
+import redis
 import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -619,3 +620,25 @@ class TestHookedExceptions:
         ]
         assert all("Jenny" not in json.dumps(line) for line in said)
         assert said[0]["where"].endswith(" fail")
+
+
+class TestErrorsOfRedis:
+    """Whoever logs one, its cause is said, and not its text."""
+
+    def test_as_an_exception(self, configured: Callable[..., Output], canary: str) -> None:
+        output = configured()
+        try:
+            raise redis.ReadOnlyError(canary, status_code="READONLY")
+        except redis.RedisError:
+            logs.get("x").exception("sweep_failed")
+        assert output.line["code"] == "READONLY"
+
+    def test_in_the_words_of_rq(self, configured: Callable[..., Output], canary: str) -> None:
+        output = configured()
+        template = "Worker %s: could not connect to Redis instance: %s retrying in %d seconds..."
+        error = redis.ConnectionError(f"Error 111 connecting to {canary}")
+        error.__context__ = ConnectionRefusedError(111, canary)
+        logging.getLogger("rq.worker").error(template, canary, error, 2)
+        said = output.line["event"]
+        assert said.startswith("Worker ...: could not connect to Redis instance: nothing listens")
+        assert said.endswith("(ECONNREFUSED) retrying in 2 seconds...")

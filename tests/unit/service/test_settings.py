@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import stripe
 from pydantic import SecretStr
 
 from service.settings import Role, Settings, SettingsError
@@ -27,7 +28,8 @@ WORKER = {"STRIPE_API_KEY": "rk_test_51Hb7ZkLdIwHu7ix"}
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.lower().removesuffix("_file") in {*Settings.model_fields, "stripe_secret_key"}:
+        given = {*Settings.model_fields, "stripe_secret_key", "requests_ca_bundle", "ssl_cert"}
+        if name.lower().removesuffix("_file") in given:
             monkeypatch.delenv(name)
 
 
@@ -99,11 +101,15 @@ VALUES = {
     "STRIPE_RESTRICTED_KEY": ("rk_live_51Hb7ZkLdIwHu7ix", "rk_live_51Hb7ZkLdIwHu7ix"),
     "STRIPE_LIVEMODE": ("1", True),
     "STRIPE_API_BASE": ("http://127.0.0.1:1", "http://127.0.0.1:1"),
+    "HTTPS_PROXY": ("http://u:p@proxy:3128", "http://u:p@proxy:3128"),
+    "NO_PROXY": ("localhost,.internal", "localhost,.internal"),
+    "STRIPE_CA_BUNDLE": (stripe.ca_bundle_path, Path(stripe.ca_bundle_path)),
     "STRIPE_API_RATE": ("7", 7),
     "STRIPE_WEBHOOK_TOLERANCE": ("7", 7),
     "DRAIN_SECONDS": ("2.5", 2.5),
     "REDIS_URL": ("redis://:p@10.0.0.1/0", "redis://:p@10.0.0.1/0"),
     "REDIS_TLS_VERIFY": ("0", False),
+    "REDIS_VOUCH_FOR": ("append-only, eviction", ("append-only", "eviction")),
     "ACCEPT_REDIS_LOSS": ("yes", True),
     "INBOX_LIMIT": ("7", 7),
     "REOPEN_DEAD_ON_REDELIVERY": ("1", True),

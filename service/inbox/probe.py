@@ -1,0 +1,84 @@
+"""Whether a Redis does what the inbox asks of it: found out by doing it. No I/O.
+
+Accepting is tried by the very script, on an event that is none and is taken out again in the same
+step, so that nobody sees it. What else workers need is tried command by command.
+"""
+
+from __future__ import annotations
+
+from identity_webhooks.event import Event
+from service.inbox import keys
+from service.inbox.pipeline import AcceptResult, Limits, Memory, Pipeline, Reply
+from service.inbox.scripts import Scripts, pack_command, sources
+
+_EVENT = Event("probe", "created", "snapshot", "vs_probe", 0, livemode=False)
+
+# The number of the job is the last one given, as nothing else happens meanwhile. Where accepting
+# was refused before that, no job has that name.
+_TRIAL = f"""
+local function accept(ARGV)
+{sources()["accept"]}
+end
+local done, answer = pcall(accept, ARGV)
+local id = '{_EVENT.key}-' .. tostring(redis.pcall('GET', '{keys.SEQUENCE}'))
+redis.pcall('LREM', '{keys.QUEUE_KEY}', -1, id)
+redis.pcall('DEL', '{keys.RECORD}{_EVENT.key}', '{keys.JOB}' .. id)
+redis.pcall('ZREM', '{keys.DUE}', '{_EVENT.key}')
+if not done then error({{err = type(answer) == 'table' and answer.err or answer}}) end
+return answer
+"""
+
+_KEY = keys.PROBE + ":"
+
+COMMANDS: dict[str, tuple[str | int, ...]] = {
+    "SET": (_KEY + "text", "1", "NX", "GET", "PX", 5000),
+    "GET": (_KEY + "text",),
+    "MGET": (_KEY + "text", keys.CLOCK),
+    "EXISTS": (_KEY + "text",),
+    "GETDEL": (_KEY + "text",),
+    "INCR": (_KEY + "number",),
+    "EXPIRE": (_KEY + "number", 5),
+    "HSET": (_KEY + "hash", "a", "1"),
+    "HSETNX": (_KEY + "hash", "a", "1"),
+    "HEXISTS": (_KEY + "hash", "a"),
+    "HMGET": (_KEY + "hash", "a"),
+    "HGETALL": (_KEY + "hash",),
+    "HINCRBY": (_KEY + "hash", "a", 1),
+    "HDEL": (_KEY + "hash", "a"),
+    "ZADD": (_KEY + "sorted", 1, "a"),
+    "ZCARD": (_KEY + "sorted",),
+    "ZRANGE": (_KEY + "sorted", "-inf", "1", "BYSCORE", "LIMIT", 0, 1),
+    "ZREM": (_KEY + "sorted", "a"),
+    "RPUSH": (_KEY + "list", "a"),
+    "LPOS": (_KEY + "list", "a"),
+    "LINDEX": (_KEY + "list", 0),
+    "LREM": (_KEY + "list", 0, "b"),
+    "LPOP": (_KEY + "list",),
+    "SADD": ("rq:queues", keys.QUEUE_KEY),
+    "TIME": (),
+    # From the head to the head, as workers wait for a wake-up: it changes nothing.
+    "BLMOVE": (keys.QUEUE_KEY, keys.QUEUE_KEY, "LEFT", "LEFT", "0.001"),
+    "DEL": tuple(_KEY + name for name in ("text", "number", "hash", "sorted", "list")),
+}
+"""Every command that scripts run, and the one with which workers wait, with arguments that do no
+harm: `SADD` writes what is always there. In an order that leaves nothing behind."""
+
+
+class Probe:
+    """Tries to accept an event that is none."""
+
+    def __init__(self) -> None:
+        self.scripts = Scripts({"accept": _TRIAL})
+        """What has to be loaded before."""
+        self._memory = Memory()
+
+    def pipeline(self) -> tuple[Pipeline, Reply[AcceptResult]]:
+        """Return a pipeline with the one command, and its reply."""
+        # However full the inbox is: that is another question.
+        pipe = Pipeline(self.scripts, Limits(pending=1 << 31), self._memory)
+        return pipe, pipe.accept(_EVENT)
+
+
+def commands() -> tuple[tuple[str, ...], bytes]:
+    """Return the names of `COMMANDS`, in order, and all of them as Redis reads them."""
+    return tuple(COMMANDS), b"".join(pack_command(name, *args) for name, args in COMMANDS.items())
