@@ -36,6 +36,7 @@ def test_the_first_handler_runs_in_the_demo(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.skipif("CI" not in os.environ, reason="it installs packages: with CI=1")
 def test_the_transcript_of_a_first_plugin_is_what_happens() -> None:
     """In the order, with the results and in less than ten minutes: but for times and ids."""
 
