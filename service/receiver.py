@@ -33,6 +33,7 @@ from service.event import MalformedEvent, parse
 from service.inbox import AcceptResult
 from service.limits import MAX_BODY
 from service.metrics import Metrics
+from service.redis_errors import explain
 from service.settings import Settings
 
 RETRY_AFTER = 30
@@ -117,10 +118,8 @@ class Receiver:
 
     def failed(self, event: Event, error: Exception) -> Answer:
         """Return the answer when Redis refused, or did not answer, or may not be used."""
-        # The first word of a refusal is Redis' own (OOM, READONLY, MISCONF); the rest may quote.
-        word = str(error).partition(" ")[0] if isinstance(error, redis.ResponseError) else None
         answer = "full" if isinstance(error, redis.OutOfMemoryError) else "redis_failed"
-        return self._answered(answer, event, error=type(error).__name__, code=word)
+        return self._answered(answer, event, **explain(error).fields())
 
     def refuse(self, status: int, reason: str, hint: str | None = None) -> Answer:
         """Return the answer to a delivery that is not what it should be."""

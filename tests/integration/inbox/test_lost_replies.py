@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -276,8 +277,12 @@ def test_whichever_reply_is_lost_it_is_as_if_none_was(redis, server, pass_time, 
     lossy = 0
 
     def run(*args: Any) -> Any:
-        with closing(Run(redis, pass_time, RATES.get(pair, 0))) as asked:
-            return asked([make() for make in PAIRS[pair]], *args)
+        while True:
+            began = time.monotonic()
+            with closing(Run(redis, pass_time, RATES.get(pair, 0))) as asked:
+                result = asked([make() for make in PAIRS[pair]], *args)
+            if time.monotonic() - began < 0.4:  # moments are compared by the second
+                return result
 
     for order in orders(STEPS, STEPS):
         whole[order] = run(order)
@@ -338,7 +343,7 @@ def test_what_was_held_up_for_too_long_changes_nothing(redis) -> None:
     inbox.accept(event("2"))
     inbox.claim()
     state = {key: redis.dump(key) for key in redis.keys("*")}
-    (answer,) = inbox._connections._round_trip(late.pack(), 1)
+    (answer,) = inbox._connections.round_trip(late.pack(), 1)
     assert str(answer).startswith("STALE")
     assert {key: redis.dump(key) for key in redis.keys("*")} == state
 

@@ -149,14 +149,14 @@ class InboxMachine(RuleBasedStateMachine):
     def may_lose(self, inbox: Inbox) -> None:
         """Have commands sent twice while `lose_reply` is set; the first replies are dropped."""
         connections = inbox._connections
-        once = connections._round_trip
+        once = connections.round_trip
 
         def sent(data: bytes, count: int) -> Any:
             if self.lose_reply:
                 once(data, count)
             return once(data, count)
 
-        connections._round_trip = sent
+        connections.round_trip = sent
 
     # --- what several rules share --------------------------------------------------------------
 

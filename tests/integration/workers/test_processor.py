@@ -494,7 +494,7 @@ class TestStripeFails:
             ({"kind": "error", "status": 409}, "stripe: locked 409"),
             ({"kind": "error", "status": 500}, "stripe: broken 500"),
             ({"kind": "error", "status": 503}, "stripe: broken 503"),
-            ({"kind": "timeout", "seconds": 0.5}, "stripe: unreachable"),
+            ({"kind": "timeout", "seconds": 0.5}, "stripe: unreachable TIMEOUT"),
             ({"kind": "cut"}, "stripe: unreachable"),
         ],
         ids=str,
@@ -515,7 +515,7 @@ class TestStripeFails:
         processor = desk.processor(Seen().handler("*"))
         processor._fetcher._api = StripeApi("sk_test_x", base=f"http://127.0.0.1:{free_port()}")
         desk.turn(processor)
-        self.released(desk, event, "stripe: unreachable")
+        self.released(desk, event, "stripe: unreachable ECONNREFUSED")
 
     def test_a_hanging_connection_ends(self, desk, monkeypatch) -> None:
         monkeypatch.setattr(http, "READ_TIMEOUT", 0.3)
@@ -527,7 +527,7 @@ class TestStripeFails:
             started = time.monotonic()
             desk.turn(processor)
         assert time.monotonic() - started < 2
-        self.released(desk, event, "stripe: unreachable")
+        self.released(desk, event, "stripe: unreachable TIMEOUT")
 
     def test_retry_after_is_honoured(self, desk) -> None:
         event = desk.accept("created", desk.sandbox.session())
