@@ -36,11 +36,11 @@ PARTS = {
     "web": {
         "log lines": ("service/logs.py", "structlog/"),
         "counters": ("service/metrics.py",),
-        "asking Redis": ("service/inbox/", "redis/"),
+        "asking Redis": ("service/inbox/", "service/server/redis_link.py"),
         "signature and event": ("service/signature.py", "service/event.py"),
-        "the rest of the application": ("service/app.py",),
-        "gunicorn's parser, WSGI and response": ("gunicorn/http/",),
-        "reading, handing over, sending": ("",),
+        "reading requests, writing responses": ("service/server/http.py",),
+        "deciding": ("service/receiver.py",),
+        "event loop, sockets, clients": ("",),
     },
     "worker": {
         "log lines and masking": ("service/logs.py", "structlog/"),
