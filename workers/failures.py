@@ -135,7 +135,8 @@ class Rule:
             `nobody`: the work goes on without the answer.
         shortest, longest: seconds to wait. Waits grow with the time that has passed, with jitter.
         lasts: seconds after which it is not waited for any longer. They count from when the event
-            was accepted or put back, or with `since_result` from when the report was made.
+            was accepted or put back, or with `since_result` from when the report was made. An
+            event waits once in any case (`is_settled`).
         then: what happens after that, for people; the reason of a dead event or handler.
         alarm: whether a person has to act: an error line `stripe_refuses_our_key`, which names
             the key, the call and the handlers.
@@ -208,7 +209,7 @@ RULES: dict[Call, dict[FailureKind, Rule]] = {
         # Its handlers need the session, not the id of the other form.
         "forbidden": replace(_ON_ITS_OWN, alarm=True),
         "account": _ON_ITS_OWN,
-        "missing": _ON_ITS_OWN,
+        "missing": replace(_ON_ITS_OWN, who="event", lasts=RECHECK),
         "invalid": _ON_ITS_OWN,
     },
     "sensitive": {
@@ -288,13 +289,23 @@ class Judge:
         age = claim.now / 1000 - since if rule.since_result else claim.age
         if rule.alarm:
             alarm(failure, handlers, account=claim.event.account)
-        if age >= rule.lasts:
+        if age >= rule.lasts and (rule.who != "event" or is_settled(failure, claim)):
             return Verdict(None, f"stripe: {failure}: {rule.then}")
         delay = max(rule.shortest, backoff(_rounds(claim.age), rule.longest))
         delay += failure.retry_after or 0
         if rule.who == "everyone":
             self._inbox.pause(min(delay, rule.longest), f"stripe: {failure}")
         return Verdict(delay, f"stripe: {failure}")
+
+
+def is_settled(failure: StripeFailure, claim: Claim) -> bool:
+    """Whether an answer that may be early is believed: time has passed, and it came before.
+
+    The time counts from the acceptance. An event that was not looked at for as long, since no
+    worker ran or Stripe did not answer, is asked for once more.
+    """
+    lasts = failure.rule.lasts
+    return claim.age >= lasts and (not lasts or claim.reason == f"stripe: {failure}")
 
 
 def alarm(failure: StripeFailure, handlers: Sequence[str] = (), account: str | None = None) -> None:

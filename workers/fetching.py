@@ -10,7 +10,7 @@ from identity_webhooks.verification import SENSITIVE, Outcome, Sensitive, is_red
 from service import logs
 from service.inbox import Claim, Inbox
 from service.metrics import Metrics
-from workers.failures import RULES, Judge, StripeFailure
+from workers.failures import Judge, StripeFailure, is_settled
 from workers.router import Handler
 from workers.stripe_api import StripeApi
 from workers.verification import Facts, freshness
@@ -46,7 +46,7 @@ class Fetcher:
             try:
                 twin = self._api.snapshot_of(claim.event)
             except StripeFailure as failure:
-                if failure.rule.who != "nobody":
+                if failure.rule.who != "nobody" and not is_settled(failure, claim):
                     raise
                 self._judge.verdict(failure, claim)
         if twin is None or self._inbox.link(claim, twin.key):
@@ -64,8 +64,8 @@ class Fetcher:
         kind = claim.event.kind
         session, report = self._api.fetch(claim.event)
         relation = freshness(kind, Outcome.of(session).kind, redacted=is_redacted(session))
-        if relation == "stale" and claim.age < RULES["session"]["stale"].lasts:
-            raise StripeFailure("stale")
+        if relation == "stale" and not is_settled(stale := StripeFailure("stale"), claim):
+            raise stale
         outcome = Outcome.of(session, kind)
         self._metrics.count("fetches", "ok")
         return Facts(session, report, outcome, superseded=relation != "current")

@@ -13,13 +13,13 @@ handler has heard the end of.
 from __future__ import annotations
 
 import dataclasses
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import redis
 import stripe
 
 from identity_webhooks.event import Event, Kind
@@ -53,7 +53,7 @@ STUCK = DAY
 (https://docs.stripe.com/identity/how-sessions-work)."""
 
 _OF_EVERY_ACCOUNT = frozenset({"unreachable", "limited", "key"})
-"""Kinds of failures that the next account would meet as well."""
+"""Kinds of failures that the next account may meet as well."""
 
 Item = TypeVar("Item")
 
@@ -76,6 +76,7 @@ class Pass:
         stuck: sessions that have been in `processing` for more than a day.
         gone: accounts of which Stripe shows nothing any more.
         failed: why an account could not be asked for, by its id; `own` is one's own.
+        failed_in_a_row: accounts that failed as the next one might. After two no other is asked.
     """
 
     seen: int = 0
@@ -84,6 +85,7 @@ class Pass:
     stuck: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    failed_in_a_row: int = 0
 
 
 class Reconciler:
@@ -99,6 +101,7 @@ class Reconciler:
         self._api, self._inbox, self._livemode = api, inbox, livemode
         self._list_accounts = list_accounts
         self._gone_until: dict[str, float] = {}
+        self._wide_is_owed: set[str | None] = set()
 
     @classmethod
     def from_settings(cls, settings: Settings, inbox: Inbox) -> Reconciler:
@@ -126,12 +129,16 @@ class Reconciler:
                 continue
             started = self._inbox.now()
             wide = self._inbox.try_acquire(f"reconcile-wide:{account or ''}", DAY)
+            wide = wide or account in self._wide_is_owed
             watermark = self._inbox.watermark(account)
             since = started - WIDE if wide or watermark is None else watermark - OVERLAP
             through = self._try_pass(since, account, found, look_for_stuck=wide or account is None)
             if through:
                 self._inbox.move_watermark(started, account)
-            elif through is None:
+                self._wide_is_owed.discard(account)
+            elif wide:
+                self._wide_is_owed.add(account)
+            if found.failed_in_a_row > 1:
                 break
         return found
 
@@ -157,7 +164,8 @@ class Reconciler:
         """
         found = Pass()
         for account in self._accounts(found) if accounts is None else accounts:
-            if self._try_pass(since, account, found, dry_run=dry_run, progress=progress) is None:
+            self._try_pass(since, account, found, dry_run=dry_run, progress=progress)
+            if found.failed_in_a_row > 1:
                 break
         return found
 
@@ -169,7 +177,9 @@ class Reconciler:
                 known |= dict.fromkeys(self._paced(self._api.connected_accounts()))
             except StripeFailure as failure:
                 self._report(failure, "connected accounts", found)
-        return [*([] if self._api.is_organization else [None]), *known]
+        # In another order each time: whoever comes behind two that fail is not always the same.
+        connected = random.sample(list(known), len(known))
+        return [*([] if self._api.is_organization else [None]), *connected]
 
     def _try_pass(
         self,
@@ -180,8 +190,8 @@ class Reconciler:
         look_for_stuck: bool = True,
         dry_run: bool = False,
         progress: Callable[[Pass], None] = lambda _: None,
-    ) -> bool | None:
-        """Make the pass of an account: whether it is through; None when no other would be, too."""
+    ) -> bool:
+        """Make the pass of an account; whether it is through."""
         try:
             for event in self._events(since, account):
                 found.seen += 1
@@ -199,7 +209,9 @@ class Reconciler:
                 ]
         except StripeFailure as failure:
             self._report(failure, account, found)
-            return None if failure.kind in _OF_EVERY_ACCOUNT else False
+            found.failed_in_a_row += failure.kind in _OF_EVERY_ACCOUNT
+            return False
+        found.failed_in_a_row = 0
         return True
 
     def _report(self, failure: StripeFailure, account: str | None, found: Pass) -> None:
@@ -292,7 +304,7 @@ def reconcile_for_ever(reconciler: Reconciler, inbox: Inbox, stop: Stop) -> None
                     counts=dict(found.counts),
                     stuck=len(found.stuck),
                 )
-        except (redis.RedisError, InboxFull):
+        except Exception:  # whatever it was, the next pass is made
             log.exception("reconcile_failed")
 
 

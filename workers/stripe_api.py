@@ -224,6 +224,8 @@ def _failing(call: Call) -> Iterator[None]:
     except stripe.StripeError as error:
         # Without the cause: the SDK's exceptions carry the whole body.
         raise failure_of(error, call) from None
+    except (AttributeError, TypeError, KeyError):  # a 200 of another form: a proxy's, perhaps
+        raise StripeFailure("broken", call=call) from None
 
 
 def _call(call: Callable[[], Answer]) -> Answer:

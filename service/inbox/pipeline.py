@@ -421,6 +421,7 @@ def _claim(raw: Any) -> Answer:
         waits=int(fields.get("waits", 0)),
         lapses=int(fields.get("lapses", 0)),
         twin=fields.get("twin"),
+        reason=fields.get("reason", ""),
         now=int(now),
         since=int(fields.get("reopened", fields["accepted"])),
     )

@@ -98,6 +98,7 @@ class Claim:
         now: Redis TIME at the last answer, milliseconds.
         since: when the event was accepted or last re-opened, milliseconds.
         twin: the key of the same change in its other form, once that is known.
+        reason: why it was released the last time; empty if it was not.
         lost: set when a renewal was refused: start nothing more.
         unwritten: the last handler's result, written when the claim is finished or released.
     """
@@ -110,6 +111,7 @@ class Claim:
     now: int
     since: int
     twin: str | None = None
+    reason: str = ""
     lost: bool = False
     unwritten: tuple[str | int, ...] = ()
 
