@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from stripe_identity_sandbox import versions, wire
+from stripe_identity_sandbox import versions, wire, wire_v2
 from stripe_identity_sandbox.faults import Fault, Faults
 from stripe_identity_sandbox.objects import Answer, Illegal, Json
 from stripe_identity_sandbox.operations import OPERATIONS
@@ -29,6 +29,7 @@ from stripe_identity_sandbox.operations.base import (
     Operation,
     masked,
 )
+from stripe_identity_sandbox.parameters import Record
 from stripe_identity_sandbox.recorder import Exchange, sessions_in
 from stripe_identity_sandbox.settings import COMMAND_LINE_KEY
 from stripe_identity_sandbox.state import World
@@ -319,7 +320,7 @@ def _asked(op: Operation | None) -> Asked:
     """Read the request; without an operation nothing says what its parameters mean."""
     asked = Asked()
     try:
-        given = _parameters()
+        given = _parameters(op.params if op else Record())
         asked.params = wire.plain(given)
         if op:
             asked.params = op.params.convert(given, "")
@@ -328,14 +329,14 @@ def _asked(op: Operation | None) -> Asked:
     return asked
 
 
-def _parameters() -> Json:
+def _parameters(known: Record) -> Json:
     pairs = parse_qsl(request.query_string.decode("latin-1"), keep_blank_values=True)
     try:
         body = request.get_data() if request.method == "POST" else b""
     except HTTPException as error:  # too long, or cut short
         raise ApiError(error.code or 400, str(error.description)) from error
     if request.path.startswith("/v2/"):
-        return wire.nest(pairs) | (wire.json_object(body) if body else {})
+        return wire_v2.query(pairs, known) | (wire.json_object(body) if body else {})
     if request.is_json:
         # From memory of Stripe's API.
         raise ApiError(
