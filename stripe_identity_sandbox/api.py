@@ -69,8 +69,7 @@ class Api:
     def _view(self, op: Operation) -> Callable[..., Response]:
         def view(**arguments: str) -> Response:
             asked = _asked(op)
-            with self.world.step() as world:
-                asked.erased = world.recorder.erased
+            with self.world.step():
                 if _key() != COMMAND_LINE_KEY:
                     asked.fault = self.faults.for_call(request.method, request.path)
             try:
@@ -96,7 +95,6 @@ class Api:
     def refuse(self, error: ApiError) -> Response:
         """Answer a request that comes to no operation."""
         asked = _asked(None)
-        asked.erased = self.world.recorder.erased
         return self._send(*_failed(error, asked.id), asked)
 
     def _answer(self, op: Operation, arguments: dict[str, str], asked: "Asked") -> Reply:
@@ -128,7 +126,7 @@ class Api:
             arguments=arguments,
         )
         if op.method == "POST" and (name := request.headers.get("Idempotency-Key")):
-            return self._once(op, call, name, fault)
+            return self._once(op, call, name, asked)
         return self._run(op, call, fault)
 
     def _run(self, op: Operation, call: Call, fault: Fault | None) -> Reply:
@@ -143,21 +141,22 @@ class Api:
                 raise ApiError(400, str(refusal), executed=True) from refusal
             return 200, json.dumps(result, indent=2), {}
 
-    def _once(self, op: Operation, call: Call, name: str, fault: Fault | None) -> Reply:
+    def _once(self, op: Operation, call: Call, name: str, asked: "Asked") -> Reply:
         """Run an operation once per idempotency key; the first answer is given again."""
         if len(name) > IDEMPOTENCY_KEY_LENGTH or not name.isprintable():
             # The limit is documented, the sentence is not.
             raise ApiError(400, "Idempotency keys can be up to 255 printable characters.")
         call.idempotency_key = name
         # What was read, not what was sent: SDKs spell a value in several ways.
-        asked = json.dumps(call.params, sort_keys=True)
+        read = json.dumps(call.params, sort_keys=True)
         mine = Answer(
             id=f"{call.account or PLATFORM}/{name}",
             path=request.path,
-            fingerprint=hashlib.sha256(asked.encode()).hexdigest(),
+            fingerprint=hashlib.sha256(read.encode()).hexdigest(),
             request=call.request_id,
             created=self.world.now(),
         )
+        asked.answer = mine.id
         with self.world.step() as world:
             if known := world.answers.find(mine.id):
                 return self._again(known, mine, name)
@@ -165,7 +164,7 @@ class Api:
         # Not saved: an answer that only says what is wrong with the request.
         saved = 0, ""
         try:
-            status, body, headers = self._run(op, call, fault)
+            status, body, headers = self._run(op, call, asked.fault)
             saved = status, body
         except ApiError as error:
             status, body, headers = _failed(error, call.request_id)
@@ -173,7 +172,7 @@ class Api:
                 saved = status, body
         finally:
             with self.world.step() as world:
-                world.answers.end(mine, *saved, call.session)
+                world.answers.end(mine, *saved, world.sessions.get(call.session or ""))
         headers |= {"Idempotency-Key": name, "Original-Request": call.request_id}
         return status, body, headers
 
@@ -271,6 +270,8 @@ class Api:
         version = sent.get("Stripe-Version")
         if request.path.startswith(PATHS):
             with self.world.step() as world:
+                if (kept := world.answers.find(asked.answer or "")) and kept.session:
+                    sessions = sorted({*sessions, kept.session})
                 exchange = Exchange(
                     id=asked.id,
                     method=request.method,
@@ -284,7 +285,7 @@ class Api:
                     fault=fault.kind if fault else None,
                     sessions=sessions,
                 )
-                world.recorder.note(exchange, erased=asked.erased)
+                world.recorder.note(exchange, world.sessions)
         response = Response(body, status, headers, mimetype="application/json")
         response.headers["Request-Id"] = asked.id
         response.headers["Stripe-Version"] = (
@@ -311,8 +312,8 @@ class Asked:
     params: Json | None = None
     refusal: ApiError | None = None
     fault: Fault | None = None
-    #: How many sessions were redacted before it.
-    erased: int = 0
+    #: The id of what is kept for its idempotency key.
+    answer: str | None = None
     id: str = field(default_factory=lambda: f"req_{secrets.token_hex(7)}")
 
 
