@@ -143,8 +143,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
             retries=tuple(wait * retry_after_scale for wait in lifetimes.RETRIES[retries]),
         )
         world = World(settings, save=store.save if store else None)
-        if store:
-            world.load(store.load())
+        world.load(records)
         with world.step():
             for url, own_secret, form in targets:
                 known = (
@@ -160,10 +159,15 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
         return world
 
     from stripe_identity_sandbox.server import serve as run  # noqa: PLC0415 -- the other commands need no server
-    from stripe_identity_sandbox.store import Store  # noqa: PLC0415
+    from stripe_identity_sandbox.store import Store, Unusable  # noqa: PLC0415
 
-    store = Store(state) if state else None
-    run(host, port, make_world, as_json=as_json, in_order=in_order)
+    try:
+        store = Store(state) if state else None
+        records = store.load() if store else []
+    except Unusable as error:
+        raise click.BadParameter(str(error), param_hint="'--state'") from error
+    close = store.close if store else None
+    run(host, port, make_world, close, as_json=as_json, in_order=in_order)
 
 
 def _both(url: str | None, secret: str | None, names: str) -> bool:

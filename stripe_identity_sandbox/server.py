@@ -36,6 +36,8 @@ SILENCE = 10
 #: Seconds for which a connection that ends waits for what its client still sends, and how many
 #: pieces of it are read, so that the last answer is not lost with them.
 LINGER, MAX_DRAINED = 2.0, 16
+#: Seconds for which the end waits for a step that is being made.
+LAST_STEP = 1.0
 #: In bytes.
 MAX_BODY = 16_777_216
 #: In characters. Stripe's own limit is not published; what the API documents fits easily.
@@ -102,6 +104,9 @@ class _App(BaseApplication):
 class _Worker(ThreadWorker):
     """gunicorn's threaded worker without a master: a second process would have a second state."""
 
+    #: Called before the process ends.
+    stop: Callable[[], None]
+
     def handle(self, conn: Any) -> Any:
         """Answer a request; returns whether the connection is kept."""
         kept = super().handle(conn)
@@ -120,6 +125,7 @@ class _Worker(ThreadWorker):
 
     def handle_exit(self, sig: int, frame: object) -> None:
         # Every step is stored when it is made, so there is nothing to finish or to lose.
+        self.stop()
         os._exit(0)
 
     handle_quit = handle_exit
@@ -132,14 +138,16 @@ def serve(
     host: str,
     port: int,
     make_world: Callable[[str], World],
+    close: Callable[[], None] | None = None,
     *,
     as_json: bool,
     in_order: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    ``make_world`` gets the address that is served. Port 0 takes a free one. The address is
-    printed when requests are answered. ``in_order`` sends one event at a time.
+    ``make_world`` gets the address that is served; ``close`` is called at the end. Port 0 takes a
+    free one. The address is printed when requests are answered. ``in_order`` sends one event at a
+    time.
 
     Raises:
         SystemExit: the address cannot be listened on.
@@ -175,7 +183,15 @@ def serve(
     if not as_json:
         sys.stderr.write(f"overview: {url}/_sandbox/\n")
     # gunicorn wraps the sockets, and its own annotation of the worker forgets it.
-    _Worker(0, os.getppid(), sockets, app, 0, app.cfg, log).init_process()  # type: ignore[arg-type]
+    worker = _Worker(0, os.getppid(), sockets, app, 0, app.cfg, log)  # type: ignore[arg-type]
+
+    def stop() -> None:
+        # The thread of signals holds no step; one that another thread makes ends within moments.
+        if close and world.changed.acquire(timeout=LAST_STEP):
+            close()
+
+    worker.stop = stop
+    worker.init_process()
 
 
 def tidied(app: Any) -> Any:

@@ -2,6 +2,8 @@
 
 import contextlib
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,53 @@ def test_a_state_file_outlives_the_process(run: Any, tmp_path: Path) -> None:
     assert [event.id for event in client.v1.events.list()] == events
     second.control("POST", f"sessions/{session.id}/complete")
     assert client.v1.identity.verification_sessions.retrieve(session.id).status == "verified"
+
+
+def files(state: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in state.parent.glob(f"{state.name}*")}
+
+
+def test_no_byte_of_a_redacted_session_stays_in_the_state_file(run: Any, tmp_path: Path) -> None:
+    state = tmp_path / "state.sqlite"
+    first = run("--state", str(state), "--marker", "MARKER7Q")
+    sessions = first.client().v1.identity.verification_sessions
+    ids = [
+        sessions.create(
+            {"type": "document", "metadata": {"a": "MARKER7Q" * 50}},
+            {"idempotency_key": f"k{n}"},
+        ).id
+        for n in range(20)
+    ]
+    for id_ in ids:
+        first.submit(id_)
+    assert any(b"MARKER7Q" in content for content in files(state).values())
+    for id_ in ids:
+        first.control("POST", f"sessions/{id_}/redact", delay=0)
+    assert not any(b"MARKER7Q" in content for content in files(state).values())
+    sessions.create({"type": "document"})
+    first.stop()
+    left = files(state)
+    assert set(left) == {state.name}, "the log of SQLite is gone"
+    assert b"MARKER7Q" not in left[state.name]
+    second = run("--state", str(state))
+    assert len(second.client().v1.identity.verification_sessions.list()) == 10
+    assert not any(b"MARKER7Q" in content for content in files(state).values())
+
+
+def test_a_state_file_is_one_sandbox_s(run: Any, tmp_path: Path) -> None:
+    state = ("--state", str(tmp_path / "state.sqlite"))
+    first = run(*state)
+    session = first.client().v1.identity.verification_sessions.create({"type": "document"}).id
+    words = [sys.executable, "-m", "stripe_identity_sandbox", "serve", "--port", "0", *state]
+    second = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    assert second.returncode == 2
+    assert f"Another sandbox has {state[1]}" in second.stderr
+    assert "Traceback" not in second.stderr
+    first.process.kill()
+    first.process.wait(5)
+    first.process.stdout.close()
+    third = run(*state)
+    assert third.client().v1.identity.verification_sessions.retrieve(session).id == session
 
 
 def test_the_secret_given_last_is_the_one_that_signs(
