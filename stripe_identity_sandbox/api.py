@@ -12,7 +12,6 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -125,7 +124,8 @@ class Api:
             request_id=asked.id,
             arguments=arguments,
         )
-        if op.method == "POST" and (name := request.headers.get("Idempotency-Key")):
+        name = request.headers.get("Idempotency-Key")
+        if op.method == "POST" and name is not None:
             return self._once(op, call, name, asked)
         return self._run(op, call, fault)
 
@@ -143,9 +143,18 @@ class Api:
 
     def _once(self, op: Operation, call: Call, name: str, asked: "Asked") -> Reply:
         """Run an operation once per idempotency key; the first answer is given again."""
-        if len(name) > IDEMPOTENCY_KEY_LENGTH or not name.isprintable():
-            # The limit is documented, the sentence is not.
-            raise ApiError(400, "Idempotency keys can be up to 255 printable characters.")
+        if not 0 < len(name) <= IDEMPOTENCY_KEY_LENGTH:
+            # On record (cartalyst/stripe issue 65, and later with its type in apps' sources).
+            raise ApiError(
+                400,
+                f"Idempotent key length is {len(name)} characters long, which is outside accepted"
+                f" lengths. Idempotent Keys must be 1-{IDEMPOTENCY_KEY_LENGTH} characters long. If"
+                " you're looking for a decent generator, try using a UUID defined by IETF RFC"
+                " 4122.",
+                kind="idempotency_error",
+            )
+        if not name.isprintable():
+            raise ApiError(400, "Idempotency keys are of printable characters.")  # words are ours
         call.idempotency_key = name
         # What was read, not what was sent: SDKs spell a value in several ways.
         read = json.dumps(call.params, sort_keys=True)
@@ -331,7 +340,7 @@ def _asked(op: Operation | None) -> Asked:
 
 
 def _parameters(known: Record) -> Json:
-    pairs = parse_qsl(request.query_string.decode("latin-1"), keep_blank_values=True)
+    pairs = wire.pairs(request.query_string, "query")
     try:
         body = request.get_data() if request.method == "POST" else b""
     except HTTPException as error:  # too long, or cut short
@@ -346,7 +355,7 @@ def _parameters(known: Record) -> Json:
             " application/x-www-form-urlencoded). If you have any questions, we can help at"
             " https://support.stripe.com/.",
         )
-    return wire.nest(pairs + parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
+    return wire.nest(pairs + wire.pairs(body, "POST body"))
 
 
 def _key() -> str | None:
