@@ -61,11 +61,14 @@ class Recorder:
                 _empty(exchange)
 
     def all(self, *, method: str | None = None, path: str | None = None) -> list[Exchange]:
-        """Return what was kept, oldest first; ``path`` may be the beginning of one."""
+        """Return what was kept, oldest first; ``path`` may be the beginning of one.
+
+        ``method`` is in any case.
+        """
         return [
             one
             for one in self._kept
-            if method in {None, one.method} and one.path.startswith(path or "")
+            if (method is None or method.upper() == one.method) and one.path.startswith(path or "")
         ]
 
     def of(self, session: str) -> list[Exchange]:

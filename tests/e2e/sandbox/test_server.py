@@ -113,6 +113,30 @@ def test_pages_of_other_origins_are_not_served(sandbox: Any) -> None:
     assert answer.status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *(("127.0.0.1", 200), ("127.0.0.2:80", 200), ("localhost:1", 200), ("a.localhost", 200)),
+        *(("[::1]:5", 200), ("LOCALHOST", 200), ("evil.example", 403), ("evil.example:12111", 403)),
+        *(("127.0.0.1.evil.example", 403), ("localhost.evil.example", 403), ("10.0.0.1", 403)),
+        ("[", 403),
+    ],
+)
+def test_control_routes_are_served_by_the_sandbox_s_own_names(
+    sandbox: Any, host: str, status: int
+) -> None:
+    """A page of a site whose name was made to mean this machine does not reach them."""
+    for path in ("/_sandbox/clock", "/_sandbox/", "/_sandbox/nothing"):
+        answer = requests.get(f"{sandbox.url}{path}", headers={"Host": host}, timeout=5)
+        assert answer.status_code == (404 if path.endswith("nothing") and status == 200 else status)
+
+
+def test_who_listens_on_every_address_has_names_that_are_not_known(run: Any) -> None:
+    sandbox = run("--host", "0.0.0.0")  # noqa: S104
+    answer = requests.get(f"{sandbox.url}/_sandbox/clock", headers={"Host": "sandbox"}, timeout=5)
+    assert answer.status_code == 200
+
+
 def test_it_never_redirects(sandbox: Any) -> None:
     for path in ("/v1/identity/verification_sessions/", "/v1//x", "//v1/events", "/nothing"):
         answer = requests.get(
@@ -180,7 +204,9 @@ ASK = (
 
 def test_pages_that_watch_hold_no_thread(connect: Any) -> None:
     """Also those that nobody looks at any more."""
-    watch = b"GET /_sandbox/changes?since=0 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    watch = (
+        b"GET /_sandbox/changes?since=0 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
     watching = [connect(watch) for _ in range(200)]
     assert answered(connect(ASK + b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
     assert all(b"retry: " in whole(one) for one in watching), "each was answered, and ended"
@@ -188,10 +214,12 @@ def test_pages_that_watch_hold_no_thread(connect: Any) -> None:
 
 def test_answers_that_wait_leave_threads_for_the_control_routes(connect: Any) -> None:
     fault = b'{"kind": "timeout", "seconds": 600}'
-    post = b"POST /_sandbox/faults HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    post = (
+        b"POST /_sandbox/faults HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    )
     connect(post + b"Content-Length: %d\r\n\r\n%s" % (len(fault), fault)).recv(1000)
     waiting = [connect(ASK + b"\r\n\r\n") for _ in range(100)]
-    clear = connect(b"DELETE /_sandbox/faults HTTP/1.1\r\nHost: x\r\n\r\n")
+    clear = connect(b"DELETE /_sandbox/faults HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answered(clear).startswith(b"HTTP/1.1 200")
     for one in waiting:
         one.close()  # whose clients are gone do not wait any more
@@ -225,5 +253,5 @@ def test_bytes_that_no_sdk_sends(connect: Any, request_: bytes) -> None:
     assert status
     assert status[0] < b"500"
     for page in ("requests", "log", "setup", ""):
-        shown = connect(b"GET /_sandbox/%s HTTP/1.1\r\nHost: x\r\n\r\n" % page.encode())
+        shown = connect(b"GET /_sandbox/%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % page.encode())
         assert answered(shown).startswith(b"HTTP/1.1 200")

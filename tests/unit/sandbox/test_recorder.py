@@ -44,6 +44,11 @@ def test_requests_and_answers_in_their_order(api: Api) -> None:
     assert len({one["id"] for one in requests(api)}) == 5
 
     assert requests(api, f"?method=POST&path={SESSIONS}") == [made]
+    for method in ("post", "Post"):
+        assert requests(api, f"?method={method}&path={SESSIONS}") == [made]
+    unknown = api.client.get("/_sandbox/requests?methode=POST&path=/v1&status=200")
+    assert unknown.status_code == 400
+    assert "methode, status" in api.error(unknown)["message"]
     assert api.client.delete("/_sandbox/requests").json == {"cleared": 5}
     assert requests(api) == []
 
