@@ -13,9 +13,11 @@ from stripe_identity_sandbox import lifetimes, versions
 from stripe_identity_sandbox.checks import LAST_ERRORS, OUTCOMES
 from stripe_identity_sandbox.endpoints import all_events
 from stripe_identity_sandbox.objects import EVENT_TYPES
+from stripe_identity_sandbox.parameters import Url
 from stripe_identity_sandbox.remote import Remote, remote
 from stripe_identity_sandbox.settings import Settings
 from stripe_identity_sandbox.state import World
+from stripe_identity_sandbox.wire import ApiError
 
 #: Stripe's hours between tries become seconds: 3600 s is 3.6 s.
 RETRY_SCALE = 0.001
@@ -50,6 +52,16 @@ def _version(_: click.Context, parameter: click.Parameter, value: str) -> str:
     return value
 
 
+def _url(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse what the API refuses as the address of an endpoint."""
+    try:
+        return None if value is None else Url(web=True).convert(value, "url")
+    except ApiError as error:
+        raise click.BadParameter(
+            f"{value!r} is no address; try http://127.0.0.1:8000/webhooks.", param=parameter
+        ) from error
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """A Stripe Identity on your own machine."""
@@ -57,10 +69,16 @@ def main() -> None:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=12111, show_default=True, help="Port; 0 takes a free one.")
-@click.option("--deliver-to", metavar="URL", help="Send snapshot events there.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=12111,
+    show_default=True,
+    help="Port; 0 takes a free one.",
+)
+@click.option("--deliver-to", metavar="URL", callback=_url, help="Send snapshot events there.")
 @click.option("--secret", metavar="whsec_...", help="Sign them with this secret.")
-@click.option("--deliver-thin-to", metavar="URL", help="Send thin events there.")
+@click.option("--deliver-thin-to", metavar="URL", callback=_url, help="Send thin events there.")
 @click.option("--thin-secret", metavar="whsec_...", help="Sign those with this secret.")
 @click.option(
     "--retries",
@@ -143,8 +161,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
             retries=tuple(wait * retry_after_scale for wait in lifetimes.RETRIES[retries]),
         )
         world = World(settings, save=store.save if store else None)
-        if store:
-            world.load(store.load())
+        world.load(records)
         with world.step():
             for url, own_secret, form in targets:
                 known = (
@@ -160,10 +177,15 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
         return world
 
     from stripe_identity_sandbox.server import serve as run  # noqa: PLC0415 -- the other commands need no server
-    from stripe_identity_sandbox.store import Store  # noqa: PLC0415
+    from stripe_identity_sandbox.store import Store, Unusable  # noqa: PLC0415
 
-    store = Store(state) if state else None
-    run(host, port, make_world, as_json=as_json, in_order=in_order)
+    try:
+        store = Store(state) if state else None
+        records = store.load() if store else []
+    except Unusable as error:
+        raise click.BadParameter(str(error), param_hint="'--state'") from error
+    close = store.close if store else None
+    run(host, port, make_world, close, as_json=as_json, in_order=in_order)
 
 
 def _both(url: str | None, secret: str | None, names: str) -> bool:

@@ -12,12 +12,11 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from stripe_identity_sandbox import versions, wire
+from stripe_identity_sandbox import versions, wire, wire_v2
 from stripe_identity_sandbox.faults import Fault, Faults
 from stripe_identity_sandbox.objects import Answer, Illegal, Json
 from stripe_identity_sandbox.operations import OPERATIONS
@@ -29,6 +28,7 @@ from stripe_identity_sandbox.operations.base import (
     Operation,
     masked,
 )
+from stripe_identity_sandbox.parameters import Record
 from stripe_identity_sandbox.recorder import Exchange, sessions_in
 from stripe_identity_sandbox.settings import COMMAND_LINE_KEY
 from stripe_identity_sandbox.state import World
@@ -68,8 +68,7 @@ class Api:
     def _view(self, op: Operation) -> Callable[..., Response]:
         def view(**arguments: str) -> Response:
             asked = _asked(op)
-            with self.world.step() as world:
-                asked.erased = world.recorder.erased
+            with self.world.step():
                 if _key() != COMMAND_LINE_KEY:
                     asked.fault = self.faults.for_call(request.method, request.path)
             try:
@@ -95,7 +94,6 @@ class Api:
     def refuse(self, error: ApiError) -> Response:
         """Answer a request that comes to no operation."""
         asked = _asked(None)
-        asked.erased = self.world.recorder.erased
         return self._send(*_failed(error, asked.id), asked)
 
     def _answer(self, op: Operation, arguments: dict[str, str], asked: "Asked") -> Reply:
@@ -126,8 +124,9 @@ class Api:
             request_id=asked.id,
             arguments=arguments,
         )
-        if op.method == "POST" and (name := request.headers.get("Idempotency-Key")):
-            return self._once(op, call, name, fault)
+        name = request.headers.get("Idempotency-Key")
+        if op.method == "POST" and name is not None:
+            return self._once(op, call, name, asked)
         return self._run(op, call, fault)
 
     def _run(self, op: Operation, call: Call, fault: Fault | None) -> Reply:
@@ -142,21 +141,31 @@ class Api:
                 raise ApiError(400, str(refusal), executed=True) from refusal
             return 200, json.dumps(result, indent=2), {}
 
-    def _once(self, op: Operation, call: Call, name: str, fault: Fault | None) -> Reply:
+    def _once(self, op: Operation, call: Call, name: str, asked: "Asked") -> Reply:
         """Run an operation once per idempotency key; the first answer is given again."""
-        if len(name) > IDEMPOTENCY_KEY_LENGTH or not name.isprintable():
-            # The limit is documented, the sentence is not.
-            raise ApiError(400, "Idempotency keys can be up to 255 printable characters.")
+        if not 0 < len(name) <= IDEMPOTENCY_KEY_LENGTH:
+            # On record (cartalyst/stripe issue 65, and later with its type in apps' sources).
+            raise ApiError(
+                400,
+                f"Idempotent key length is {len(name)} characters long, which is outside accepted"
+                f" lengths. Idempotent Keys must be 1-{IDEMPOTENCY_KEY_LENGTH} characters long. If"
+                " you're looking for a decent generator, try using a UUID defined by IETF RFC"
+                " 4122.",
+                kind="idempotency_error",
+            )
+        if not name.isprintable():
+            raise ApiError(400, "Idempotency keys are of printable characters.")  # words are ours
         call.idempotency_key = name
         # What was read, not what was sent: SDKs spell a value in several ways.
-        asked = json.dumps(call.params, sort_keys=True)
+        read = json.dumps(call.params, sort_keys=True)
         mine = Answer(
             id=f"{call.account or PLATFORM}/{name}",
             path=request.path,
-            fingerprint=hashlib.sha256(asked.encode()).hexdigest(),
+            fingerprint=hashlib.sha256(read.encode()).hexdigest(),
             request=call.request_id,
             created=self.world.now(),
         )
+        asked.answer = mine.id
         with self.world.step() as world:
             if known := world.answers.find(mine.id):
                 return self._again(known, mine, name)
@@ -164,7 +173,7 @@ class Api:
         # Not saved: an answer that only says what is wrong with the request.
         saved = 0, ""
         try:
-            status, body, headers = self._run(op, call, fault)
+            status, body, headers = self._run(op, call, asked.fault)
             saved = status, body
         except ApiError as error:
             status, body, headers = _failed(error, call.request_id)
@@ -172,7 +181,7 @@ class Api:
                 saved = status, body
         finally:
             with self.world.step() as world:
-                world.answers.end(mine, *saved, call.session)
+                world.answers.end(mine, *saved, world.sessions.get(call.session or ""))
         headers |= {"Idempotency-Key": name, "Original-Request": call.request_id}
         return status, body, headers
 
@@ -270,6 +279,8 @@ class Api:
         version = sent.get("Stripe-Version")
         if request.path.startswith(PATHS):
             with self.world.step() as world:
+                if (kept := world.answers.find(asked.answer or "")) and kept.session:
+                    sessions = sorted({*sessions, kept.session})
                 exchange = Exchange(
                     id=asked.id,
                     method=request.method,
@@ -283,7 +294,7 @@ class Api:
                     fault=fault.kind if fault else None,
                     sessions=sessions,
                 )
-                world.recorder.note(exchange, erased=asked.erased)
+                world.recorder.note(exchange, world.sessions)
         response = Response(body, status, headers, mimetype="application/json")
         response.headers["Request-Id"] = asked.id
         response.headers["Stripe-Version"] = (
@@ -310,8 +321,8 @@ class Asked:
     params: Json | None = None
     refusal: ApiError | None = None
     fault: Fault | None = None
-    #: How many sessions were redacted before it.
-    erased: int = 0
+    #: The id of what is kept for its idempotency key.
+    answer: str | None = None
     id: str = field(default_factory=lambda: f"req_{secrets.token_hex(7)}")
 
 
@@ -319,7 +330,7 @@ def _asked(op: Operation | None) -> Asked:
     """Read the request; without an operation nothing says what its parameters mean."""
     asked = Asked()
     try:
-        given = _parameters()
+        given = _parameters(op.params if op else Record())
         asked.params = wire.plain(given)
         if op:
             asked.params = op.params.convert(given, "")
@@ -328,14 +339,14 @@ def _asked(op: Operation | None) -> Asked:
     return asked
 
 
-def _parameters() -> Json:
-    pairs = parse_qsl(request.query_string.decode("latin-1"), keep_blank_values=True)
+def _parameters(known: Record) -> Json:
+    pairs = wire.pairs(request.query_string, "query")
     try:
         body = request.get_data() if request.method == "POST" else b""
     except HTTPException as error:  # too long, or cut short
         raise ApiError(error.code or 400, str(error.description)) from error
     if request.path.startswith("/v2/"):
-        return wire.nest(pairs) | (wire.json_object(body) if body else {})
+        return wire_v2.query(pairs, known) | (wire.json_object(body) if body else {})
     if request.is_json:
         # From memory of Stripe's API.
         raise ApiError(
@@ -344,7 +355,7 @@ def _parameters() -> Json:
             " application/x-www-form-urlencoded). If you have any questions, we can help at"
             " https://support.stripe.com/.",
         )
-    return wire.nest(pairs + parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
+    return wire.nest(pairs + wire.pairs(body, "POST body"))
 
 
 def _key() -> str | None:

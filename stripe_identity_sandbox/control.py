@@ -157,8 +157,10 @@ def install(  # noqa: PLR0915 -- a list of routes
 
     @app.get("/_sandbox/requests")
     def list_requests() -> Response:
+        named = request.args.to_dict()
+        if unknown := ", ".join(sorted(named.keys() - {"method", "path"})):
+            raise ApiError(400, f"Unknown filter: {unknown}. There are method and path.")
         with world.step():
-            named = {name: request.args.get(name) for name in ("method", "path")}
             return jsonify([view(one) for one in world.recorder.all(**named)])
 
     @app.delete("/_sandbox/requests")

@@ -31,12 +31,19 @@ class Answers:
         for old in list(itertools.takewhile(self._expired, self.by_id.values())):
             self._journal.forget(self.by_id, old)
 
-    def end(self, answer: Answer, status: int, body: str, session: str | None) -> None:
-        """Keep what was answered; status 0 forgets the key, as if it had never been used."""
+    def end(self, answer: Answer, status: int, body: str, session: Session | None) -> None:
+        """Keep what was answered; status 0 forgets the key, as if it had never been used.
+
+        ``session`` is the one the body shows. It may have been redacted since it was read.
+        """
         if status == 0:
             self._journal.forget(self.by_id, answer)
         else:
-            answer.status, answer.body, answer.session = status, body, session
+            answer.status, answer.body = status, body
+            if session:
+                answer.session = session.id
+                if session.redaction == "redacted":
+                    answer.body = ""
             self._journal.touch(answer)
 
     def erase(self, session: Session) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections import deque
+from collections.abc import Mapping
 
 import msgspec
 
@@ -16,8 +17,8 @@ KEPT = 1000
 class Exchange(msgspec.Struct):
     """One request as it was read, and its answer as it left. ``time`` is the machine's.
 
-    ``params`` and ``answer`` are None where there is nothing to read, and once a session that they
-    show was redacted.
+    ``params`` and ``answer`` are None where there is nothing to read, and where they show a session
+    that was redacted, before or since.
     """
 
     id: str
@@ -30,7 +31,7 @@ class Exchange(msgspec.Struct):
     status: int
     answer: str | None
     fault: str | None
-    #: The sessions that it shows.
+    #: The sessions that it shows, and the one that its idempotency key stands for.
     sessions: list[str]
     time: float = msgspec.field(default_factory=time.time)
 
@@ -40,32 +41,34 @@ class Recorder:
 
     def __init__(self) -> None:
         self._kept: deque[Exchange] = deque(maxlen=KEPT)
-        #: The sessions that were redacted, in order: an answer may be on its way meanwhile.
-        self._erased: list[str] = []
 
-    @property
-    def erased(self) -> int:
-        """How many sessions were redacted, for ``note``."""
-        return len(self._erased)
-
-    def note(self, exchange: Exchange, *, erased: int) -> None:
-        """Keep an exchange; ``erased`` is how many sessions were redacted when it began."""
-        if not set(self._erased[erased:]).isdisjoint(exchange.sessions):
+    def note(self, exchange: Exchange, sessions: Mapping[str, Session]) -> None:
+        """Keep an exchange; ``sessions`` are all there are, and say which were redacted."""
+        shown = [sessions[id_] for id_ in exchange.sessions if id_ in sessions]
+        if any(session.redaction == "redacted" for session in shown):
             _empty(exchange)
         self._kept.append(exchange)
 
     def erase(self, session: Session) -> None:
-        """Forget what the exchanges that show a session hold."""
-        self._erased.append(session.id)
-        for exchange in self.of(session.id):
-            _empty(exchange)
+        """Forget what the exchanges that show a session hold.
+
+        One that was refused because another with its idempotency key was under way names no
+        session, and has the parameters of the other.
+        """
+        keys = {_key(one) for one in self.of(session.id)} - {None}
+        for exchange in self._kept:
+            if session.id in exchange.sessions or _key(exchange) in keys:
+                _empty(exchange)
 
     def all(self, *, method: str | None = None, path: str | None = None) -> list[Exchange]:
-        """Return what was kept, oldest first; ``path`` may be the beginning of one."""
+        """Return what was kept, oldest first; ``path`` may be the beginning of one.
+
+        ``method`` is in any case.
+        """
         return [
             one
             for one in self._kept
-            if method in {None, one.method} and one.path.startswith(path or "")
+            if (method is None or method.upper() == one.method) and one.path.startswith(path or "")
         ]
 
     def of(self, session: str) -> list[Exchange]:
@@ -88,6 +91,12 @@ def view(one: Exchange) -> Json:
     """Return an exchange as JSON, its answer taken apart."""
     shown: Json = msgspec.to_builtins(one)
     return shown | {"answer": json.loads(one.answer) if one.answer else None}
+
+
+def _key(exchange: Exchange) -> tuple[str | None, str] | None:
+    """Return the account and the idempotency key of a request that has one that counts."""
+    key = exchange.idempotency_key
+    return (exchange.account, key) if key and exchange.method == "POST" else None
 
 
 def _empty(exchange: Exchange) -> None:

@@ -1,6 +1,7 @@
 """The web server of the sandbox: one process, many threads, because the state is in its memory."""
 
 import contextlib
+import ipaddress
 import json
 import logging
 import os
@@ -8,9 +9,9 @@ import socket
 import string
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from flask import Flask, Response, request
 from gunicorn.app.base import BaseApplication
@@ -36,14 +37,20 @@ SILENCE = 10
 #: Seconds for which a connection that ends waits for what its client still sends, and how many
 #: pieces of it are read, so that the last answer is not lost with them.
 LINGER, MAX_DRAINED = 2.0, 16
+#: Seconds for which the end waits for a step that is being made.
+LAST_STEP = 1.0
 #: In bytes.
 MAX_BODY = 16_777_216
 #: In characters. Stripe's own limit is not published; what the API documents fits easily.
 MAX_URL = 65_536
 
 
-def create_app(world: World, faults: Faults) -> Flask:
-    """Return the WSGI application: Stripe's API, the control routes and the pages."""
+def create_app(world: World, faults: Faults, hosts: Container[str] | None = ()) -> Flask:
+    """Return the WSGI application: Stripe's API, the control routes and the pages.
+
+    ``hosts`` are the names, besides those of loopback, by which the control routes are reached.
+    None: any.
+    """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     api = Api(world, faults)
@@ -84,7 +91,30 @@ def create_app(world: World, faults: Faults) -> Flask:
         if origin and origin.partition("://")[2] != request.host:
             raise ApiError(403, f"Requests from {origin} are not served.")
 
+    @app.before_request
+    def no_other_name() -> None:
+        # The name of another site may be made to mean this machine; its pages are of one origin
+        # with the sandbox then.
+        controls = request.path.startswith("/_sandbox")
+        if controls and hosts is not None and not _is_here(request.host, hosts):
+            raise ApiError(
+                403,
+                f"The control routes are not served as {request.host}: use the address that the"
+                " sandbox printed.",
+            )
+
     return app
+
+
+def _is_here(host: str, others: Container[str]) -> bool:
+    """Say whether a Host header names loopback, or one of the others."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if name in others or name == "localhost" or name.endswith(".localhost"):
+            return True
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 class _App(BaseApplication):
@@ -101,6 +131,9 @@ class _App(BaseApplication):
 
 class _Worker(ThreadWorker):
     """gunicorn's threaded worker without a master: a second process would have a second state."""
+
+    #: Called before the process ends.
+    stop: Callable[[], None]
 
     def handle(self, conn: Any) -> Any:
         """Answer a request; returns whether the connection is kept."""
@@ -120,6 +153,7 @@ class _Worker(ThreadWorker):
 
     def handle_exit(self, sig: int, frame: object) -> None:
         # Every step is stored when it is made, so there is nothing to finish or to lose.
+        self.stop()
         os._exit(0)
 
     handle_quit = handle_exit
@@ -132,14 +166,16 @@ def serve(
     host: str,
     port: int,
     make_world: Callable[[str], World],
+    close: Callable[[], None] | None = None,
     *,
     as_json: bool,
     in_order: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    ``make_world`` gets the address that is served. Port 0 takes a free one. The address is
-    printed when requests are answered. ``in_order`` sends one event at a time.
+    ``make_world`` gets the address that is served; ``close`` is called at the end. Port 0 takes a
+    free one. The address is printed when requests are answered. ``in_order`` sends one event at a
+    time.
 
     Raises:
         SystemExit: the address cannot be listened on.
@@ -164,18 +200,29 @@ def serve(
             one.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", SILENCE, 0))
     address, bound = sockets[0].getsockname()[:2]
     # Who listens on every address is reached, by a browser on this machine, on this one.
-    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address)  # noqa: S104
+    # Who listens on every address is reached by names that are not known here.
+    hosts = None if loopback else {address, host.lower()}
+    address = loopback or address
     url = f"http://{f'[{address}]' if ':' in address else address}:{bound}"
 
     world, faults = make_world(url), Faults()
-    app.callable = tidied(create_app(world, faults))
+    app.callable = tidied(create_app(world, faults, hosts))
     Deliverer(world, faults, senders=1 if in_order else SENDERS).start()
     sys.stdout.write((json.dumps({"url": url}) if as_json else f"sandbox: {url}") + "\n")
     sys.stdout.flush()
     if not as_json:
         sys.stderr.write(f"overview: {url}/_sandbox/\n")
     # gunicorn wraps the sockets, and its own annotation of the worker forgets it.
-    _Worker(0, os.getppid(), sockets, app, 0, app.cfg, log).init_process()  # type: ignore[arg-type]
+    worker = _Worker(0, os.getppid(), sockets, app, 0, app.cfg, log)  # type: ignore[arg-type]
+
+    def stop() -> None:
+        # The thread of signals holds no step; one that another thread makes ends within moments.
+        if close and world.changed.acquire(timeout=LAST_STEP):
+            close()
+
+    worker.stop = stop
+    worker.init_process()
 
 
 def tidied(app: Any) -> Any:

@@ -3,8 +3,10 @@
 Texts without a note are on public record; of the others, the note says what they are modelled on.
 """
 
+import string
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, quote
 
 import msgspec
 
@@ -18,6 +20,10 @@ DEFAULT_LIMIT, MAX_LIMIT = 10, 100
 MAX_EXPAND_DEPTH = 4
 #: Levels of nested parameters. Stripe's limit is not published; no operation here has more than 4.
 MAX_DEPTH = 32
+
+
+#: Characters of a parameter that an error quotes.
+MAX_QUOTED = 100
 
 
 class ApiError(Exception):
@@ -59,6 +65,27 @@ class ApiError(Exception):
 
 
 # -- form parameters -------------------------------------------------------------------------
+
+
+def pairs(form: bytes, place: str) -> list[tuple[str, str]]:
+    """Return the names and values of a form or a query; ``place`` is the one that errors name.
+
+    Raises:
+        ApiError: one is not in UTF-8.
+    """
+    # Bytes and their escapes may stand beside each other in one character.
+    escaped = quote(form, safe=string.printable)
+    found = parse_qsl(escaped, keep_blank_values=True, errors="surrogateescape")
+    for text in (text for pair in found for text in pair):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            shown = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            # On record for bodies (stripe/stripe-dotnet issue 1654); what it quotes is a guess.
+            raise ApiError(
+                400, f'Invalid UTF-8 characters found in {place}: "{shown[:MAX_QUOTED]}".'
+            ) from None
+    return found
 
 
 def nest(pairs: Iterable[tuple[str, str]]) -> Json:

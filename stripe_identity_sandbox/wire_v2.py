@@ -1,20 +1,29 @@
 """What differs under /v2: JSON bodies, pages with an address of the next one, ISO times."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from stripe_identity_sandbox.objects import Json
-from stripe_identity_sandbox.parameters import Integer, Kind, Record, Text
-from stripe_identity_sandbox.wire import ApiError
+from stripe_identity_sandbox.parameters import Array, Integer, Kind, Record, Text
+from stripe_identity_sandbox.wire import ApiError, nest
 
 Item = TypeVar("Item")
 
 #: docs.stripe.com/api-v2-overview#list-pagination; the maximum is that of /v1, by analogy.
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 PAGE: dict[str, Kind] = {"limit": Integer(), "page": Text()}
+
+
+def query(pairs: Iterable[tuple[str, str]], known: Record) -> Json:
+    """Return the nested parameters of a query, as ``wire.nest`` does.
+
+    SDKs from before November 2025 write an array of /v2 as its plain name, once an item.
+    """
+    arrays = {name for name, kind in known.fields.items() if isinstance(kind, Array)}
+    return nest((f"{name}[]" if value and name in arrays else name, value) for name, value in pairs)
 
 
 @dataclass(frozen=True)
@@ -30,13 +39,16 @@ class Moment(Kind):
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+BOUNDS: dict[str, Kind] = dict.fromkeys(("gt", "gte", "lt", "lte"), Moment())
+
+
 @dataclass(frozen=True)
 class MomentRange(Kind):
     """Bounds of time: gt, gte, lt, lte."""
 
     def convert(self, value: Any, param: str) -> Json:
         """Return the bounds."""
-        return Record(dict.fromkeys(("gt", "gte", "lt", "lte"), Moment())).convert(value, param)
+        return Record(BOUNDS).convert(value, param)
 
 
 def page(
@@ -71,8 +83,9 @@ def _flat(params: Json) -> dict[str, Any]:
         if isinstance(value, list):
             flat |= {f"{name}[{n}]": item for n, item in enumerate(value)}
         elif isinstance(value, dict):
-            moments = {k: datetime.fromtimestamp(v, UTC).isoformat() for k, v in value.items()}
-            flat |= {f"{name}[{key}]": moment for key, moment in moments.items()}
+            flat |= {f"{name}[{key}]": inner for key, inner in _flat(value).items()}
+        elif isinstance(value, float):
+            flat[name] = datetime.fromtimestamp(value, UTC).isoformat()
         else:
             flat[name] = value
     return flat

@@ -74,19 +74,25 @@ THIN = "/v2/core/events"
     "GET",
     THIN,
     EVENTS_READ,
+    # The bounds stand alone in API 2025-10-29.clover, and within ``created`` since.
     wire_v2.PAGE
+    | wire_v2.BOUNDS
     | {"created": wire_v2.MomentRange(), "object_id": Text(), "types": Array(EventName("thin"))},
 )
 def list_thin_events(call: Call) -> Json:
     """List the events of the last 30 days in their thin form, newest first."""
     params = call.params
+    bounds = {name: params[name] for name in wire_v2.BOUNDS if name in params}
 
     def keep(event: Event) -> bool:
         return (
             event.account == call.account
             and params.get("object_id") in {None, event.session}
             and (not params.get("types") or f"v1.{event.type}" in params["types"])
-            and wire.within(int(event.created * 1000) / 1000, params.get("created"))
+            and all(
+                wire.within(int(event.created * 1000) / 1000, asked)
+                for asked in (bounds, params.get("created"))
+            )
         )
 
     events = [event for event in call.world.events.alive()[::-1] if keep(event)]

@@ -14,6 +14,9 @@ assert version == stripe.VERSION if hasattr(stripe, "VERSION") else stripe.versi
 stripe.api_base = url
 stripe.api_key = "sk_test_old"
 Session = stripe.identity.VerificationSession
+InvalidRequestError = (
+    stripe if int(version.split(".")[0]) > 7 else stripe.error
+).InvalidRequestError
 
 made = Session.create(
     type="document",
@@ -56,6 +59,24 @@ assert Session.redact(made.id).redaction.status == "processing"
 for wrong in ({"type": "visa"}, {"type": "document", "surprise": 1}):
     try:
         Session.create(**wrong)
-    except stripe.error.InvalidRequestError:
+    except InvalidRequestError:
         continue
     raise AssertionError("it had to be refused")
+
+if version.startswith("13."):
+    client = stripe.StripeClient("sk_test_old", base_addresses={"api": url})
+    kinds = [f"v1.identity.verification_session.{name}" for name in ("created", "canceled")]
+    hook = {"url": "http://127.0.0.1:9/"}
+    destination = client.v2.core.event_destinations.create(
+        {
+            "name": "old", "type": "webhook_endpoint", "event_payload": "thin",
+            "enabled_events": kinds, "webhook_endpoint": hook, "include": ["webhook_endpoint.url"],
+        }
+    )  # fmt: skip
+    found = client.v2.core.event_destinations.retrieve(
+        destination.id, {"include": ["webhook_endpoint.url"]}
+    )
+    assert found.webhook_endpoint.url == hook["url"]
+    for names in (kinds, kinds[:1]):
+        events = client.v2.core.events.list({"object_id": made.id, "types": names}).data
+        assert [event.type for event in events] == names[::-1]

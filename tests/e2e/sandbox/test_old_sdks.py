@@ -1,4 +1,7 @@
-"""Old SDKs: the oldest that are supported, and the last stripe-python that sends `True`."""
+"""Old SDKs: the oldest that are supported, and the last of each manner of stripe-python.
+
+Up to 12.0 it sends `True`, up to 13 it repeats the plain names of arrays in queries of /v2.
+"""
 
 import os
 import subprocess
@@ -25,7 +28,7 @@ def sdk(version: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("version", ["5.0.0", "12.0.1"])
+@pytest.mark.parametrize("version", ["5.0.0", "12.0.1", "13.1.0"])
 def test_stripe_python(sandbox: Any, version: str) -> None:
     done = subprocess.run(
         [

@@ -2,6 +2,8 @@
 
 import contextlib
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,53 @@ def test_a_state_file_outlives_the_process(run: Any, tmp_path: Path) -> None:
     assert client.v1.identity.verification_sessions.retrieve(session.id).status == "verified"
 
 
+def files(state: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in state.parent.glob(f"{state.name}*")}
+
+
+def test_no_byte_of_a_redacted_session_stays_in_the_state_file(run: Any, tmp_path: Path) -> None:
+    state = tmp_path / "state.sqlite"
+    first = run("--state", str(state), "--marker", "MARKER7Q")
+    sessions = first.client().v1.identity.verification_sessions
+    ids = [
+        sessions.create(
+            {"type": "document", "metadata": {"a": "MARKER7Q" * 50}},
+            {"idempotency_key": f"k{n}"},
+        ).id
+        for n in range(20)
+    ]
+    for id_ in ids:
+        first.submit(id_)
+    assert any(b"MARKER7Q" in content for content in files(state).values())
+    for id_ in ids:
+        first.control("POST", f"sessions/{id_}/redact", delay=0)
+    assert not any(b"MARKER7Q" in content for content in files(state).values())
+    sessions.create({"type": "document"})
+    first.stop()
+    left = files(state)
+    assert set(left) == {state.name}, "the log of SQLite is gone"
+    assert b"MARKER7Q" not in left[state.name]
+    second = run("--state", str(state))
+    assert len(second.client().v1.identity.verification_sessions.list()) == 10
+    assert not any(b"MARKER7Q" in content for content in files(state).values())
+
+
+def test_a_state_file_is_one_sandbox_s(run: Any, tmp_path: Path) -> None:
+    state = ("--state", str(tmp_path / "state.sqlite"))
+    first = run(*state)
+    session = first.client().v1.identity.verification_sessions.create({"type": "document"}).id
+    words = [sys.executable, "-m", "stripe_identity_sandbox", "serve", "--port", "0", *state]
+    second = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    assert second.returncode == 2
+    assert f"Another sandbox has {state[1]}" in second.stderr
+    assert "Traceback" not in second.stderr
+    first.process.kill()
+    first.process.wait(5)
+    first.process.stdout.close()
+    third = run(*state)
+    assert third.client().v1.identity.verification_sessions.retrieve(session).id == session
+
+
 def test_the_secret_given_last_is_the_one_that_signs(
     run: Any, tmp_path: Path, listener: Any
 ) -> None:
@@ -62,6 +111,30 @@ def test_pages_of_other_origins_are_not_served(sandbox: Any) -> None:
         timeout=5,
     )
     assert answer.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *(("127.0.0.1", 200), ("127.0.0.2:80", 200), ("localhost:1", 200), ("a.localhost", 200)),
+        *(("[::1]:5", 200), ("LOCALHOST", 200), ("evil.example", 403), ("evil.example:12111", 403)),
+        *(("127.0.0.1.evil.example", 403), ("localhost.evil.example", 403), ("10.0.0.1", 403)),
+        ("[", 403),
+    ],
+)
+def test_control_routes_are_served_by_the_sandbox_s_own_names(
+    sandbox: Any, host: str, status: int
+) -> None:
+    """A page of a site whose name was made to mean this machine does not reach them."""
+    for path in ("/_sandbox/clock", "/_sandbox/", "/_sandbox/nothing"):
+        answer = requests.get(f"{sandbox.url}{path}", headers={"Host": host}, timeout=5)
+        assert answer.status_code == (404 if path.endswith("nothing") and status == 200 else status)
+
+
+def test_who_listens_on_every_address_has_names_that_are_not_known(run: Any) -> None:
+    sandbox = run("--host", "0.0.0.0")  # noqa: S104
+    answer = requests.get(f"{sandbox.url}/_sandbox/clock", headers={"Host": "sandbox"}, timeout=5)
+    assert answer.status_code == 200
 
 
 def test_it_never_redirects(sandbox: Any) -> None:
@@ -131,7 +204,9 @@ ASK = (
 
 def test_pages_that_watch_hold_no_thread(connect: Any) -> None:
     """Also those that nobody looks at any more."""
-    watch = b"GET /_sandbox/changes?since=0 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    watch = (
+        b"GET /_sandbox/changes?since=0 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
     watching = [connect(watch) for _ in range(200)]
     assert answered(connect(ASK + b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
     assert all(b"retry: " in whole(one) for one in watching), "each was answered, and ended"
@@ -139,10 +214,12 @@ def test_pages_that_watch_hold_no_thread(connect: Any) -> None:
 
 def test_answers_that_wait_leave_threads_for_the_control_routes(connect: Any) -> None:
     fault = b'{"kind": "timeout", "seconds": 600}'
-    post = b"POST /_sandbox/faults HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    post = (
+        b"POST /_sandbox/faults HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    )
     connect(post + b"Content-Length: %d\r\n\r\n%s" % (len(fault), fault)).recv(1000)
     waiting = [connect(ASK + b"\r\n\r\n") for _ in range(100)]
-    clear = connect(b"DELETE /_sandbox/faults HTTP/1.1\r\nHost: x\r\n\r\n")
+    clear = connect(b"DELETE /_sandbox/faults HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answered(clear).startswith(b"HTTP/1.1 200")
     for one in waiting:
         one.close()  # whose clients are gone do not wait any more
@@ -176,5 +253,5 @@ def test_bytes_that_no_sdk_sends(connect: Any, request_: bytes) -> None:
     assert status
     assert status[0] < b"500"
     for page in ("requests", "log", "setup", ""):
-        shown = connect(b"GET /_sandbox/%s HTTP/1.1\r\nHost: x\r\n\r\n" % page.encode())
+        shown = connect(b"GET /_sandbox/%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % page.encode())
         assert answered(shown).startswith(b"HTTP/1.1 200")

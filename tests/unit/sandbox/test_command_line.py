@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from stripe_identity_sandbox.__main__ import main
 
 from .conftest import SESSIONS, Api
+from .test_store import UNUSABLE
 
 
 @pytest.fixture
@@ -120,6 +121,34 @@ def test_mistakes(run: Any) -> None:
     assert run("trigger", "nonsense").exit_code == 2
     both = CliRunner().invoke(main, ["serve", "--deliver-to", "http://x"])
     assert "--deliver-to and --secret go together" in both.output
+
+
+@pytest.mark.parametrize("option", ["--deliver-to", "--deliver-thin-to"])
+@pytest.mark.parametrize(
+    "value", ["foo", "", "127.0.0.1:8000", "ftp://x.example", "http://", "http://a b/"]
+)
+def test_an_address_that_is_none(option: str, value: str) -> None:
+    secret = "--thin-secret" if "thin" in option else "--secret"
+    answer = CliRunner().invoke(main, ["serve", option, value, secret, "whsec_x"])
+    assert answer.exit_code == 2
+    assert f"Invalid value for '{option}'" in answer.output
+
+
+@pytest.mark.parametrize("value", ["99999", "65536", "-1", "x"])
+def test_a_port_that_there_is_not(value: str) -> None:
+    answer = CliRunner().invoke(main, ["serve", "--port", value])
+    assert answer.exit_code == 2
+    assert "Invalid value for '--port'" in answer.output
+
+
+@pytest.mark.parametrize("make", UNUSABLE.values(), ids=UNUSABLE)
+def test_a_state_file_that_cannot_be_used(make: Any, tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    make(path)
+    answer = CliRunner().invoke(main, ["serve", "--port", "0", "--state", str(path)])
+    assert answer.exit_code == 2
+    assert "Invalid value for '--state'" in answer.output
+    assert "Traceback" not in answer.output
 
 
 @pytest.mark.parametrize("option", ["--redaction-time", "--retry-after-scale"])

@@ -244,8 +244,11 @@ def test_what_is_stored_is_what_was(tmp_path: Path) -> None:
     with outbox.world.step() as world:
         world.outbox.drop_endpoint(gone)
 
+    store.close()
     again = World(Settings(), clock=lambda: outbox.now)
-    again.load(Store(tmp_path / "deep" / "state.sqlite").load())
+    store = Store(tmp_path / "deep" / "state.sqlite")
+    again.load(store.load())
+    store.close()
     for shelf in ("sessions", "keys"):
         assert list(getattr(again, shelf).items()) == list(getattr(outbox.world, shelf).items())
     for room in ("reports", "events", "endpoints", "outbox", "answers"):

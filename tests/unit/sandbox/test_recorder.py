@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from stripe_identity_sandbox.objects import Answer
 from stripe_identity_sandbox.recorder import Exchange
 from stripe_identity_sandbox.state import World
 
@@ -43,6 +44,11 @@ def test_requests_and_answers_in_their_order(api: Api) -> None:
     assert len({one["id"] for one in requests(api)}) == 5
 
     assert requests(api, f"?method=POST&path={SESSIONS}") == [made]
+    for method in ("post", "Post"):
+        assert requests(api, f"?method={method}&path={SESSIONS}") == [made]
+    unknown = api.client.get("/_sandbox/requests?methode=POST&path=/v1&status=200")
+    assert unknown.status_code == 400
+    assert "methode, status" in api.error(unknown)["message"]
     assert api.client.delete("/_sandbox/requests").json == {"cleared": 5}
     assert requests(api) == []
 
@@ -111,15 +117,75 @@ def test_an_answer_that_is_on_its_way_during_a_redaction(world: World) -> None:
     """What was read before a redaction and noted after it shows nothing either."""
     with world.step():
         session = world.create({"type": "document"})
-        begun = world.recorder.erased
         world.redact(session, delay=0.0)
         late = Exchange(
             id="req_1", method="GET", path="/v1/x", params={"a": "PERSONAL"}, account=None,
             version=None, idempotency_key=None, status=200, answer="PERSONAL", fault=None,
             sessions=[session.id],
         )  # fmt: skip
-        world.recorder.note(late, erased=begun)
+        world.recorder.note(late, world.sessions)
     assert (late.params, late.answer) == (None, None)
+
+
+AGAIN = {
+    "the same": "type=document&metadata[name]=PERSONAL",
+    "with other parameters": "type=document&metadata[name]=PERSONAL&metadata[more]=PERSONAL",
+}
+
+
+@pytest.mark.parametrize("account", [{}, {"Stripe_Account": "acct_1"}])
+@pytest.mark.parametrize("body", AGAIN.values(), ids=AGAIN)
+@pytest.mark.parametrize("fault", [None, "error"])
+def test_what_comes_after_a_redaction(
+    api: Api, account: dict[str, str], body: str, fault: str | None
+) -> None:
+    """A retry, an update, a list: whatever shows a redacted session, or has its idempotency key."""
+    id_ = api.create(AGAIN["the same"], **REPLAYED, **account)["id"]
+    api.control(f"sessions/{id_}/redact", delay=0)
+    api.client.delete("/_sandbox/requests")
+    if fault:
+        api.control("faults", kind=fault, after=True, next=1)
+    again = api.post(SESSIONS, body, **REPLAYED, **account)
+    assert "PERSONAL" not in again.text
+    refused = api.post(f"{SESSIONS}/{id_}", "metadata[name]=PERSONAL", **account)
+    assert refused.status_code == 400
+    for path in (f"{SESSIONS}/{id_}", SESSIONS, "/v1/events", "/v2/core/events"):
+        api.get(path, **{name.replace("_", "-"): value for name, value in account.items()})
+    kept = requests(api)
+    assert len(kept) == 6
+    for one in kept:
+        assert (one["params"], one["answer"]) == (None, None), one["path"]
+        assert one["sessions"] == [id_]
+
+
+def test_a_request_refused_while_the_one_that_made_the_session_was_under_way(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "type=document&metadata[name]=PERSONAL"
+    create = api.world.create
+    refused = []
+
+    def meanwhile(*args: Any, **named: Any) -> Any:
+        monkeypatch.undo()
+        refused.append(api.post(SESSIONS, body, **REPLAYED))
+        return create(*args, **named)
+
+    monkeypatch.setattr(api.world, "create", meanwhile)
+    id_ = api.create(body, **REPLAYED)["id"]
+    assert [one.status_code for one in refused] == [409]
+    api.control(f"sessions/{id_}/redact", delay=0)
+    assert [one["status"] for one in requests(api)] == [409, 200]
+    assert "PERSONAL" not in api.client.get("/_sandbox/requests").text
+
+
+def test_an_answer_to_keep_that_is_on_its_way_during_a_redaction(world: World) -> None:
+    mine = Answer(id="k", path=SESSIONS, fingerprint="f", request="req_1", created=world.now())
+    with world.step():
+        session = world.create({"type": "document"})
+        world.answers.begin(mine)
+        world.redact(session, delay=0.0)
+        world.answers.end(mine, 200, "PERSONAL", session)
+    assert (mine.status, mine.body, mine.session) == (200, "", session.id)
 
 
 def test_only_the_api_s_paths_are_kept(api: Api) -> None:

@@ -4,6 +4,7 @@ import inspect
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import stripe.events
@@ -29,6 +30,68 @@ def test_an_idempotency_key_belongs_to_one_path(api: Api) -> None:
         f" for ('{path}' vs '{SESSIONS}'). Try using a key other than 'k' if you meant to execute a"
         " different request."
     )
+
+
+BODIES = {
+    SESSIONS: "type=document",
+    f"{SESSIONS}/vs_x/cancel": "",
+    ENDPOINTS: "url=http://x.example&enabled_events[]=*",
+    DESTINATIONS: None,
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize(("length", "accepted"), [(0, False), (1, True), (255, True), (256, False)])
+def test_the_length_of_an_idempotency_key(api: Api, path: str, length: int, accepted: bool) -> None:
+    key = {"Idempotency-Key": "k" * length}
+    if (body := BODIES[path]) is None:
+        answer = api.client.post(
+            path,
+            json=destination(enabled_events=["*"]),
+            headers={"Authorization": "Bearer sk_test_x", **key},
+        )
+    else:
+        answer = api.post(path, body, **key)
+    message = api.error(answer)["message"] if "error" in answer.json else ""
+    assert message.startswith("Idempotent key length is ") != accepted
+    if not accepted:
+        assert answer.status_code == 400
+        assert f" {length} characters long, which is outside accepted lengths." in message
+        assert api.error(answer)["type"] == "idempotency_error"
+        assert not api.world.sessions
+        assert not api.world.endpoints.by_id
+
+
+@pytest.mark.parametrize("written", [b"%FF", b"\xff", b"\xc3", b"a%C3", b"%ED%A0%80", b"\xc0\xaf"])
+@pytest.mark.parametrize(
+    "place",
+    ["metadata[a]=%s", "metadata[%s]=a", "%s=a", "client_reference_id=%s", "expand[]=%s"],
+)
+def test_a_form_that_is_not_in_utf_8(api: Api, written: bytes, place: str) -> None:
+    body = b"type=document&" + place.encode() % written
+    headers = {"Authorization": "Bearer sk_test_x"}
+    form = "application/x-www-form-urlencoded"
+    refused = api.client.post(SESSIONS, data=body, headers=headers, content_type=form)
+    assert refused.status_code == 400
+    assert api.error(refused)["message"].startswith("Invalid UTF-8 characters found in POST body: ")
+    assert not api.world.sessions
+    query = body.decode("latin-1").replace("type", "status")
+    for path in (SESSIONS, "/v2/core/events"):
+        # As the server hands it over: every byte is escaped.
+        refused = api.get(f"{path}?{quote(query.encode('latin-1'), safe='%=&[]')}")
+        assert refused.status_code == 400
+        assert api.error(refused)["message"].startswith("Invalid UTF-8 characters found in query: ")
+
+
+@pytest.mark.parametrize("written", [b"%C3%A9", b"\xc3\xa9", b"\xc3%A9", b"%C3\xa9"])
+def test_a_character_in_bytes_and_escapes(api: Api, written: bytes) -> None:
+    made = api.client.post(
+        SESSIONS,
+        data=b"type=document&metadata[a]=" + written,
+        headers={"Authorization": "Bearer sk_test_x"},
+        content_type="application/x-www-form-urlencoded",
+    )
+    assert made.json["metadata"] == {"a": "\xe9"}
 
 
 def test_a_publishable_key(api: Api) -> None:

@@ -1,6 +1,7 @@
 """Keys, parameters, errors, expansion, pages and idempotency, as domain facts have them."""
 
 import base64
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -669,3 +670,43 @@ def test_control_routes_take_forms_too(api: Api) -> None:
     )
     assert answer.json
     assert answer.json["status"] == "processing"
+
+
+BOUNDS = {
+    "gt": ("14:00:00", [3, 2]),
+    "gte": ("14:00:00", [3, 2, 1]),
+    "lt": ("14:00:00", [0]),
+    "lte": ("14:00:00", [1, 0]),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("spelling", ["{}", "created[{}]"])
+def test_bounds_of_thin_events(api: Api, name: str, spelling: str) -> None:
+    """Alone as in API 2025-10-29.clover, and within ``created``; also on the next page."""
+    made = []
+    start = datetime.fromisoformat("2026-11-18T13:00:00Z").timestamp()
+    for hours in range(4):
+        with api.world.step() as world:
+            world.journal.offset = start + 3600 * hours - 1_795_000_000.0
+            made.append(world.create({"type": "document"}).id)
+    time, expected = BOUNDS[name]
+    asked = f"{spelling.format(name)}=2026-11-18T{time}Z"
+    found, url = [], f"/v2/core/events?limit=1&{asked}"
+    while url:
+        answer = api.get(url)
+        assert answer.status_code == 200, answer.text
+        found += [event["related_object"]["id"] for event in answer.json["data"]]
+        url = answer.json["next_page_url"]
+    assert found == [made[n] for n in expected]
+
+
+def test_bounds_of_both_forms_hold_together(api: Api) -> None:
+    api.create()
+    past, future = "2020-01-01T00:00:00Z", "2030-01-01T00:00:00Z"
+    for query, count in (
+        (f"gt={past}&created[lt]={future}", 1),
+        (f"gt={future}&created[lt]={future}", 0),
+        (f"gt={past}&created[lt]={past}", 0),
+    ):
+        assert len(api.get(f"/v2/core/events?{query}").json["data"]) == count
