@@ -2,17 +2,22 @@
 
 Shared memory with a line for each thread, written with no call of the system: which event, by which
 claim, and which handler of it runs. So a death tells what it may have been of, at no write to Redis
-for each handler.
+for each handler. Beside the lines stands when the process last ran: the supervisor sees there that
+one has stalled.
 """
 
 from __future__ import annotations
 
 import mmap
+import struct
 import threading
+import time
 from typing import NamedTuple
 
 LINE = 512
 """Bytes of a line: an event's key takes up to 380, most take 30; what does not fit is cut."""
+
+_RAN_AT = struct.Struct("d")
 
 
 class Held(NamedTuple):
@@ -28,12 +33,13 @@ class Held(NamedTuple):
 class InHand:
     """A table in memory that is shared with the processes forked after it was made.
 
-    `died` is what the last process that died had in hand.
+    `lines` is the number of events a process may have in hand: 0 for one that runs none. `died` is
+    what the last process that died had in hand.
     """
 
     def __init__(self, lines: int) -> None:
         self.died: list[Held] = []
-        self._memory = mmap.mmap(-1, lines * LINE)
+        self._memory = mmap.mmap(-1, lines * LINE + _RAN_AT.size)
         self._lines = lines
         self._lock = threading.Lock()
         self._line_of: dict[str, int] = {}
@@ -56,6 +62,17 @@ class InHand:
             if line is not None:
                 self._write(line, "")
                 self._free.append(line)
+
+    def note_running(self) -> None:
+        """Note that this process runs at this moment."""
+        _RAN_AT.pack_into(self._memory, self._lines * LINE, time.monotonic())
+
+    def ran_at(self) -> float:
+        """Return when a process last noted that it runs (seconds, `time.monotonic`); 0: none did.
+
+        Only good for seeing whether it changes: it may be read while it is written.
+        """
+        return float(_RAN_AT.unpack_from(self._memory, self._lines * LINE)[0])
 
     def read(self) -> list[Held]:
         """Return what is noted, whichever process did."""

@@ -3,8 +3,10 @@
 One child runs events; the other is a periodic process, unless that is wanted apart. The parent
 imports everything, checks everything, and forks; it holds no connection and no thread. When a child
 dies, whatever killed it, the parent starts the next one at once: a crash costs an event its lease
-(10 s) and the platform's restart policy is never involved. There is no fork per event: that costs
-RQ's own worker 20 to 100 ms of CPU for each (measured).
+(10 s) and the platform's restart policy is never involved. A child that does not run any more (it
+was stopped, or a handler keeps the interpreter's lock) is killed by the parent, as no thread of its
+own can end it. There is no fork per event: that costs RQ's own worker 20 to 100 ms of CPU for each
+(measured).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +25,7 @@ from service import logs, process
 from service.settings import Settings
 from workers import beat, plugins
 from workers.hooks import Hooks
-from workers.in_hand import InHand
+from workers.in_hand import Held, InHand
 from workers.jobs import Processor
 from workers.periodic import sweep_until
 from workers.pool import CLAIM_AT_ONCE, Threads
@@ -35,6 +38,14 @@ KILL_AFTER = GRACE + 3
 
 LIVED = 5.0
 """Seconds after which a child counts as started: one that dies earlier is not started at once."""
+
+STALLED = 30.0
+"""Seconds after which the parent kills a child that does not run. Three leases: what it had in hand
+is due again by then. A thread of Python code keeps the interpreter's lock for 5 ms at a time
+(sys.getswitchinterval); C code that keeps it for this long counts as hung."""
+
+RUNNING_PERIOD = 1.0
+"""Seconds between two notes of a child that it runs."""
 
 log = logs.get(__name__)
 
@@ -57,18 +68,20 @@ def work(settings: Settings, *, periodic: bool = True) -> int:
         return 0
     # Each thread has an event, and some more may be claimed and wait to run alone.
     in_hand = InHand(settings.worker_concurrency + CLAIM_AT_ONCE)
-    children = [_Child("worker", lambda: _run_events(settings, router, stop, in_hand))]
+    children = [_Child("worker", lambda: _run_events(settings, router, stop, in_hand), in_hand)]
     if periodic:
-        children.append(_Child("periodic", lambda: sweep_until(stop, settings)))
+        children.append(_Child("periodic", lambda: sweep_until(stop, settings), InHand(0)))
     log.info("worker_started", count=len(router.handlers), pid=os.getpid())
     while not stop.requested:
         beat.beat()
         for child in children:
             if child.pid is None and time.monotonic() >= child.not_before:
                 child.start(stop)
+            elif child.has_stalled():
+                _kill_stalled(child)
         for child in _ended(children):
             if not stop.requested:
-                _report_death(child, in_hand)
+                _report_death(child)
         time.sleep(0.05)
     _stop(children, stop)
     beat.end()
@@ -82,19 +95,39 @@ class _Child:
 
     role: str
     run: Callable[[], None]
+    in_hand: InHand
     pid: int | None = None
     code: int = 0
     started: float = 0
     not_before: float = field(default_factory=time.monotonic)
+    ran_at: float = 0
+    looked_at: float = 0
+    still: float = 0
+    """Seconds for which it has not run, as far as the parent did."""
 
     def start(self, stop: Stop) -> None:
         """Fork it. The stop is inherited with its signal handlers, so that no signal is lost."""
         parent = os.getpid()
-        self.started = time.monotonic()
+        self.started = self.looked_at = time.monotonic()
+        self.still = 0
         self.pid = os.fork()
         if self.pid == 0:
             stop.parent = parent
-            _be_child(self.run)
+            _be_child(self.run, self.in_hand)
+
+    def has_stalled(self) -> bool:
+        """Look whether it runs; True once, when it has not for `STALLED` seconds.
+
+        What counts is time in which the parent ran: a machine that is suspended and a container
+        that is paused stop both, and neither has stalled then.
+        """
+        now, ran_at, before = time.monotonic(), self.in_hand.ran_at(), self.still
+        if self.pid is None or ran_at != self.ran_at:
+            self.still = 0
+        else:
+            self.still += min(now - self.looked_at, RUNNING_PERIOD)
+        self.ran_at, self.looked_at = ran_at, now
+        return before <= STALLED < self.still
 
     def ended(self, code: int) -> None:
         """Note that it has ended: by a signal if the code is negative."""
@@ -102,10 +135,11 @@ class _Child:
         self.code, self.not_before = code, time.monotonic() + (0 if at_once else 1)
 
 
-def _be_child(run: Callable[[], None]) -> None:
+def _be_child(run: Callable[[], None], in_hand: InHand) -> None:
     """Be a child; never returns to the parent's code."""
     code = os.EX_SOFTWARE
     try:
+        threading.Thread(target=_note_running, args=(in_hand,), name="running", daemon=True).start()
         run()
         code = 0
     except BaseException:
@@ -114,6 +148,12 @@ def _be_child(run: Callable[[], None]) -> None:
         sys.stdout.flush()
         # Past the parent's exit handlers, which are not this process's to run.
         os._exit(code)
+
+
+def _note_running(in_hand: InHand) -> None:
+    while True:
+        in_hand.note_running()
+        time.sleep(RUNNING_PERIOD)
 
 
 def _run_events(settings: Settings, router: Router, stop: Stop, in_hand: InHand) -> None:
@@ -157,15 +197,27 @@ def _ended(children: list[_Child]) -> list[_Child]:
                 ended.append(child)
 
 
-def _report_death(child: _Child, in_hand: InHand) -> None:
+def _kill_stalled(child: _Child) -> None:
+    """Say what it stalled with, and kill it: it cannot heed anything else."""
+    name = "worker_stalled" if child.role == "worker" else "periodic_stalled"
+    _report(name, child, child.in_hand.read(), pid=child.pid, limit=STALLED)
+    if child.pid:
+        os.kill(child.pid, signal.SIGKILL)
+
+
+def _report_death(child: _Child) -> None:
     """Say of what it may have died. Its events are due again when their leases have run out."""
-    held = in_hand.bury() if child.role == "worker" else []
+    name = "worker_died" if child.role == "worker" else "periodic_died"
+    _report(name, child, child.in_hand.bury(), exit_code=child.code)
+
+
+def _report(name: str, child: _Child, held: list[Held], **fields: object) -> None:
     log.error(
-        "worker_died" if child.role == "worker" else "periodic_died",
+        name,
         role=child.role,
-        exit_code=child.code,
         in_hand=[each.event_key for each in held],
         running=sorted({each.handler for each in held if each.handler}),
+        **fields,
     )
 
 

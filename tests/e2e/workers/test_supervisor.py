@@ -4,13 +4,45 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 AS_THE_FIRST = """
 import ctypes, os, runpy, signal, sys
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans come to us
 sys.argv = ["workers"]
 runpy.run_module("workers", run_name="__main__")
+"""
+IMPATIENT = """
+import runpy, sys
+from workers import supervisor
+supervisor.STALLED = 4.0
+sys.argv = ["workers"]
+runpy.run_module("workers", run_name="__main__")
+"""
+KEEPING = """
+import ctypes, re, time
+from identity_webhooks import on
+
+def spin():
+    end = time.monotonic() + 8
+    while time.monotonic() < end:
+        pass
+
+DO = {
+    "keep": lambda: ctypes.PyDLL(None).sleep(1000),  # keeps the interpreter's lock
+    "match": lambda: re.match("(a+)+$", "a" * 60 + "b"),  # so does this, for years
+    "spin": spin,
+    "sleep": lambda: time.sleep(8),
+    "call": lambda: ctypes.CDLL(None).sleep(8),
+}
+
+@on("verified")
+def handle(v):
+    DO.get(v.metadata.get("behave"), int)()
 """
 DEAF = """
 import os, signal, sys
@@ -113,3 +145,76 @@ def handle(v): ...
     process.terminate()
     assert process.wait(10) == 0
     assert "worker_started" not in log.read_text()
+
+
+def impatient(system: Any, folder: Path, **extra: str) -> tuple[Any, int, dict[str, int]]:
+    """A service whose worker waits for 4 s where it waits for 30; its parent and its children."""
+    (folder / "keeping.py").write_text(KEEPING)
+    running = system(**extra)
+    running.workers[0][0].terminate()
+    assert running.workers[0][0].wait(30) == 0
+    running.environment["PYTHONPATH"] += f":{folder}"
+    running.environment["HANDLERS"] += ",keeping"
+    running.workers = [running.processes.python("-c", IMPATIENT, env=running.environment)]
+    parent = running.workers[0][0].pid
+    running.wait_until(lambda: running.lines("periodic_started"))
+    (periodic,) = (line["pid"] for line in running.lines("periodic_started"))
+    (worker,) = set(children(parent)) - {periodic}
+    return running, parent, {"worker": worker, "periodic": periodic}
+
+
+@pytest.mark.parametrize("how", ["keep", "match"])
+def test_a_handler_that_keeps_the_interpreter_is_ended_and_set_aside(system, tmp_path, how) -> None:
+    running, parent, before = impatient(system, tmp_path)
+    poison = running.verify(behave=how)
+    running.wait_until(lambda: running.lines("worker_stalled"), within=30)
+    others = [running.verify() for _ in range(3)]
+    for session in others:
+        running.settled(session, within=60)
+    event = running.settled(poison, state="dead", within=60)
+
+    assert event["reason"] == "quarantined: its worker died while keeping.handle ran"
+    stalled = running.lines("worker_stalled")
+    assert [line["level"] for line in stalled] == ["error"] * 3
+    assert [line["running"] for line in stalled] == [["keeping.handle"]] * 3
+    assert [line["in_hand"] for line in stalled] == [[event["id"]]] * 3
+    assert stalled[0]["pid"] == before["worker"]
+    assert [line["exit_code"] for line in running.lines("worker_died")] == [-9] * 3
+    assert before["periodic"] in children(parent)
+
+
+@pytest.mark.parametrize(("role", "other"), [("worker", "periodic"), ("periodic", "worker")])
+def test_a_child_that_is_stopped_is_replaced(system, tmp_path, role, other) -> None:
+    running, parent, before = impatient(system, tmp_path)
+    os.kill(before[role], signal.SIGSTOP)
+    # Its first attempt ends in a retry: so it needs both children.
+    running.settled(running.verify(behave="retry"), within=40)
+
+    assert running.words("second") == ["started", "started", "done"]
+    (stalled,) = running.lines(f"{role}_stalled")
+    assert (stalled["pid"], stalled["level"]) == (before[role], "error")
+    assert [line["exit_code"] for line in running.lines(f"{role}_died")] == [-9]
+    assert running.lines(f"{other}_stalled") == running.lines(f"{other}_died") == []
+    assert before[role] not in children(parent)
+    assert before[other] in children(parent)
+
+
+def test_a_child_that_is_busy_or_suspended_with_its_parent_is_left_alone(system, tmp_path) -> None:
+    running, parent, before = impatient(system, tmp_path, WORKER_CONCURRENCY="6")
+    ways = ["spin", "spin", "spin", "sleep", "call", "call"]
+    began = time.monotonic()
+    sessions = [running.verify(behave=way) for way in ways]
+    for session in sessions:
+        running.settled(session, within=60)
+    assert time.monotonic() - began > 8, "longer than it may stand still"
+
+    pids = [parent, *before.values()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(8)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    running.settled(running.verify(behave="retry"))
+    assert set(children(parent)) == set(before.values())
+    for name in ("worker_stalled", "periodic_stalled", "worker_died", "periodic_died"):
+        assert running.lines(name) == []

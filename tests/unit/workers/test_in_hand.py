@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from workers.in_hand import LINE, Held, InHand
 
 
@@ -35,3 +37,19 @@ def test_what_does_not_fit_is_cut_or_left_out() -> None:
         Held("b", "1", "p" * (LINE - 1 - len("b 1 "))),
         Held("c", "1", "p.three"),
     }
+
+
+def test_when_a_process_last_ran_is_beside_what_it_has_in_hand() -> None:
+    for lines in (0, 2):
+        in_hand = InHand(lines)
+        assert in_hand.ran_at() == 0
+        in_hand.note_running()
+        first = in_hand.ran_at()
+        assert 0 < first <= time.monotonic()
+        for number in range(lines):
+            in_hand.note(f"evt_{number}", "1", "p" * LINE)
+        assert in_hand.ran_at() == first, "the last line does not reach into it"
+        in_hand.note_running()
+        assert in_hand.ran_at() > first
+        assert len(in_hand.bury()) == lines
+        assert in_hand.ran_at() == 0

@@ -1,0 +1,56 @@
+"""When a child counts as stalled: by the time in which the parent ran."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from workers.in_hand import InHand
+from workers.supervisor import RUNNING_PERIOD, STALLED, _Child
+
+LOOKS = int(STALLED / RUNNING_PERIOD)
+"""With the longest time that a look counts for between them."""
+
+
+@pytest.fixture
+def child() -> _Child:
+    child = _Child("worker", lambda: None, InHand(1), pid=os.getpid())
+    assert look(child, 0) is False
+    return child
+
+
+def look(child: _Child, after: float) -> bool:
+    """Let the parent look after that many seconds."""
+    child.looked_at -= after
+    return child.has_stalled()
+
+
+def test_one_that_never_runs_is_found_once(child: _Child) -> None:
+    found = [look(child, RUNNING_PERIOD) for _ in range(3 * LOOKS)]
+    assert found.index(True) in {LOOKS - 1, LOOKS}
+    assert found.count(True) == 1
+
+
+def test_one_that_ran_and_stopped_is_found_after_the_same_time(child: _Child) -> None:
+    for _ in range(3 * LOOKS):
+        child.in_hand.note_running()
+        assert not look(child, RUNNING_PERIOD)
+    found = [look(child, RUNNING_PERIOD) for _ in range(2 * LOOKS)]
+    assert found.index(True) in {LOOKS - 1, LOOKS}
+
+
+def test_one_that_runs_now_and_then_is_left_alone(child: _Child) -> None:
+    for _ in range(3):
+        assert not any(look(child, RUNNING_PERIOD) for _ in range(LOOKS - 1))
+        child.in_hand.note_running()
+        assert not look(child, RUNNING_PERIOD)
+
+
+def test_a_pause_of_the_parent_counts_for_one_look_however_long(child: _Child) -> None:
+    assert not any(look(child, 100 * STALLED) for _ in range(LOOKS - 1))
+
+
+def test_one_that_is_not_there_has_not_stalled(child: _Child) -> None:
+    child.pid = None
+    assert not any(look(child, RUNNING_PERIOD) for _ in range(3 * LOOKS))
