@@ -155,7 +155,9 @@ class Web:
             # A webhook endpoint with a wrong path gets nothing but 404s, until Stripe disables it.
             method = request.method if request.method in _METHODS else "other"
             self.metrics.count("unknown_paths", method)
-            log.warning("unknown_path", path=known_words(request.path), method=method, status=404)
+            # As it was sent: `request.path` has no repeated slash at its beginning.
+            path = known_words(request.environ["PATH_INFO"])
+            log.warning("unknown_path", path=path, method=method, status=404)
         allowed = getattr(error, "valid_methods", None)
         headers = {"Allow": ", ".join(allowed)} if allowed else {}
         return {"error": error.name}, error.code or 500, headers

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ class Receiver:
     port: int
     secret: str
     process: subprocess.Popen[bytes]
+    log: Path
 
     @property
     def url(self) -> str:
@@ -183,7 +185,7 @@ def started(processes, port: int, secret: str, server_class: str, **env: str) ->
 def serving(processes, port: int, secret: str, *command: str, **env: str) -> Receiver:
     """Start a server of the application, and wait until it answers."""
     process, log = processes.python(*command, env=env)
-    receiver = Receiver(port, secret, process)
+    receiver = Receiver(port, secret, process, log)
     deadline = time.monotonic() + 60
     while True:
         try:

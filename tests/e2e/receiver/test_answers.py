@@ -133,6 +133,30 @@ class TestPages:
         assert receiver.send(head.encode() + body).status == 404
         assert not stored()
 
+    @pytest.mark.any_server
+    @pytest.mark.parametrize(
+        ("path", "shown"),
+        [
+            ("/webhooks/stripe/", "/webhooks/stripe/"),
+            ("//webhooks/stripe", "//webhooks/stripe"),
+            ("/api/webhooks/stripe?token=Secret7Q", "/api/webhooks/stripe"),
+            ("/Secret7Q/stripe", "/*/stripe"),
+            ("/", "/"),
+        ],
+    )
+    def test_a_wrong_path_is_logged_and_counted(
+        self, new_server, new_receiver, path, shown
+    ) -> None:
+        receiver = new_receiver(REDIS_URL=new_server().url)
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        assert receiver.send(head.encode()).status == 404
+        text = receiver.log.read_text()
+        (said,) = [each for each in map(json.loads, text.splitlines()) if "path" in each]
+        assert (said["event"], said["level"]) == ("unknown_path", "warning")
+        assert (said["path"], said["method"]) == (shown, "POST")
+        assert "Secret7Q" not in text
+        assert 'unknown_paths_total{method="POST"} 1.0' in receiver.get("/metrics").text
+
     @pytest.mark.parametrize("path", ["/%77ebhooks/stripe", "/webhooks%2Fstripe"])
     def test_an_encoded_path_is_the_same_in_the_loop(self, new_server, new_receiver, path) -> None:
         own = new_server()
