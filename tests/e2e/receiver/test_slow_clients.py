@@ -110,12 +110,15 @@ def test_unfinished_bodies_cannot_fill_the_memory(small_receiver, crowd) -> None
     # 300 of these are 75 MB; the process keeps 16.
     body = HEAD + b"Content-Length: 262144\r\n\r\n" + b"x" * 250_000
     held = []
-    for _ in range(300):
-        connection = small_receiver.connect()
-        with suppress(OSError):
-            connection.sendall(body)
-        held.append(connection)
-    assert small_receiver.deliver(small_receiver.event()).status == 200
+    with small_receiver.connect() as idle:
+        ask_healthz(idle)
+        for _ in range(300):
+            connection = small_receiver.connect()
+            with suppress(OSError):
+                connection.sendall(body)
+            held.append(connection)
+        assert small_receiver.deliver(small_receiver.event()).status == 200
+        ask_healthz(idle)  # who holds nothing is not dropped for it
     kept = 0
     for connection in held:
         connection.setblocking(False)
@@ -127,6 +130,11 @@ def test_unfinished_bodies_cannot_fill_the_memory(small_receiver, crowd) -> None
             pass
         connection.close()
     assert kept <= 70
+
+
+def ask_healthz(connection: socket.socket) -> None:
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert connection.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 def test_requests_that_wait_for_their_answers_cannot_fill_the_memory(small_receiver) -> None:

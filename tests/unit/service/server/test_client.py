@@ -1,0 +1,130 @@
+"""Which deadline a connection has in each of its states, and what happens when it passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.limits import ANSWER_DEADLINE, KEEP_ALIVE, LINGER, READ_DEADLINE, SEND_DEADLINE
+from service.server.client import Client
+from service.server.http import Exchange, Refusal, Response
+
+GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+BEGUN = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
+
+
+class World:
+    """A loop whose time is set, a transport, and a server that answers when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.clients: set[Client] = set()
+        self.held = 0
+        self.asked: list[Exchange] = []
+        self.sent = b""
+        self.ended = ""
+        self.client = Client(self, self)  # type: ignore[arg-type]
+        self.client.connection_made(self)  # type: ignore[arg-type]
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any) -> None:
+        callback(*args)
+
+    def dispatch(self, _: Client, exchange: Exchange) -> None:
+        self.asked.append(exchange)
+
+    def refused(self, refusal: Refusal) -> None:
+        assert refusal.reason == "request_too_slow"
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def is_closing(self) -> bool:
+        return self.ended == "dropped"
+
+    def write_eof(self) -> None:
+        self.ended = "closed"
+
+    def abort(self) -> None:
+        self.ended = "dropped"
+
+    def get_extra_info(self, _: str) -> tuple[str, int]:
+        return "127.0.0.1", 1
+
+    def relieve(self) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def set_write_buffer_limits(self, high: int) -> None: ...
+
+    def receive(self, data: bytes, after: float = 0) -> None:
+        self.now += after
+        self.client.data_received(data)
+
+    def answer(self, after: float = 0) -> None:
+        self.now += after
+        self.client.respond(self.asked[-1], Response(200))
+
+
+def answered(world: World) -> None:
+    world.receive(GET)
+    world.answer(after=1)
+
+
+def linger(world: World) -> None:
+    world.receive(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    world.answer()
+
+
+STATES: dict[str, tuple[Callable[[World], Any], float, str]] = {
+    "nothing came": (lambda w: None, READ_DEADLINE, "closed"),
+    "a request has begun": (lambda w: w.receive(BEGUN, after=2), READ_DEADLINE, "408"),
+    "it goes on": (
+        lambda w: (w.receive(BEGUN), w.receive(b'"', after=2)),
+        READ_DEADLINE - 2,
+        "408",
+    ),
+    "a request is whole, late": (
+        lambda w: (w.receive(GET[:5]), w.receive(GET[5:], after=READ_DEADLINE - 0.1)),
+        ANSWER_DEADLINE,
+        "dropped",
+    ),
+    "another has begun behind it": (lambda w: w.receive(GET + BEGUN), ANSWER_DEADLINE, "dropped"),
+    "the first is answered": (
+        lambda w: (w.receive(GET + BEGUN), w.answer(after=3)),
+        READ_DEADLINE,
+        "408",
+    ),
+    "all is answered": (answered, KEEP_ALIVE, "closed"),
+    "the next one waits for its answer": (
+        lambda w: (answered(w), w.receive(GET, after=KEEP_ALIVE - 0.1)),
+        ANSWER_DEADLINE,
+        "dropped",
+    ),
+    "the client does not read": (
+        lambda w: (answered(w), w.client.pause_writing()),
+        SEND_DEADLINE,
+        "dropped",
+    ),
+    "it reads again": (
+        lambda w: (answered(w), w.client.pause_writing(), w.client.resume_writing()),
+        KEEP_ALIVE,
+        "closed",
+    ),
+    "all is said": (linger, LINGER, "dropped"),
+}
+
+
+@pytest.mark.parametrize(("reach", "seconds", "end"), STATES.values(), ids=STATES)
+def test_each_state_has_its_deadline(reach, seconds, end) -> None:
+    world = World()
+    reach(world)
+    assert world.client.deadline == pytest.approx(world.now + seconds)
+    world.client.expire()
+    if end == "408":
+        assert world.sent.rpartition(b"HTTP/1.1 ")[2].startswith(b"408")
+        end = "closed"
+    assert world.ended == end
