@@ -5,7 +5,8 @@
 --
 -- Times are milliseconds by the clock of the inbox, the one that every lease, horizon and retry is
 -- written and compared with. It is Redis TIME (no node's clock enters) and what that was set back by,
--- so that it never goes back: lua/sweep.lua sees to it. `read_clock` comes first in every script.
+-- so that it never goes back: lua/sweep.lua sees to it. Every script calls `read_clock`
+-- before it asks for the time.
 local ahead = 0
 
 local function read_clock(kept) ahead = kept and tonumber(string.match(kept, '^%d+')) or 0 end

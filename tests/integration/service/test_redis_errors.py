@@ -377,7 +377,7 @@ def test_the_cause(
     assert not re.search(r"\d+\.\d+\.\d+\.\d+", str(cause)), "no address"
 
 
-@pytest.mark.skipif("TEST_OLD_REDIS_SERVER" not in os.environ, reason="names no Redis 6")
+@pytest.mark.skipif("TEST_OLD_REDIS_SERVER" not in os.environ, reason="set it to a Redis 6")
 def test_an_old_redis(new_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_REDIS_SERVER", os.environ["TEST_OLD_REDIS_SERVER"])
     server = new_server()
