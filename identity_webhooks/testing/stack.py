@@ -50,7 +50,7 @@ class Stack:
         self.api = ""
 
     def start(self, *handlers: str, **settings: str) -> None:
-        """Start everything.
+        """Start everything; the worker has run what is `@on_start`.
 
         Args:
             handlers: what HANDLERS names; installed plugins are found anyway.
@@ -81,7 +81,8 @@ class Stack:
         self.api = json.loads(said.read_text().split("\n")[0])["url"]
         self._env |= {"STRIPE_API_BASE": self.api, **settings}
         said = self._run("worker", self._python, "-m", "workers")
-        _wait(lambda: "worker_started" in said.read_text(), "the worker does not start", self.log)
+        # Not before: what `on_start` makes, such as a table, is there then.
+        _wait(lambda: "worker_ready" in said.read_text(), "the worker does not start", self.log)
 
     def verify(
         self,

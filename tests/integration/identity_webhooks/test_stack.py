@@ -23,6 +23,7 @@ def test_it(stack, tmp_path: Path) -> None:
         with engine.connect() as db:
             return [tuple(row) for row in db.execute(text("SELECT * FROM verified_users"))]
 
+    assert users() == [], "the table is there, however long @on_start takes"
     event = stack.verify("verified", reference="user-7")
     statuses = {handler["name"]: handler["status"] for handler in event["handlers"]}
     assert event["state"] == "done", stack.log()
@@ -37,6 +38,9 @@ def test_it(stack, tmp_path: Path) -> None:
 
 def test_in_a_project_of_its_own(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples/shop-identity/shop_identity", tmp_path / "shop_identity")
+    plugin = tmp_path / "shop_identity/__init__.py"
+    connect, slowly = "with self.engine.begin()", "__import__('time').sleep(2)\n        "
+    plugin.write_text(plugin.read_text().replace(connect, slowly + connect, 1))
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["identity_webhooks.testing.stack"]\n')
     (tmp_path / "test_it.py").write_text(TEST)
     env = {"PATH": os.environ["PATH"], "IDENTITY_WEBHOOKS": str(ROOT)}
