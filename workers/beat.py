@@ -3,7 +3,7 @@
 The worker's parent process and the periodic process beat while their loops run, whether Redis
 answers or not: a health check that fails has the platform restart the process, and no restart
 mends Redis. A child that dies is replaced by its parent, and a handler that hangs is ended by the
-watch; what is left is a process that is stopped, stuck or gone, and that stops beating.
+heartbeat; what is left is a process that is stopped, stuck or gone, and that stops beating.
 """
 
 from __future__ import annotations

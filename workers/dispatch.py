@@ -6,9 +6,10 @@ the end of the event.
 
 from __future__ import annotations
 
-import contextlib
+import random
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from identity_webhooks.answers import told
@@ -18,12 +19,20 @@ from service import logs
 from service.inbox import Claim, Inbox, Progress, save_progress_at_end
 from service.metrics import Metrics
 from workers.heartbeat import Heartbeat
-from workers.own_process import OwnProcess
+from workers.own_process import DIED, OwnProcess
 from workers.router import Failed, Handler, Router, place
 from workers.stop import Stop
 from workers.verification import Facts
 
 log = logs.get(__name__)
+
+
+SUSPECTS_IDLE = 10.0
+"""Seconds without a suspect until the process that runs them ends: a lease, so that it runs all
+those of one death."""
+
+BUSY = "other events wait for the handler's own process"
+"""Why a handler waits, for the record."""
 
 
 class Result(NamedTuple):
@@ -32,7 +41,8 @@ class Result(NamedTuple):
     Attributes:
         progress: what to write down.
         delay: for `retry`, the seconds until it may run again.
-        waits: whether it did not run, as Stripe did not give what it needs.
+        waits: whether it did not run: Stripe did not give what it needs, or its own process is
+            busy.
     """
 
     progress: Progress
@@ -54,8 +64,24 @@ class Dispatcher:
         self._inbox, self._metrics = inbox, metrics
         self._stop, self._heartbeat = stop, heartbeat
         self._own_processes = {
-            handler.name: OwnProcess(handler) for handler in router.handlers if handler.own_process
+            handler.name: OwnProcess([handler])
+            for handler in router.handlers
+            if handler.own_process
         }
+        shared = [handler for handler in router.handlers if not handler.own_process]
+        self._for_suspects = OwnProcess(shared, idle=SUSPECTS_IDLE)
+
+    def turn(self, claim: Claim, due: Sequence[Handler]) -> AbstractContextManager[bool]:
+        """Wait for the event's turn, if it has to; False when there is no use in waiting.
+
+        A suspect runs when no other one does. Until then nothing of it is written down, so that it
+        stays one.
+        """
+        if any(self._process_of(handler, claim) is self._for_suspects for handler in due):
+            return self._for_suspects.turn()
+        own = [self._own_processes.get(handler.name) for handler in due]
+        all_busy = bool(own) and all(each and each.is_busy for each in own)
+        return nullcontext(enter_result=not all_busy)
 
     def run(
         self, handlers: Sequence[Handler], claim: Claim, facts: Facts, *, to_the_end: bool
@@ -66,18 +92,32 @@ class Dispatcher:
         """
         with logs.masking(facts.personal_values()):
             for handler in handlers:
-                with self._turn(handler):
+                last = to_the_end and handler is handlers[-1]
+                with self._turn(handler) as is_its_turn:
                     if claim.lost or self._stop.requested:
                         break
-                    last = to_the_end and handler is handlers[-1]
-                    # What a handler changes in its session, the next one does not see.
-                    own = facts if last else facts.copy()
-                    result = self.run_one(handler, claim, own)
+                    if is_its_turn:
+                        # What a handler changes in its session, the next one does not see.
+                        own = facts if last else facts.copy()
+                        result = self.run_one(handler, claim, own)
+                    else:
+                        waiting = replace(claim.so_far(handler.name), reason=BUSY)
+                        result = Result(waiting, busy_wait(claim), waits=True)
                 self._write_down(handler, claim, result, last=last)
 
-    def _turn(self, handler: Handler) -> AbstractContextManager[object]:
+    def _turn(self, handler: Handler) -> AbstractContextManager[bool]:
         own = self._own_processes.get(handler.name)
-        return own.turn if own else contextlib.nullcontext()
+        return own.turn() if own else nullcontext(enter_result=True)
+
+    def _process_of(self, handler: Handler, claim: Claim) -> OwnProcess | None:
+        """Return the process that it runs in; None: in this one.
+
+        What may have killed the event's last worker, or has killed its process, runs in none that
+        has more to lose.
+        """
+        is_suspect = claim.lapses or DIED in claim.so_far(handler.name).reason
+        shared = self._for_suspects if is_suspect else None
+        return self._own_processes.get(handler.name, shared)
 
     def _write_down(self, handler: Handler, claim: Claim, result: Result, *, last: bool) -> None:
         """Write down how it fared; of the last one together with the end of the claim."""
@@ -92,7 +132,7 @@ class Dispatcher:
 
     def run_one(self, handler: Handler, claim: Claim, facts: Facts) -> Result:
         """Run one handler, if it is to run; say how it fared."""
-        previous = claim.progress.get(handler.name) or Progress("retry", 0)
+        previous = claim.so_far(handler.name)
         if skipped := facts.skips(handler):
             if previous.attempts:
                 log.warning(
@@ -106,12 +146,13 @@ class Dispatcher:
         if verdict := facts.withheld.get(handler.name):
             # Not its fault, so not its attempt.
             status: Literal["dead", "retry"] = "dead" if verdict.delay is None else "retry"
-            progress = Progress(status, previous.attempts, reason=verdict.reason)
+            progress = replace(previous, status=status, reason=verdict.reason)
             return Result(progress, verdict.delay or 0, waits=not progress.over)
-        return self._attempt(handler, claim, facts, previous.attempts + 1)
+        return self._attempt(handler, claim, facts, previous)
 
-    def _attempt(self, handler: Handler, claim: Claim, facts: Facts, attempt: int) -> Result:
+    def _attempt(self, handler: Handler, claim: Claim, facts: Facts, before: Progress) -> Result:
         """Run it; what it raises ends here, and only types and places of it go on."""
+        attempt = before.attempts + 1
         verification = Verification(
             event=claim.event,
             session=facts.session,
@@ -122,28 +163,28 @@ class Dispatcher:
             attempt=attempt,
             superseded=facts.superseded,
             log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
-            last_attempt=handler.exhausted(attempt, claim.age),
+            last_attempt=handler.is_last(before, claim.now),
         )
         progress, delay = Progress("done", attempt), 0.0
         try:
-            if own := self._own_processes.get(handler.name):
-                own.run(verification, facts.personal_values())
+            if own := self._process_of(handler, claim):
+                own.run(handler, verification, facts.personal_values())
             else:
-                with self._heartbeat.deadline(claim, handler, attempt):
+                with self._heartbeat.deadline(claim, handler):
                     handler.run(verification)
         except Retry as retry:
             text, wait = told(retry)
             reason = _reason("retry", text)
-            progress, delay = handler.failed(attempt, claim.age, reason, wait)
+            progress, delay = handler.failed(before, claim.now, reason, wait)
         except Discard as discard:
             reason = _reason("discarded", told(discard)[0])
             progress = Progress("dead", attempt, reason=reason)
         except Failed as failed:
             reason = _reason("failed", failed.reason)
-            progress, delay = handler.failed(attempt, claim.age, reason)
+            progress, delay = handler.failed(before, claim.now, reason)
         except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)
             reason = _reason("failed", place(error))
-            progress, delay = handler.failed(attempt, claim.age, reason)
+            progress, delay = handler.failed(before, claim.now, reason)
         if progress.status != "done":
             log.warning(
                 "handler_failed",
@@ -154,6 +195,14 @@ class Dispatcher:
                 delay_s=round(delay, 3),
             )
         return Result(progress, delay)
+
+
+def busy_wait(claim: Claim) -> float:
+    """Return a wait in seconds for a process that is busy, which grows with the event's age.
+
+    So the looks of a long line cost little, and its end is not waited for much longer than needed.
+    """
+    return random.uniform(0.1, max(2.0, claim.age / 2))  # noqa: S311 (no secret)
 
 
 def _reason(word: str, text: object) -> str:

@@ -92,7 +92,9 @@ def kind_of(status: int, code: str | None, *, words: bool) -> FailureKind:
 
 
 class StripeFailure(Exception):
-    """A call that failed. Its text holds a kind, a status and a code; never Stripe's sentence.
+    """A call that failed. Its text names the call, a kind, a status and a code.
+
+    It never holds Stripe's sentence.
 
     Attributes:
         kind: see `ANSWERS`.
@@ -113,7 +115,8 @@ class StripeFailure(Exception):
         retry_after: float | None = None,
         call: Call = "session",
     ) -> None:
-        super().__init__(" ".join(str(part) for part in (kind, status, code) if part))
+        what = " ".join(str(part) for part in (kind, status, code) if part)
+        super().__init__(what if call == "session" else f"{call}: {what}")
         self.kind, self.call = kind, call
         self.status, self.code, self.request_id = status, code, request_id
         self.retry_after = retry_after

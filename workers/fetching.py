@@ -36,24 +36,32 @@ class Fetcher:
         """Whether this event, and not the same change in its other form, is to be worked on.
 
         An account with destinations of both forms gets every change twice, under two ids. A thin
-        event, when fetched, names its snapshot event; a snapshot event names nothing.
+        event, when fetched, names its snapshot event; a snapshot event names nothing. It is asked
+        once: what was answered, or believed, is written down.
 
         Raises:
             StripeFailure: one that may pass, so that both forms may still be found to be one.
         """
-        twin = None
-        if claim.event.form == "thin" and claim.twin is None:
-            try:
-                twin = self._api.snapshot_of(claim.event)
-            except StripeFailure as failure:
-                if failure.rule.who != "nobody" and not is_settled(failure, claim):
-                    raise
-                self._judge.verdict(failure, claim)
-        if twin is None or self._inbox.link(claim, twin.key):
+        if claim.event.form == "snapshot" or claim.twin is not None:
             return True
-        log.info("event_settled", state="done", outcome="twin")
-        self._metrics.count("settled", "done", "twin")
-        return False
+        linked = self._inbox.link(claim, self._other_form(claim))
+        if linked == "second":
+            log.info("event_settled", state="done", outcome="twin")
+            self._metrics.count("settled", "done", "twin")
+        elif linked == "lost":
+            log.warning("claim_lost")
+        return linked == "first"
+
+    def _other_form(self, claim: Claim) -> str:
+        """Return the key of the snapshot event; empty if Stripe names none."""
+        try:
+            twin = self._api.snapshot_of(claim.event)
+        except StripeFailure as failure:
+            if failure.rule.who != "nobody" and not is_settled(failure, claim):
+                raise
+            self._judge.verdict(failure, claim)
+            return ""
+        return twin.key if twin else ""
 
     def fetch(self, claim: Claim) -> Facts:
         """Ask for the session, once for all handlers.

@@ -35,7 +35,6 @@ class _Watched:
     claim: Claim
     renewed: float = field(default_factory=time.monotonic)
     handler: Handler | None = None
-    attempt: int = 0
     deadline: float = 0
 
     @property
@@ -73,11 +72,11 @@ class Heartbeat:
                 self._in_hand.forget(claim.event.key)
 
     @contextmanager
-    def deadline(self, claim: Claim, handler: Handler, attempt: int) -> Iterator[None]:
+    def deadline(self, claim: Claim, handler: Handler) -> Iterator[None]:
         """End the process when the block, a run of this handler, takes longer than allowed."""
         watched = self._watched[claim.event.key]
         with self._lock:
-            watched.handler, watched.attempt = handler, attempt
+            watched.handler = handler
             watched.deadline = time.monotonic() + handler.timeout
         self._in_hand.note(claim.event.key, claim.token, handler.name)
         try:
@@ -115,20 +114,20 @@ class Heartbeat:
             # It may have come back since.
             if watched.handler is None:
                 return
-            claim, handler, attempt = watched.claim, watched.handler, watched.attempt
-            progress, delay = handler.failed(attempt, claim.age, "timeout")
+            claim, handler = watched.claim, watched.handler
+            before = claim.so_far(handler.name)
+            progress, delay = handler.failed(before, claim.now, "timeout")
             log.error(
                 "handler_timeout",
                 handler=handler.name,
-                attempt=attempt,
+                attempt=progress.attempts,
                 status=progress.status,
                 limit=handler.timeout,
                 **_names(claim),
             )
             self._metrics.count("handler_runs", handler.name, progress.status)
             try:
-                if self._inbox.save_progress(claim, handler.name, progress, delay):
-                    self._inbox.release(claim, delay, "timeout")
+                self._inbox.save_progress(claim, handler.name, progress, delay)
             except redis.RedisError:
                 log.warning("timeout_not_recorded", handler=handler.name, **_names(claim))
             self._leave_locked("handler_timeout")
@@ -138,6 +137,10 @@ class Heartbeat:
             self._leave_locked(why)
 
     def _leave_locked(self, why: str) -> None:
+        """Give everything back, at once, and end the process.
+
+        Of the event whose handler hangs, other handlers may not have had their turn.
+        """
         for watched in self._watched.values():
             try:
                 self._inbox.release(watched.claim, 0, "worker stopped")

@@ -18,7 +18,7 @@ from service.inbox import Answer, Claim, Inbox, Reply
 from service.metrics import Metrics
 from service.settings import Settings
 from workers.claiming import Claimer
-from workers.dispatch import Dispatcher
+from workers.dispatch import BUSY, Dispatcher, busy_wait
 from workers.ending import End, Ender, Finish, Release, end_of
 from workers.failures import Judge, StripeFailure
 from workers.fetching import Fetcher
@@ -136,14 +136,17 @@ class Processor:
         """Run what is due; say how the claim ends, None when it is not ours any more."""
         subscribed, facts = self._router.match(claim.event.kind), None
         due = [handler for handler in subscribed if claim.is_due(handler.name)]
-        if due and not self._stop.requested:
-            try:
-                if self._fetcher.is_canonical(claim):
-                    facts = self._fetcher.fetch(claim)
-                    self._run(due, claim, facts)
-            except StripeFailure as failure:
-                delay, reason = self._judge.verdict(failure, claim)
-                return Finish("dead", "", reason) if delay is None else Release(delay, reason)
+        with self._dispatcher.turn(claim, due) as is_its_turn:
+            if not is_its_turn:
+                return Release(busy_wait(claim), BUSY)
+            if due and not self._stop.requested:
+                try:
+                    if self._fetcher.is_canonical(claim):
+                        facts = self._fetcher.fetch(claim)
+                        self._run(due, claim, facts)
+                except StripeFailure as failure:
+                    delay, reason = self._judge.verdict(failure, claim)
+                    return Finish("dead", "", reason) if delay is None else Release(delay, reason)
         return None if claim.lost else end_of(claim, subscribed, facts)
 
     def _run(self, due: list[Handler], claim: Claim, facts: Facts) -> None:

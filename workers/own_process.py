@@ -1,8 +1,12 @@
-"""Handlers that must not run beside others: each has a process of its own, and one event at a time.
+"""Handlers that run in a process beside the worker, which runs one event at a time.
 
-`@on(..., own_process=True)`, for code that is not safe on threads. A worker starts the process when
-the handler first runs, and again when it died. It imports all plugins anew, so what they set up as
-they are imported is not shared. A handler that hangs or crashes there fails alone.
+- Each `@on(..., own_process=True)` has one: for code that is not safe on threads.
+- All others share one for the events whose last worker died: should a handler have been what killed
+  it, that process dies, and the worker and all else that it has in hand live on.
+
+A worker starts the process when a handler first runs there, and again when it died. It imports all
+plugins anew, so what they set up as they are imported is not shared. A handler that hangs or
+crashes there fails alone.
 
 The two processes talk over a pair of sockets in pickles, which nobody else can write to. Personal
 data is on neither's disk, and the other end closes with the worker, however that ends.
@@ -20,7 +24,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 from structlog.stdlib import BoundLogger
@@ -34,35 +39,62 @@ from workers import plugins
 from workers.hooks import Hooks
 from workers.router import Failed, Handler, place
 
+DIED = "its process died"
+"""How the reason of a handler that ended its process begins."""
+
+IDLE = 95
+"""Exit code of a process that ended since nothing was asked of it. No handler ran meanwhile."""
+
 
 class OwnProcess:
-    """The process of one handler, as the worker sees it."""
+    """The process of these handlers, as the worker sees it.
 
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-        self.turn = threading.Lock()
+    With `idle` it ends, and gives its memory back, when nothing was asked of it for so many
+    seconds.
+    """
+
+    def __init__(self, handlers: Sequence[Handler], *, idle: float | None = None) -> None:
+        self._names, self._idle = [handler.name for handler in handlers], idle
+        self._turn, self._next = threading.Lock(), threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._ours: socket.socket
 
-    def run(self, verification: Verification, personal: Iterable[str]) -> None:
-        """Run the handler there; raises what it raises. The caller holds `turn`.
+    @property
+    def is_busy(self) -> bool:
+        """Whether an event runs, and another one waits for its turn."""
+        return self._next.locked()
+
+    @contextmanager
+    def turn(self) -> Iterator[bool]:
+        """Wait until no other event runs there. False, at once, if another one waits already.
+
+        So a slow handler holds two threads of the worker, and the others go on.
+        """
+        if not self._next.acquire(blocking=False):
+            yield False
+            return
+        try:
+            self._turn.acquire()
+        finally:
+            self._next.release()
+        try:
+            yield True
+        finally:
+            self._turn.release()
+
+    def run(self, handler: Handler, verification: Verification, personal: Iterable[str]) -> None:
+        """Run the handler there; raises what it raises. The caller has the turn.
 
         Raises:
             Retry, Discard: the handler's; the reason is redacted.
             Failed: anything else.
         """
-        if self._process is None or self._process.poll() is not None:
-            self._start()
-        try:
-            self._ours.settimeout(self._handler.timeout)
-            _send(self._ours, (_without_log(verification), set(personal)))
-            word, text, delay = _receive(self._ours)
-        except TimeoutError:
-            self._end()
-            raise Failed("timeout") from None
-        except (OSError, EOFError):
-            code = self._end()
-            raise Failed(f"its process died (exit code {code})") from None
+        message = handler.name, _without_log(verification), set(personal)
+        # It may have ended, being idle, just when it was asked.
+        answer = self._ask(message, handler.timeout) or self._ask(message, handler.timeout)
+        if answer is None:
+            raise Failed(f"{DIED} (exit code {IDLE})")
+        word, text, delay = answer
         if word == "retry":
             raise Retry(text, delay=delay)
         if word == "discard":
@@ -70,11 +102,33 @@ class OwnProcess:
         if word == "failed":
             raise Failed(text)
 
+    def _ask(self, message: object, timeout: float) -> Any:
+        """Return what was answered; None when it had ended, being idle.
+
+        Raises:
+            Failed: it did not answer.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        try:
+            self._ours.settimeout(timeout)
+            _send(self._ours, message)
+            return _receive(self._ours)
+        except TimeoutError:
+            self._end()
+            raise Failed("timeout") from None
+        except (OSError, EOFError):
+            code = self._end()
+            if code == IDLE:
+                return None
+            raise Failed(f"{DIED} (exit code {code})") from None
+
     def _start(self) -> None:
         self._ours, theirs = socket.socketpair()
+        arguments = ",".join(self._names), str(theirs.fileno()), str(self._idle or "")
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 (our own module)
-                [sys.executable, "-c", _PROGRAM, self._handler.name, str(theirs.fileno())],
+                [sys.executable, "-c", _PROGRAM, *arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
@@ -96,11 +150,11 @@ class OwnProcess:
             return self._process.wait()
 
 
-_PROGRAM = "import sys; from workers.own_process import serve; serve(sys.argv[1], int(sys.argv[2]))"
+_PROGRAM = "import sys; from workers.own_process import serve; serve(*sys.argv[1:])"
 
 
-def serve(name: str, descriptor: int) -> None:
-    """Be the process: run the handler for each event that comes, until the worker is gone."""
+def serve(names: str, descriptor: str, idle: str) -> None:
+    """Be the process: run these handlers as asked, until the worker is gone or it is idle."""
     process.keep_memory_private()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     # A stop is for the worker, which gives a handler time to end.
@@ -110,17 +164,20 @@ def serve(name: str, descriptor: int) -> None:
     logs.configure(settings)
     process.hook_exceptions()
     router = plugins.load(settings)
-    (handler,) = (each for each in router.handlers if each.name == name)
-    hooks = Hooks(hook for hook in router.hooks if hook.plugin == handler.plugin)
+    handlers = {each.name: each for each in router.handlers if each.name in names.split(",")}
+    plugins_of_them = {each.plugin for each in handlers.values()}
+    hooks = Hooks(hook for hook in router.hooks if hook.plugin in plugins_of_them)
     hooks.start()
-    with socket.socket(fileno=descriptor) as worker:
+    with socket.socket(fileno=int(descriptor)) as worker:
         _send(worker, "ready")
         while True:
             try:
-                verification, personal = _receive(worker)
-            except EOFError:
+                worker.settimeout(float(idle) if idle else None)
+                name, verification, personal = _receive(worker)
+            except (EOFError, TimeoutError) as end:
                 hooks.stop()
-                return
+                sys.exit(IDLE if isinstance(end, TimeoutError) else 0)
+            worker.settimeout(None)
             log = logs.get("handler").bind(
                 handler=name,
                 attempt=verification.attempt,
@@ -129,7 +186,8 @@ def serve(name: str, descriptor: int) -> None:
                 kind=verification.event.kind,
             )
             with logs.masking(personal):
-                _send(worker, _answer(handler, dataclasses.replace(verification, log=log)))
+                own = dataclasses.replace(verification, log=log)
+                _send(worker, _answer(handlers[name], own))
 
 
 def _end_with(parent: int) -> None:

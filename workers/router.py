@@ -44,9 +44,15 @@ class Handler:
         """The name of its plugin."""
         return self.name.rpartition(".")[0]
 
-    def exhausted(self, attempt: int, age: float) -> bool:
-        """Whether this attempt, from 1, is the last one; age is in seconds since acceptance."""
-        return age > RETRY_FOR if self.retries is None else attempt > self.retries
+    def is_last(self, before: Progress, now: int) -> bool:
+        """Whether the attempt after `before` is the last one; `now` as in `Claim`.
+
+        The three days count from its first failure: what an event waited for before, such as
+        Stripe, is no failure of its handlers.
+        """
+        if self.retries is not None:
+            return before.attempts >= self.retries
+        return bool(before.since) and now - before.since > RETRY_FOR * 1000
 
     def run(self, verification: Verification) -> None:
         """Call it.
@@ -59,20 +65,21 @@ class Handler:
             raise Failed(wrong)
 
     def failed(
-        self, attempt: int, age: float, reason: str, delay: float | None = None
+        self, before: Progress, now: int, reason: str, delay: float | None = None
     ) -> tuple[Progress, float]:
         """Return how a failed attempt is recorded, and the seconds until the next.
 
         Args:
-            attempt: which one it was, from 1.
-            age: seconds since the event was accepted.
+            before: how it fared until this attempt.
+            now: as in `Claim`.
             reason: what to write down; redacted already.
             delay: what the handler asked for; else full jitter.
         """
-        if self.exhausted(attempt, age):
+        attempt = before.attempts + 1
+        if self.is_last(before, now):
             return Progress("dead", attempt, reason=reason), 0
         wait = backoff(attempt) if delay is None else delay
-        return Progress("retry", attempt, reason=reason), wait
+        return Progress("retry", attempt, reason=reason, since=before.since or now), wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from identity_webhooks.event import Event
 from identity_webhooks.handlers import Discard, Retry
 from identity_webhooks.verification import Outcome, Verification
 from service import logs
+from service.inbox import Progress
 from service.settings import Settings
 from workers.hooks import Hooks
 from workers.router import Failed, Handler, Router, place
@@ -106,7 +107,7 @@ def run(
         attempt=1,
         superseded=False,
         log=logs.get("handler").bind(handler=handler.name, session_id=session),
-        last_attempt=handler.exhausted(1, 0),
+        last_attempt=handler.is_last(Progress("retry", 0), 0),
     )
     with logs.masking(facts.personal_values()):
         status, text, delay, took = _call(handler, verification, router, dry_run=dry_run)

@@ -23,6 +23,7 @@ from service.inbox.pipeline import (
     Answer,
     Ended,
     Limits,
+    Linked,
     Memory,
     Pipeline,
     Replayed,
@@ -90,11 +91,11 @@ class Inbox:
             kept = pipe.renew(claim)
         return kept.result()
 
-    def link(self, claim: Claim, twin: str) -> bool:
+    def link(self, claim: Claim, twin: str) -> Linked:
         """`Pipeline.link`, alone."""
         with self.pipeline() as pipe:
-            first = pipe.link(claim, twin)
-        return first.result()
+            linked = pipe.link(claim, twin)
+        return linked.result()
 
     def save_progress(
         self, claim: Claim, handler: str, progress: Progress, delay: float = 0

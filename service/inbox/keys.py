@@ -33,7 +33,8 @@ Fields of a record (`iw:evt:<event key>`):
 state       pending | dead; `twin` where this is only another id of an event (TTL 35 d once done)
 kind form session created livemode account    the event (service/event.py); its id ends the key
 accepted    when it was accepted; `reopened` when it was last put back
-twin        the key of the same change in its other form (the event worked on, for a `twin`)
+twin        the key of the same change in its other form (the event worked on, for a `twin`); empty
+            once it is known that there is none
 wake        number of its last wake-up
 asked       nonce of the call that accepted it; absent once it was replayed or died
 lease       until when it is claimed; absent when nobody holds it
@@ -45,7 +46,7 @@ ran         which handler ran when the last process died that held the event
 outcome     what the handlers were told: verified, needs_input, ...
 reason      why it waits, why it died, or the code of last_error the handlers were told
 settled     when it was finished
-h:<handler> status|attempts|ms since accepted|due again|reason
+h:<handler> status|attempts|ms since accepted|due again|reason|first failed at
 =========== ====================================================================================
 
 Invariant: a pending event is in `iw:due` exactly once, any other never.

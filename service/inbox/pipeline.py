@@ -41,6 +41,7 @@ T = TypeVar("T")
 
 Replayed = Literal["replayed", "leased", "pending", "nothing", "gone"]
 Ended = Literal["ended", "leased", "done", "gone"]
+Linked = Literal["first", "second", "lost"]
 
 
 class AcceptResult(StrEnum):
@@ -244,8 +245,7 @@ class Pipeline:
     def claim(self, count: int = 1) -> Reply[list[Answer]]:
         """Pop up to `count` wake-ups and claim their events, in one step; empty if there is none.
 
-        A trailing PAUSED or THROTTLED means that no further event was claimed. A claim whose last
-        holder died is the last one: an event claimed with it might die with it.
+        A trailing PAUSED or THROTTLED means that no further event was claimed.
         """
         ask = self._memory.unanswered_for(count) or Ask(count, self._next_nonce())
         reply = self._add(_claims, "claim", count, self._limits.api_rate, nonce=ask.nonce)
@@ -261,20 +261,20 @@ class Pipeline:
 
         return self._add(read, "renew", claim.event.key, claim.token)
 
-    def link(self, claim: Claim, twin: str) -> Reply[bool]:
-        """Say that the claimed event and `twin` are one change in two forms; is this the one?
+    def link(self, claim: Claim, twin: str) -> Reply[Linked]:
+        """Say that the claimed event and `twin` are one change in two forms, or has no other form.
 
-        False: the other is known already and is the one; this event is settled as its `twin`, or
-        the claim was lost.
+        `first`: this event is worked on. `second`: the other was known before, and this one is
+        settled as its `twin`. After that, and when it is `lost`, the claim is over.
         """
 
-        def read(raw: Any) -> bool:
-            first = text_of(raw) == "first"
-            if first:
+        def read(raw: Any) -> Linked:
+            answer = cast("Linked", text_of(raw))
+            if answer == "first":
                 claim.twin = twin
             else:
                 claim.lost = True
-            return first
+            return answer
 
         return self._add(read, "link", claim.event.key, claim.token, twin)
 
@@ -397,7 +397,14 @@ def _seconds_or_lost(raw: Any) -> float | None:
 
 
 def _progress_args(handler: str, progress: Progress, delay: int) -> tuple[str | int, ...]:
-    return handler, progress.status, progress.attempts, delay, progress.reason
+    return (
+        handler,
+        progress.status,
+        progress.attempts,
+        delay,
+        progress.reason,
+        progress.since or "",
+    )
 
 
 def _claims(raw: Any) -> list[Answer]:

@@ -33,6 +33,8 @@ class Progress:
         ms: milliseconds from accepted to this result.
         due: for `retry`, when it may run again (milliseconds of Redis TIME).
         reason: a word or a redacted sentence; never a handler's raw text.
+        since: for `retry`, when its first attempt failed (milliseconds of Redis TIME); 0 if none
+            did, as it only waits.
     """
 
     status: Status
@@ -40,6 +42,7 @@ class Progress:
     ms: int = 0
     due: int = 0
     reason: str = ""
+    since: int = 0
 
     @property
     def over(self) -> bool:
@@ -49,11 +52,12 @@ class Progress:
     @classmethod
     def parse(cls, text: str) -> Progress:
         """Read a field `h:<handler>` of a record, from which empty parts at the end may be cut."""
-        parts = text.split("|", 4)
-        status, attempts, ms, due, reason = parts + [""] * (5 - len(parts))
+        parts = text.split("|", 5)
+        status, attempts, ms, due, reason, since = parts + [""] * (6 - len(parts))
         if status not in get_args(Status):
             raise ValueError(f"unknown status {status!r}")
-        return cls(cast("Status", status), int(attempts), int(ms), int(due or 0), reason)
+        times = int(due or 0), reason, int(since or 0)
+        return cls(cast("Status", status), int(attempts), int(ms), *times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,8 @@ class Claim:
         lapses: claims that ended with their holder's death since anything was done.
         now: Redis TIME at the last answer, milliseconds.
         since: when the event was accepted or last re-opened, milliseconds.
-        twin: the key of the same change in its other form, once that is known.
+        twin: the key of the same change in its other form, once that is known; empty if it has
+            none.
         reason: why it was released the last time; empty if it was not.
         lost: set when a renewal was refused: start nothing more.
         unwritten: the last handler's result, written when the claim is finished or released.
@@ -124,6 +129,10 @@ class Claim:
     def age(self) -> float:
         """Seconds since the event was accepted or last re-opened."""
         return (self.now - self.since) / 1000
+
+    def so_far(self, handler: str) -> Progress:
+        """Return how this handler fared; without an attempt if it had none."""
+        return self.progress.get(handler) or Progress("retry", 0)
 
     def is_due(self, handler: str) -> bool:
         """Whether this handler has still to run, and may run now."""

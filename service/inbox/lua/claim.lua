@@ -4,9 +4,8 @@
 -- Keeps all workers together within a rate of calls of Stripe's API, of which an event takes one,
 -- or two when it is thin and its other form is not known: a leaky bucket with room for a second.
 -- ARGV   how many at most; calls a second, 0 for no limit
--- Answers what claim (lib.lua) answers for each: fewer when the queue gets empty, none after one whose
--- last holder died; the last one may be {paused} while there is a pause, or {throttled} when the
--- rate is used up.
+-- Answers what claim (lib.lua) answers for each: fewer when the queue gets empty; the last one may be
+-- {paused} while there is a pause, or {throttled} when the rate is used up.
 local rate, now, answers = tonumber(ARGV[2]), now_ms(), {}
 local flags = redis.call('MGET', PAUSE, BUDGET)
 local paused_until = flags[1] and tonumber(string.match(flags[1], '^%d+'))
@@ -27,8 +26,6 @@ while #answers < tonumber(ARGV[1]) do
   if full and fields then
     full = full + ((fields.form == 'thin' and not fields.twin) and 2 or 1) * 1000 / rate
   end
-  -- Whoever runs a suspect runs it alone: what is taken with it might die with it.
-  if fields and fields.lapses then break end
 end
 if full and full > now then redis.call('SET', BUDGET, int(full), 'PX', 5000) end
 return answers, #answers == 0

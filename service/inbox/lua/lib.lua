@@ -142,11 +142,14 @@ local function lead(from, to, is_done)
 end
 
 -- How a handler fared, as name and value of a field of the record; nothing for nothing.
-local function noted(event, now, handler, status, attempts, delay, reason)
+local function noted(event, now, handler, status, attempts, delay, reason, since)
   if not handler then return end
-  local due = status == 'retry' and int(now + tonumber(delay)) or ''
-  return 'h:' .. handler,
-    table.concat({status, attempts, int(now - event.accepted), due, reason}, '|')
+  local parts = {status, attempts, int(now - event.accepted), '', (string.gsub(reason, '|', '/'))}
+  if status == 'retry' then
+    parts[4] = int(now + tonumber(delay))
+    if since ~= '' then parts[6] = since end
+  end
+  return 'h:' .. handler, table.concat(parts, '|')
 end
 
 -- Free the session of an event, and wake the event that has waited for it longest.

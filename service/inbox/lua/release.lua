@@ -1,6 +1,6 @@
 -- Give a claim back: the event is due again later, or at once when the delay is 0.
 -- ARGV   key, token, delay (ms), why; and if not yet written down, how the last handler fared:
---        handler, status, attempts, delay, reason
+--        handler, status, attempts, delay, reason, since
 -- Answers 0 when the claim is no longer the owner, else 1.
 local event, delay = held(ARGV[1], ARGV[2]), tonumber(ARGV[3])
 if not event then return 0 end

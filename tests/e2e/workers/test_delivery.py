@@ -172,22 +172,27 @@ def test_a_handler_that_hangs_is_ended_and_tried_again(system) -> None:
     assert running.words("first") == ["done"]
 
 
-@pytest.mark.parametrize("behaviour", ["os-exit", "segfault"])
-def test_what_kills_its_process_is_set_aside_and_costs_the_others_nothing(
-    system, behaviour
+@pytest.mark.parametrize(("behaviour", "code"), [("os-exit", 3), ("segfault", -11)])
+def test_what_kills_its_process_costs_one_worker_and_the_others_no_attempt(
+    system, behaviour, code
 ) -> None:
     running = system()
     poison = running.verify(behave=behaviour)
     others = [running.verify(behave="slow") for _ in range(4)]
     for session in others:
         assert statuses(running.settled(session, within=90)) == ALL_DONE, "no attempt was spent"
-    event = running.settled(poison, state="dead", within=90)
+    event = running.settled(poison, within=90)
 
-    assert event["reason"] == "quarantined: its worker died while effects.second ran"
-    assert "effects.second" not in statuses(event)
+    # The first run ended the worker. The second ended the process that it had beside the worker,
+    # which is a failed attempt; so has the third, in which the handler behaves.
+    assert statuses(event) == ALL_DONE | {"effects.second": ("done", 2)}
+    assert f"failed: its process died (exit code {code})" in running.worker_log()
+    (died,) = running.lines("worker_died")
+    assert "effects.second" in died["running"]
     runs = [line for line in running.effects() if line[0] == event["id"]]
     assert [line[1] for line in runs].count("first") == 1
-    assert [line[1] for line in runs].count("second") == 3
+    started = [line for line in runs if line[1:4:2] == ["second", "started"]] or runs
+    assert len({line[2] for line in started if line[1] == "second"}) == 3, "three processes"
     assert running.workers[0][0].poll() is None
 
 

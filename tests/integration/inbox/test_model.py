@@ -223,13 +223,14 @@ class InboxMachine(RuleBasedStateMachine):
             self.heard.add(modelled.session)
             if modelled.twin:
                 self.events[modelled.twin].expires = True
+            modelled.twin = modelled.twin or None
 
     def lead(self, key: str, to: str) -> None:
         old = self.events.get(key)
         order = old.order if old else 0
         self.events[key] = Modelled(SESSION_OF[key], 0, order, "twin", leads_to=to)
         winner = self.events[to]
-        if winner.state == "done" or winner.twin:
+        if winner.state == "done" or winner.twin is not None:
             self.events[key].expires = True
         else:
             winner.twin = key
@@ -458,16 +459,18 @@ class InboxMachine(RuleBasedStateMachine):
     def link(self, data: st.DataObject, lose: bool) -> None:
         claim = data.draw(st.sampled_from(self.claims_in_two_forms()))
         key, modelled = claim.event.key, self.owner(claim)
-        given = OTHER_FORM[key]
-        other, known = self.find(given)
-        is_first = False
+        given = data.draw(st.sampled_from([OTHER_FORM[key], ""]))
+        other, known = self.find(given) if given else (key, modelled)
+        expected = "second" if modelled else "lost"
         if modelled and other == key:
-            is_first = True
+            expected = "first"
+            if not given and modelled.twin is None:
+                modelled.twin = ""
         elif modelled and (
             known is None
             or (known.state == "pending" and not known.token and known.order > modelled.order)
         ):
-            is_first = True
+            expected = "first"
             if known:
                 self.leave_line(other, known)
             self.lead(other, key)
@@ -475,7 +478,7 @@ class InboxMachine(RuleBasedStateMachine):
             self.let_go(key, modelled, modelled.token)
             self.lead(key, other)
         self.lose_reply = lose
-        assert self.inbox.link(claim, given) == is_first
+        assert self.inbox.link(claim, given) == expected
 
     def claims_in_two_forms(self) -> list[Claim]:
         return [claim for claim in self.claims if claim.event.key in OTHER_FORM]

@@ -44,7 +44,7 @@ class TestTwins:
         inbox.accept(event("thin"))
         claim = claimed(inbox, "evt_thin")
 
-        assert inbox.link(claim, "evt_snap")
+        assert inbox.link(claim, "evt_snap") == "first"
         assert claim.identity == "evt_snap"
         assert inbox.accept(event("snap", form="snapshot")) is AcceptResult.PENDING
         inbox.finish(claim, "done", outcome="verified")
@@ -70,7 +70,7 @@ class TestTwins:
         assert claim_of(inbox, "evt_snap") is Refused.BUSY
         inbox.claim(2)  # what accepting them put into the queue
 
-        assert not inbox.link(late, "evt_snap")
+        assert inbox.link(late, "evt_snap") == "second"
         assert late.lost
         first = claim_next(inbox)
         assert isinstance(first, Claim)
@@ -83,7 +83,7 @@ class TestTwins:
         inbox.accept(event("snap", form="snapshot"))
         inbox.release(claimed(inbox, "evt_snap"), 5, "stripe: busy")
 
-        assert not inbox.link(claimed(inbox, "evt_thin"), "evt_snap")
+        assert inbox.link(claimed(inbox, "evt_thin"), "evt_snap") == "second"
         found = inbox.find("evt_thin")
         assert found is not None
         assert found.key == "evt_snap"
@@ -95,7 +95,7 @@ class TestTwins:
         again = claimed(inbox, "evt_thin")
 
         assert again.twin == "evt_snap"
-        assert inbox.link(again, "evt_snap")
+        assert inbox.link(again, "evt_snap") == "first"
 
     def test_a_third_id_leads_to_the_same_event_and_is_forgotten_in_time(
         self, inbox, redis
@@ -103,7 +103,7 @@ class TestTwins:
         self.both(inbox, "thin", "snap")
         inbox.finish(claimed_again(inbox, "evt_thin"), "dead", outcome="", reason="no")
         inbox.accept(event("third"))
-        assert not inbox.link(claimed(inbox, "evt_third"), "evt_snap")
+        assert inbox.link(claimed(inbox, "evt_third"), "evt_snap") == "second"
 
         assert {inbox.find(f"evt_{id_}").key for id_ in ("thin", "snap", "third")} == {"evt_thin"}
         assert redis.hget("iw:evt:evt_thin", "twin") == b"evt_snap"
@@ -138,7 +138,7 @@ class TestTwins:
         pass_time(keys.LEASE)
         claimed(inbox, "evt_thin")
 
-        assert not inbox.link(old, "evt_snap")
+        assert inbox.link(old, "evt_snap") == "lost"
         assert not redis.exists("iw:evt:evt_snap")
 
     def test_an_id_that_leads_nowhere_is_new(self, inbox, redis) -> None:

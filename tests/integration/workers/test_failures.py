@@ -349,7 +349,9 @@ class TestSensitive:
         bench.turn()
         record = desk.record(bench.event)
         assert record.state == "dead"
-        assert record.reason.startswith("p.needy: stripe: forbidden 403: sensitive_expired")
+        assert record.reason.startswith(
+            "p.needy: stripe: sensitive: forbidden 403: sensitive_expired"
+        )
         assert bench.runs.count(("plain", "vs_1", 1)) == 1
 
     def test_of_a_redacted_session_nothing_is_asked(self, desk, fake) -> None:

@@ -19,7 +19,7 @@ from identity_webhooks import Discard, Retry, Verification, on
 from identity_webhooks.event import Event
 from service.inbox import AcceptResult, Inbox, Pipeline, Refused
 from tests.conftest import CANARY, free_port
-from workers import ending, failures, fetching, http, jobs, stripe_api
+from workers import ending, failures, fetching, heartbeat, http, jobs, router, stripe_api
 from workers.failures import StripeFailure
 from workers.stripe_api import StripeApi
 
@@ -228,6 +228,52 @@ class TestAnswers:
         assert (record.state, record.outcome) == ("dead", "created")
         assert record.reason == "p.failing: discarded: no such user"
         assert statuses(record) == {"p.failing": ("dead", 1), "p.z": ("done", 1)}
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_a_timeout_holds_up_no_handler_after_it(self, desk, monkeypatch) -> None:
+        """The process ends with it; the next one runs the others at once."""
+        left, seen = threading.Event(), Seen()
+
+        def leave(_: int) -> None:
+            left.set()
+            raise SystemExit  # ends the thread, in place of the process
+
+        monkeypatch.setattr(heartbeat.os, "_exit", leave)
+        monkeypatch.setattr(router, "backoff", lambda *_: 1000.0)
+
+        @on("*", timeout=0.3)
+        def hanging(_: Verification) -> None:
+            left.wait(10)
+
+        event = desk.accept("created", desk.sandbox.session())
+        desk.turn(desk.processor(hanging, seen.handler("*", name="z")))
+        assert statuses(desk.record(event)) == {"p.hanging": ("retry", 1)}
+        desk.turn(desk.processor(hanging, seen.handler("*", name="z")))
+        assert statuses(desk.record(event)) == {"p.hanging": ("retry", 1), "p.z": ("done", 1)}
+        assert 990 < desk.wait(event) <= 1000
+
+    def test_three_days_count_from_its_first_failure(self, desk, redis) -> None:
+        """What it waited for Stripe before is no failure of its own."""
+        last: list[bool] = []
+
+        def attempt(v: Verification) -> Exception:
+            last.append(v.last_attempt)
+            return Retry("closed", delay=0)
+
+        processor = desk.processor(raising(attempt))
+        event = desk.accept("created", desk.sandbox.session())
+        record, days = f"iw:evt:{event.key}", 4 * 86_400_000
+
+        def earlier(name: str, moment: str | bytes) -> int:
+            return redis.hset(record, name, int(moment) - days)
+
+        earlier("accepted", desk.fields(event)[b"accepted"])
+        desk.turn(processor)
+        assert statuses(desk.record(event)) == {"p.failing": ("retry", 1)}
+        *parts, since = desk.fields(event)[b"h:p.failing"].split(b"|")
+        redis.hset(record, "h:p.failing", b"|".join([*parts, b"%d" % (int(since) - days)]))
+        assert statuses(desk.settle(processor, event)) == {"p.failing": ("dead", 2)}
+        assert last == [False, True]
 
     def test_exhausted_retries_are_dead(self, desk) -> None:
         processor = desk.processor(raising(lambda _: Retry("closed", delay=0), retries=2))
@@ -600,6 +646,24 @@ class TestStripeFails:
             " this account and mode?"
         )
         assert desk.counts()["fetches|missing"] > 1
+
+    def test_a_session_is_asked_for_twice_whatever_was_missing_before(
+        self, desk, believed_soon, monkeypatch
+    ) -> None:
+        """A thin event's own 404, that was waited for, says nothing of its session."""
+        rule = failures.RULES["thin event"]["missing"]
+        short = dataclasses.replace(rule, lasts=0.5)
+        monkeypatch.setitem(failures.RULES["thin event"], "missing", short)
+        processor = desk.processor(Seen().handler("*"))
+        event = desk.accept("verified", "vs_nowhere", id="evt_nowhere", form="thin")
+        desk.turn(processor)
+        reason = desk.record(event).reason
+        assert reason == "stripe: thin event: missing 404 not_found"
+        time.sleep(0.6)
+        desk.turn(processor)
+        assert desk.record(event).state == "pending"
+        assert desk.record(event).reason == "stripe: missing 404 resource_missing"
+        assert desk.settle(processor, event).state == "dead"
 
     def test_a_request_stripe_calls_invalid_is_dead(self, desk) -> None:
         event = desk.accept("created", desk.sandbox.session())

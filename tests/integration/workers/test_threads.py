@@ -1,4 +1,4 @@
-"""Who takes the next event, and what must not run beside another."""
+"""Who takes the next event, and what runs in a process beside the worker."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from redis import Redis
 from identity_webhooks import Verification, on
 from identity_webhooks.event import Event
 from tests.conftest import wait_until
+from workers.dispatch import BUSY
 from workers.jobs import Processor
 from workers.pool import Threads
+from workers.router import Failed
 
 
 class Seen:
@@ -23,7 +25,6 @@ class Seen:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[str] = set()
-        self.beside: dict[str, set[str]] = {}
         self.threads: dict[str, str] = {}
 
     def handle(self, v: Verification) -> None:
@@ -32,8 +33,6 @@ class Seen:
         with self._lock:
             self._running.add(session)
             self.threads[session] = threading.current_thread().name
-            for each in self._running:
-                self.beside.setdefault(each, set()).update(self._running - {each})
         time.sleep(0.05)
         with self._lock:
             self._running.remove(session)
@@ -54,12 +53,12 @@ def processor(desk, seen) -> Processor:
 
 
 @pytest.fixture
-def threads(desk, processor) -> Iterator[Callable[[int], Threads]]:
+def threads(desk, processor) -> Iterator[Callable[..., Threads]]:
     """Make threads; all of them are through at the end."""
     made: list[Threads] = []
 
-    def make(count: int) -> Threads:
-        made.append(Threads(processor, count, desk.stop))
+    def make(count: int, other: Processor | None = None) -> Threads:
+        made.append(Threads(other or processor, count, desk.stop))
         return made[-1]
 
     yield make
@@ -92,37 +91,89 @@ def test_a_thread_that_is_through_takes_the_next_event_itself(desk, threads, acc
     assert all(name.startswith("event") for name in seen.threads.values())
 
 
-@pytest.mark.parametrize(
-    "place", [0, 2, 5], ids=["first", "taken with others", "taken by a thread"]
-)
-def test_what_may_kill_a_worker_runs_with_nothing_beside_it(
-    desk, threads, accept, seen, place
+def test_what_may_have_killed_a_worker_runs_in_a_process_beside_it(
+    desk, threads, processor, accept, seen, monkeypatch
 ) -> None:
-    events = [accept(suspect=number == place) for number in range(12)]
+    beside: list[str] = []
+    shared = processor._dispatcher._for_suspects
+    monkeypatch.setattr(
+        shared, "run", lambda _handler, v, _personal: beside.append(v.event.session)
+    )
+    suspects = [accept(suspect=True) for _ in range(3)]
+    others = [accept() for _ in range(5)]
     running = threads(4)
-    while not all(is_done(desk, event) for event in events):
+
+    def all_are_done() -> bool:
+        desk.inbox.sweep()
         running.run_next(0.1)
-    assert seen.beside[events[place].session] == set()
-    others = [seen.beside[event.session] for event in events[:place] + events[place + 1 :]]
-    assert max(map(len, others)) > 0, "others do run beside each other"
+        return all(is_done(desk, each) for each in [*suspects, *others])
+
+    wait_until(all_are_done)
+    assert sorted(beside) == sorted(each.session for each in suspects)
+    assert set(seen.threads) == {each.session for each in others}
 
 
-def test_at_a_stop_what_still_waits_to_run_alone_is_given_back(
-    desk, redis, threads, accept, seen
+def test_a_handler_that_killed_its_process_has_one_again(
+    desk, processor, accept, seen, monkeypatch
 ) -> None:
-    first, suspect = accept(), accept(suspect=True)
-    running = threads(1)
-    assert running.run_next(1)
-    wait_until(lambda: b"lease" in desk.fields(suspect))  # by the thread that was through
-    desk.stop.request()
-    running.drain()
-    assert is_done(desk, first)
-    assert suspect.session not in seen.threads
-    fields = desk.fields(suspect)
-    assert fields[b"state"] == b"pending"
-    assert b"lease" not in fields
-    assert fields[b"lapses"] == b"1", "nobody died of it"
-    assert redis.llen("rq:queue:identity") == 1, "and another worker is woken"
+    """Its attempt is written down, and its event is no suspect any more."""
+    ran: list[str] = []
+
+    def run(_handler: object, v: Verification, _personal: object) -> None:
+        ran.append(v.event.session)
+        if len(ran) < 3:
+            raise Failed("its process died (exit code -9)")
+
+    monkeypatch.setattr(processor._dispatcher._for_suspects, "run", run)
+    event = accept(suspect=True)
+    record = desk.settle(processor, event)
+    assert record.handlers["p.handle"].attempts == 3
+    assert ran == [event.session] * 3
+    assert seen.threads == {}
+
+
+def test_a_slow_handler_with_its_own_process_holds_two_threads(
+    desk, threads, accept, monkeypatch
+) -> None:
+    """One runs it, one waits; of the rest, the others' handlers go on."""
+    go_on, ran = threading.Event(), list[str]()
+
+    @on("verified", own_process=True)
+    def alone(_: Verification) -> None:
+        """Run elsewhere."""
+
+    @on("verified", "created")
+    def beside(v: Verification) -> None:
+        ran.append(v.session.id)
+
+    processor = desk.processor(alone, beside)
+    (own,) = processor._dispatcher._own_processes.values()
+    monkeypatch.setattr(own, "run", lambda *_: go_on.wait(30))
+    running = threads(4, processor)
+    slow = [accept() for _ in range(12)]
+
+    def taken() -> bool:
+        desk.inbox.sweep()
+        running.run_next(0.1)
+        waiting = [desk.record(each).handlers.get("p.alone") for each in slow]
+        return sum(bool(each) and each.reason == BUSY for each in waiting) == 10
+
+    wait_until(taken)
+    quick = desk.accept("created", desk.sandbox.session())
+    wait_until(lambda: running.run_next(0.1) is not None and is_done(desk, quick))
+    assert not any(is_done(desk, each) for each in slow)
+    go_on.set()
+
+    def all_are_done() -> bool:
+        desk.inbox.sweep()
+        running.run_next(0.1)
+        return all(is_done(desk, each) for each in slow)
+
+    wait_until(all_are_done)
+    assert all(desk.record(each).handlers["p.alone"].attempts == 1 for each in slow)
+    # Once for the first look, and once for the last: who only waits asks Stripe nothing.
+    assert desk.counts()["fetches|ok"] <= 2 * len(slow) + 1
+    assert desk.counts()["handler_runs|p.alone|waiting"] >= 10
 
 
 def test_a_handler_with_its_own_process_looks_again_when_it_is_its_turn(
@@ -137,7 +188,7 @@ def test_a_handler_with_its_own_process_looks_again_when_it_is_its_turn(
     processor = desk.processor(alone)
     (own,) = processor._dispatcher._own_processes.values()
 
-    def run(verification: Verification, _: object) -> None:
+    def run(_handler: object, verification: Verification, _personal: object) -> None:
         ran.append(verification.session.id)
         time.sleep(0.3)
 

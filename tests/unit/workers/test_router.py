@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from identity_webhooks import Verification, on
 from identity_webhooks.event import KINDS
 from identity_webhooks.handlers import RETRY_FOR
+from service.inbox import Progress
 from workers.router import (
     RETRY_BASE,
     RETRY_CAP,
@@ -353,20 +354,30 @@ class TestFailedRuns:
         [(0, 1, "dead"), (1, 1, "retry"), (1, 2, "dead"), (3, 3, "retry"), (3, 4, "dead")],
     )
     def test_a_number_of_retries_is_that_many_more_runs(self, retries, attempt, status) -> None:
-        progress, delay = one(on("*", retries=retries)).failed(attempt, 10 * DAY, "why")
+        before = Progress("retry", attempt - 1, since=1)
+        progress, delay = one(on("*", retries=retries)).failed(before, 10 * DAY * 1000, "why")
         assert (progress.status, progress.attempts, progress.reason) == (status, attempt, "why")
         assert status == "retry" or delay == 0
 
     @pytest.mark.parametrize(
         ("age", "status"), [(0, "retry"), (3 * DAY, "retry"), (3 * DAY + 1, "dead")]
     )
-    def test_without_a_number_it_is_three_days(self, age, status) -> None:
-        progress, _ = one(on("*")).failed(10_000, age, "why")
-        assert (progress.status, progress.attempts) == (status, 10_000)
+    def test_without_a_number_it_is_three_days_from_its_first_failure(self, age, status) -> None:
+        handler, now = one(on("*")), 1_000 * DAY * 1000
+        before = Progress("retry", 10_000, since=now - age * 1000)
+        progress, _ = handler.failed(before, now, "why")
+        assert (progress.status, progress.attempts) == (status, 10_001)
+        assert progress.since == (before.since if status == "retry" else 0)
+        assert handler.is_last(before, now) == (status == "dead")
+
+    def test_the_first_failure_is_when_it_failed(self) -> None:
+        waited = Progress("retry", 0, reason="stripe: unreachable")
+        progress, _ = one(on("*")).failed(waited, 1_000 * DAY * 1000, "why")
+        assert (progress.status, progress.since) == ("retry", 1_000 * DAY * 1000)
 
     @given(st.integers(1, 10**9))
     def test_jitter_is_full_within_bounds(self, attempt) -> None:
-        progress, delay = one(on("*")).failed(attempt, 0, "why")
+        progress, delay = one(on("*")).failed(Progress("retry", attempt - 1), 0, "why")
         assert progress.status == "retry"
         assert 0 <= delay <= min(RETRY_CAP, RETRY_BASE * 2 ** min(attempt, 64))
 
@@ -378,4 +389,4 @@ class TestFailedRuns:
 
     @given(st.floats(0, RETRY_FOR))
     def test_a_handler_may_say_when(self, delay) -> None:
-        assert one(on("*")).failed(1, 0, "why", delay)[1] == delay
+        assert one(on("*")).failed(Progress("retry", 0), 0, "why", delay)[1] == delay
