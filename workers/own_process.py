@@ -118,12 +118,14 @@ class OwnProcess:
             self._end()
             raise Failed("timeout") from None
         except (OSError, EOFError):
-            code = self._end()
+            code = self._end(5)  # it ends by itself
             if code == IDLE:
                 return None
             raise Failed(f"{DIED} (exit code {code})") from None
 
     def _start(self) -> None:
+        if self._process:
+            self._ours.close()
         self._ours, theirs = socket.socketpair()
         arguments = ",".join(self._names), str(theirs.fileno()), str(self._idle or "")
         with theirs:
@@ -139,12 +141,12 @@ class OwnProcess:
         except (OSError, EOFError):
             raise Failed(f"its process did not start (exit code {self._end()})") from None
 
-    def _end(self) -> int:
-        """End the process, if it has not ended; its exit code, negative for a signal."""
+    def _end(self, within: float = 0.2) -> int:
+        """End the process, if it does not end itself; its exit code, negative for a signal."""
         assert self._process is not None  # noqa: S101 (for the type checker)
         self._ours.close()
         try:
-            return self._process.wait(0.2)
+            return self._process.wait(within)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()

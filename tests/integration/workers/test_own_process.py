@@ -1,0 +1,44 @@
+"""`workers.own_process`: the process beside the worker, started for real."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from identity_webhooks.testing import verification
+from service.settings import Settings
+from tests.conftest import CANARY, ROOT
+from workers import plugins
+from workers.own_process import IDLE, OwnProcess
+
+
+def test_one_that_is_idle_ends_and_is_started_again(
+    redis, server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whenever it is asked: also at the very moment at which it ends."""
+    effects, idle = tmp_path / "effects", 0.5
+    given = {
+        "HANDLERS": "alone",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/data/handlers'}",
+        "EFFECTS": str(effects),
+        "REDIS_URL": server.url,
+        "STRIPE_API_KEY": f"sk_test_{CANARY}{'0' * 20}",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(ROOT / "tests/data/handlers")
+    router = plugins.load(Settings.load("worker"))
+    (handler,) = (each for each in router.handlers if each.name == "alone.beside")
+    own = OwnProcess([handler], idle=idle)
+    runs = 12
+    for number in range(runs):
+        with own.turn() as is_its_turn:
+            assert is_its_turn
+            own.run(handler, verification("verified"), [])
+        time.sleep(idle - 0.03 + number * 0.01)
+    pids = [line.split()[2] for line in effects.read_text().splitlines()]
+    assert len(pids) == runs, "each ran once"
+    assert 1 < len(set(pids)) <= runs
+    assert own._end(10) == IDLE
