@@ -86,6 +86,7 @@ class Web:
             self.redis,
             limit=settings.inbox_limit,
             reopen_dead=settings.reopen_dead_on_redelivery,
+            keep=settings.keep,
         )
         self._look_again = 0.0
 

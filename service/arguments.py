@@ -6,6 +6,7 @@ A mistyped id would else be asked for, found nowhere, and look as if there was n
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 
 import click
 
@@ -29,4 +30,36 @@ ACCOUNT = Id("connected account", r"acct_\w{1,64}(/acct_\w{1,64}){0,3}", "acct_1
 SESSION = Id("session", r"vs_\w{1,120}", "vs_1Pq2Kd")
 REPORT = Id("report", r"vr_\w{1,120}", "vr_1Pq2Kd")
 EVENT = Id("event", r"(\w{1,64}-){0,4}evt_\w{1,120}", "evt_1Pq2Kd or acct_1NvJ0c-evt_1Pq2Kd")
+EVENT_OR_SESSION = Id(
+    "event or session",
+    r"(\w{1,64}-){0,4}evt_\w{1,120}|vs_\w{1,120}",
+    "evt_1Pq2Kd or vs_1Pq2Kd",
+)
+REASON = Id("reason", r"\w[\w .'-]{0,60}", "retry")
+PERSON = Id("person", r"[\w.-]{1,32}", "ann")
 HANDLER = Id("handler", r"[^\s|]+\.[^\s|.]+", "audit.log_event")
+
+
+class Moment(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A moment in UTC: `2026-11-26`, `2026-11-26T04:05`, or so long ago: `90m`, `2h`, `3d`."""
+
+    name = "moment"
+    _UNITS = {"m": "minutes", "h": "hours", "d": "days"}  # noqa: RUF012
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """Return the moment."""
+        if isinstance(value, datetime):
+            return value
+        text = str(value)
+        if found := re.fullmatch(r"(\d{1,4})([mhd])", text, re.ASCII):
+            return datetime.now(UTC) - timedelta(**{self._UNITS[found[2]]: int(found[1])})
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f"{text!r} is no moment, such as 2h, 3d or 2026-11-26T04:05 (UTC)")
+        return moment.replace(tzinfo=moment.tzinfo or UTC)
+
+
+MOMENT = Moment()

@@ -52,7 +52,19 @@ KEYS = frozenset(
         *("subject", "key_name", "call", "accounts", "in_hand", "running"),
         # what happened
         *("outcome", "reason", "code", "status", "error", "where", "fault", "faults", "hint"),
-        *("state", "count", "counts", "woken", "postponed", "stale", "stuck", "pending", "dead"),
+        *(
+            "by",
+            "action",
+            "state",
+            "count",
+            "counts",
+            "woken",
+            "postponed",
+            "stale",
+            "stuck",
+            "pending",
+            "dead",
+        ),
         # how long and how much
         *("delay_s", "age_s", "took_ms", "size", "limit"),
         # which process

@@ -35,6 +35,9 @@ Role = Literal["web", "worker", "tool"]
 VOUCHABLE = ("append-only", "eviction", "memory", "primary")
 """What the operator may vouch for in place of Redis (service/findings.py)."""
 
+SENT_AGAIN = 30
+"""Days for which Stripe sends and lists events again (https://docs.stripe.com/webhooks)."""
+
 _STRIPE = "https://api.stripe.com"
 _WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}\Z")
 ORGANIZATION_KEY = "sk_org_"
@@ -156,6 +159,14 @@ class Settings(BaseSettings):
         description="Pending events above which deliveries are answered 503, so that Stripe"
         " keeps them. One pending event takes about 1 kB of Redis.",
     )
+    retention_days: int = Field(
+        default=35,
+        ge=4,
+        le=400,
+        description="Days a settled event is known for. Stripe sends and lists events again for up"
+        " to 30: below 31, one that comes later is handled again, and reconciliation looks back no"
+        " further than this.",
+    )
     reopen_dead_on_redelivery: bool = Field(
         default=False,
         description="Set to 1 to run a dead event again when Stripe delivers it again.",
@@ -245,6 +256,22 @@ class Settings(BaseSettings):
         if faults or settings is None:
             raise SettingsError("\n".join(["the settings are not complete:", *faults]))
         return settings
+
+    @property
+    def given_up(self) -> str | None:
+        """What is given up by a setting that has its reasons, in a sentence; None for nothing."""
+        if self.retention_days > SENT_AGAIN:
+            return None
+        return (
+            f"RETENTION_DAYS is {self.retention_days}: an event that Stripe sends again later than"
+            f" that is handled again, and what was missed is brought back for {self.retention_days}"
+            f" days instead of {SENT_AGAIN}"
+        )
+
+    @property
+    def keep(self) -> int:
+        """Seconds a settled event is known for."""
+        return self.retention_days * 86_400
 
     @property
     def vouched(self) -> frozenset[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 
@@ -20,8 +21,9 @@ import click
 
 from identity_webhooks.event import KINDS
 from service import connection, logs, process
-from service.arguments import ACCOUNT, HANDLER, SESSION
+from service.arguments import ACCOUNT, HANDLER, PERSON, SESSION
 from service.inbox import Inbox
+from service.repair import Repair, operator
 from service.settings import Role, Settings
 from service.text import table
 from workers import api_commands, beat, new_handler, plugins, single_run
@@ -191,11 +193,26 @@ def run_handler(session: str, name: str, dry_run: bool, account: str | None, as_
 @click.option("--deep", is_flag=True, help="All that Stripe still lists: 30 days.")
 @click.option("--dry-run", is_flag=True, help="Say what was missed, and take nothing in.")
 @click.option(
+    "--as-done",
+    is_flag=True,
+    help="Take it in as done, and run nothing for it. Needs --since or --deep.",
+)
+@click.option("--until", type=click.DateTime(), help="With --as-done: made before this (UTC).")
+@click.option("--as", "by", type=PERSON, help="Who asks for it. Default: the user of this process.")
+@click.option(
     "--account", type=ACCOUNT, metavar="ACCT", help="Only this connected account: acct_..."
 )
 @click.option("--json", "as_json", is_flag=True, help="An object instead of sentences.")
-def reconcile(
-    since: datetime | None, deep: bool, dry_run: bool, account: str | None, as_json: bool
+def reconcile(  # noqa: PLR0913 (one for each option)
+    *,
+    since: datetime | None,
+    deep: bool,
+    dry_run: bool,
+    as_done: bool,
+    until: datetime | None,
+    by: str | None,
+    account: str | None,
+    as_json: bool,
 ) -> None:
     """Ask Stripe what was missed, and take it in.
 
@@ -204,24 +221,42 @@ def reconcile(
     all that Stripe lists. With --since more than 30 days ago, sessions are looked at too, as
     Stripe lists no older events.
 
+    With --as-done, for a Redis that was restored from a backup: what was handled since the backup
+    was made is known again, and no handler runs a second time. Stop the workers and the periodic
+    process before, or they take it in first. `events replay` runs the handlers of one after all.
+
     \b
     python -m workers reconcile --dry-run
     python -m workers reconcile --deep
+    python -m workers reconcile --as-done --since 2026-11-25T03:00:00 --until 2026-11-25T09:50:00
     """
     if since and deep:
         raise click.UsageError("give --since or --deep")
+    if as_done and not (since or deep):
+        raise click.UsageError("--as-done needs --since (when the backup was made) or --deep")
+    if until and not as_done:
+        raise click.UsageError("--until goes with --as-done")
 
     def run() -> int:
         settings = Settings.load("worker")
         logs.configure(settings, sys.stderr)
         client = connection.connect(settings)
-        inbox = Inbox(client, limit=settings.inbox_limit, api_rate=settings.api_rate)
+        inbox = Inbox(
+            client, limit=settings.inbox_limit, api_rate=settings.api_rate, keep=settings.keep
+        )
         back = reconciling.HORIZON - 60 if deep else reconciling.WIDE
         start = int(since.replace(tzinfo=UTC).timestamp()) if since else inbox.now() - back
+        by_whom = (by or operator()) if as_done else ""
+        how = reconciling.Taking(
+            dry_run, by_whom, until.replace(tzinfo=UTC).timestamp() if until else math.inf
+        )
+        if as_done and not dry_run:
+            on = {"since": start, "until": until and until.isoformat(), "account": account}
+            Repair(client, inbox, by_whom).note("as-done", 0, on)
         show = _show_progress if sys.stderr.isatty() else lambda _: None
         try:
             found = reconciling.Reconciler.from_settings(settings, inbox).run(
-                start, [account] if account else None, dry_run=dry_run, progress=show
+                start, [account] if account else None, how=how, progress=show
             )
         except reconciling.InboxFull:
             click.echo(
@@ -233,7 +268,7 @@ def reconcile(
         if as_json:
             click.echo(json.dumps(reconciling.as_json(found), indent=2))
             return code
-        verb = "would be taken in" if dry_run else "taken in"
+        verb = ("would be taken in" if dry_run else "taken in") + (" as done" if as_done else "")
         click.echo(f"{found.seen} events looked at, {len(found.missed)} missed and {verb}")
         for key in found.missed:
             click.echo(f"  {key}")
@@ -266,4 +301,4 @@ main.add_command(api_commands.reports)
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m workers")
+    main(prog_name="python -m workers", complete_var="_WORKERS_COMPLETE")

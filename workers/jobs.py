@@ -63,7 +63,7 @@ class Processor:
     ) -> None:
         """Take `in_hand` from a supervisor, who reads it when this process has died."""
         in_hand = in_hand or InHand(1)
-        self._router, self._metrics, self._stop = router, metrics, stop
+        self._inbox, self._router, self._metrics, self._stop = inbox, router, metrics, stop
         self._heartbeat = Heartbeat(inbox, metrics, stop, in_hand)
         self._claimer = Claimer(inbox, self._heartbeat, metrics, in_hand)
         self._judge = Judge(inbox, metrics)
@@ -85,7 +85,7 @@ class Processor:
         )
         restricted = settings.stripe_restricted_key
         return cls(
-            inbox=Inbox(client, api_rate=settings.api_rate),
+            inbox=Inbox(client, api_rate=settings.api_rate, keep=settings.keep),
             router=router,
             api=StripeApi.from_settings(settings),
             metrics=Metrics(client),
@@ -106,6 +106,13 @@ class Processor:
     def note_death(self) -> None:
         """`Claimer.note_death`."""
         self._claimer.note_death()
+
+    def note_handlers(self) -> None:
+        """Write down which handlers this release has, for whoever replays."""
+        try:
+            self._inbox.note_handlers(handler.name for handler in self._router.handlers)
+        except redis.RedisError:
+            log.exception("handlers_not_noted")
 
     def claim(self, count: int = 1) -> list[Claim]:
         """`Claimer.claim`."""

@@ -38,7 +38,9 @@ def run(settings: Settings) -> int:
 def sweep_until(stop: Stop, settings: Settings) -> None:
     """Sweep and reconcile until asked to stop."""
     client = connection.connect(settings, connection.PERIODIC)
-    inbox = Inbox(client, limit=settings.inbox_limit, api_rate=settings.api_rate)
+    inbox = Inbox(
+        client, limit=settings.inbox_limit, api_rate=settings.api_rate, keep=settings.keep
+    )
     metrics = Metrics(client)
     # A pass takes minutes when much was missed; the sweep must not wait for it.
     threading.Thread(
@@ -48,6 +50,8 @@ def sweep_until(stop: Stop, settings: Settings) -> None:
         daemon=True,
     ).start()
     log.info("periodic_started", pid=os.getpid())
+    if settings.given_up:
+        log.warning("retention_short", hint=settings.given_up)
     while not stop.requested:
         if stop.parent is None:  # else a supervisor beats
             beat.beat()

@@ -13,6 +13,7 @@ handler has heard the end of.
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ from identity_webhooks.verification import Outcome, is_redacted
 from service import logs
 from service.event import kind_of
 from service.inbox import AcceptResult, Inbox
+from service.inbox.keys import KEEP
 from service.settings import Settings
 from workers.failures import StripeFailure, alarm
 from workers.stop import Stop
@@ -88,6 +90,21 @@ class Pass:
     failed_in_a_row: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """What is done with what the inbox lacks.
+
+    Attributes:
+        dry_run: take nothing in.
+        as_done_by: who has it taken in as done, so that nothing runs for it; empty to have it run.
+        until: leave out what was made at or after this (unix seconds).
+    """
+
+    dry_run: bool = False
+    as_done_by: str = ""
+    until: float = math.inf
+
+
 class Reconciler:
     """Compares Stripe with the inbox, account by account. None stands for one's own account.
 
@@ -95,10 +112,18 @@ class Reconciler:
     """
 
     def __init__(
-        self, api: StripeApi, inbox: Inbox, *, livemode: bool, list_accounts: bool = False
+        self,
+        api: StripeApi,
+        inbox: Inbox,
+        *,
+        livemode: bool,
+        list_accounts: bool = False,
+        keep: int = KEEP,
     ) -> None:
-        """Take, too, whether to ask Stripe which accounts are connected to ours."""
-        self._api, self._inbox, self._livemode = api, inbox, livemode
+        """Take, too, whether to ask Stripe which accounts are connected to ours, and the seconds
+        for which the inbox knows what is done.
+        """
+        self._api, self._inbox, self._livemode, self._keep = api, inbox, livemode, keep
         self._list_accounts = list_accounts
         self._gone_until: dict[str, float] = {}
         self._wide_is_owed: set[str | None] = set()
@@ -111,6 +136,7 @@ class Reconciler:
             inbox,
             livemode=bool(settings.livemode),
             list_accounts=settings.stripe_connected_accounts,
+            keep=settings.keep,
         )
 
     def round(self) -> Pass:
@@ -147,15 +173,17 @@ class Reconciler:
         since: int,
         accounts: Iterable[str | None] | None = None,
         *,
-        dry_run: bool = False,
+        how: Taking = Taking(),
         progress: Callable[[Pass], None] = lambda _: None,
     ) -> Pass:
         """Take in everything made at or after `since` (unix seconds) that the inbox lacks.
 
+        Events that are older than what the inbox knows are not looked at: they may be done.
+
         Args:
             since: unix seconds.
             accounts: whom to ask for; by default every account that is known.
-            dry_run: whether to take nothing in.
+            how: what is done with it.
             progress: called after each event.
 
         Raises:
@@ -164,7 +192,7 @@ class Reconciler:
         """
         found = Pass()
         for account in self._accounts(found) if accounts is None else accounts:
-            self._try_pass(since, account, found, dry_run=dry_run, progress=progress)
+            self._try_pass(since, account, found, how=how, progress=progress)
             if found.failed_in_a_row > 1:
                 break
         return found
@@ -188,16 +216,18 @@ class Reconciler:
         found: Pass,
         *,
         look_for_stuck: bool = True,
-        dry_run: bool = False,
+        how: Taking = Taking(),
         progress: Callable[[Pass], None] = lambda _: None,
     ) -> bool:
         """Make the pass of an account; whether it is through."""
         try:
             for event in self._events(since, account):
+                if event.created >= how.until:
+                    continue
                 found.seen += 1
-                answer = self._take_in(event, dry_run)
+                answer = self._take_in(event, how)
                 found.counts[answer] += 1
-                if answer == AcceptResult.NEW:
+                if answer in {AcceptResult.NEW, "adopted"}:
                     found.missed.append(event.key)
                 progress(found)
             if look_for_stuck:
@@ -226,10 +256,12 @@ class Reconciler:
         if failure.rule.alarm:
             alarm(failure, account=account)
 
-    def _take_in(self, event: Event, dry_run: bool) -> str:
+    def _take_in(self, event: Event, how: Taking) -> str:
         if event.livemode != self._livemode:
             return "other_mode"
-        if dry_run:
+        if how.as_done_by and not how.dry_run:
+            return self._inbox.adopt(event, how.as_done_by)
+        if how.dry_run:
             known = self._inbox.find(event.key)
             return known.state if known else AcceptResult.NEW
         answer = self._inbox.accept(event)
@@ -238,7 +270,8 @@ class Reconciler:
         return answer
 
     def _events(self, since: int, account: str | None) -> Iterator[Event]:
-        for event in self._paced(self._api.events_since(since, account=account)):
+        known_since = max(since, int(time.time()) - self._keep + OVERLAP)
+        for event in self._paced(self._api.events_since(known_since, account=account)):
             kind = kind_of(event.type)
             if kind is not None:
                 yield Event(

@@ -162,6 +162,7 @@ def _run_events(settings: Settings, router: Router, stop: Stop, in_hand: InHand)
     processor.note_death()
     hooks = Hooks(router.hooks)
     hooks.start()
+    processor.note_handlers()
     log.info("worker_ready", pid=os.getpid())
     threads = Threads(processor, settings.worker_concurrency, stop)
     while not stop.requested:

@@ -11,20 +11,26 @@ from service.inbox.pipeline import (
     Swept,
     save_progress_at_end,
 )
-from service.inbox.record import Claim, Progress, Quarantined, Record, State, Status
+from service.inbox.record import Act, Attempt, Claim, Progress, Quarantined, Record, State, Status
+from service.inbox.search import Filter, Page, Search
 
 __all__ = [
     "AcceptResult",
+    "Act",
     "Answer",
+    "Attempt",
     "Claim",
+    "Filter",
     "Inbox",
     "Limits",
+    "Page",
     "Pipeline",
     "Progress",
     "Quarantined",
     "Record",
     "Refused",
     "Reply",
+    "Search",
     "State",
     "Status",
     "Swept",

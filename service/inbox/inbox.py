@@ -7,10 +7,9 @@ service/inbox/keys.py, the changes of state in service/inbox/pipeline.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Any, Literal, cast
 
 import redis
@@ -20,17 +19,20 @@ from service.inbox import keys
 from service.inbox.connections import Connections
 from service.inbox.pipeline import (
     AcceptResult,
+    Adopted,
     Answer,
-    Ended,
+    Discarded,
     Limits,
     Linked,
     Memory,
     Pipeline,
     Replayed,
+    Retried,
     Swept,
 )
 from service.inbox.record import Claim, Progress, Record, State, fields_of, kept_fields, text_of
 from service.inbox.scripts import Scripts, sources
+from service.inbox.search import Filter, Search
 
 MEMORY_LIMIT, MEMORY_PROBE = 0.8, 5.0
 """Share of Redis' `maxmemory` above which no new event is accepted, and seconds between two looks.
@@ -47,12 +49,13 @@ class Inbox:
         limit: int = 100_000,
         reopen_dead: bool = False,
         api_rate: int = 0,
+        keep: int = keys.KEEP,
     ) -> None:
-        """See `Limits` for the options."""
-        self._redis = client
+        """See `Limits` for the options. `keep`: seconds a done record is kept."""
+        self._redis, self._keep = client, keep
         self._limits = Limits(limit, reopen_dead, api_rate)
         self._full = Limits(0, reopen_dead, api_rate)
-        self._scripts = Scripts(sources())
+        self._scripts = Scripts(sources(keep))
         self._connections = Connections(client, self._scripts)
         self._memory = Memory()
         self._next_probe, self._short_of_memory = 0.0, False
@@ -125,17 +128,29 @@ class Inbox:
             swept = pipe.sweep(limit)
         return swept.result()
 
-    def replay(self, key: str, handlers: str = "dead") -> Replayed:
+    def adopt(self, event: Event, by: str) -> Adopted:
+        """`Pipeline.adopt`, alone."""
+        with self.pipeline() as pipe:
+            adopted = pipe.adopt(event, by)
+        return adopted.result()
+
+    def replay(self, key: str, handlers: str = "dead", by: str = "") -> Replayed:
         """`Pipeline.replay`, alone."""
         with self.pipeline() as pipe:
-            replayed = pipe.replay(key, handlers)
+            replayed = pipe.replay(key, handlers, by)
         return replayed.result()
 
-    def end(self, key: str) -> Ended:
-        """`Pipeline.end`, alone."""
+    def retry(self, key: str, by: str = "") -> Retried:
+        """`Pipeline.retry`, alone."""
         with self.pipeline() as pipe:
-            ended = pipe.end(key)
-        return ended.result()
+            retried = pipe.retry(key, by)
+        return retried.result()
+
+    def discard(self, key: str, by: str = "") -> Discarded:
+        """`Pipeline.discard`, alone."""
+        with self.pipeline() as pipe:
+            discarded = pipe.discard(key, by)
+        return discarded.result()
 
     def note_death(self, key: str, token: str, handler: str) -> bool:
         """`Pipeline.note_death`, alone."""
@@ -143,11 +158,38 @@ class Inbox:
             noted = pipe.note_death(key, token, handler)
         return noted.result()
 
-    def pause(self, seconds: float, why: str) -> None:
+    def pause(self, seconds: float, why: str, account: str = "") -> None:
         """`Pipeline.pause`, alone."""
         with self.pipeline() as pipe:
-            paused = pipe.pause(seconds, why)
+            paused = pipe.pause(seconds, why, account)
         paused.result()
+
+    def paused(self, account: str = "") -> tuple[float, str] | None:
+        """Until when (unix seconds) and why no event, or none of this account, is claimed."""
+        value = self._redis.get(keys.pause_of(account))
+        if value is None:
+            return None
+        until, _, why = text_of(value).partition(" ")
+        return int(until) / 1000, why
+
+    def resume(self, account: str = "") -> bool:
+        """End a pause; False where there is none."""
+        return bool(self._redis.delete(keys.pause_of(account)))
+
+    def note_handlers(self, names: Iterable[str]) -> None:
+        """Write down which handlers a worker starts with."""
+        now = self.now()
+        if pairs := [part for name in names for part in (name, now)]:
+            self._redis.hset(keys.HANDLERS, items=pairs)
+
+    def handlers(self) -> list[str]:
+        """The handlers of the release that runs; none where no worker has told.
+
+        Those of a worker that started more than an hour before the last one are of an older one.
+        """
+        found = fields_of(self._redis.hgetall(keys.HANDLERS))
+        last = max(map(int, found.values()), default=0)
+        return sorted(name for name, at in found.items() if int(at) >= last - keys.HOUR)
 
     def try_acquire(self, task: str, period: float) -> bool:
         """`Pipeline.try_acquire`, alone."""
@@ -184,25 +226,13 @@ class Inbox:
         return kept_fields(text_of(line)) if line else fields_of(hash_)
 
     def records(self, state: State | Literal["all"], limit: int) -> Iterator[Record]:
-        """Yield up to `limit` records: pending and dead by time, others in no order."""
-        found: Iterator[bytes]
-        if state == "pending":
-            found = iter(self._redis.zrange(keys.DUE, 0, limit - 1))  # type: ignore[arg-type]
-        elif state == "dead":
-            found = iter(self._redis.zrange(keys.DEAD, 0, limit - 1, desc=True))  # type: ignore[arg-type]
-        else:
-            patterns = [keys.DONE] if state == "done" else [keys.RECORD, keys.DONE]
-            found = chain.from_iterable(
-                self._redis.scan_iter(match=f"{prefix}*", count=1000) for prefix in patterns
-            )
-        for key in found:
-            name = text_of(key).removeprefix(keys.RECORD).removeprefix(keys.DONE)
-            record = self.find(name)
-            if record and record.key == name and state in {"all", record.state}:
-                yield record
-                limit -= 1
-            if limit <= 0:
-                return
+        """Yield up to `limit` records: pending by what is due next, others newest first."""
+        yield from self.search.page(Filter(state=state), limit).records
+
+    @property
+    def search(self) -> Search:
+        """Finds records."""
+        return Search(self._redis, self.pipeline, self._keep)
 
     def last_kind(self, event: Event) -> str | None:
         """What kind of event handlers last heard of the session of this event."""

@@ -7,11 +7,24 @@ iw:evt:<event key>          hash   -       the record of an event until it is do
 iw:done:<event key>         string 35 d    what is kept of it then, in one line
 iw:due                      zset   -       pending events by the moment to look at them again
 iw:dead                     zset   -       dead events by time of death
+iw:dead:<handler>|<cause>   zset   -       those of them that this handler died of this cause in;
+                                           no handler where none was to blame
+iw:deaths                   hash   -       <handler>|<cause> -> how many are dead of it
+iw:dead-of:<xx>             list   -       dead events whose session ends in <xx>
+iw:log:<hour>               list   35 d    events accepted in that hour, in that order
+iw:hours                    zset   -       the hours of these lists
+iw:of:<month>:<xx>          list   35 d    "<three characters of its session> <event key>" of the
+                                           events whose session ends in <xx>; a month is 30 days
+iw:listed                   string -       since when all events are in these lists (unix ms), or
+                                           that a search looked for those that are not
+iw:audit                    list   -       what people had done: the last thousand, a line each
+iw:handlers                 hash   -       handler -> when a worker last started with it (unix s)
 iw:session:<account>:<vs>   string lease   "<event key> <token>": who works on this session
 iw:waiting:<account>:<vs>   list   -       events that found it busy, first come first
 iw:last:<month>:<xx>        hash   400 d   <account>:<vs> -> kind of the last event of this session
                                            that handlers heard in that month; <vs> ends in <xx>
 iw:pause                    string itself  until when no event is claimed (ms), and why
+iw:pause:<account>          string itself  the same for the events of one account
 iw:turn:<task>              string period  until when the task is one process's (ms)
 iw:clock                    string -       how far the inbox' clock is ahead of Redis' (ms), and a
                                            recent moment by it
@@ -47,6 +60,9 @@ outcome     what the handlers were told: verified, needs_input, ...
 reason      why it waits, why it died, or the code of last_error the handlers were told
 settled     when it was finished
 h:<handler> status|attempts|ms since accepted|due again|reason|first failed at
+trail       handler|attempt|ms since accepted|reason; of attempts that failed and were followed by
+            another: the last few
+acts        <ms> <what> <who> <handlers>; what people had done with it: the last few
 =========== ====================================================================================
 
 Invariant: a pending event is in `iw:due` exactly once, any other never.
@@ -66,8 +82,20 @@ MAX_LAPSES = 3
 (the rule of Sidekiq's super_fetch)."""
 
 KEEP = 35 * 86_400
-"""Seconds a done record is kept. Stripe lists and re-sends events for up to 30 days
-(https://docs.stripe.com/webhooks#behaviors)."""
+"""Seconds a done record is kept, where RETENTION_DAYS is not set. Stripe lists and re-sends events
+for up to 30 days (https://docs.stripe.com/webhooks#behaviors)."""
+
+HOUR = 3_600
+"""Seconds whose events are one list, in the order in which they were accepted."""
+
+HOURS_OF = 720
+"""Hours whose events share the lists by session."""
+
+MAX_ACTS, MAX_TRAIL = 5, 5
+"""How many things that people had done, and how many failed attempts, a record keeps."""
+
+MAX_AUDIT = 1_000
+"""How many things that people had done are kept in all."""
 
 KEEP_LAST = 400 * 86_400
 """Seconds it is remembered what handlers last heard of a session: past an outage of a year."""
@@ -91,9 +119,16 @@ QUEUE = "identity"
 """RQ's name of the queue."""
 
 RECORD, DONE, DUE, DEAD = "iw:evt:", "iw:done:", "iw:due", "iw:dead"
+DEATHS, DEAD_OF, LOG, HOURS, OF = "iw:deaths", "iw:dead-of:", "iw:log:", "iw:hours", "iw:of:"
+LISTED, AUDIT, HANDLERS = "iw:listed", "iw:audit", "iw:handlers"
 SESSION, WAITING, LAST = "iw:session:", "iw:waiting:", "iw:last:"
 PAUSE, TURN, BUDGET, SEQUENCE = "iw:pause", "iw:turn:", "iw:budget", "iw:seq"
 ANSWER, CLOCK = "iw:answer:", "iw:clock"
 WATERMARK, ACCOUNTS = "iw:watermark", "iw:accounts"
 METRICS, PROBE = "iw:metrics", "iw:probe"
 JOB, QUEUE_KEY = "rq:job:", f"rq:queue:{QUEUE}"
+
+
+def pause_of(account: str = "") -> str:
+    """Return the key of the pause of all events, or of those of one account."""
+    return f"{PAUSE}:{account}" if account else PAUSE

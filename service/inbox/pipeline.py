@@ -40,7 +40,9 @@ from service.inbox.scripts import Scripts
 T = TypeVar("T")
 
 Replayed = Literal["replayed", "leased", "pending", "nothing", "gone"]
-Ended = Literal["ended", "leased", "done", "gone"]
+Retried = Literal["retried", "leased", "dead", "done", "gone"]
+Discarded = Literal["discarded", "leased", "done", "gone"]
+Adopted = Literal["adopted", "pending", "done", "dead"]
 Linked = Literal["first", "second", "lost"]
 
 
@@ -64,6 +66,7 @@ class Refused(StrEnum):
     LEASED = "leased"
     EARLY = "early"
     BUSY = "busy"
+    HELD = "held"
     PAUSED = "paused"
     THROTTLED = "throttled"
 
@@ -229,18 +232,14 @@ class Pipeline:
 
     def accept(self, event: Event) -> Reply[AcceptResult]:
         """Store the event once and wake a worker for it."""
-        fields: dict[str, str | int] = {
-            "kind": event.kind,
-            "form": event.form,
-            "session": event.session,
-            "created": event.created,
-            "livemode": int(event.livemode),
-            **({"account": event.account} if event.account else {}),
-        }
-        flat = [part for item in fields.items() for part in item]
         limits = self._limits.pending, int(self._limits.reopen_dead)
-        args = event.key, *limits, event.account or "", *flat
+        args = event.key, *limits, event.account or "", event.session, *_fields_of(event)
         return self._add(_accept_result, "accept", *args)
+
+    def adopt(self, event: Event, by: str) -> Reply[Adopted]:
+        """Keep an event as done that is not known, and run nothing for it."""
+        args = event.key, by, event.account or "", *_fields_of(event)
+        return self._add(lambda raw: cast("Adopted", text_of(raw)), "adopt", *args)
 
     def claim(self, count: int = 1) -> Reply[list[Answer]]:
         """Pop up to `count` wake-ups and claim their events, in one step; empty if there is none.
@@ -323,19 +322,29 @@ class Pipeline:
 
         return self._add(read, "sweep", limit, *self._memory.since_last_sweep())
 
-    def replay(self, key: str, handlers: str = "dead") -> Reply[Replayed]:
+    def replay(self, key: str, handlers: str = "dead", by: str = "") -> Reply[Replayed]:
         """Run an event again that nobody works on: what died or waits, `all`, or the one named.
+
+        The record says who asked for it (`by`), if that is told.
 
         A pending event, of which a handler waits for its retry, runs at once without what is
         written down of the handlers in question; so one that is no longer there is forgotten.
         Where there is no such handler the record stays as it is: `pending`, or `nothing` of a
         settled event.
         """
-        return self._add(lambda raw: cast("Replayed", text_of(raw)), "replay", key, handlers)
+        return self._add(lambda raw: cast("Replayed", text_of(raw)), "replay", key, handlers, by)
 
-    def end(self, key: str) -> Reply[Ended]:
+    def retry(self, key: str, by: str = "") -> Reply[Retried]:
+        """Run a pending event at once that waits; what is written down of its handlers stays."""
+        return self._add(lambda raw: cast("Retried", text_of(raw)), "retry", key, by)
+
+    def discard(self, key: str, by: str = "") -> Reply[Discarded]:
         """End an event that nobody works on as done, whatever its handlers wait for."""
-        return self._add(lambda raw: cast("Ended", text_of(raw)), "end", key)
+        return self._add(lambda raw: cast("Discarded", text_of(raw)), "discard", key, by)
+
+    def list_events(self, keys: Sequence[str]) -> Reply[int]:
+        """List events that are kept and are in no list; the number of those that were not."""
+        return self._add(int, "list", *keys)
 
     def note_death(self, key: str, token: str, handler: str) -> Reply[bool]:
         """Write down which handler ran when the process died that held this claim.
@@ -344,9 +353,12 @@ class Pipeline:
         """
         return self._add(bool, "note_death", key, token, handler)
 
-    def pause(self, seconds: float, why: str) -> Reply[bool]:
-        """Have no worker claim an event for a while: for what every event would run into."""
-        return self._add(bool, "pause", max(1, to_ms(seconds)), why)
+    def pause(self, seconds: float, why: str, account: str = "") -> Reply[bool]:
+        """Have no worker claim an event for a while: for what every event would run into.
+
+        Of one connected account only, if that is named. A pause that ends later stays.
+        """
+        return self._add(bool, "pause", max(1, to_ms(seconds)), why, account)
 
     def try_acquire(self, task: str, period: float) -> Reply[bool]:
         """Whether this process is the one to do a task in this period (seconds)."""
@@ -385,6 +397,19 @@ def save_progress_at_end(claim: Claim, handler: str, progress: Progress) -> None
 def to_ms(seconds: float) -> int:
     """Return whole milliseconds."""
     return round(seconds * 1000)
+
+
+def _fields_of(event: Event) -> list[str | int]:
+    """Return the fields of an event's record, name by name."""
+    fields: dict[str, str | int] = {
+        "kind": event.kind,
+        "form": event.form,
+        "session": event.session,
+        "created": event.created,
+        "livemode": int(event.livemode),
+        **({"account": event.account} if event.account else {}),
+    }
+    return [part for item in fields.items() for part in item]
 
 
 def _accept_result(raw: Any) -> AcceptResult:

@@ -24,6 +24,16 @@ local id = '{_EVENT.key}-' .. tostring(redis.pcall('GET', '{keys.SEQUENCE}'))
 redis.pcall('LREM', '{keys.QUEUE_KEY}', -1, id)
 redis.pcall('DEL', '{keys.RECORD}{_EVENT.key}', '{keys.JOB}' .. id)
 redis.pcall('ZREM', '{keys.DUE}', '{_EVENT.key}')
+local hours = redis.pcall('ZRANGE', '{keys.HOURS}', -1, -1)
+local hour = tonumber(hours[1])
+if hour then
+  local month = string.format('%.0f', math.floor(hour / {keys.HOURS_OF}))
+  redis.pcall('LREM', '{keys.OF}' .. month .. ':be', -1, 'pro {_EVENT.key}')
+  redis.pcall('LREM', '{keys.LOG}' .. hours[1], -1, '{_EVENT.key}')
+  if redis.pcall('EXISTS', '{keys.LOG}' .. hours[1]) == 0 then
+    redis.pcall('ZREM', '{keys.HOURS}', hours[1])
+  end
+end
 if not done then error({{err = type(answer) == 'table' and answer.err or answer}}) end
 return answer
 """

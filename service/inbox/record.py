@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast, get_args
 
 from identity_webhooks.event import Event, Form, Kind
@@ -17,7 +17,8 @@ KEPT = (
     *("accepted", "token", "took", "outcome", "reason", "twin"),
 )
 """What is kept of a done event: a line of these, in this order, and of `<handler>|...` for each
-field `h:<handler>`. Each ends with a tab. `took` is the milliseconds from accepted to settled."""
+field `h:<handler>`, then `|acts|...` and `|trail|...` if there are any. Each ends with a tab.
+`took` is the milliseconds from accepted to settled."""
 
 State = Literal["pending", "done", "dead"]
 Status = Literal["done", "skipped", "superseded", "retry", "dead"]
@@ -61,8 +62,52 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt of a handler that failed, and that another one followed."""
+
+    handler: str
+    number: int
+    at: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What a person had done with an event.
+
+    Attributes:
+        at: when.
+        what: `replay`, `retry`, `discard`, or `as-done`.
+        by: who.
+        which: of a replay, which handlers: `dead`, `all`, or one by name.
+    """
+
+    at: datetime
+    what: str
+    by: str
+    which: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
-    """An event as the inbox holds it, for people to look at."""
+    """An event as the inbox holds it, for people to look at.
+
+    Attributes:
+        key: its key.
+        event: the event.
+        state: where it stands.
+        accepted: when it was accepted.
+        settled_ms: milliseconds from then until it was settled; None while it is pending.
+        outcome: what the handlers were told.
+        reason: why it waits, why it died, or the code the handlers were told.
+        handlers: how each handler fared.
+        claims: how often it was claimed.
+        claimed_until: until when a worker has it, if one does.
+        waits_until: before when it does not run; None where it may run now.
+        twin: the id of the same change in its other form.
+        attempts: failed attempts before those in `handlers`: the last few.
+        acts: what people had done with it: the last few.
+    """
 
     key: str
     event: Event
@@ -72,11 +117,33 @@ class Record:
     outcome: str
     reason: str
     handlers: Mapping[str, Progress]
+    claims: int = 0
+    claimed_until: datetime | None = None
+    waits_until: datetime | None = None
+    twin: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    acts: tuple[Act, ...] = ()
+
+    @property
+    def settled(self) -> datetime | None:
+        """When it was settled."""
+        return None if self.settled_ms is None else self.moment(self.settled_ms)
+
+    def moment(self, ms: int) -> datetime:
+        """Return the moment so many milliseconds after it was accepted."""
+        return self.accepted + timedelta(milliseconds=ms)
+
+    @property
+    def is_quarantined(self) -> bool:
+        """Whether it is dead since its workers died: to run it may end another one."""
+        return self.state == "dead" and self.reason.startswith("quarantined")
 
     @classmethod
     def read(cls, key: str, fields: Mapping[str, str]) -> Record:
         """Build it from the fields of the hash."""
         accepted = int(fields["accepted"])
+        trail = fields.get("trail", "").split(";") if fields.get("trail") else []
+        acts = fields.get("acts", "").split(";") if fields.get("acts") else []
         return cls(
             key=key,
             event=event_of(key, fields),
@@ -86,7 +153,28 @@ class Record:
             outcome=fields.get("outcome", ""),
             reason=fields.get("reason", ""),
             handlers=progress_of(fields),
+            claims=int(fields.get("token") or 0),
+            claimed_until=_moment(fields.get("lease")),
+            waits_until=_moment(fields.get("not_before")),
+            twin=fields.get("twin", ""),
+            attempts=tuple(_attempt(entry, accepted) for entry in trail),
+            acts=tuple(_act(entry) for entry in acts),
         )
+
+
+def _moment(ms: str | int | None) -> datetime | None:
+    return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms else None
+
+
+def _attempt(entry: str, accepted: int) -> Attempt:
+    handler, number, ms, reason = entry.split("|", 3)
+    at = datetime.fromtimestamp((accepted + int(ms)) / 1000, UTC)
+    return Attempt(handler, int(number), at, reason)
+
+
+def _act(entry: str) -> Act:
+    ms, what, by, which = entry.split(" ", 3)
+    return Act(datetime.fromtimestamp(int(ms) / 1000, UTC), what, by, which)
 
 
 @dataclass(slots=True)
@@ -190,7 +278,11 @@ def kept_fields(line: str) -> dict[str, str]:
     fields = {name: part for name, part in zip(KEPT, parts, strict=False) if part}
     for part in parts[len(KEPT) :]:
         handler, _, text = part.partition("|")
-        fields[f"h:{handler}"] = text
+        if handler:
+            fields[f"h:{handler}"] = text
+        else:  # what is no handler's
+            name, _, text = text.partition("|")
+            fields[name] = text
     settled = int(fields["accepted"]) + int(fields["took"])
     return fields | {"state": "done", "settled": str(settled)}
 

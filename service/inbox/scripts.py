@@ -17,16 +17,17 @@ from importlib import resources
 from service.inbox import keys
 from service.inbox.record import KEPT
 
-# What Redis still runs when its memory is full, or a full inbox would never drain. Of the others,
-# `replay` is refused then, and `accept`, which has no flags, runs until its first write is refused:
-# a delivery of an event that is known already is answered.
+# What Redis still runs when its memory is full, or a full inbox would never drain. `_TAKING_IN` are
+# refused then, and `accept`, which has no flags, runs until its first write is refused: a delivery
+# of an event that is known already is answered.
 _WORKING_OFF = (
-    *("claim", "renew", "save_progress", "release", "finish", "link", "sweep", "end"),
+    *("claim", "renew", "save_progress", "release", "finish", "link", "sweep", "discard"),
     *("pause", "acquire", "spend", "note_death"),
 )
+_TAKING_IN = ("replay", "retry", "adopt", "list")
 
 
-def constants() -> dict[str, str | int | tuple[str, ...]]:
+def constants(keep: int) -> dict[str, str | int | tuple[str, ...]]:
     """Return what stands in front of each script: keys, times (ms, or s where KEEP) and limits."""
     return {
         "KEPT": KEPT,
@@ -37,6 +38,11 @@ def constants() -> dict[str, str | int | tuple[str, ...]]:
         "LAST": keys.LAST,
         "DUE": keys.DUE,
         "DEAD": keys.DEAD,
+        "DEATHS": keys.DEATHS,
+        "DEAD_OF": keys.DEAD_OF,
+        "LOG": keys.LOG,
+        "HOURS": keys.HOURS,
+        "OF": keys.OF,
         "PAUSE": keys.PAUSE,
         "TURN": keys.TURN,
         "BUDGET": keys.BUDGET,
@@ -51,29 +57,39 @@ def constants() -> dict[str, str | int | tuple[str, ...]]:
         "BUSY": round(keys.BUSY_DELAY * 1000),
         "STEP": round(keys.STEP * 1000),
         "CATCH_UP": round(keys.CATCH_UP * 1000),
-        "KEEP": keys.KEEP,
+        "HOUR": keys.HOUR * 1000,
+        "DAY": 24 * keys.HOUR * 1000,
+        "HOURS_OF": keys.HOURS_OF,
+        "KEEP": keep,
         "KEEP_ANSWER": round(keys.KEEP_ANSWER * 1000),
         "KEEP_LAST": keys.KEEP_LAST,
         "MAX_LAPSES": keys.MAX_LAPSES,
+        "MAX_ACTS": keys.MAX_ACTS,
+        "MAX_TRAIL": keys.MAX_TRAIL,
     }
 
 
-def sources() -> dict[str, str]:
-    """Return every script by name."""
+def sources(keep: int = keys.KEEP) -> dict[str, str]:
+    """Return every script by name; done records are kept for `keep` seconds."""
+    prelude = _prelude(keep)
     return {
-        "accept": _prelude() + _read("accept"),  # keeps its nonce itself
-        "replay": script(_read("replay"), "#!lua\n"),
-        **{name: script(_read(name), "#!lua flags=allow-oom\n") for name in _WORKING_OFF},
+        "accept": prelude + _read("accept"),  # keeps its nonce itself
+        **{name: _once(prelude, _read(name), "#!lua\n") for name in _TAKING_IN},
+        **{name: _once(prelude, _read(name), "#!lua flags=allow-oom\n") for name in _WORKING_OFF},
     }
 
 
-def script(body: str, flags: str = "") -> str:
+def script(body: str) -> str:
     """Return a script: constants and lib.lua, the body, and what has it happen once."""
-    return f"{flags}{_prelude()}local function run(ARGV)\n{body}end\n{_read('once')}"
+    return _once(_prelude(keys.KEEP), body, "")
 
 
-def _prelude() -> str:
-    names = "".join(f"local {name} = {_lua(value)}\n" for name, value in constants().items())
+def _once(prelude: str, body: str, flags: str) -> str:
+    return f"{flags}{prelude}local function run(ARGV)\n{body}end\n{_read('once')}"
+
+
+def _prelude(keep: int) -> str:
+    names = "".join(f"local {name} = {_lua(value)}\n" for name, value in constants(keep).items())
     return names + _read("lib")
 
 

@@ -58,7 +58,7 @@ class RedisLink:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._scripts = Scripts(sources())
+        self._scripts = Scripts(sources(settings.keep))
         self._limits = Limits(settings.inbox_limit, settings.reopen_dead_on_redelivery)
         self._memory = Memory()
         self._loop = asyncio.get_running_loop()

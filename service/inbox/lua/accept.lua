@@ -1,7 +1,7 @@
 -- Store an event once, and wake a worker for it: the record, the moment to look again and the RQ
 -- job are written together or not at all. A duplicate changes nothing.
--- ARGV   nonce, key, limit of pending events, reopen dead ones (1 or 0), account or '', then the
---        fields of the record: name, value, ...
+-- ARGV   nonce, key, limit of pending events, reopen dead ones (1 or 0), account or '', session, then
+--        the fields of the record: name, value, ...
 -- Answers new | pending | done | dead | reopened | full; `full` only of an event that is not known.
 -- Whoever did not get the reply asks again with the same nonce. The record keeps the nonce while the
 -- event is pending, which costs Redis less than a kept answer (once.lua): this script runs for every
@@ -19,12 +19,13 @@ local now = now_ms()
 if state then
   -- With its memory full Redis refuses this, but nothing that comes behind a write.
   if type(redis.pcall('INCR', SEQUENCE)) == 'table' then return state end
-  reopen(key, 'dead', now)
+  reopen(key, 'dead', now, '')
   redis.call('HSET', RECORD .. key, 'asked', nonce)
   return 'reopened'
 end
 redis.call('HSET', RECORD .. key, 'state', 'pending', 'accepted', int(now), 'asked', nonce,
-  'wake', enqueue(key, now), unpack(ARGV, 6))
+  'wake', enqueue(key, now), unpack(ARGV, 7))
 redis.call('ZADD', DUE, int(now + HORIZON), key)
+list_event(key, now, ARGV[6])
 if ARGV[5] ~= '' then redis.call('ZADD', ACCOUNTS, 'NX', 0, ARGV[5]) end
 return 'new'

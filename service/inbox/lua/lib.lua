@@ -1,7 +1,8 @@
 -- Stands in front of every script of this folder, behind the constants of
 -- service/inbox/scripts.py: the keys (RECORD, DONE, SESSION, WAITING, LAST, ANSWER and JOB are
--- prefixes; DUE, DEAD, QUEUE, SEQUENCE, PAUSE, TURN, BUDGET, CLOCK, ACCOUNTS), the times (LEASE,
--- HORIZON, BUSY, STEP, CATCH_UP and KEEP_ANSWER in ms, KEEP and KEEP_LAST in s), MAX_LAPSES, KEPT.
+-- prefixes, as are LOG, OF and DEAD_OF; DUE, DEAD, DEATHS, HOURS, QUEUE, SEQUENCE, PAUSE, TURN, BUDGET,
+-- CLOCK, ACCOUNTS), the times (LEASE, HORIZON, BUSY, STEP, CATCH_UP and KEEP_ANSWER in ms, KEEP and
+-- KEEP_LAST in s), MAX_LAPSES, MAX_ACTS, MAX_TRAIL, KEPT.
 --
 -- Times are milliseconds by the clock of the inbox, the one that every lease, horizon and retry is
 -- written and compared with. It is Redis TIME (no node's clock enters) and what that was set back by,
@@ -78,6 +79,9 @@ local function line_of(fields)
   end
   table.sort(handlers)
   for i, name in ipairs(KEPT) do parts[i] = fields[name] or '' end
+  for _, name in ipairs({'acts', 'trail'}) do
+    if fields[name] then handlers[#handlers + 1] = '|' .. name .. '|' .. fields[name] end
+  end
   for i, handler in ipairs(handlers) do parts[#KEPT + i] = handler end
   for i, part in ipairs(parts) do parts[i] = string.gsub(part, '%c', ' ') .. '\t' end
   return table.concat(parts)
@@ -89,12 +93,127 @@ local function fields_of(line)
     i = i + 1
     if not KEPT[i] then
       local name, value = string.match(part, '^([^|]*)|(.*)$')
-      fields['h:' .. name] = value
+      if name == '' then
+        name, value = string.match(value, '^(%a+)|(.*)$')
+        fields[name] = value
+      else
+        fields['h:' .. name] = value
+      end
     elseif part ~= '' then
       fields[KEPT[i]] = part
     end
   end
   return fields
+end
+
+-- Put an entry behind those of a list in one text, of which the last few stay.
+local function appended(entries, entry, most)
+  entries = entries and entries .. ';' .. entry or entry
+  local _, others = string.gsub(entries, ';', '')
+  for _ = most, others do entries = string.match(entries, ';(.*)$') end
+  return entries
+end
+
+-- What people had done with an event, with one thing more: `<ms> <what> <who> <of which handlers>`.
+-- Without a name nobody asked for it.
+local function acted(fields, now, what, who, which)
+  if who == '' then return fields.acts end
+  return appended(fields.acts, int(now) .. ' ' .. what .. ' ' .. who .. ' ' .. which, MAX_ACTS)
+end
+
+-- The results of handlers that others took the place of, with one more: `handler|attempt|ms|reason`. Only
+-- attempts that failed are kept.
+local function failed(fields, handler)
+  local attempts, ms, reason =
+    string.match(fields['h:' .. handler] or '', '^%a+|([1-9]%d*)|(%d+)|?%d*|?([^|]*)')
+  if not attempts or string.sub(fields['h:' .. handler], 1, 4) == 'done' then return fields.trail end
+  reason = string.gsub(string.sub(reason, 1, 80), '[;%c]', ',')
+  return appended(fields.trail, table.concat({handler, attempts, ms, reason}, '|'), MAX_TRAIL)
+end
+
+-- Where an event is listed: by the hour in which it was accepted, and by its session. Many sessions share
+-- a list, as in `heard`; three characters more of its id tell them apart.
+local function places(key, accepted, session)
+  local hour = math.floor(accepted / HOUR)
+  return int(hour), OF .. int(math.floor(hour / HOURS_OF)) .. ':' .. string.sub(session, -2),
+    string.sub(session, -5, -3) .. ' ' .. key
+end
+
+local function list_by_hour(key, hour)
+  if redis.call('RPUSH', LOG .. hour, key) > 1 then return end
+  redis.call('EXPIRE', LOG .. hour, KEEP)
+  redis.call('ZADD', HOURS, hour, hour)
+  for _, old in ipairs(redis.call('ZRANGE', HOURS, 0, 9)) do
+    if redis.call('EXISTS', LOG .. old) == 1 then break end
+    redis.call('ZREM', HOURS, old)
+  end
+end
+
+local function list_by_session(list, entry)
+  if redis.call('RPUSH', list, entry) == 1 then redis.call('EXPIRE', list, KEEP) end
+end
+
+local function list_event(key, accepted, session)
+  local hour, list, entry = places(key, accepted, session)
+  list_by_hour(key, hour)
+  list_by_session(list, entry)
+end
+
+-- Have an event listed for as long as its record is kept from now on.
+local function keep_listed(key, accepted, session)
+  local hour, list, entry = places(key, accepted, session)
+  local function is_gone(name)
+    return redis.call('EXPIRE', name, KEEP, 'GT') == 0 and redis.call('EXISTS', name) == 0
+  end
+  if is_gone(LOG .. hour) then list_by_hour(key, hour) end
+  if is_gone(list) then list_by_session(list, entry) end
+end
+
+-- The first words of a reason, which many events share: `failed KeyError`, `stripe missing`, `retry`.
+local function cause_of(reason)
+  local word, next_word = string.match(reason, '^(%a+): ([%w_.]+)')
+  if word == 'failed' or word == 'stripe' then return word .. ' ' .. next_word end
+  return (string.gsub(string.sub(string.match(reason, '^[^:(|]*'), 1, 40), '%s+$', ''))
+end
+
+-- What a dead event died of: `handler|cause` for each handler that is dead, or the one of its own.
+local function deaths_of(fields)
+  local found, reason = {}, fields.reason or ''
+  if string.sub(reason, 1, 11) == 'quarantined' then
+    return {(string.match(reason, 'while (%S+) ran$') or '') .. '|quarantined'}
+  end
+  for name, value in pairs(fields) do
+    if string.sub(name, 1, 2) == 'h:' and string.sub(value, 1, 5) == 'dead|' then
+      local why = string.match(value, '^dead|[^|]*|[^|]*|[^|]*|([^|]*)') or ''
+      found[#found + 1] = string.sub(name, 3) .. '|' .. cause_of(why)
+    end
+  end
+  if #found == 0 then found[1] = '|' .. cause_of(reason) end
+  return found
+end
+
+-- List a dead event by what it died of and by its session; `leave_dead` takes it out again, before its
+-- record is changed.
+local function list_dead(key, fields, died)
+  if redis.call('ZADD', DEAD, died, key) == 1 then
+    redis.call('RPUSH', DEAD_OF .. string.sub(fields.session, -2), key)
+  end
+  for _, death in ipairs(deaths_of(fields)) do
+    if redis.call('ZADD', DEAD .. ':' .. death, died, key) == 1 then
+      redis.call('HINCRBY', DEATHS, death, 1)
+    end
+  end
+end
+
+local function leave_dead(key, fields)
+  redis.call('ZREM', DEAD, key)
+  redis.call('LREM', DEAD_OF .. string.sub(fields.session, -2), 0, key)
+  for _, death in ipairs(deaths_of(fields)) do
+    if redis.call('ZREM', DEAD .. ':' .. death, key) == 1
+      and redis.call('HINCRBY', DEATHS, death, -1) <= 0 then
+      redis.call('HDEL', DEATHS, death)
+    end
+  end
 end
 
 -- The event that an id means, and its state: pending | dead | done, or nothing. A change that comes
@@ -141,7 +260,8 @@ local function lead(from, to, is_done)
   end
 end
 
--- How a handler fared, as name and value of a field of the record; nothing for nothing.
+-- How a handler fared, as names and values of fields of the record; nothing for nothing. The attempt
+-- before it, which failed, is not forgotten.
 local function noted(event, now, handler, status, attempts, delay, reason, since)
   if not handler then return end
   local parts = {status, attempts, int(now - event.accepted), '', (string.gsub(reason, '|', '/'))}
@@ -149,7 +269,11 @@ local function noted(event, now, handler, status, attempts, delay, reason, since
     parts[4] = int(now + tonumber(delay))
     if since ~= '' then parts[6] = since end
   end
-  return 'h:' .. handler, table.concat(parts, '|')
+  local result, fields = table.concat(parts, '|'), event.fields
+  local before = string.match(fields['h:' .. handler] or '', '^%a+|(%d+)')
+  local trail = before and before ~= attempts and failed(fields, handler)
+  if trail then return 'h:' .. handler, result, 'trail', trail end
+  return 'h:' .. handler, result
 end
 
 -- Free the session of an event, and wake the event that has waited for it longest.
@@ -172,30 +296,30 @@ end
 
 -- Remember what handlers last heard of a session: by months, and many sessions in one key, which
 -- takes less than half of what a key for each took (measured).
-local function heard(event, now)
+local function heard(event, now, how)
   local last = LAST .. string.sub(stamp(now), 1, 7) .. ':' .. string.sub(event.session, -2)
-  redis.call('HSET', last, event.session, event.kind)
+  redis.call(how or 'HSET', last, event.session, event.kind)
   redis.call('EXPIRE', last, KEEP_LAST)
 end
 
 -- End an event. With a handler: how it fared goes into the record. Without an outcome, since nothing
 -- ran, that of an earlier end stays.
-local function settle(event, state, outcome, reason, now, handler, result)
+local function settle(event, state, outcome, reason, now, ...)
   let_go(event, now)
   redis.call('ZREM', DUE, event.key)
-  local record = RECORD .. event.key
-  if outcome == '' then outcome = event.fields.outcome or '' end
+  local record, fields, results = RECORD .. event.key, event.fields, {...}
+  if outcome == '' then outcome = fields.outcome or '' end
+  fields.outcome, fields.reason = outcome, reason
+  for i = 1, #results, 2 do fields[results[i]] = results[i + 1] end
+  keep_listed(event.key, event.accepted, fields.session)
   if state == 'dead' then
     redis.call('HDEL', record, 'lease', 'wake', 'waits', 'lapses', 'ran', 'asked')
     redis.call('HSET', record, 'state', state, 'settled', int(now), 'outcome', outcome,
-      'reason', reason)
-    if handler then redis.call('HSET', record, handler, result) end
-    redis.call('ZADD', DEAD, int(now), event.key)
+      'reason', reason, ...)
+    list_dead(event.key, fields, int(now))
     return
   end
-  local fields = event.fields
-  fields.took, fields.outcome, fields.reason = int(now - event.accepted), outcome, reason
-  if handler then fields[handler] = result end
+  fields.took = int(now - event.accepted)
   redis.call('SET', DONE .. event.key, line_of(fields), 'EX', KEEP)
   redis.call('DEL', record)
   if outcome ~= 'superseded' then heard(event, now) end
@@ -207,31 +331,46 @@ local function leave_line(key, fields)
   redis.call('LREM', WAITING .. session_name(fields.account, fields.session), 0, key)
 end
 
+-- Outcomes of events that ended without their handlers' having had their turn.
+local NOTHING_RAN = {[''] = true, discarded = true, ended = true, as_done = true}
+
 -- Begin with an event anew. `which`: 'dead' re-runs the handlers that died or wait for a retry, 'all'
 -- every one, anything else the handler of that name. Answers whether it did: not where there is no such
 -- handler. What died, or was ended, before its handlers had their turn has no need of one for 'dead',
--- and what is settled none for 'all'.
-local function reopen(key, which, now)
+-- and what is settled none for 'all'. `who` asked for it.
+local function reopen(key, which, now, who)
   local line = redis.call('GET', DONE .. key)
   local fields = line and fields_of(line) or record_of(key)
-  local is_cut_short = fields.state == 'dead' or fields.outcome == 'ended'
-  if fields.outcome == 'ended' or fields.outcome == '' then fields.outcome = nil end
-  local list = {}
+  local was_dead, no_outcome = fields.state == 'dead', NOTHING_RAN[fields.outcome]
+  local is_cut_short = was_dead or (no_outcome and fields.outcome ~= '')
+  local deaths = was_dead and {session = fields.session, reason = fields.reason}
+  if no_outcome then fields.outcome = nil end
+  local list, again = {}, {}
   local left_out = which == 'dead' and is_cut_short or which == 'all' and fields.state ~= 'pending'
   fields.reason, fields.settled, fields.took, fields.not_before = nil
   fields.waits, fields.lapses, fields.ran, fields.asked = nil
   fields.state, fields.reopened = 'pending', int(now)
   for name, value in pairs(fields) do
-    local again = string.sub(name, 1, 2) == 'h:' and (which == 'all'
-      or (which == 'dead' and (string.sub(value, 1, 5) == 'dead|' or string.sub(value, 1, 6) == 'retry|'))
-      or 'h:' .. which == name)
-    if again then left_out = true else list[#list + 1], list[#list + 2] = name, value end
+    if string.sub(name, 1, 2) == 'h:' then
+      if deaths then deaths[name] = value end
+      if which == 'all' or 'h:' .. which == name or (which == 'dead'
+        and (string.sub(value, 1, 5) == 'dead|' or string.sub(value, 1, 6) == 'retry|')) then
+        again[#again + 1] = string.sub(name, 3)
+      end
+    end
   end
-  if not left_out then return false end
+  if #again == 0 and not left_out then return false end
+  table.sort(again)
+  for _, handler in ipairs(again) do
+    fields.trail = failed(fields, handler)
+    fields['h:' .. handler] = nil
+  end
+  fields.acts = acted(fields, now, 'replay', who, which)
+  for name, value in pairs(fields) do list[#list + 1], list[#list + 2] = name, value end
   leave_line(key, fields)
+  if deaths then leave_dead(key, deaths) end
   redis.call('DEL', RECORD .. key, DONE .. key)
   redis.call('HSET', RECORD .. key, unpack(list))
-  redis.call('ZREM', DEAD, key)
   wake(key, now)
   return true
 end
@@ -254,6 +393,14 @@ local function claim(id, now)
   if ends and ends > now then return {'leased'} end
   -- A surplus wake-up must not run an event before its retry is due.
   if not_before and not_before > now then return {'early'} end
+  local pause = fields.account and redis.call('GET', PAUSE .. ':' .. fields.account)
+  local pause_ends = pause and tonumber(string.match(pause, '^%d+'))
+  if pause_ends and pause_ends > now then
+    local again = int(math.min(pause_ends, now + HORIZON))
+    redis.call('HSET', record, 'not_before', again)
+    redis.call('ZADD', DUE, again, key)
+    return {'held'}
+  end
 
   -- A lease that ran out unreleased: its holder died. One that kills its worker again and again
   -- is set aside before it stops everything else.

@@ -1,9 +1,9 @@
 -- Run an event again because a person asked for it.
--- ARGV   key, which handlers ('dead', 'all', or a name)
+-- ARGV   key, which handlers ('dead', 'all', or a name), who asked for it
 -- Answers replayed | leased: a worker has it | pending: it will run, and has no such handler to run
 --         again | nothing: it is settled, and has no such handler: the record stays as it is | gone
 local key, state = find(ARGV[1])
 if not state then return 'gone' end
 if redis.call('HEXISTS', RECORD .. key, 'lease') == 1 then return 'leased' end
-if reopen(key, ARGV[2], now_ms()) then return 'replayed' end
+if reopen(key, ARGV[2], now_ms(), ARGV[3]) then return 'replayed' end
 return state == 'pending' and 'pending' or 'nothing', true

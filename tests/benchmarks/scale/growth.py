@@ -58,12 +58,12 @@ def measure(program: str) -> Growth:
         life.repeat(few, life.record(few, settled=False), FEW)
         for server in (few, many):
             _wait_for_rewrite(server)
-        name, costs = _name(few), _costs(few, many)
+        name, costs = name_of(few), _costs(few, many)
     with machine.redis_server(program) as server:
         return Growth(name, costs, pending, _weigh_settled(server), took)
 
 
-def _name(server: Server) -> str:
+def name_of(server: Server) -> str:
     with Redis(port=server.port) as client:
         info = client.info()
     name = info.get("server_name", "redis")
@@ -135,11 +135,11 @@ def _middle(costs: list[Cost]) -> Cost:
 def _weigh_pending(server: Server) -> Weight:
     commands = life.record(server, settled=False)
     with Redis(port=server.port, socket_timeout=60) as client:
-        before = _used(client)
+        before = used(client)
         life.repeat(server, commands, MANY)
         _wait_for_rewrite(server)
-        _wait_for_answers(client)
-        total = (_used(client) - before) / MANY
+        wait_for_answers(client)
+        total = (used(client) - before) / MANY
         unique = life.unique(MANY // 2)
         job = next(client.scan_iter(f"rq:job:evt_{life.UNIQUE}-*", count=100_000))
         sizes = {
@@ -147,6 +147,7 @@ def _weigh_pending(server: Server) -> Weight:
             "RQ's job": client.memory_usage(job, samples=0),
             "when to look again (iw:due)": client.memory_usage("iw:due", samples=1000) / MANY,
             "place in the queue": client.memory_usage("rq:queue:identity", samples=1000) / MANY,
+            **listed(client, MANY),
         }
     return _weight(total, sizes)
 
@@ -154,11 +155,11 @@ def _weigh_pending(server: Server) -> Weight:
 def _weigh_settled(server: Server) -> Weight:
     commands = life.record(server, settled=True)
     with Redis(port=server.port, socket_timeout=60) as client:
-        before = _used(client)
+        before = used(client)
         life.repeat(server, commands, SETTLED)
         _wait_for_rewrite(server)
-        _wait_for_answers(client)
-        total = (_used(client) - before) / SETTLED
+        wait_for_answers(client)
+        total = (used(client) - before) / SETTLED
         name = life.unique(SETTLED // 2)
         (month,) = {key.split(b":")[2].decode() for key in client.scan_iter("iw:last:*")}
         last = f"iw:last:{month}:{name[-2:]}"
@@ -166,6 +167,7 @@ def _weigh_settled(server: Server) -> Weight:
             "record with its ledger": client.memory_usage(f"iw:done:evt_{name}", samples=0),
             "what its session last heard (iw:last)": client.memory_usage(last, samples=0)
             / client.hlen(last),
+            **listed(client, SETTLED),
         }
         done = sum(1 for _ in client.scan_iter("iw:done:*", count=10_000))
         assert done == SETTLED + 1
@@ -173,16 +175,30 @@ def _weigh_settled(server: Server) -> Weight:
     return _weight(total, sizes)
 
 
+def listed(client: Redis, count: int) -> dict[str, float]:
+    """Return the bytes of the lists by which each of so many events is found."""
+    return {
+        name: sum(
+            client.memory_usage(key, samples=0) for key in client.scan_iter(keys, count=10_000)
+        )
+        / count
+        for name, keys in (
+            ("place among those of its hour (iw:log)", "iw:log:*"),
+            ("place among those of its session (iw:of)", "iw:of:*"),
+        )
+    }
+
+
 def _weight(total: float, sizes: dict[str, float]) -> Weight:
     rest = total - sum(sizes.values())
     return Weight(total, sizes | {"tables of keys and expiries": rest})
 
 
-def _used(client: Redis) -> int:
+def used(client: Redis) -> int:
     return int(client.info("memory")["used_memory"])
 
 
-def _wait_for_answers(client: Redis) -> None:
+def wait_for_answers(client: Redis) -> None:
     """Wait until Redis has forgotten what scripts answered, which it keeps for a few seconds."""
     machine.wait_until(
         lambda: next(client.scan_iter("iw:answer:*", count=100_000), None) is None, within=120

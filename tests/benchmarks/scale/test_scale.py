@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import machine
-from tests.benchmarks.scale import growth, life, size
+from tests.benchmarks.scale import finding, growth, life, size
 from tests.benchmarks.scale.growth import FEW, MANY, SETTLED, Growth, Weight
 from tests.benchmarks.scale.size import CONCURRENCY, EVENTS, REQUESTS, STARTS, Sizes, Starts
 from tests.benchmarks.system import verdict
 
 HERE = Path(__file__).parent
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("program", machine.redis_servers())
+def test_events_are_found_among_a_hundred_thousand(program) -> None:
+    found = finding.measure(program)
+    sys.stderr.write("\n" + finding.table(found))
+    assert max(found.milliseconds.values()) < finding.AT_MOST
 
 
 @pytest.mark.timeout(900)

@@ -40,13 +40,13 @@ class TestWaitingForAHandlerThatIsGone:
         assert {key: redis.dump(key) for key in redis.keys("iw:[ed]*")} == before
 
     def test_ended_it_is_done_and_says_by_whom(self, inbox, redis, waiting) -> None:
-        assert inbox.end(waiting) == "ended"
+        assert inbox.discard(waiting) == "discarded"
         found = inbox.find(waiting)
-        assert (found.state, found.outcome) == ("done", "ended")
+        assert (found.state, found.outcome) == ("done", "discarded")
         assert found.handlers["a.gone"].status == "retry", "what was done is kept"
         assert inbox.accept(event()) is AcceptResult.DONE
-        assert inbox.end(waiting) == "done"
-        assert inbox.end("evt_0") == "gone"
+        assert inbox.discard(waiting) == "done"
+        assert inbox.discard("evt_0") == "gone"
         assert redis.zrange("iw:due", 0, -1) == [b"evt_other"]
 
     def test_one_that_waits_for_its_session_leaves_the_line(self, inbox, redis) -> None:
@@ -54,7 +54,7 @@ class TestWaitingForAHandlerThatIsGone:
             inbox.accept(event(name))
         first = claim_next(inbox)
         assert inbox.claim(2) == [Refused.BUSY] * 2
-        assert inbox.end("evt_2") == "ended"
+        assert inbox.discard("evt_2") == "discarded"
         inbox.finish(first, "done", outcome="verified")
         (third,) = inbox.claim()
         assert third.event.id == "evt_3", "it is woken in place of the one that ended"
@@ -63,7 +63,7 @@ class TestWaitingForAHandlerThatIsGone:
     def test_a_dead_one_can_be_ended_too(self, inbox, redis) -> None:
         inbox.accept(event())
         inbox.finish(claimed(inbox), "dead", outcome="verified", reason="a.b: no")
-        assert inbox.end("evt_1") == "ended"
+        assert inbox.discard("evt_1") == "discarded"
         assert not redis.exists("iw:dead", "iw:due", "iw:evt:evt_1")
         found = inbox.find("evt_1")
         assert (found.state, found.reason) == ("done", "a.b: no")

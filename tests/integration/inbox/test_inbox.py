@@ -371,13 +371,13 @@ def test_one_of_which_there_is_nothing_to_run_again_stays_as_it_was(inbox, redis
     assert {key: redis.dump(key) for key in redis.keys("iw:[!a]*")} == before
 
 
-@pytest.mark.parametrize("state", ["dead", "ended"])
+@pytest.mark.parametrize("state", ["dead", "discarded"])
 def test_what_was_cut_short_before_its_handlers_had_their_turn_is_replayed(inbox, state) -> None:
     inbox.accept(event())
     if state == "dead":
         inbox.finish(claimed(inbox), "dead", outcome="", reason="stripe: missing 404")
     else:
-        inbox.end("evt_1")
+        inbox.discard("evt_1")
     assert inbox.replay("evt_1", "a.never") == "nothing"
     assert inbox.replay("evt_1") == "replayed"
     assert claimed(inbox).progress == {}

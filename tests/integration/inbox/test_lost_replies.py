@@ -118,9 +118,17 @@ def asks_stripe() -> Caller:
 def decides() -> Caller:
     """End events, do a task, and have all wait."""
     yield lambda pipe: pipe.try_acquire("reconcile", 300)
-    yield lambda pipe: pipe.end("evt_1")
+    yield lambda pipe: pipe.discard("evt_1")
     yield lambda pipe: pipe.pause(30, "Stripe refuses our key")
     yield lambda pipe: pipe.try_acquire("reconcile", 300)
+
+
+def mends() -> Caller:
+    """Do what is left to a person: run at once, end, take in as done, list."""
+    yield lambda pipe: pipe.retry("evt_2", "ann")
+    yield lambda pipe: pipe.discard("evt_2", "ann")
+    yield lambda pipe: pipe.adopt(event("9", session="9", account="acct_1"), "ann")
+    yield lambda pipe: pipe.list_events(["evt_2", "acct_1-evt_9"])
 
 
 PAIRS = {
@@ -132,6 +140,7 @@ PAIRS = {
     "both forms come": (lambda: links("thin", "snap"), delivers),
     "two of one": (works, dies),
     "a person decides": (dies, decides),
+    "a person mends": (waits, mends),
     "one follows a death": (follows, tends),
     "both take from the rate": (asks_stripe, works),
     "all take from the rate": (asks_stripe, asks_stripe),
@@ -240,8 +249,8 @@ def _relative(text: str, began: int) -> str:
     text = re.sub(r"1[789]\d{11}", lambda m: f"+{round((int(m[0]) - began) / 1000)}s", text)
     # How long a result or the end took, in milliseconds.
     text = re.sub(r"b'asked', b'[^']+'", "b'asked', nonce", text)
-    text = re.sub(r"(done|dead|retry|skipped)\|(\d+)\|\d{1,5}", r"\1|\2|ms", text)
-    return re.sub(r"(\+-?\d+s\\t\d+\\t)\d+\\t", r"\1ms\\t", text)
+    text = re.sub(r"(done|dead|retry|skipped|a\.one)\|(\d+)\|\d{1,5}", r"\1|\2|ms", text)
+    return re.sub(r"(\+-?\d+s\\t\d*\\t)\d+\\t", r"\1ms\\t", text)
 
 
 def _in_one_word(result: Any) -> Any:

@@ -29,9 +29,10 @@ from redis import Redis
 from identity_webhooks.event import Event
 from service.inbox import AcceptResult, Answer, Claim, Inbox, Progress, Quarantined, Refused
 from service.inbox import keys as times
-from service.inbox.keys import KEEP, KEEP_LAST, MAX_LAPSES
+from service.inbox.keys import HOUR, HOURS_OF, KEEP, KEEP_LAST, MAX_ACTS, MAX_LAPSES, MAX_TRAIL
 from service.inbox.pipeline import save_progress_at_end
 from service.inbox.record import fields_of, kept_fields
+from service.inbox.search import Filter, deaths_of
 from tests.integration.claims import claim_of
 
 SCALE = 10
@@ -39,6 +40,9 @@ LEASE, HORIZON, BUSY_DELAY, STEP = (
     SCALE * each for each in (times.LEASE, times.HORIZON, times.BUSY_DELAY, times.STEP)
 )
 NEAR = STEP / 2 - 1
+WHO = "ann"
+CAUSES = {"retry: a; b|c": "retry", "failed: KeyError at x.py:1": "failed KeyError", "": ""}
+"""Reasons that handlers fail for, and what these have in common with others."""
 LIMIT = 4
 # Two sessions, so that events get in each other's way; more events than the inbox takes.
 SESSION_OF = {f"evt_{n}": f"vs_{n % 2}" for n in range(6)}
@@ -56,6 +60,8 @@ class Handled:
 
     status: str
     due: float | None = None
+    attempts: int = 1
+    reason: str = ""
 
 
 @dataclass
@@ -83,6 +89,32 @@ class Modelled:
     twin: str | None = None
     expires: bool = False
     handlers: dict[str, Handled] = field(default_factory=dict)
+    trail: list[tuple[str, int, str]] = field(default_factory=list)
+    acts: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def note(self, name: str, handled: Handled) -> None:
+        """Note how a handler fared."""
+        before = self.handlers.get(name)
+        if before and before.attempts != handled.attempts:
+            self.note_failed(name)
+        self.handlers[name] = handled
+
+    def note_failed(self, name: str) -> None:
+        """Remember an attempt that another one takes the place of, if it failed."""
+        before = self.handlers[name]
+        if before.status != "done":
+            self.trail = [*self.trail, (name, before.attempts, before.reason)][-MAX_TRAIL:]
+
+    def act(self, what: str, which: str = "") -> None:
+        """Note what a person had done."""
+        self.acts = [*self.acts, (what, WHO, which)][-MAX_ACTS:]
+
+    def deaths(self) -> set[tuple[str, str]]:
+        """Return handler and cause of what it died of."""
+        if (self.reason or "").startswith("quarantined"):
+            return {(self.reason.split(" ")[-2] if "while" in self.reason else "", "quarantined")}
+        dead = {n: h for n, h in self.handlers.items() if h.status == "dead"}
+        return {(n, CAUSES[h.reason.replace("/", "|")]) for n, h in dead.items()} or {("", self.reason or "")}
 
     def record(self) -> dict[str, Any]:
         """Return the fields of its record; moments are floats."""
@@ -90,6 +122,8 @@ class Modelled:
             return {"state": "twin", "twin": self.leads_to}
         fields = {
             "state": self.state,
+            "trail": ANY if self.trail else None,
+            "acts": ANY if self.acts else None,
             "kind": "verified",
             "form": "thin",
             "session": self.session,
@@ -242,18 +276,19 @@ class InboxMachine(RuleBasedStateMachine):
             for name, handled in modelled.handlers.items()
             if which in {"all", name} or (which == "dead" and handled.status in {"dead", "retry"})
         }
-        cut_short = modelled.state == "dead" or modelled.outcome == "ended"
+        cut_short = modelled.state == "dead" or modelled.outcome in {"discarded", "as_done"}
         anyway = {"dead": cut_short, "all": modelled.state != "pending"}.get(which, False)
         if not again and not anyway:
             return False
         self.leave_line(key, modelled)
-        for name in again:
+        for name in sorted(again):
+            modelled.note_failed(name)
             del modelled.handlers[name]
         modelled.state, modelled.reopened = "pending", self.now
         modelled.reason = modelled.settled = modelled.not_before = modelled.ran = None
         modelled.waits = modelled.lapses = 0
         modelled.asked = False
-        if modelled.outcome in {"", "ended"}:
+        if modelled.outcome in {"", "discarded", "as_done"}:
             modelled.outcome = None
         self.wake(key)
         return True
@@ -368,17 +403,29 @@ class InboxMachine(RuleBasedStateMachine):
         assert self.inbox.renew(claim) == bool(modelled and mine)
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), name=names, status=st.sampled_from(["done", "dead", "retry"]), lose=lost)
-    def save_progress(self, data: st.DataObject, name: str, status: str, lose: bool) -> None:
+    @rule(
+        data=st.data(),
+        name=names,
+        status=st.sampled_from(["done", "dead", "retry"]),
+        attempts=st.integers(1, 3),
+        why=st.sampled_from(sorted(CAUSES)),
+        lose=lost,
+    )
+    def save_progress(
+        self, data: st.DataObject, name: str, status: str, attempts: int, why: str, lose: bool
+    ) -> None:
         claim = data.draw(st.sampled_from(self.claims))
         modelled = self.owner(claim)
+        why = "" if status == "done" else why
+        kept = why.replace("|", "/")
         if modelled:
             due = self.now + STEP if status == "retry" else None
-            modelled.handlers[name] = Handled(status, due)
+            modelled.note(name, Handled(status, due, attempts, kept))
             modelled.lapses = modelled.waits = 0
             modelled.ran = None
         self.lose_reply = lose
-        written = self.inbox.save_progress(claim, name, Progress(status), delay=STEP)
+        progress = Progress(status, attempts, reason=why)
+        written = self.inbox.save_progress(claim, name, progress, delay=STEP)
         assert written == bool(modelled)
 
     def end_with_result(self, claim: Claim, name: str | None) -> None:
@@ -387,7 +434,7 @@ class InboxMachine(RuleBasedStateMachine):
         if name:
             save_progress_at_end(claim, name, Progress("done"))
             if modelled := self.owner(claim):
-                modelled.handlers[name] = Handled("done")
+                modelled.note(name, Handled("done"))
 
     @precondition(lambda self: self.claims)
     @rule(
@@ -486,7 +533,7 @@ class InboxMachine(RuleBasedStateMachine):
     @rule(key=keys, which=st.sampled_from(["dead", "all", "a.one"]), lose=lost)
     def replay(self, key: str, which: str, lose: bool) -> None:
         self.lose_reply = lose
-        answer = self.inbox.replay(key, which)
+        answer = self.inbox.replay(key, which, WHO)
         canonical, modelled = self.find(key)
         if modelled is None:
             assert answer == "gone"
@@ -494,12 +541,56 @@ class InboxMachine(RuleBasedStateMachine):
             assert answer == "leased"
         else:
             left = "pending" if modelled.state == "pending" else "nothing"
-            assert answer == ("replayed" if self.reopen(canonical, which) else left)
+            reopened = self.reopen(canonical, which)
+            assert answer == ("replayed" if reopened else left)
+            if reopened:
+                modelled.act("replay", which)
 
     @rule(key=keys, lose=lost)
-    def end(self, key: str, lose: bool) -> None:
+    def retry(self, key: str, lose: bool) -> None:
         self.lose_reply = lose
-        answer = self.inbox.end(key)
+        answer = self.inbox.retry(key, WHO)
+        canonical, modelled = self.find(key)
+        if modelled is None or modelled.state != "pending":
+            assert answer == (modelled.state if modelled else "gone")
+        elif modelled.lease is not None:
+            assert answer == "leased"
+        else:
+            assert answer == "retried"
+            for handled in modelled.handlers.values():
+                if handled.due is not None:
+                    handled.due = self.now
+            self.leave_line(canonical, modelled)
+            modelled.not_before = None
+            modelled.act("retry")
+            self.wake(canonical)
+
+    @rule(key=keys, lose=lost)
+    def adopt(self, key: str, lose: bool) -> None:
+        self.lose_reply = lose
+        event = Event(key, "verified", "thin", SESSION_OF[key], 1_700_000_000, livemode=False)
+        answer = self.inbox.adopt(event, WHO)
+        _, modelled = self.find(key)
+        if modelled:
+            assert answer == modelled.state
+            return
+        assert answer == "adopted"
+        adopted = Modelled(SESSION_OF[key], self.now, len(self.events) + self.wakes, "done")
+        adopted.settled, adopted.outcome = self.now, "as_done"
+        adopted.act("as-done")
+        self.events[key] = adopted
+        self.heard.add(adopted.session)
+
+    @rule(some=st.lists(keys, max_size=3))
+    def list_what_is_listed(self, some: list[str]) -> None:
+        with self.inbox.pipeline() as pipe:
+            listed = pipe.list_events(some)
+        assert listed.result() == 0
+
+    @rule(key=keys, lose=lost)
+    def discard(self, key: str, lose: bool) -> None:
+        self.lose_reply = lose
+        answer = self.inbox.discard(key, WHO)
         canonical, modelled = self.find(key)
         if modelled is None:
             assert answer == "gone"
@@ -508,15 +599,17 @@ class InboxMachine(RuleBasedStateMachine):
         elif modelled.lease is not None:
             assert answer == "leased"
         else:
-            assert answer == "ended"
+            assert answer == "discarded"
             self.leave_line(canonical, modelled)
-            self.settle(canonical, "done", "ended", modelled.reason or "", -1)
+            modelled.act("discard")
+            self.settle(canonical, "done", "discarded", modelled.reason or "", -1)
 
     @rule(lose=lost)
     def pause(self, lose: bool) -> None:
         self.lose_reply = lose
         self.inbox.pause(STEP, "why")
-        self.paused_until = self.pause_kept_until = self.now + STEP
+        if self.pause_kept_until <= self.now or self.paused_until < self.now + STEP:
+            self.paused_until = self.pause_kept_until = self.now + STEP
 
     @rule(lose=lost)
     def sweep(self, lose: bool) -> None:
@@ -637,6 +730,16 @@ class InboxMachine(RuleBasedStateMachine):
             )
             self.compare(key, fields, modelled, clock)
 
+    @invariant()
+    def what_happened_to_it_is_told(self) -> None:
+        for key, modelled in self.events.items():
+            if modelled.state != "twin":
+                record = self.inbox.find(key)
+                told = [(act.what, act.by, act.which) for act in record.acts]
+                assert told == modelled.acts, key
+                failed = [(a.handler, a.number, a.reason) for a in record.attempts]
+                assert failed == [(h, n, r.replace(";", ",")) for h, n, r in modelled.trail], key
+
     def compare(
         self, key: str, fields: Mapping[str, str], modelled: Modelled, clock: float
     ) -> None:
@@ -644,11 +747,15 @@ class InboxMachine(RuleBasedStateMachine):
         expected = modelled.record()
         if modelled.state == "dead":
             fields = {name: value for name, value in fields.items() if value}
-            expected = {name: value for name, value in expected.items() if value != ""}
+            expected = {
+                name: value for name, value in expected.items() if value is ANY or value != ""
+            }
         if modelled.state == "done":
             # It stands in the line in place of the moment.
             fields = {name: value for name, value in fields.items() if name != "took"}
-            expected = {name: value for name, value in expected.items() if value != ""}
+            expected = {
+                name: value for name, value in expected.items() if value is ANY or value != ""
+            }
         assert set(fields) - set(handlers) == set(expected), (key, fields, expected)
         for name, value in expected.items():
             if isinstance(value, float):
@@ -660,7 +767,8 @@ class InboxMachine(RuleBasedStateMachine):
         assert set(handlers) == {f"h:{name}" for name in modelled.handlers}
         for name, handled in modelled.handlers.items():
             progress = handlers[f"h:{name}"]
-            assert (progress.status, progress.attempts) == (handled.status, 1)
+            seen = progress.status, progress.attempts, progress.reason
+            assert seen == (handled.status, handled.attempts, handled.reason)
             assert bool(progress.due) == (handled.due is not None)
             if handled.due is not None:
                 assert abs(self.moment(str(progress.due), clock) - handled.due) < NEAR
@@ -688,6 +796,76 @@ class InboxMachine(RuleBasedStateMachine):
     def the_dead_are_listed(self) -> None:
         dead = {member.decode() for member in self.redis.zrange("iw:dead", 0, -1)}
         assert dead == {k for k, e in self.events.items() if e.state == "dead"}
+        of_sessions, of_causes = [], {}
+        for name in self.redis.scan_iter("iw:dead*", count=1000):
+            text = name.decode()
+            if text.startswith("iw:dead-of:"):
+                members = [key.decode() for key in self.redis.lrange(name, 0, -1)]
+                assert {SESSION_OF[key][-2:] for key in members} == {text[-2:]}
+                of_sessions += members
+            elif text.startswith("iw:dead:"):
+                handler, _, cause = text.removeprefix("iw:dead:").partition("|")
+                for key, score in self.redis.zrange(name, 0, -1, withscores=True):
+                    of_causes.setdefault((handler, cause), set()).add(key.decode())
+                    assert score == self.redis.zscore("iw:dead", key)
+        assert sorted(of_sessions) == sorted(dead)
+        expected: dict[tuple[str, str], set[str]] = {}
+        for key in dead:
+            for pair in self.events[key].deaths():
+                expected.setdefault(pair, set()).add(key)
+            assert deaths_of(self.inbox.find(key)) == self.events[key].deaths()
+        assert of_causes == expected
+        assert self.inbox.search.deaths() == {pair: len(has) for pair, has in expected.items()}
+
+    @invariant()
+    def every_event_is_listed_once_by_hour_and_by_session(self) -> None:
+        expected: dict[str, list[str]] = {}
+        for key, modelled in self.events.items():
+            name = f"iw:done:{key}" if modelled.state == "done" else f"iw:evt:{key}"
+            if modelled.state == "twin":
+                continue
+            accepted = self.redis.get(name) if modelled.state == "done" else None
+            ms = kept_fields(accepted.decode())["accepted"] if accepted else None
+            hour = int(ms or self.redis.hget(name, "accepted")) // (HOUR * 1000)
+            session = SESSION_OF[key]
+            of = f"iw:of:{hour // HOURS_OF}:{session[-2:]}"
+            expected.setdefault(f"iw:log:{hour}", []).append(key)
+            expected.setdefault(of, []).append(f"{session[-5:-2]} {key}")
+        hours = {hour.decode() for hour in self.redis.zrange("iw:hours", 0, -1)}
+        found = {}
+        for pattern in ("iw:log:*", "iw:of:*"):
+            for name in self.redis.scan_iter(pattern, count=1000):
+                entries = [entry.decode() for entry in self.redis.lrange(name, 0, -1)]
+                # Those that lead to another event stay where they were.
+                twins = {k for k, e in self.events.items() if e.state == "twin"}
+                left = sorted(e for e in entries if e.rpartition(" ")[2] not in twins)
+                if left:
+                    found[name.decode()] = left
+                assert self.redis.ttl(name) > KEEP - 10_000
+        assert found == {name: sorted(entries) for name, entries in expected.items()}
+        assert {name[7:] for name in found if name.startswith("iw:log:")} <= hours
+
+    @invariant()
+    def a_search_finds_what_there_is(self) -> None:
+        for wanted in (
+            Filter(),
+            *(Filter(state=state) for state in ("pending", "done", "dead")),
+            *(Filter(session=session) for session in ("vs_0", "vs_1")),
+            *(Filter(state="dead", reason=cause) for cause in ("retry", "failed", "quarantined")),
+            Filter(state="dead", handler="a.one"),
+            Filter(handler="a.two"),
+        ):
+            records = {k: self.inbox.find(k) for k, e in self.events.items() if e.state != "twin"}
+            matching = {key for key, record in records.items() if wanted.matches(record)}
+            found = [record.key for record in self.inbox.search.all(wanted)]
+            assert sorted(found) == sorted(matching), wanted
+            pages, begin = [], None
+            while True:
+                page = self.inbox.search.page(wanted, 2, begin)
+                pages += [record.key for record in page.records]
+                if (begin := page.following) is None:
+                    break
+            assert pages == found, wanted
 
     @invariant()
     def sessions_are_held_and_waited_for_as_modelled(self) -> None:

@@ -119,7 +119,7 @@ class TestTwins:
         claim = claimed_again(inbox, id_)
         assert claim.event.key == worked_on
         assert claim.identity == "evt_snap"
-        assert [inbox.replay(id_), inbox.end(id_)] == ["leased", "leased"]
+        assert [inbox.replay(id_), inbox.discard(id_)] == ["leased", "leased"]
         inbox.finish(claim, "dead", outcome="", reason="no")
         assert claim_of(inbox, id_) is Refused.DEAD
         assert inbox.replay(id_, "all") == "replayed"
@@ -127,7 +127,7 @@ class TestTwins:
         name = id_.removeprefix("evt_")
         assert inbox.accept(event(name)) is AcceptResult.REOPENED
         assert inbox.accept(event(name)) is AcceptResult.PENDING
-        assert inbox.end(id_) == "ended"
+        assert inbox.discard(id_) == "discarded"
         assert inbox.accept(event(name)) is AcceptResult.DONE
         assert claim_of(inbox, id_) is Refused.DONE
         assert inbox.find(id_).key == worked_on

@@ -166,7 +166,7 @@ def test_a_user_who_may_not_accept(server: Server, command: str) -> None:
         findings.require(found.values())
 
 
-@pytest.mark.parametrize("command", ["blmove", "getdel", "lpos", "hdel", "zrange"])
+@pytest.mark.parametrize("command", ["blmove", "getdel", "lpos", "hdel", "lindex"])
 def test_a_user_who_may_accept_and_not_work(server: Server, command: str) -> None:
     found = look(limited(server, f"-{command}"))
     assert found["accepting"].state == "good"

@@ -17,9 +17,7 @@ from click.testing import CliRunner
 from identity_webhooks.event import Event
 from service import arguments
 from service.__main__ import main as service_main
-from service.inbox import AcceptResult, Claim, Inbox, Progress
-from tests.conftest import ROOT, free_port
-from tests.integration.claims import claim_of
+from tests.conftest import ROOT
 from tests.integration.workers.fake_stripe import KEY, Answer, Fault
 from workers.__main__ import main as workers_main
 
@@ -172,6 +170,28 @@ class TestReconcile:
             "Stripe shows nothing of the account acct_1 any more",
         ]
 
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (("--as-done",), "--as-done needs --since"),
+            (("--until", "2026-01-01"), "--until goes with --as-done"),
+            (("--since", "2026-01-01", "--deep"), "give --since or --deep"),
+        ],
+    )
+    def test_wrong_usage(self, arguments, words) -> None:
+        done = CliRunner().invoke(workers_main, ["reconcile", *arguments])
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert words in done.stderr
+
+    def test_as_done_is_said_and_written_down(self, reconcile, fake, redis) -> None:
+        fake.accounts = ["acct_2"]
+        fake.session(1, "acct_2")
+        done = reconcile("--as-done", "--deep", "--as", "ann", "--account", "acct_2")
+        assert done.returncode == 0
+        assert "2 events looked at, 2 missed and taken in as done" in done.stdout
+        entry = json.loads(redis.lindex("iw:audit", 0))
+        assert (entry["action"], entry["by"]) == ("as-done", "ann")
+
 
 def commands(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Yield every command of a program, with the words that lead to it."""
@@ -187,7 +207,10 @@ NO_NAMES = {
     "session": ["vs", "1Pq2Kd", "evt_1", "vs_1/redact", "vs_*", " vs_1", ""],
     "--session": ["vs", "vr_1", "VS_1", ""],
     "report": ["vr", "vs_1", "vr_1?expand=x", ""],
-    "key": ["evt", "vs_1", "evt_1,evt_2", "acct_1/evt_1", "*", ""],
+    "thing": ["evt", "vs", "evt_1,evt_2", "acct_1/evt_1", "*", ""],
+    "--to": ["audit", "a b.c"],
+    "--reason": ["*", "a|b", "x" * 70, ""],
+    "--as": ["a b", "ann@example.com", "x" * 33, ""],
     "keys": ["evt", "vs_1", "evt_1,evt_2", "acct_1/evt_1", "*", ""],
     "--handler": ["audit", "audit.", ".log", "a b.c", "a|b.c", ""],
 }
@@ -228,6 +251,10 @@ class TestNames:
             (arguments.EVENT, "evt_test_65R"),
             (arguments.EVENT, "acct_1-evt_reconciled_vs_1_verified"),
             (arguments.EVENT, Event("evt_1", "created", "thin", "vs_1", 0, False, "org_1/a").key),
+            (arguments.EVENT_OR_SESSION, "acct_1-evt_1"),
+            (arguments.EVENT_OR_SESSION, "vs_1Pq2Kd"),
+            (arguments.REASON, "failed KeyError"),
+            (arguments.PERSON, "ann.b-c_1"),
             (arguments.HANDLER, "audit.log_event"),
             (arguments.HANDLER, "acme-identity.plugin.grant"),
         ],
@@ -246,141 +273,3 @@ class TestNames:
             if param.type is click.STRING
             for name in param.opts
         }
-
-
-class TestEvents:
-    """`python -m service events`."""
-
-    @pytest.fixture
-    def service(self, server, redis) -> Run:
-        def service(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-            return run("service", *arguments, env={"REDIS_URL": server.url} | env)
-
-        return service
-
-    @pytest.fixture
-    def keys(self, redis) -> list[str]:
-        """Put a pending, a done and two dead events into the inbox."""
-        inbox = Inbox(redis)
-        keys = []
-        for number, state in enumerate(("pending", "done", "dead", "dead")):
-            event = Event(
-                id=f"evt_{number}",
-                kind="verified",
-                form="snapshot",
-                session=f"vs_{number}",
-                created=1_790_000_000,
-                livemode=False,
-                account="acct_1" if number == 3 else None,
-            )
-            assert inbox.accept(event) is AcceptResult.NEW
-            keys.append(event.key)
-            time.sleep(0.002)  # no two die in the same millisecond
-            if state == "pending":
-                continue
-            claim = claim_of(inbox, event.key)
-            assert isinstance(claim, Claim)
-            inbox.save_progress(claim, "p.a", Progress("done"))
-            reason = ""
-            if state == "dead":
-                inbox.save_progress(
-                    claim, "p.b", Progress("dead", 3, reason="discarded: no | user")
-                )
-                reason = "p.b: discarded: no | user"
-            inbox.finish(claim, state, outcome="verified", reason=reason)
-        return keys
-
-    def test_list(self, service, keys) -> None:
-        lines = service("events", "list").stdout.splitlines()
-        assert lines[0].split() == ["EVENT", "KIND", "SESSION", "STATE", "OUTCOME", "REASON"]
-        assert sorted(line.split()[0] for line in lines[1:]) == sorted(keys)
-
-    def test_list_as_json(self, service, keys) -> None:
-        done = service("events", "list", "--state", "dead", "--json")
-        assert done.returncode == 0
-        newest, oldest = json.loads(done.stdout)
-        assert (newest["key"], oldest["key"]) == ("acct_1-evt_3", "evt_2")
-        assert (newest["id"], newest["account"]) == ("evt_3", "acct_1")
-        assert newest["reason"] == "p.b: discarded: no | user"
-        limited = json.loads(service("events", "list", "--limit", "3", "--json").stdout)
-        assert len(limited) == 3
-
-    def test_show(self, service, keys) -> None:
-        shown = service("events", "show", "evt_2").stdout
-        assert "state        dead" in shown
-        assert shown.splitlines()[-1].split()[:3] == ["p.b", "dead", "3"]
-        described = json.loads(service("events", "show", "evt_2", "--json").stdout)
-        assert described.pop("accepted_at").endswith("+00:00")
-        assert described.pop("settled_ms") >= 0
-        milliseconds = [handler.pop("ms") for handler in described["handlers"]]
-        assert all(ms >= 0 for ms in milliseconds)
-        assert described == {
-            "key": "evt_2",
-            "id": "evt_2",
-            "kind": "verified",
-            "form": "snapshot",
-            "session": "vs_2",
-            "account": None,
-            "livemode": False,
-            "created": 1_790_000_000,
-            "state": "dead",
-            "outcome": "verified",
-            "reason": "p.b: discarded: no | user",
-            "handlers": [
-                {"name": "p.a", "status": "done", "attempts": 1, "reason": ""},
-                {"name": "p.b", "status": "dead", "attempts": 3, "reason": "discarded: no | user"},
-            ],
-        }
-
-    def test_replay(self, service, keys, redis) -> None:
-        done = service("events", "replay", "evt_2", "evt_0", "evt_1", "evt_none")
-        assert done.returncode == 1
-        assert done.stdout.splitlines() == [
-            *("evt_2 replayed", "evt_0 pending", "evt_1 nothing", "evt_none gone")
-        ]
-        assert list(Inbox(redis).find("evt_2").handlers) == ["p.a"], "only the dead one runs again"
-        done = service("events", "replay", "--dead")
-        assert (done.returncode, done.stdout) == (0, "acct_1-evt_3 replayed\n")
-        done = service("events", "replay", "evt_1", "--handler", "p.a")
-        assert done.returncode == 0
-        assert Inbox(redis).find("evt_1").handlers == {}
-        assert service("events", "replay", "--dead").returncode == 1, "there is none left"
-        done = service("events", "replay", "acct_1-evt_3", "--handler", "p.mistyped")
-        assert (done.returncode, done.stdout) == (1, "acct_1-evt_3 pending\n")
-
-    def test_end(self, service, keys) -> None:
-        done = service("events", "end", "evt_2", "evt_1", "evt_none")
-        assert done.returncode == 1
-        assert done.stdout.splitlines() == ["evt_2 ended", "evt_1 done", "evt_none gone"]
-
-        assert service("events", "end", "evt_2").returncode == 0, "asked again"
-        assert "ended" in service("events", "show", "evt_2").stdout
-
-    @pytest.mark.parametrize(
-        ("arguments", "words", "code"),
-        [
-            (("show", "evt_none"), "no event evt_none is in the inbox", 1),
-            (("replay",), "give event keys or --dead", 2),
-            (("replay", "evt_1", "--dead"), "give event keys or --dead", 2),
-            (("replay", "--dead", "--handler", "p.a", "--all-handlers"), "not both --handler", 2),
-            (("list", "--state", "lost"), "'lost' is not one of", 2),
-            (("list", "--limit", "0"), "0 is not in the range x>=1", 2),
-        ],
-        ids=["unknown", "nothing", "both", "both ways", "state", "limit"],
-    )
-    def test_what_cannot_be_done(self, arguments, words, code, server, redis) -> None:
-        done = CliRunner(env={"REDIS_URL": server.url}).invoke(service_main, ["events", *arguments])
-        assert (done.exit_code, done.stdout) == (code, "")
-        assert words in done.stderr
-
-    def test_without_redis(self, service) -> None:
-        done = service("events", "list", REDIS_URL=f"redis://:Pa55w0rd@127.0.0.1:{free_port()}/0")
-        assert (done.returncode, done.stdout) == (69, "")
-        assert done.stderr.startswith("Redis: nothing listens there: check host and port")
-        assert done.stderr.endswith("(ECONNREFUSED)\n")
-        assert "Pa55w0rd" not in done.stderr
-
-    def test_with_wrong_settings(self, service) -> None:
-        done = service("events", "list", INBOX_LIMIT="none")
-        assert done.returncode == 78
-        assert "INBOX_LIMIT" in done.stderr

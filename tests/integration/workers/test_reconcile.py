@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from identity_webhooks.event import Event
-from service.inbox import Inbox, Refused
+from service.inbox import Claim, Inbox, Refused
 from tests.integration.claims import claim_of
 from workers import reconcile
-from workers.reconcile import InboxFull, Reconciler
+from workers.reconcile import InboxFull, Reconciler, Taking
 
 ACCOUNT = "acct_reconcile"
 
@@ -63,7 +63,7 @@ def test_a_wiped_redis_is_rebuilt(reconciler, inbox, sandbox, redis, since) -> N
 
 def test_a_dry_run_takes_nothing_in(reconciler, inbox, sandbox, redis, since) -> None:
     sandbox.session("verified")
-    found = reconciler.run(since, dry_run=True)
+    found = reconciler.run(since, how=Taking(dry_run=True))
 
     assert found.counts == {"new": 3}
     assert not redis.exists("iw:due")
@@ -224,3 +224,67 @@ class TestPeriodically:
         monkeypatch.setattr(Inbox, "spend_call", lambda _: calls.append(None))
         reconciler.run(since)
         assert len(calls) == 3, "105 events on two pages, sessions in processing on one"
+
+
+class TestAsDone:
+    """After a restore: what was handled since the backup is known again, and nothing runs."""
+
+    def test_what_stripe_lists_is_known_and_nothing_waits(
+        self, reconciler, inbox, sandbox, redis, since
+    ) -> None:
+        session = sandbox.session("verified")
+        found = reconciler.run(since, how=Taking(as_done_by="ann"))
+        assert found.counts == {"adopted": 3}
+        assert len(found.missed) == 3
+        assert kinds(inbox, session.id) == ["created", "processing", "verified"]
+        assert not redis.exists("iw:due", "rq:queue:identity")
+        record = inbox.find(found.missed[0])
+        assert (record.state, record.outcome, record.acts[0].by) == ("done", "as_done", "ann")
+        assert inbox.last_kind(record.event) == "verified", (
+            "what it heard last, though listed first"
+        )
+        assert reconciler.run(since).counts == {"done": 3}
+
+    def test_what_waits_is_left_to_wait(self, reconciler, sandbox, since) -> None:
+        sandbox.session("verified")
+        reconciler.run(since)
+        assert reconciler.run(since, how=Taking(as_done_by="ann")).counts == {"pending": 3}
+
+    def test_what_was_made_later_is_not_taken_in(self, reconciler, sandbox, inbox, since) -> None:
+        first = sandbox.session()
+        time.sleep(1.1)
+        until = int(time.time())
+        sandbox.session()
+        found = reconciler.run(since, how=Taking(as_done_by="ann", until=until))
+        assert found.seen == 1
+        assert inbox.find(found.missed[0]).event.session == first.id
+
+    def test_a_dry_run_takes_nothing_in(self, reconciler, sandbox, redis, since) -> None:
+        sandbox.session()
+        found = reconciler.run(since, how=Taking(dry_run=True, as_done_by="ann"))
+        assert len(found.missed) == 1
+        assert not redis.exists("iw:hours")
+
+    def test_it_runs_when_a_person_replays_it(self, reconciler, sandbox, inbox, since) -> None:
+        sandbox.session()
+        (key,) = reconciler.run(since, how=Taking(as_done_by="ann")).missed
+        assert inbox.replay(key) == "replayed"
+        assert isinstance(claim_of(inbox, key), Claim)
+
+
+@pytest.mark.parametrize(("keep", "asked_for"), [(35 * 86_400, 20), (10 * 86_400, 10)])
+def test_what_is_older_than_what_is_known_is_not_asked_for(
+    sandbox, inbox, monkeypatch, keep, asked_for
+) -> None:
+    """It may have been handled and forgotten since."""
+    api, asked = sandbox.api(), []
+
+    def events_since(created: int, **_: Any) -> Any:
+        asked.append(created)
+        return iter(())
+
+    monkeypatch.setattr(api, "events_since", events_since)
+    reconciler = Reconciler(api, inbox, livemode=False, keep=keep)
+    reconciler.run(int(time.time()) - 20 * 86_400)
+    days = (time.time() - asked[0]) / 86_400
+    assert asked_for - 0.01 < days < asked_for + 0.01

@@ -112,6 +112,7 @@ VALUES = {
     "REDIS_VOUCH_FOR": ("append-only, eviction", ("append-only", "eviction")),
     "ACCEPT_REDIS_LOSS": ("yes", True),
     "INBOX_LIMIT": ("7", 7),
+    "RETENTION_DAYS": ("40", 40),
     "REOPEN_DEAD_ON_REDELIVERY": ("1", True),
     "STRIPE_CONNECTED_ACCOUNTS": ("1", True),
     "AUDIT": ("0", False),

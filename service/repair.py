@@ -1,0 +1,161 @@
+"""What people have done with events: many at a time, at a rate, and written down with who asked.
+
+Used by the commands; nothing here prints.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, Literal, cast
+
+import redis
+
+from service import logs
+from service.inbox import Inbox, Pipeline, Reply, keys
+from service.inbox.record import text_of
+
+BATCH = 100
+"""Events that are changed in one round trip."""
+
+Action = Literal["replay", "retry-now", "discard", "pause", "resume", "as-done"]
+Answered = tuple[str, str]
+"""The key of an event, and what was answered."""
+
+SUCCESS: dict[Action, frozenset[str]] = {
+    "replay": frozenset({"replayed"}),
+    "retry-now": frozenset({"retried"}),
+    "discard": frozenset({"discarded", "done"}),
+}
+"""What is answered where an event is now as was asked for."""
+
+_NOT_OF_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
+
+log = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that a person had done, as `iw:audit` keeps it.
+
+    Attributes:
+        at: when: UTC, ISO 8601.
+        by: who.
+        action: what.
+        matched: how many events it was asked for.
+        on: which: the filter, the first few keys, or the account; names and values.
+    """
+
+    at: str
+    by: str
+    action: Action
+    matched: int
+    on: dict[str, Any]
+
+
+def operator() -> str:
+    """Return the name of the user who runs this process, or its number where it has none."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):  # KeyError: Python 3.12 and older
+        name = f"uid-{os.getuid()}"
+    return _NOT_OF_A_NAME.sub("_", name)[:32]
+
+
+class Repair:
+    """Acts for one person. Every method may raise `redis.RedisError`."""
+
+    def __init__(self, client: redis.Redis, inbox: Inbox, by: str) -> None:
+        self._redis, self._inbox, self._by = client, inbox, by
+
+    def run(
+        self,
+        action: Literal["replay", "retry-now", "discard"],
+        names: Sequence[str],
+        on: dict[str, Any],
+        *,
+        handlers: str = "dead",
+        rate: float = 0,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> list[Answered]:
+        """Do it with events, at most `rate` a second if that is not 0; what each answered.
+
+        Args:
+            action: what.
+            names: the keys of the events.
+            on: how they were chosen, for the audit.
+            handlers: of a replay, which: `dead`, `all`, or one by name.
+            rate: events a second; 0 for no limit.
+            progress: called with how many are done.
+        """
+        self.note(action, len(names), on)
+        answers: list[Answered] = []
+        began = time.monotonic()
+        for batch in _batches(names, 1 if rate else BATCH):
+            if rate:
+                time.sleep(max(0.0, began + len(answers) / rate - time.monotonic()))
+            with self._inbox.pipeline() as pipe:
+                replies = [(name, self._ask(pipe, action, name, handlers)) for name in batch]
+            answers += [(name, reply.result()) for name, reply in replies]
+            progress(len(answers))
+        counts = Counter(answer for _, answer in answers)
+        log.info("events_repaired", action=action, by=self._by, counts=dict(counts))
+        return answers
+
+    def _ask(self, pipe: Pipeline, action: str, name: str, handlers: str) -> Reply[Any]:
+        if action == "replay":
+            return pipe.replay(name, handlers, self._by)
+        return pipe.retry(name, self._by) if action == "retry-now" else pipe.discard(name, self._by)
+
+    def pause(self, seconds: float, account: str = "") -> None:
+        """Have no worker claim an event, or none of this account."""
+        self.note("pause", 0, {"seconds": seconds, "account": account or None})
+        self._inbox.pause(seconds, f"by {self._by}", account)
+
+    def resume(self, account: str = "") -> bool:
+        """End a pause; False where there is none, or where it keeps leases for a moment."""
+        self.note("resume", 0, {"account": account or None})
+        paused = self._inbox.paused(account)
+        # Whoever ends this one has events run twice: see lua/sweep.lua.
+        return (paused is None or paused[1] != "clock set") and self._inbox.resume(account)
+
+    def note(self, action: Action, matched: int, on: dict[str, Any]) -> None:
+        """Write down what is about to be done, and log it."""
+        on = {name: value for name, value in on.items() if value not in {None, ""}}
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        entry = Entry(at, self._by, action, matched, on)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.rpush(keys.AUDIT, json.dumps(asdict(entry), separators=(",", ":")))
+            pipe.ltrim(keys.AUDIT, -keys.MAX_AUDIT, -1)
+            pipe.execute()
+        log.info(
+            "person_acted",
+            action=action,
+            by=self._by,
+            count=matched,
+            handler=on.get("handler"),
+            reason=on.get("reason"),
+            state=on.get("state"),
+            session_id=on.get("session"),
+            account=on.get("account"),
+        )
+
+
+def audit(client: redis.Redis, limit: int) -> list[Entry]:
+    """Return what people had done, the newest first. May raise `redis.RedisError`."""
+    lines = cast("list[bytes]", client.lrange(keys.AUDIT, -limit, -1))
+    return [Entry(**json.loads(text_of(line))) for line in reversed(lines)]
+
+
+def _batches(names: Iterable[str], size: int) -> Iterator[list[str]]:
+    rest = iter(names)
+    while batch := list(islice(rest, size)):
+        yield batch
