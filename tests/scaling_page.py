@@ -19,6 +19,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGE, MEASURED = DOCS / "scaling.md", DOCS / "performance.md"
 MONTHS = (10_000, 100_000, 1_000_000, 10_000_000)
 HANDLERS = (0.0, 0.5, 2.0, 10.0)
+RETENTIONS = (4, 14, 31, KEEP // 86_400, 90, 400)
+"""Days: the floor and the ceiling of RETENTION_DAYS, and some between."""
 PLANS = (20, 40, 100, 1_000)
 CALL = 0.2
 """Seconds a call of Stripe's API takes, as in the benchmarks."""
@@ -67,6 +69,14 @@ def memory() -> list[Row]:
     return rows
 
 
+def retention() -> list[Row]:
+    """Memory of what is kept, by events a month and by days."""
+    return [
+        (f"{month:,}", *(_mb(month / MONTH * days * bytes_of("settled")) for days in RETENTIONS))
+        for month in MONTHS
+    ]
+
+
 def workers() -> list[Row]:
     """Workers for as many events as Stripe allows, by what handlers take."""
     rows: list[Row] = []
@@ -107,6 +117,9 @@ def render() -> dict[str, str]:
         "memory": _table(
             ("events a month", "kept for 35 days", "`INBOX_LIMIT`", "that waits", "`maxmemory`"),
             memory(),
+        ),
+        "retention": _table(
+            ("events a month", *(f"{days} days" for days in RETENTIONS)), retention()
         ),
         "workers": _table(
             ("a handler takes", "events at once", "workers", "their connections"), workers()

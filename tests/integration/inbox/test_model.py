@@ -114,7 +114,9 @@ class Modelled:
         if (self.reason or "").startswith("quarantined"):
             return {(self.reason.split(" ")[-2] if "while" in self.reason else "", "quarantined")}
         dead = {n: h for n, h in self.handlers.items() if h.status == "dead"}
-        return {(n, CAUSES[h.reason.replace("/", "|")]) for n, h in dead.items()} or {("", self.reason or "")}
+        return {(n, CAUSES[h.reason.replace("/", "|")]) for n, h in dead.items()} or {
+            ("", self.reason or "")
+        }
 
     def record(self) -> dict[str, Any]:
         """Return the fields of its record; moments are floats."""
