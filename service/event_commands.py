@@ -400,7 +400,11 @@ def _complete(room: Room) -> None:
                 f"\rlisting events that an older release took in: {count}", err=True, nl=False
             )
 
-    missing = search.complete(progress)
+    try:
+        missing = search.complete(progress)
+    except redis.OutOfMemoryError:
+        click.echo("Redis is full: events of an older release may be missing here", err=True)
+        return
     if not search.is_complete():
         click.echo(
             f"{missing} events of an older release were listed. What its processes took in since"

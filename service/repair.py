@@ -132,10 +132,13 @@ class Repair:
         on = {name: value for name, value in on.items() if value not in {None, ""}}
         at = datetime.now(UTC).isoformat(timespec="seconds")
         entry = Entry(at, self._by, action, matched, on)
-        with self._redis.pipeline(transaction=False) as pipe:
-            pipe.rpush(keys.AUDIT, json.dumps(asdict(entry), separators=(",", ":")))
-            pipe.ltrim(keys.AUDIT, -keys.MAX_AUDIT, -1)
-            pipe.execute()
+        try:
+            with self._redis.pipeline(transaction=False) as pipe:
+                pipe.rpush(keys.AUDIT, json.dumps(asdict(entry), separators=(",", ":")))
+                pipe.ltrim(keys.AUDIT, -keys.MAX_AUDIT, -1)
+                pipe.execute()
+        except redis.OutOfMemoryError:  # to discard events makes room
+            log.warning("audit_not_kept", hint="Redis is full: this log line is all there is of it")
         log.info(
             "person_acted",
             action=action,

@@ -47,7 +47,12 @@ def test_the_whole_path_and_nothing_is_refused(system) -> None:
     events = json.loads(system.command("service", "events", "list", "--json"))
     assert {event["state"] for event in events} == {"done"}
     system.command("service", "events", "show", events[0]["key"])
+    system.command("service", "events", "show", events[0]["session"])
     system.command("service", "events", "replay", events[0]["key"], "--handler", "audit.log_event")
+    system.command("service", "events", "pause", "--minutes", "1")
+    system.command("service", "events", "resume")
+    for listed in ("causes", "audit"):
+        system.command("service", "events", listed)
     metrics = requests.get(f"http://127.0.0.1:{system.port}/metrics", timeout=5)
     assert metrics.status_code == 200
     system.wait_until(lambda: "identity_webhooks" in metrics.text)

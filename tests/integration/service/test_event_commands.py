@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis as redis_py
 from click.testing import CliRunner, Result
 
 from identity_webhooks.event import Event
@@ -452,6 +453,30 @@ class TestAudit:
 
         monkeypatch.setattr(getpass, "getuser", nobody)
         assert repair.operator() == f"uid-{os.getuid()}"
+
+
+def test_on_a_full_redis_events_are_listed_and_discarded(new_server) -> None:
+    server = new_server("--maxmemory", "6mb")
+    with server.client() as client:
+        inbox = Inbox(client, limit=10**9)
+        die(inbox, accept(inbox, "dead", "vs_dead"), ("p.b", NO_USER))
+        with pytest.raises(redis_py.OutOfMemoryError):
+            fill(inbox)
+        runner = CliRunner(env={"REDIS_URL": server.url})
+        listed = runner.invoke(main, ["events", "list", "--state", "dead"])
+        assert (listed.exit_code, "evt_dead" in listed.stdout) == (0, True), listed.output
+        assert "Redis is full" in listed.stderr
+        done = runner.invoke(main, ["events", "discard", "--handler", "p.b"])
+        assert (done.exit_code, done.stdout) == (0, "evt_dead discarded\n")
+        assert "audit_not_kept" in done.stderr
+
+
+def fill(inbox: Inbox) -> None:
+    """Accept events until Redis refuses, also past what is kept free for working off."""
+    for number in range(100_000):
+        inbox._next_probe = time.monotonic() + 60
+        event = Event(f"evt_{number}", "verified", "thin", f"vs_{number}", 1, livemode=False)
+        inbox.accept(event)
 
 
 class TestUpgrade:
