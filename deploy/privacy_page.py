@@ -28,8 +28,8 @@ for its identifiers and dropped.
 
 ## In Redis
 
-Identifiers, types, times, counts, codes of Stripe's, and the masked texts of `Retry` and `Discard`. No names,
-no documents, no bodies. `<vs>` and `<account>` are Stripe's ids; together with Stripe's data they lead to a
+Identifiers, types, times, counts, codes of Stripe's, the masked texts of `Retry` and `Discard`, and the user names of
+operators who had something done with events. No names of those who verify themselves, no documents, no bodies. `<vs>` and `<account>` are Stripe's ids; together with Stripe's data they lead to a
 person, so they are pseudonymous, not anonymous.
 
 | key | kept | what |

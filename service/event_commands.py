@@ -62,7 +62,9 @@ def filtering(*states: str, default: str | None = None) -> Callable[[F], F]:
     options = [
         *([state] if states else []),
         click.option("--session", type=SESSION_ID, metavar="VS", help="Of this session: vs_..."),
-        click.option("--account", type=ACCOUNT, help="Of this connected account: acct_..."),
+        click.option(
+            "--account", type=ACCOUNT, metavar="ACCT", help="Of this connected account: acct_..."
+        ),
         click.option(
             "--handler",
             type=HANDLER,
@@ -142,7 +144,7 @@ def list_events(room: Room, /, limit: int, as_json: bool, **given: Any) -> None:
     heads = ("EVENT", "KIND", "SESSION", "STATE", "ACCEPTED", "NEXT", "OUTCOME", "REASON")
     click.echo(table(heads, rows))
     if page.following:
-        click.echo(f"the first {limit}: --limit shows more", err=True)
+        click.echo(f"these are the first {limit}: --limit shows more, if there are", err=True)
 
 
 @events.command()
@@ -272,12 +274,19 @@ def replay(
         raise click.UsageError("give --dead or --state, not both")
     _refuse_unknown(room, to or handler)
     states = ("dead", "pending") if to and not (state or dead) else (state or "dead",)
-    chosen = _chosen(room, keys, given, states, explicit=bool(dead or state))
+    chosen = _chosen(room, keys, given, states, explicit=bool(dead or state), may_name_handler=True)
     if not quarantined:
         chosen = _without_quarantined(chosen)
     which = "all" if all_handlers else handler or "dead"
+    # What died with its worker may have no result of the handler that ran.
+    names = {
+        key: "dead"
+        if record and record.is_quarantined and handler not in record.handlers
+        else which
+        for key, record in chosen
+    }
     on = {"handlers": which, "to": to}
-    _act(room, "replay", chosen, keys, given, states, on, handlers=which)
+    _act(room, "replay", names, keys, given, states, on)
 
 
 @events.command("retry-now")
@@ -296,7 +305,7 @@ def retry_now(room: Room, /, keys: tuple[str, ...], everything: bool, **given: A
     python -m service events retry-now --handler mail.send
     """
     chosen = _chosen(room, keys, given, ("pending",), explicit=everything)
-    _act(room, "retry-now", chosen, keys, given, ("pending",), {})
+    _act(room, "retry-now", dict.fromkeys(dict(chosen), ""), keys, given, ("pending",), {})
 
 
 @events.command()
@@ -318,11 +327,16 @@ def discard(room: Room, /, keys: tuple[str, ...], **given: Any) -> None:
     state = given.pop("state")
     states = (state or "dead",)
     chosen = _chosen(room, keys, given, states, explicit=state == "dead")
-    _act(room, "discard", chosen, keys, given, states, {})
+    _act(room, "discard", dict.fromkeys(dict(chosen), ""), keys, given, states, {})
 
 
 @events.command()
-@click.option("--account", type=ACCOUNT, help="Only events of this connected account: acct_...")
+@click.option(
+    "--account",
+    type=ACCOUNT,
+    metavar="ACCT",
+    help="Only events of this connected account: acct_...",
+)
 @click.option(
     "--minutes", type=click.IntRange(1, 10_080), default=60, show_default=True, help="How long."
 )
@@ -339,7 +353,9 @@ def pause(room: Room, account: str | None, minutes: int, by: str | None, as_json
 
 
 @events.command()
-@click.option("--account", type=ACCOUNT, help="The pause of this connected account: acct_...")
+@click.option(
+    "--account", type=ACCOUNT, metavar="ACCT", help="The pause of this connected account: acct_..."
+)
 @as_option
 @as_json_option
 @click.pass_obj
@@ -429,15 +445,18 @@ def _chosen(
     states: tuple[str, ...],
     *,
     explicit: bool,
+    may_name_handler: bool = False,
 ) -> list[tuple[str, Record | None]]:
     """Return the events that are named, or that the filter matches, each with its record.
 
-    `explicit`: whether a filter may be nothing but the state.
+    `explicit`: whether a filter may be nothing but the state. `may_name_handler`: whether a handler
+    may stand beside keys, since it says what is done with them.
     """
     filters = [_filter_of(given, state) for state in states]
     first = filters[0]
     if keys:
-        if explicit or first != Filter(state=first.state, handler=first.handler):
+        handler = first.handler if may_name_handler else None
+        if explicit or first != Filter(state=first.state, handler=handler):
             raise click.UsageError("give event keys, or options that describe events; not both")
         return [(key, room.inbox.find(key)) for key in keys]
     if not first.is_narrow and not (explicit and first.state in {"dead", "pending"}):
@@ -470,15 +489,13 @@ def _without_quarantined(
 def _act(
     room: Room,
     action: Literal["replay", "retry-now", "discard"],
-    chosen: list[tuple[str, Record | None]],
+    names: dict[str, str],
     keys: tuple[str, ...],
     given: dict[str, Any],
     states: tuple[str, ...],
     on: dict[str, Any],
-    **options: Any,
 ) -> NoReturn:
     """Do it, or say what would be done, print what each event answered, and exit."""
-    names = [key for key, _ in chosen]
     if not names:
         click.echo("no event to do it with", err=True)
         if given["as_json"]:
@@ -488,7 +505,7 @@ def _act(
         _print([(name, f"would {action}") for name in names], given["as_json"])
         click.echo(f"{len(names)} events, and nothing was done (--dry-run)", err=True)
         sys.exit(0)
-    described: dict[str, Any] = {"keys": " ".join(names[:5])} if keys else {}
+    described: dict[str, Any] = {"keys": " ".join(list(names)[:5])} if keys else {}
     if not keys:
         described = {name: _plain(value) for name, value in given.items() if name in _FILTER}
         described["state"] = " ".join(states)
@@ -498,7 +515,6 @@ def _act(
         described | on,
         rate=given["rate"] or 0,
         progress=_progress(len(names)),
-        **options,
     )
     _print(answers, given["as_json"])
     sys.exit(0 if all(answer in repair.SUCCESS[action] for _, answer in answers) else 1)
@@ -549,9 +565,16 @@ def _next(record: Record) -> str:
     """Return when a pending event runs next, in words."""
     if record.state != "pending":
         return ""
+    if record.waits_until and not record.claimed_until:
+        return _time(record.waits_until)
+    return _word(record)
+
+
+def _word(record: Record) -> str:
+    """Return what a pending event does."""
     if record.claimed_until:
         return "running"
-    return _time(record.waits_until) if record.waits_until else "queued"
+    return "waiting" if record.waits_until else "queued"
 
 
 def describe(record: Record) -> dict[str, Any]:
@@ -571,7 +594,8 @@ def describe(record: Record) -> dict[str, Any]:
         "reason": record.reason,
         "accepted_at": record.accepted.isoformat(),
         "settled_ms": record.settled_ms,
-        "next": _next(record) or None,
+        "waits": None if record.state != "pending" else _word(record),
+        "next_at": record.waits_until.isoformat() if record.waits_until else None,
         "claims": record.claims,
         "other_form": record.twin or None,
         "handlers": [

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -79,10 +79,9 @@ class Repair:
     def run(
         self,
         action: Literal["replay", "retry-now", "discard"],
-        names: Sequence[str],
+        names: Mapping[str, str],
         on: dict[str, Any],
         *,
-        handlers: str = "dead",
         rate: float = 0,
         progress: Callable[[int], None] = lambda _: None,
     ) -> list[Answered]:
@@ -90,9 +89,9 @@ class Repair:
 
         Args:
             action: what.
-            names: the keys of the events.
+            names: the keys of the events; of a replay with which handlers run again: `dead`,
+                `all`, or one by name.
             on: how they were chosen, for the audit.
-            handlers: of a replay, which: `dead`, `all`, or one by name.
             rate: events a second; 0 for no limit.
             progress: called with how many are done.
         """
@@ -103,7 +102,7 @@ class Repair:
             if rate:
                 time.sleep(max(0.0, began + len(answers) / rate - time.monotonic()))
             with self._inbox.pipeline() as pipe:
-                replies = [(name, self._ask(pipe, action, name, handlers)) for name in batch]
+                replies = [(name, self._ask(pipe, action, name, names[name])) for name in batch]
             answers += [(name, reply.result()) for name, reply in replies]
             progress(len(answers))
         counts = Counter(answer for _, answer in answers)

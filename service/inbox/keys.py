@@ -15,8 +15,8 @@ iw:log:<hour>               list   35 d    events accepted in that hour, in that
 iw:hours                    zset   -       the hours of these lists
 iw:of:<month>:<xx>          list   35 d    "<three characters of its session> <event key>" of the
                                            events whose session ends in <xx>; a month is 30 days
-iw:listed                   string -       since when all events are in these lists (unix ms), or
-                                           that a search looked for those that are not
+iw:listed                   string -       `all` once every event is in these lists; before that,
+                                           when those of an older release were listed (unix s)
 iw:audit                    list   -       what people had done: the last thousand, a line each
 iw:handlers                 hash   -       handler -> when a worker last started with it (unix s)
 iw:session:<account>:<vs>   string lease   "<event key> <token>": who works on this session

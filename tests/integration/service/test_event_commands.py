@@ -156,8 +156,16 @@ class TestList:
         assert rows["evt_waiting"][4] == today
         moments = [datetime.fromisoformat("T".join(rows["evt_waiting"][n : n + 2])) for n in (4, 6)]
         assert 595 < (moments[1] - moments[0]).total_seconds() < 605
-        assert done.stderr == "the first 6: --limit shows more\n"
+        assert done.stderr == "these are the first 6: --limit shows more, if there are\n"
         assert "queued" in service("list", "--state", "pending").stdout.splitlines()[1]
+
+    def test_what_a_pending_event_does(self, ask, filled, redis) -> None:
+        assert ask("retry-now", "evt_pending") == [{"key": "evt_pending", "answer": "retried"}]
+        assert isinstance(Inbox(redis).claim()[0], Claim)
+        waits = {each["key"]: each["waits"] for each in ask("list", "--state", "pending")}
+        assert waits == {"evt_pending": "running", "evt_waiting": "waiting"}
+        assert ask("show", "evt_waiting")["next_at"].endswith("+00:00")
+        assert ask("show", "evt_dead")["waits"] is None
 
     def test_causes(self, ask, service, filled) -> None:
         assert [tuple(each.values()) for each in ask("causes")] == [
@@ -187,7 +195,8 @@ class TestShow:
             "state": "dead",
             "outcome": "verified",
             "reason": f"p.b: {NO_USER}",
-            "next": None,
+            "waits": None,
+            "next_at": None,
             "claims": 1,
             "other_form": None,
             "handlers": [
@@ -264,7 +273,7 @@ class TestReplay:
         for named in (("evt_deadly",), ("--dead",), ("--reason", "quarantined")):
             done = service("replay", *named)
             assert (done.exit_code, done.stdout) == (1, ""), named
-        done = service("replay", "--dead", "--quarantined")
+        done = service("replay", "--dead", "--quarantined", "--handler", "p.b")
         assert (done.exit_code, done.stdout) == (0, "evt_deadly replayed\n")
 
     def test_a_handler_that_no_worker_has_is_refused(self, service, filled, redis) -> None:
@@ -580,6 +589,8 @@ class TestWrongUse:
             ("discard --state pending", "this would be every event", 2),
             ("replay evt_1 --dead", "not both", 2),
             ("replay evt_1 --session vs_1", "not both", 2),
+            ("discard evt_1 --handler p.a", "not both", 2),
+            ("retry-now evt_1 --handler p.a", "not both", 2),
             ("replay --dead --state done", "not both", 2),
             ("replay --dead --handler p.a --all-handlers", "not both", 2),
             ("replay --dead --to p.a", "--to needs --handler", 2),
