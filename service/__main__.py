@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn
 import click
 import redis
 
-from service import connection, findings
+from service import connection, findings, status
 from service.arguments import EVENT, HANDLER
 from service.findings import Finding
 from service.inbox import Inbox, Record
@@ -281,6 +281,9 @@ def describe(record: Record) -> dict[str, Any]:
             for name, progress in sorted(record.handlers.items())
         ],
     }
+
+
+main.add_command(status.command)
 
 
 if __name__ == "__main__":

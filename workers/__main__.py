@@ -21,6 +21,7 @@ import click
 from identity_webhooks.event import KINDS
 from service import connection, logs, process
 from service.arguments import ACCOUNT, HANDLER, SESSION
+from service.findings import INBOX_IS_FULL, MEMORY_IS_SHORT
 from service.inbox import Inbox
 from service.settings import Role, Settings
 from service.text import table
@@ -223,10 +224,9 @@ def reconcile(
             found = reconciling.Reconciler.from_settings(settings, inbox).run(
                 start, [account] if account else None, dry_run=dry_run, progress=show
             )
-        except reconciling.InboxFull:
-            click.echo(
-                "the inbox is full (INBOX_LIMIT): run it again when it has drained", err=True
-            )
+        except reconciling.InboxFull as full:
+            why = MEMORY_IS_SHORT if "memory" in str(full) else INBOX_IS_FULL
+            click.echo(f"{why}. Then run it again", err=True)
             return 1
         # Of the one that was asked for by name nothing can be said.
         code = 1 if found.failed or (account and found.gone) else 0

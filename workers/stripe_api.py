@@ -19,6 +19,7 @@ from stripe.identity import VerificationSession
 
 from identity_webhooks.event import Event
 from identity_webhooks.verification import SENSITIVE, Sensitive
+from service.metrics import Metrics
 from service.settings import ORGANIZATION_KEY, Settings
 from workers.failures import Call, StripeFailure, kind_of
 from workers.http import PooledClient
@@ -62,8 +63,10 @@ class StripeApi:
         *,
         base: str = "https://api.stripe.com",
         retries: int | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
-        """Take a key, where the API is, and how often to ask again at once if not as usual.
+        """Take a key, where the API is, how often to ask again at once if not as usual, and what
+        counts the calls.
 
         With the key of an organization, every call has to name an account, one's own too
         (https://docs.stripe.com/keys/organization-api-keys).
@@ -74,7 +77,7 @@ class StripeApi:
             api_key,
             base_addresses={"api": base},
             max_network_retries=NETWORK_RETRIES if retries is None else retries,
-            http_client=PooledClient(base),
+            http_client=PooledClient(base, metrics),
         )
         self._sessions = client.v1.identity.verification_sessions
         self._reports = client.v1.identity.verification_reports
@@ -83,10 +86,11 @@ class StripeApi:
         self._accounts = client.v1.accounts
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> StripeApi:
+    def from_settings(cls, settings: Settings, metrics: Metrics | None = None) -> StripeApi:
         """Build the client for `STRIPE_API_KEY`."""
         key = settings.stripe_api_key
-        return cls(key.get_secret_value() if key else "", base=settings.stripe_api_base)
+        secret = key.get_secret_value() if key else ""
+        return cls(secret, base=settings.stripe_api_base, metrics=metrics)
 
     def create_session(
         self, params: VerificationSessionCreateParams, *, account: str | None = None

@@ -43,6 +43,8 @@ def constants() -> dict[str, str | int | tuple[str, ...]]:
         "CLOCK": keys.CLOCK,
         "SEQUENCE": keys.SEQUENCE,
         "ACCOUNTS": keys.ACCOUNTS,
+        "PROCESSES": keys.PROCESSES,
+        "SEEN": keys.SEEN,
         "ANSWER": keys.ANSWER,
         "JOB": keys.JOB,
         "QUEUE": keys.QUEUE_KEY,
@@ -62,6 +64,7 @@ def sources() -> dict[str, str]:
     """Return every script by name."""
     return {
         "accept": _prelude() + _read("accept"),  # keeps its nonce itself
+        "report": f"#!lua flags=allow-oom\n{_prelude()}{_read('report')}",  # needs none
         "replay": script(_read("replay"), "#!lua\n"),
         **{name: script(_read(name), "#!lua flags=allow-oom\n") for name in _WORKING_OFF},
     }
