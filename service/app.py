@@ -90,8 +90,8 @@ class Web:
             self.redis,
             self.metrics,
             own,
-            secrets=tuple(each.name for each in settings.stripe_webhook_secret),
-            limit=settings.inbox_limit,
+            settings=settings,
+            look=self.look_at_redis,
         )
         self.receiver = Receiver(settings, self.metrics)
         self._inbox = Inbox(

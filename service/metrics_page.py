@@ -8,7 +8,7 @@ this instance does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,11 @@ import redis
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+from service.findings import Finding, faults
 from service.ledger import Ledger
 from service.metrics import HANDLER, SECRET, TABLE, Counted, Labels, Metrics, field_of
 from service.processes import Seen
+from service.settings import Settings
 from service.survey import KINDS, Survey, survey
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ KNOWN = 500
 
 GAUGES: dict[str, tuple[str, Labels]] = {
     "redis_up": ("Whether Redis answers this instance.", ()),
+    "accepting": ("Whether this instance would accept a delivery: one was tried.", ()),
     "pending_events": ("Events accepted and not settled.", ()),
     "queued_jobs": ("Wake-ups that wait in the queue.", ()),
     "in_flight_events": ("Events that workers have in hand.", ()),
@@ -73,12 +76,19 @@ class Page:
     """The page of one instance. Made before the fork, it is the same whichever process answers."""
 
     def __init__(
-        self, client: redis.Redis, metrics: Metrics, own: Ledger, *, secrets: Labels, limit: int
+        self,
+        client: redis.Redis,
+        metrics: Metrics,
+        own: Ledger,
+        *,
+        settings: Settings,
+        look: Callable[[], list[Finding]],
     ) -> None:
-        """Take the ledger in which the instance counts, and the names of its signing secrets."""
+        """Take the ledger in which the instance counts, and how to look at Redis."""
         self._redis, self._metrics = client, metrics
         self._own, self._followed = own, Ledger()
-        self._secrets, self._limit = secrets, limit
+        self._secrets = tuple(each.name for each in settings.stripe_webhook_secret)
+        self._limit, self._look = settings.inbox_limit, look
 
     def follow(self) -> Survey:
         """Look at Redis, and add up what workers have counted since the last look.
@@ -106,20 +116,24 @@ class Page:
     def render(self) -> bytes:
         """Return all metrics in the Prometheus text format."""
         self._metrics.flush()
-        found: Survey | None = None
+        found, accepting = None, False
         # Else it is told what the instance counted itself, and that Redis does not answer.
         with suppress(redis.RedisError):
             found = self.follow()
+            accepting = found.pending < self._limit and not faults(self._look())
         followed = self._followed.read()
         values = {HANDLER: followed.get("handlers", []), SECRET: self._secrets}
         counts = {"web": self._own.read(), "all": followed.get("totals", {})}
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Families([*_counted(counts, values), *self._gauges(found)]))
+        registry.register(
+            _Families([*_counted(counts, values), *self._gauges(found, accepting=accepting)])
+        )
         return generate_latest(registry)
 
-    def _gauges(self, found: Survey | None) -> Iterator[Metric]:
+    def _gauges(self, found: Survey | None, *, accepting: bool) -> Iterator[Metric]:
         values = _values(found, self._secrets) if found else {}
         values |= {"redis_up": {(): int(found is not None)}, "inbox_limit": {(): self._limit}}
+        values["accepting"] = {(): int(accepting)}
         for name, (sentence, labels) in GAUGES.items():
             family = GaugeMetricFamily(_PREFIX + name, sentence, labels=labels)
             for series, value in values.get(name, {}).items():

@@ -19,7 +19,7 @@ import redis
 from service import connection, findings
 from service.redis_errors import explain
 from service.settings import Settings, SettingsError
-from service.survey import Survey, survey
+from service.survey import BUSY, Survey, kind_of, survey
 
 BEHIND = 60.0
 """Seconds that an event may wait for a worker before the service counts as behind."""
@@ -211,22 +211,18 @@ def _of_events(seen: Survey) -> Iterator[Problem]:
     for kind, count in sorted(seen.died.items(), key=lambda each: -each[1]):
         if not count:
             continue
-        last = next((r for r in seen.died_last if kind in r or kind in {"other"}), "")
+        last = next((reason for reason in seen.died_last if kind_of(reason) == kind), "")
         text = f"{count} dead: {kind}" + (f"; the last: {last}" if last else "")
         cure = "python -m service events list --state dead; mend it, then: events replay"
         yield Problem("DeadEvents", text, cure)
-    if trouble := {
-        why: count for why, count in seen.waits.items() if why.startswith(("stripe: ", "handlers "))
-    }:
-        why, count = max(trouble.items(), key=lambda each: each[1])
+    trouble = [(count, why) for why, count in seen.waits.items() if why != BUSY]
+    if trouble and seen.oldest > BEHIND:
+        count, why = max(trouble)
         text = f"{seen.waiting} events wait, the oldest is {_time(seen.oldest)} old; {count}: {why}"
-        cure = "see `handler_failed` in the worker's log for the place in the code"
-        if why.startswith("stripe: "):
-            cure = (
-                "see `event_released` in the worker's log: its request_ids, in Stripe's Dashboard"
-            )
-        if seen.oldest > BEHIND:
-            yield Problem("EventsWait", text, cure)
+        cure = "it names the place in the code: see `handler_failed` in the worker's log"
+        if "stripe: " in why:
+            cure = "look its request_ids (`event_released` in the log) up in Stripe's Dashboard"
+        yield Problem("EventsWait", text, cure)
 
 
 def _of_reconciliation(seen: Survey) -> Iterator[Problem]:
@@ -266,11 +262,12 @@ def in_words(status: Status) -> str:
     if status.pending is None:
         return "\n".join(lines)
     living = ", ".join(f"{count} {role}" for role, count in status.processes.items())
+    first, oldest = _time(status.overdue or 0), _time(status.oldest or 0)
     lines += [
         f"processing   {'yes' if status.processing else 'NO'}, {living};"
         f" {status.in_flight} of {status.slots} slots busy",
-        f"behind       {status.pending} pending: {status.queued} in the queue (first for"
-        f" {_time(status.overdue or 0)}), {status.waiting} wait; oldest {_time(status.oldest or 0)}",
+        f"behind       {status.pending} pending, oldest {oldest}: {status.queued} in the queue,"
+        f" first for {first}; {status.waiting} wait",
     ]
     lines += [f"             {n} x {why}" for why, n in _first(status.waits)]
     lines.append(f"dead         {status.dead}")

@@ -18,7 +18,7 @@ import redis
 
 from service import processes
 from service.inbox import keys
-from service.inbox.record import text_of
+from service.inbox.record import fields_of, progress_of, text_of
 from service.processes import Seen
 
 SAMPLE = 300
@@ -28,7 +28,7 @@ waits grow with age."""
 DEAD_LOOKED_AT = 1000
 """Dead events whose reason is looked at, the newest."""
 
-NOT_LOOKED_AT = "not looked at"
+NOT_LOOKED_AT, BUSY = "not looked at", "for their session"
 
 KINDS = (
     *("failed", "timeout", "retry", "discarded", "stripe", "quarantined", "no such handler"),
@@ -129,13 +129,13 @@ def survey(client: redis.Redis) -> Survey:
     with client.pipeline(transaction=False) as pipe:
         pipe.hmget(keys.JOB + text_of(told["head"]), "enqueued_at")
         for key in looked_at:
-            record = keys.RECORD + text_of(key)
-            pipe.hmget(record, "state", "accepted", "lease", "not_before", "reason")
+            pipe.hgetall(keys.RECORD + text_of(key))
         for key in told["dead last"] or ():
             pipe.hmget(keys.RECORD + text_of(key), "reason")
         job, *records = pipe.execute(raise_on_error=False)
     records, dead_records = records[: len(looked_at)], records[len(looked_at) :]
-    found = [each for each in records if isinstance(each, list) and each[0] == b"pending"]
+    found = [fields_of(each) for each in records if isinstance(each, dict)]
+    found = [each for each in found if each.get("state") == "pending"]
     reasons = [text_of(each[0] or b"") for each in dead_records if isinstance(each, list)]
     return Survey(
         now=now,
@@ -144,7 +144,7 @@ def survey(client: redis.Redis) -> Survey:
         queued=told["queued"] or 0,
         dead=told["dead"] or 0,
         overdue=_overdue(now, job, first),
-        oldest=max((now - int(each[1]) / 1000 for each in found), default=0.0),
+        oldest=max((now - int(each["accepted"]) / 1000 for each in found), default=0.0),
         waits=_waits(found, now),
         died=_died(reasons, told["dead"] or 0),
         died_last=Counter(reasons[::-1]),
@@ -209,13 +209,19 @@ def _overdue(now: float, job: Any, first: Iterable[tuple[bytes, float]]) -> floa
     return max(0.0, *waits) if waits else 0.0
 
 
-def _waits(records: Iterable[list[Any]], now: float) -> Counter[str]:
-    """Count what they wait for: the reason with which they were last given back."""
-    return Counter(
-        text_of(reason) if reason else "for their session"
-        for _, _, lease, not_before, reason in records
-        if not_before and int(not_before) / 1000 > now and not lease
-    )
+def _waits(records: Iterable[Mapping[str, str]], now: float) -> Counter[str]:
+    """Count what they wait for: handlers for their retry, or why the event was given back."""
+    reasons: Counter[str] = Counter()
+    for fields in records:
+        if "lease" in fields or int(fields.get("not_before", 0)) / 1000 <= now:
+            continue
+        failed = [
+            f"{name}: {each.reason}"
+            for name, each in progress_of(fields).items()
+            if each.status == "retry" and each.reason
+        ]
+        reasons.update(failed or [fields.get("reason") or BUSY])
+    return reasons
 
 
 def _died(reasons: list[str], dead: int) -> Counter[str]:

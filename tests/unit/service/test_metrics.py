@@ -19,9 +19,13 @@ from service.ledger import Ledger
 from service.metrics import TABLE, Metrics, field_of
 from service.metrics_page import GAUGES, Page
 from service.processes import Process, Seen
+from service.settings import Settings
 from service.survey import KINDS, Survey, kind_of
 from workers.failures import FailureKind
 
+SETTINGS = Settings(
+    stripe_webhook_secret=f"old=whsec_{'abcdefgh' * 4}12345678,new=whsec_{'12345678' * 4}abcdefgh"
+)
 ROOT = Path(__file__).parents[3]
 COUNTERS = [name for name, counted in TABLE.items() if not counted.buckets]
 HISTOGRAMS = [name for name, counted in TABLE.items() if counted.buckets]
@@ -37,7 +41,7 @@ class Books:
         self.is_up = True
         own = Ledger()
         self.metrics = Metrics(_Away(), "web", own)
-        self.page = Page(_Away(), self.metrics, own, secrets=("old", "new"), limit=10)
+        self.page = Page(_Away(), self.metrics, own, settings=SETTINGS, look=list)
 
     def survey(self) -> Survey:
         if not self.is_up:
