@@ -28,10 +28,18 @@ NOT_RECONCILED = 900.0
 """Seconds after which reconciliation counts as missing: three of its rounds."""
 
 LATELY = 900.0
-"""Seconds for which a refused delivery counts as news, unless others were accepted since."""
+"""Seconds for which a refused delivery counts as news, as in the rules of the alerts. What anybody may
+send does only while nothing was accepted since."""
 
 _SIGNED = ("refusals|signature_mismatch", "refusals|signature_expired")
 _MALFORMED = "refusals|malformed_header"
+
+_CURES_OF_WAITS = {
+    "StripeRefusesKey": "python -m workers doctor says what each key may read",
+    "StripeFails": "look its request_ids (`event_released` in the log) up in Stripe's Dashboard",
+    "HandlerFails": "mend it there (`handler_failed` in the log); it is tried again by itself",
+    "EventsWait": "look for `event_released` in the worker's log",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +157,8 @@ def _of_survey(seen: Survey, settings: Settings) -> Iterator[Problem]:
     if seen.paused:
         why, left = seen.paused
         text = f"no event is claimed for {_time(left)}: {why}"
-        yield Problem("Paused", text, _cure_of_pause(why))
+        alert = "StripeRefusesKey" if why.startswith("stripe: key") else "Paused"
+        yield Problem(alert, text, _cure_of_pause(why))
     if seen.overdue > BEHIND and seen.alive("worker") and not seen.paused:
         busy = f"{seen.in_flight} of {seen.slots} slots are busy"
         text = f"{seen.queued} events wait, the first for {_time(seen.overdue)}; {busy}"
@@ -187,7 +196,7 @@ def _of_deliveries(seen: Survey) -> Iterator[Problem]:
         (age for name, age in seen.seen.items() if name.startswith("verified_with|")),
         default=float("inf"),
     )
-    if signed < LATELY and signed < accepted:
+    if signed < LATELY:
         text = f"deliveries are refused for their signature, the last one {_time(signed)} ago"
         cure = "compare STRIPE_WEBHOOK_SECRET with the endpoint's secret in Stripe's Dashboard"
         yield Problem("SignatureRefused", text, f"{cure}, and look at the clock")
@@ -215,14 +224,28 @@ def _of_events(seen: Survey) -> Iterator[Problem]:
         text = f"{count} dead: {kind}" + (f"; the last: {last}" if last else "")
         cure = "python -m service events list --state dead; mend it, then: events replay"
         yield Problem("DeadEvents", text, cure)
-    trouble = [(count, why) for why, count in seen.waits.items() if why != BUSY]
-    if trouble and seen.oldest > BEHIND:
-        count, why = max(trouble)
+    if seen.oldest > BEHIND:
+        yield from _of_waits(seen)
+
+
+def _of_waits(seen: Survey) -> Iterator[Problem]:
+    """Yield what events wait for, the most frequent of each kind."""
+    kinds: dict[str, tuple[int, str]] = {}
+    for why, count in seen.waits.items():
+        if why != BUSY:
+            alert = _alert_of_wait(why)
+            kinds[alert] = max(kinds.get(alert, (0, "")), (count, why))
+    for alert, (count, why) in kinds.items():
         text = f"{seen.waiting} events wait, the oldest is {_time(seen.oldest)} old; {count}: {why}"
-        cure = "it names the place in the code: see `handler_failed` in the worker's log"
-        if "stripe: " in why:
-            cure = "look its request_ids (`event_released` in the log) up in Stripe's Dashboard"
-        yield Problem("EventsWait", text, cure)
+        yield Problem(alert, text, _CURES_OF_WAITS[alert])
+
+
+def _alert_of_wait(why: str) -> str:
+    if "stripe: key" in why or "stripe: forbidden" in why:
+        return "StripeRefusesKey"
+    if "stripe: " in why:
+        return "StripeFails"
+    return "HandlerFails" if ": " in why else "EventsWait"
 
 
 def _of_reconciliation(seen: Survey) -> Iterator[Problem]:
