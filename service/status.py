@@ -28,8 +28,8 @@ NOT_RECONCILED = 900.0
 """Seconds after which reconciliation counts as missing: three of its rounds."""
 
 LATELY = 900.0
-"""Seconds for which a refused delivery counts as news, as in the rules of the alerts. What anybody may
-send does only while nothing was accepted since."""
+"""Seconds for which a refused delivery counts as news, as in the alerts. What anybody may
+send does so only while nothing was accepted since."""
 
 _SIGNED = ("refusals|signature_mismatch", "refusals|signature_expired")
 _MALFORMED = "refusals|malformed_header"
@@ -113,7 +113,7 @@ def take(client: redis.Redis, settings: Settings) -> Status:
         text, cure = f"Redis cannot be asked: {explain(error)}", "python -m service check"
         return Status([Problem("RedisRefuses", text, cure)], accepting=False)
     faults = [each for each in found if each.is_fault]
-    problems = [*_of_redis(faults), *_of_survey(seen, settings)]
+    problems = [*_of_redis(faults), *problems_of(seen, settings)]
     accepted = [seen.seen[each] for each in ("deliveries|new",) if each in seen.seen]
     prefix = "verified_with|"
     return Status(
@@ -149,7 +149,8 @@ def _of_redis(faults: list[findings.Finding]) -> Iterator[Problem]:
         yield Problem(alert, each.text, "python -m service check")
 
 
-def _of_survey(seen: Survey, settings: Settings) -> Iterator[Problem]:
+def problems_of(seen: Survey, settings: Settings) -> Iterator[Problem]:
+    """Yield what is wrong with deliveries and events, not with Redis itself."""
     if seen.pending >= settings.inbox_limit:
         text = f"{findings.INBOX_IS_FULL} {seen.pending} events are pending"
         yield Problem("InboxFull", text, "start workers; deliveries are answered 503 meanwhile")

@@ -25,7 +25,7 @@ from service.findings import INBOX_IS_FULL, MEMORY_IS_SHORT
 from service.inbox import Inbox
 from service.settings import Role, Settings
 from service.text import table
-from workers import api_commands, beat, new_handler, plugins, single_run
+from workers import api_commands, beat, doctor, endpoints, new_handler, plugins, single_run
 from workers import reconcile as reconciling
 from workers.exits import refuse_or
 from workers.failures import StripeFailure
@@ -261,6 +261,8 @@ def _settings(role: Role) -> Settings:
     return settings
 
 
+main.add_command(doctor.command)
+main.add_command(endpoints.commands)
 main.add_command(api_commands.sessions)
 main.add_command(api_commands.reports)
 
