@@ -21,6 +21,7 @@ import stripe
 
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
+DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
 SECRET = "whsec_QmFzZTY0VGVzdFNlY3JldDEyMzQ1Njc4"
 OTHER_SECRET = "whsec_T3RoZXJTZWNyZXRPZkFub3RoZXJFbmRwb2ludA"
 
@@ -199,8 +200,6 @@ def test_what_is_wrong_with_deliveries(service, drill, wait_until) -> None:
         "python -m workers",
         cure=service.start_worker,
     )
-    service.stop_worker()
-    service.start_worker()
     drill(
         lambda: [
             service.deliver("a", livemode=True),
@@ -214,6 +213,22 @@ def test_what_is_wrong_with_deliveries(service, drill, wait_until) -> None:
         "deliveries of the other mode are not processed",
         "events of other types are delivered",
     )
+
+
+def test_every_panel_of_the_dashboard_shows_something(service, prometheus, wait_until) -> None:
+    service.start_worker()
+    watching = prometheus(service.port)
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert len(queries) > 20
+
+    def silent() -> list[str]:
+        """Work on, and return the queries that show nothing."""
+        service.deliver_verified(service.verified())
+        time.sleep(0.3)
+        return [q for q in queries if not watching.value(q.replace("$__rate_interval", "20s"))]
+
+    wait_until(lambda: not silent(), within=40)
 
 
 def test_the_first_refusal_fires_also_before_the_first_scrape(service, drill) -> None:
