@@ -197,7 +197,8 @@ class Metrics:
         self._counts: dict[str, float] = {}
         self._in_ledger: dict[str, float] = {}
         self._remembered: set[str] = set()
-        self._changed, self._reported, self._reports = False, 0.0, False
+        self._changed, self._reported = False, 0.0
+        self._reports = self._beats = False
 
     def count(self, name: str, *labels: str, by: int = 1) -> None:
         """Add to a counter of the table. Raises KeyError or ValueError when it is not in there."""
@@ -226,6 +227,7 @@ class Metrics:
         """Report from now on, also while nothing is counted: the process lives."""
         with self._lock:
             self._start()
+            self._beats = True
 
     def flush(self, *, ended: bool = False) -> None:
         """Report now; on failure the next report tells it. `ended`: it is the last one."""
@@ -290,7 +292,7 @@ class Metrics:
     def _report_for_ever(self) -> None:
         pause = threading.Event()
         while True:
-            # At the first look at once: whoever asks who lives is told soon.
-            if self._changed or time.monotonic() >= self._reported + BEAT:
+            # The first time at once: whoever asks who lives is told soon.
+            if self._changed or (self._beats and time.monotonic() >= self._reported + BEAT):
                 self.flush()
             pause.wait(PERIOD)

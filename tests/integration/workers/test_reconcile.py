@@ -9,6 +9,7 @@ import pytest
 
 from identity_webhooks.event import Event
 from service.inbox import Inbox, Refused
+from service.survey import survey
 from tests.integration.claims import claim_of
 from workers import reconcile
 from workers.reconcile import InboxFull, Reconciler
@@ -159,9 +160,8 @@ def passes(reconciler, monkeypatch) -> list[tuple[int, str | None]]:
     """Return since when each account was asked for; nothing is asked."""
     made: list[tuple[int, str | None]] = []
 
-    def try_pass(since: int, account: str | None, *_: Any, **__: Any) -> bool:
+    def try_pass(since: int, account: str | None, *_: Any, **__: Any) -> None:
         made.append((since, account))
-        return True
 
     monkeypatch.setattr(reconciler, "_try_pass", try_pass)
     return made
@@ -224,3 +224,24 @@ class TestPeriodically:
         monkeypatch.setattr(Inbox, "spend_call", lambda _: calls.append(None))
         reconciler.run(since)
         assert len(calls) == 3, "105 events on two pages, sessions in processing on one"
+
+
+def test_how_a_pass_ended_is_noted_for_each_account(sandbox, inbox, redis) -> None:
+    session = sandbox.session("verified", account="acct_1")
+    inbox.move_watermark(0, "acct_1")
+    reconciler = Reconciler(sandbox.api(), inbox, livemode=False)
+    # Nobody may list events of one's own account; which comes first is one's own.
+    sandbox.fault("error", status=403, route="GET /v1/events", next=1)
+    reconciler.round()
+    noted = survey(redis)
+    own, connected = noted.reconciled[""], noted.reconciled["acct_1"]
+    assert own.failed.startswith("forbidden 403")
+    assert "read access to Events" in own.hint
+    assert connected.failed == ""
+    assert connected.missed == len(kinds(inbox, session.id))
+    assert noted.through.keys() == {"acct_1"}
+
+    reconciler.round()
+    noted = survey(redis)
+    assert noted.reconciled[""].failed == ""
+    assert noted.through[""] < 60
