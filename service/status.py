@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -33,6 +34,9 @@ send does so only while nothing was accepted since."""
 
 _SIGNED = ("refusals|signature_mismatch", "refusals|signature_expired")
 _MALFORMED = "refusals|malformed_header"
+
+# stripe: key 401; acme.grant: stripe: sensitive: forbidden 403
+_FAILURE = re.compile(r"\bstripe: (?:[a-z ]+: )?([a-z]+)\b")
 
 _CURES_OF_WAITS = {
     "StripeRefusesKey": "python -m workers doctor says what each key may read",
@@ -158,7 +162,7 @@ def problems_of(seen: Survey, settings: Settings) -> Iterator[Problem]:
     if seen.paused:
         why, left = seen.paused
         text = f"no event is claimed for {_time(left)}: {why}"
-        alert = "StripeRefusesKey" if why.startswith("stripe: key") else "Paused"
+        alert = "StripeRefusesKey" if _failure_of(why) == "key" else "Paused"
         yield Problem(alert, text, _cure_of_pause(why))
     if seen.overdue > BEHIND and seen.alive("worker") and not seen.paused:
         busy = f"{seen.in_flight} of {seen.slots} slots are busy"
@@ -184,9 +188,10 @@ def _of_processes(seen: Survey) -> Iterator[Problem]:
 
 
 def _cure_of_pause(why: str) -> str:
-    if why.startswith("stripe: key"):
+    failure = _failure_of(why)
+    if failure == "key":
         return "STRIPE_API_KEY is refused: put a valid one in its place, and restart the workers"
-    if why.startswith("stripe: limited"):
+    if failure == "limited":
         return "Stripe limits our rate: lower STRIPE_API_RATE; it goes on by itself"
     return "it goes on by itself"
 
@@ -241,10 +246,17 @@ def _of_waits(seen: Survey) -> Iterator[Problem]:
         yield Problem(alert, text, _CURES_OF_WAITS[alert])
 
 
+def _failure_of(why: str) -> str:
+    """Return the kind of Stripe's failure that a reason tells of (workers/failures.py), or ''."""
+    found = _FAILURE.search(why)
+    return found[1] if found else ""
+
+
 def _alert_of_wait(why: str) -> str:
-    if "stripe: key" in why or "stripe: forbidden" in why:
+    failure = _failure_of(why)
+    if failure in {"key", "forbidden"}:
         return "StripeRefusesKey"
-    if "stripe: " in why:
+    if failure:
         return "StripeFails"
     return "HandlerFails" if ": " in why else "EventsWait"
 

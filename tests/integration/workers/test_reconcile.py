@@ -198,7 +198,7 @@ class TestPeriodically:
     def test_a_pass_that_fails_is_made_again(self, reconciler, inbox, sandbox) -> None:
         sandbox.fault("error", status=500, next=5)
         found = reconciler.round()
-        assert found.failed["own"].startswith("broken 500 (req_")
+        assert found.failed["own"].startswith("list: broken 500 (req_")
         assert inbox.watermark() is None
         sandbox.control("faults", "DELETE")
         assert reconciler.round().failed == {}
@@ -235,7 +235,7 @@ def test_how_a_pass_ended_is_noted_for_each_account(sandbox, inbox, redis) -> No
     reconciler.round()
     noted = survey(redis)
     own, connected = noted.reconciled[""], noted.reconciled["acct_1"]
-    assert own.failed.startswith("forbidden 403")
+    assert own.failed.startswith("list: forbidden 403")
     assert "read access to Events" in own.hint
     assert connected.failed == ""
     assert connected.missed == len(kinds(inbox, session.id))
