@@ -266,10 +266,11 @@ def test_what_is_wrong_with_redis(service, drill) -> None:
     )
 
 
-def test_what_is_wrong_with_stripe_and_handlers(service, drill, wait_until) -> None:
+def test_what_is_wrong_with_stripe_and_handlers(service, drill) -> None:
+    service.environment["BEHAVIOUR"] = "never"  # at no attempt anything else
     service.start_worker()
 
-    session = service.verified()
+    session = service.verified(behave="nothing")
 
     def refuse() -> None:
         service.control("faults", kind="error", status=401)
