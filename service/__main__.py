@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 import redis
 
-from service import connection, findings
+from service import connection, findings, status
 from service.event_commands import events
 from service.findings import Finding
 from service.redis_errors import UnsafeRedis, explain
@@ -130,6 +130,9 @@ def _refuse(text: str) -> NoReturn:
 
 
 main.add_command(events)
+
+
+main.add_command(status.command)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,13 @@ from flask import Flask, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
-from service import connection, findings, logs, metrics
+from service import connection, findings, logs
 from service.findings import Finding
 from service.inbox import Inbox
+from service.ledger import Ledger
 from service.limits import MAX_BODY
+from service.metrics import Metrics
+from service.metrics_page import Page
 from service.receiver import ALIVE, HEADERS, RETRY_AFTER, Answer, Receiver, readiness
 from service.redis_errors import UnsafeRedis, explain
 from service.settings import Settings, SettingsError
@@ -50,6 +53,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         with web.redis:  # gunicorn forks from here: no process inherits a connection
             found = web.look_at_redis()
             findings.require(found)
+            web.page.follow()  # what is counted from here on is this instance's
         if said := findings.warnings(found, settings):
             log.warning("redis_vouched_for", faults=said)
     except (SettingsError, UnsafeRedis) as error:
@@ -80,7 +84,15 @@ class Web:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.redis = connection.connect(settings, connection.WEB)
-        self.metrics = metrics.Metrics(self.redis)
+        own = Ledger()
+        self.metrics = Metrics(self.redis, "web", own)
+        self.page = Page(
+            self.redis,
+            self.metrics,
+            own,
+            settings=settings,
+            look=self.look_at_redis,
+        )
         self.receiver = Receiver(settings, self.metrics)
         self._inbox = Inbox(
             self.redis,
@@ -112,7 +124,10 @@ class Web:
         try:
             if time.monotonic() >= self._look_again:
                 findings.require(self.look_at_redis())
-            return self.receiver.accepted(decision, self._inbox.accept(decision))
+            asked = time.monotonic()
+            result = self._inbox.accept(decision)
+            self.metrics.observe("accept_seconds", time.monotonic() - asked)
+            return self.receiver.accepted(decision, result)
         except redis.RedisError as error:
             self._look_again = 0.0
             return self.receiver.failed(decision, error)
@@ -142,13 +157,8 @@ class Web:
         return _response(readiness(faults))
 
     def metrics_page(self) -> Response:
-        """Answer with all metrics in the Prometheus text format."""
-        try:
-            self.metrics.flush()
-            text = metrics.render(self.redis, self._inbox)
-        except redis.RedisError as error:
-            return Response(f"the counters are in Redis: {explain(error)}\n", status=503)
-        return Response(text, content_type=CONTENT_TYPE_LATEST)
+        """Answer with all metrics in the Prometheus text format, also while Redis is away."""
+        return Response(self.page.render(), content_type=CONTENT_TYPE_LATEST)
 
     def http_error(self, error: HTTPException) -> tuple[dict[str, Any], int, dict[str, str]]:
         """Answer an error of HTTP in JSON. Unknown paths are logged and counted."""

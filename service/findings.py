@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import redis
 
-from service.inbox import AcceptResult, Reply, memory_is_short, probe
+from service.inbox import AcceptResult, Reply, keys, memory_is_short, probe
 from service.inbox.connections import Connections
 from service.inbox.inbox import MEMORY_LIMIT
 from service.inbox.record import text_of
@@ -36,6 +36,12 @@ EVENT = 1000
 
 INBOX_IS_FULL = "the inbox is at its limit (INBOX_LIMIT): are the workers running?"
 """The one reason not to accept that is not about Redis."""
+
+MEMORY_IS_SHORT = (
+    "Redis is above four fifths of its memory: give it more (maxmemory). It does not drain by"
+    f" itself, as done events are kept for {keys.KEEP // 86_400} days"
+)
+"""The other limit: nothing may be pending at all."""
 
 State = Literal["good", "bad", "unknown"]
 Info = Mapping[str, str]
@@ -236,8 +242,7 @@ def _eviction(info: Info) -> Finding:
 def _memory(info: Info) -> Finding:
     used, limit = info.get("used_memory", ""), info.get("maxmemory", "")
     if memory_is_short(info):
-        text = "Redis is above four fifths of its memory: give it more, or let events settle"
-        return Finding("memory", "bad", text, passes=True)
+        return Finding("memory", "bad", MEMORY_IS_SHORT, passes=True)
     if used.isdigit() and limit.isdigit():
         return Finding("memory", "good", _room(int(used), int(limit)))
     text = (

@@ -48,7 +48,8 @@ KEYS = frozenset(
     [
         # what it concerns
         *("event_id", "event_key", "kind", "form", "session_id", "account", "livemode"),
-        *("handler", "plugin", "origin", "attempt", "idempotency_key", "secret", "request_id"),
+        *("handler", "handlers", "plugin", "origin", "attempt", "idempotency_key", "secret"),
+        *("request_id", "request_ids"),
         *("subject", "key_name", "call", "accounts", "in_hand", "running"),
         # what happened
         *("outcome", "reason", "code", "status", "error", "where", "fault", "faults", "hint"),
@@ -66,7 +67,7 @@ KEYS = frozenset(
             "dead",
         ),
         # how long and how much
-        *("delay_s", "age_s", "took_ms", "size", "limit"),
+        *("delay_s", "age_s", "took_ms", "stages_ms", "size", "limit"),
         # which process
         *("pid", "worker", "signal", "exit_code", "address", "version", "role", "path", "method"),
         # made by the pipeline itself

@@ -1,148 +1,298 @@
-"""The table of metrics. Counters live in Redis, so that every process reports the same.
+"""The table of metrics, and the counts of one process.
 
-A process counts in memory and adds its counts to one Redis hash every second, off the request's
-path: Redis being away delays the counts and loses nothing else. A kill -9 loses up to a second of
-them; the inbox, not the metrics, is the record.
+A process counts in memory, from its start on. Once a second it tells Redis what it has counted so
+far, in one field of one hash (service/processes.py): telling it again changes nothing, a Redis that
+was away or restored changes nothing, and an event costs no command. What a web process counts is
+its instance's own and does not need Redis at all (service/ledger.py). The inbox, not the metrics,
+is the record.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import threading
+import time
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Literal
 
 import redis
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from service import logs
-from service.inbox import keys
-
-if TYPE_CHECKING:
-    from prometheus_client import Metric
-
-    from service.inbox import Inbox
+from service.inbox import Inbox
+from service.ledger import Ledger
+from service.processes import BEAT, Process, Role
 
 PERIOD = 1.0
-"""Seconds between two additions to Redis."""
+"""Seconds between two reports of a process that has counted something."""
 
-# In the hash: `name|label value|...` -> count, or `name|le` and `name|sum` for histograms.
-COUNTERS: dict[str, tuple[tuple[str, ...], str]] = {
-    "deliveries": (("answer",), "Deliveries by answer: new, pending, done, dead, reopened, ..."),
-    "refusals": (("reason",), "Deliveries refused: signature, header, body, size."),
-    "unknown_paths": (("method",), "Requests to paths that do not exist, by method."),
-    "verified_with": (("secret",), "Deliveries by the signing secret that fitted."),
-    "claims": (("answer",), "Wake-ups by what claiming the event answered."),
-    "fetches": (("result",), "Fetches from Stripe by result: ok, or the kind of failure."),
-    "handler_runs": (
-        ("handler", "status"),
+Of = Literal["web", "all"]
+Labels = tuple[str, ...]
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other")
+_DELIVERED = (
+    *("new", "pending", "done", "dead", "reopened", "ignored", "other_mode"),
+    *("full", "memory_short", "redis_failed"),
+)
+_REFUSED = (
+    # the signature and what is signed
+    *("malformed_header", "signature_expired", "signature_mismatch", "malformed_event"),
+    # the message, before that
+    *("body_not_handed_on", "body_too_large", "body_unreadable"),
+    *("bad_target", "chunks_in_http_1_0", "data_after_close", "head_too_large"),
+    *("host_missing_or_repeated", "http_version", "malformed_request", "request_incomplete"),
+    *("request_too_large", "request_too_slow", "too_many_chunks", "too_many_headers"),
+    *("too_many_pipelined", "unknown_expectation", "unknown_method", "unknown_transfer_coding"),
+    "upgrade_with_body",
+)
+_FETCHED = (
+    *("ok", "unreachable", "broken", "limited", "locked", "key", "forbidden", "account"),
+    *("missing", "invalid", "stale"),
+)
+_STATUSES = ("done", "retry", "waiting", "dead", "superseded", "skipped", "lost")
+_OUTCOMES = (
+    *("created", "processing", "needs_input", "verified", "canceled", "redacted"),
+    *("superseded", "twin", "no_handler"),
+)
+_TELLING = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
+_LONG = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600, 86400)
+
+HANDLER, SECRET = "handler", "secret"
+"""Labels whose values are known to a process, not to this table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A counter or, with buckets, a histogram.
+
+    Attributes:
+        of: `web`: of one instance of the web process; of several, the sum counts. `all`: of all
+            workers together, told by every instance; of several, the highest counts.
+        sentence: what is counted, for people.
+        labels: the names of its labels.
+        known: the values of each label that are known beforehand: so many series are born at 0.
+        buckets: the upper bounds of a histogram, in seconds.
+    """
+
+    of: Of
+    sentence: str
+    labels: Labels = ()
+    known: tuple[tuple[str, ...], ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    def series(self, values: dict[str, Iterable[str]]) -> Iterator[Labels]:
+        """Yield the label values of all series known beforehand.
+
+        Args:
+            values: what is known of `HANDLER` and `SECRET`.
+        """
+        known = dict(zip(self.labels, self.known, strict=False))
+        return product(*(known.get(each) or values.get(each, ()) for each in self.labels))
+
+
+TABLE: dict[str, Counted] = {
+    "deliveries": Counted(
+        "web", "Deliveries by how they were answered.", ("answer",), (_DELIVERED,)
+    ),
+    "refusals": Counted("web", "Deliveries and requests refused.", ("reason",), (_REFUSED,)),
+    "unknown_paths": Counted(
+        "web", "Requests to paths that do not exist.", ("method",), (_METHODS,)
+    ),
+    "verified_with": Counted("web", "Deliveries by the signing secret that fitted.", (SECRET,)),
+    "accept_seconds": Counted(
+        "web", "Seconds from a whole delivery to its answer by Redis.", buckets=_TELLING
+    ),
+    "claims": Counted(
+        "all",
+        "Wake-ups by what claiming the event answered.",
+        ("answer",),
+        (("claimed", "quarantined", "gone", "done", "dead", "leased", "early", "busy"),),
+    ),
+    "fetches": Counted(
+        "all", "What asking Stripe about an event ended in.", ("result",), (_FETCHED,)
+    ),
+    "handler_runs": Counted(
+        "all",
         "Handlers by how they fared: done, retry (failed), waiting (for Stripe: not run), dead,"
         " superseded, skipped, lost (run, and the claim passed to another worker).",
+        (HANDLER, "status"),
+        ((), _STATUSES),
     ),
-    "settled": (("state", "outcome"), "Events settled, by final state and outcome."),
-    "redriven": ((), "Events woken again by the sweep."),
-}
-HISTOGRAMS: dict[str, tuple[tuple[float, ...], str]] = {
-    "settle_seconds": (
-        (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600, 86400),
-        "Seconds from accepted to settled, by the clock of Redis.",
+    "settled": Counted(
+        "all",
+        "Events settled, by final state and outcome.",
+        ("state", "outcome"),
+        (("done", "dead"), (*_OUTCOMES, "quarantined", "")),
+    ),
+    "redriven": Counted("all", "Events woken again by the sweep."),
+    "reconcile_missed": Counted(
+        "all", "Events that Stripe listed and no delivery had brought, taken in."
+    ),
+    "wait_seconds": Counted(
+        "all", "Seconds from accepted (or put back) to the first claim.", buckets=_LONG
+    ),
+    "start_seconds": Counted(
+        "all", "Seconds from a claim to the start of its first handler.", buckets=_TELLING
+    ),
+    "stripe_seconds": Counted(
+        "all",
+        "Calls of Stripe's API, by operation and status (none: no answer).",
+        ("operation", "status"),
+        ((), ()),
+        buckets=_TELLING,
+    ),
+    "handler_seconds": Counted(
+        "all",
+        "Seconds that runs of a handler took, however they ended.",
+        (HANDLER,),
+        buckets=(0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
+    ),
+    "settle_seconds": Counted(
+        "all", "Seconds from accepted (or put back) to settled, by the inbox' clock.", buckets=_LONG
     ),
 }
-_PREFIX = "identity_webhooks_"
+"""Everything that is counted, by name without `identity_webhooks_` (and `web_`)."""
+
+_REMEMBERED = ("deliveries", "refusals", "unknown_paths", "verified_with")
+"""Of these it is kept when each series was last counted."""
+
 log = logs.get(__name__)
 
 
-class Metrics:
-    """Counts what happens in this process and adds it up in Redis."""
+def field_of(name: str, *labels: str) -> str:
+    """Return the name of a series among the counts: `name|label value|...`."""
+    return "|".join([name, *(label.replace("|", "_") for label in labels)])
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._redis = client
+
+@dataclass
+class Told:
+    """What a process says of itself beside its counts."""
+
+    slots: int = 0
+    handlers: tuple[str, ...] = ()
+    busy: Callable[[], int] = field(default=lambda: 0)
+
+
+class Metrics:
+    """Counts what happens in this process, and says now and then that it lives."""
+
+    def __init__(
+        self, client: redis.Redis, role: Role = "worker", ledger: Ledger | None = None
+    ) -> None:
+        """Take a ledger where the counts are an instance's own, and not told to Redis."""
+        self._inbox, self._role, self._ledger = Inbox(client), role, ledger
+        self.told = Told()
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-        self._flusher_pid = 0
+        self._reporting = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Be a process of one's own: at the start, and after a fork."""
+        self._pid, self._id = os.getpid(), secrets.token_hex(6)
+        self._started = round(time.time() * 1000)
+        self._counts: dict[str, float] = {}
+        self._in_ledger: dict[str, float] = {}
+        self._remembered: set[str] = set()
+        self._changed, self._reported = False, 0.0
+        self._reports = self._beats = False
 
     def count(self, name: str, *labels: str, by: int = 1) -> None:
         """Add to a counter of the table. Raises KeyError or ValueError when it is not in there."""
-        if len(COUNTERS[name][0]) != len(labels):
-            raise ValueError(f"{name} has the labels {COUNTERS[name][0]}")
-        self._add("|".join([name, *(label.replace("|", "_") for label in labels)]), by)
+        counted = TABLE[name]
+        if len(counted.labels) != len(labels) or counted.buckets:
+            raise ValueError(f"{name} has the labels {counted.labels}")
+        series = field_of(name, *labels)
+        self._add({series: by}, series if name in _REMEMBERED else None)
 
-    def observe(self, name: str, value: float) -> None:
-        """Add a value to a histogram of the table."""
-        buckets = HISTOGRAMS[name][0]
-        place = bisect_left(buckets, value)
-        bound = f"{buckets[place]:g}" if place < len(buckets) else "+Inf"
-        self._add(f"{name}|{bound}", 1)
-        self._add(f"{name}|sum", round(value * 1000))
+    def observe(self, name: str, value: float, *labels: str) -> None:
+        """Add a value to a histogram of the table, as `count`."""
+        counted = TABLE[name]
+        if len(counted.labels) != len(labels) or not counted.buckets:
+            raise ValueError(f"{name} has the labels {counted.labels}")
+        place = bisect_left(counted.buckets, value)
+        bound = f"{counted.buckets[place]:g}" if place < len(counted.buckets) else "+Inf"
+        series = field_of(name, *labels)
+        self._add({f"{series}|{bound}": 1, f"{series}|sum": value}, None)
 
-    def flush(self) -> None:
-        """Add everything counted so far to Redis now; on failure it is kept for the next time."""
+    def counts(self) -> dict[str, float]:
+        """Return what this process has counted."""
         with self._lock:
-            counts, self._counts = self._counts, Counter()
-        if not counts:
-            return
-        try:
-            with self._redis.pipeline(transaction=False) as pipe:
-                for field, by in counts.items():
-                    pipe.hincrby(keys.METRICS, field, by)
-                pipe.execute()
-        except redis.RedisError:
+            return dict(self._counts)
+
+    def start(self) -> None:
+        """Report from now on, also while nothing is counted: the process lives."""
+        with self._lock:
+            self._start()
+            self._beats = True
+
+    def flush(self, *, ended: bool = False) -> None:
+        """Report now; on failure the next report tells it. `ended`: it is the last one."""
+        with self._reporting:
             with self._lock:
-                self._counts.update(counts)
+                counts, remembered = dict(self._counts), self._remembered
+                self._remembered, self._changed = set(), False
+            self._enter(counts)
+            process = Process(
+                role=self._role,
+                pid=self._pid,
+                started=self._started,
+                slots=self.told.slots,
+                busy=self.told.busy(),
+                handlers=self.told.handlers,
+                ended=ended,
+                counts={} if self._ledger else counts,
+            )
+            try:
+                with self._inbox.pipeline() as pipe:
+                    reported = pipe.report(self._id, process.encoded(), sorted(remembered))
+                reported.result()
+                self._reported = time.monotonic()
+            except redis.RedisError:
+                with self._lock:
+                    self._remembered |= remembered
+                    self._changed = True
 
-    def _add(self, field: str, by: int) -> None:
+    def _enter(self, counts: dict[str, float]) -> None:
+        """Add to the instance's ledger what was counted since the last time."""
+        if self._ledger is None:
+            return
+        grown = {name: n - self._in_ledger.get(name, 0) for name, n in counts.items()}
+        if any(grown.values()):
+            with self._ledger.change() as entries:
+                for name, by in grown.items():
+                    entries[name] = entries.get(name, 0) + by
+            self._in_ledger = counts
+
+    def _add(self, counts: dict[str, float], remembered: str | None) -> None:
         with self._lock:
-            self._counts[field] += by
-            # Threads do not survive a fork: each process starts its own at its first count.
-            start = self._flusher_pid != os.getpid()
-            self._flusher_pid = os.getpid()
-        if start:
-            threading.Thread(target=self._flush_for_ever, name="metrics", daemon=True).start()
-            atexit.register(self.flush)
+            self._start()
+            self._changed = True
+            for name, by in counts.items():
+                self._counts[name] = self._counts.get(name, 0) + by
+            if remembered:
+                self._remembered.add(remembered)
 
-    def _flush_for_ever(self) -> None:
+    def _start(self) -> None:
+        # Threads do not survive a fork, and counts of before it are the parent's.
+        if self._pid != os.getpid():
+            self._begin()
+        if not self._reports:
+            self._reports = True
+            threading.Thread(target=self._report_for_ever, name="metrics", daemon=True).start()
+            atexit.register(self._say_goodbye, self._pid)
+
+    def _say_goodbye(self, pid: int) -> None:
+        if pid == os.getpid():
+            self.flush(ended=True)
+
+    def _report_for_ever(self) -> None:
         pause = threading.Event()
         while True:
+            # The first time at once: whoever asks who lives is told soon.
+            if self._changed or (self._beats and time.monotonic() >= self._reported + BEAT):
+                self.flush()
             pause.wait(PERIOD)
-            self.flush()
-
-
-def render(client: redis.Redis, inbox: Inbox) -> bytes:
-    """Return all metrics in the Prometheus text format.
-
-    Raises:
-        redis.RedisError: when Redis cannot be asked.
-    """
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(client, inbox))
-    return generate_latest(registry)
-
-
-class _Collector:
-    def __init__(self, client: redis.Redis, inbox: Inbox) -> None:
-        self._redis = client
-        self._inbox = inbox
-
-    def collect(self) -> Iterator[Metric]:
-        raw = {k.decode(): int(v) for k, v in self._redis.hgetall(keys.METRICS).items()}  # type: ignore[union-attr]
-        for name, (labels, sentence) in COUNTERS.items():
-            family = CounterMetricFamily(_PREFIX + name, sentence, labels=labels)
-            for field, value in sorted(raw.items()):
-                counter, *values = field.split("|")
-                if counter == name and len(values) == len(labels):
-                    family.add_metric(values, value)
-            yield family
-        for name, (bounds, sentence) in HISTOGRAMS.items():
-            total, buckets = 0, []
-            for bound in [*(f"{b:g}" for b in bounds), "+Inf"]:
-                total += raw.get(f"{name}|{bound}", 0)
-                buckets.append((bound, total))
-            histogram = HistogramMetricFamily(_PREFIX + name, sentence)
-            histogram.add_metric([], buckets, sum_value=raw.get(f"{name}|sum", 0) / 1000)
-            yield histogram
-        for name, sentence, gauge in self._inbox.gauges():
-            yield GaugeMetricFamily(_PREFIX + name, sentence, value=gauge)

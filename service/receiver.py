@@ -30,6 +30,7 @@ import redis
 from identity_webhooks.event import Event
 from service import logs, signature
 from service.event import MalformedEvent, parse
+from service.findings import INBOX_IS_FULL, MEMORY_IS_SHORT
 from service.inbox import AcceptResult
 from service.limits import MAX_BODY
 from service.metrics import Metrics
@@ -53,9 +54,15 @@ _HINTS = {
     "signature_expired": "check this machine's clock, and for a proxy that delays requests",
     "body_too_large": f"the limit is {MAX_BODY} bytes",
     "body_unreadable": "the body is not as its headers say",
+    "other_mode": "not processed: change the endpoint to the other mode, or STRIPE_LIVEMODE",
+    AcceptResult.FULL: INBOX_IS_FULL,
+    AcceptResult.MEMORY_SHORT: MEMORY_IS_SHORT,
     "body_not_handed_on": "this web server does not hand on bodies sent in chunks: run the"
     " command of the Procfile, or have the proxy send a Content-Length",
 }
+
+REFUSED_FOR_NOW = frozenset({AcceptResult.FULL, AcceptResult.MEMORY_SHORT, "redis_failed"})
+"""Answers with 503: Stripe keeps the event and sends it again."""
 
 log = logs.get(__name__)
 
@@ -109,16 +116,17 @@ class Receiver:
         if event is None:
             return self._answered("ignored", None)
         if event.livemode != self._livemode:
-            return self._answered("other_mode", event)
+            return self._answered("other_mode", event, hint=_HINTS["other_mode"])
         return event
 
     def accepted(self, event: Event, result: AcceptResult) -> Answer:
         """Return the answer to an event that the inbox was asked to accept."""
-        return self._answered(result, event)
+        return self._answered(result, event, hint=_HINTS.get(result))
 
     def failed(self, event: Event, error: Exception) -> Answer:
         """Return the answer when Redis refused, or did not answer, or may not be used."""
-        answer = "full" if isinstance(error, redis.OutOfMemoryError) else "redis_failed"
+        is_full = isinstance(error, redis.OutOfMemoryError)
+        answer = AcceptResult.MEMORY_SHORT if is_full else "redis_failed"
         return self._answered(answer, event, **explain(error).fields())
 
     def refuse(self, status: int, reason: str, hint: str | None = None) -> Answer:
@@ -129,10 +137,13 @@ class Receiver:
         return Answer(status, {"received": False, "error": reason, "hint": hint})
 
     def _answered(self, answer: str, event: Event | None, **more: str | None) -> Answer:
-        status = 503 if answer in {AcceptResult.FULL, "redis_failed"} else 200
+        status = 503 if answer in REFUSED_FOR_NOW else 200
         self._metrics.count("deliveries", answer)
         if event is not None:
-            say = log.info if status == 200 else log.error
+            # An endpoint of the other mode may be one that somebody waits for.
+            say = log.warning if answer == "other_mode" else log.info
+            if status != 200:
+                say = log.error
             say(
                 "delivery_answered",
                 reason=answer,

@@ -22,11 +22,12 @@ import click
 from identity_webhooks.event import KINDS
 from service import connection, logs, process
 from service.arguments import ACCOUNT, HANDLER, PERSON, SESSION
+from service.findings import INBOX_IS_FULL, MEMORY_IS_SHORT
 from service.inbox import Inbox
 from service.repair import Repair, operator
 from service.settings import Role, Settings
 from service.text import table
-from workers import api_commands, beat, new_handler, plugins, single_run
+from workers import api_commands, beat, doctor, endpoints, new_handler, plugins, single_run
 from workers import reconcile as reconciling
 from workers.exits import refuse_or
 from workers.failures import StripeFailure
@@ -258,10 +259,9 @@ def reconcile(  # noqa: PLR0913 (one for each option)
             found = reconciling.Reconciler.from_settings(settings, inbox).run(
                 start, [account] if account else None, how=how, progress=show
             )
-        except reconciling.InboxFull:
-            click.echo(
-                "the inbox is full (INBOX_LIMIT): run it again when it has drained", err=True
-            )
+        except reconciling.InboxFull as full:
+            why = MEMORY_IS_SHORT if "memory" in str(full) else INBOX_IS_FULL
+            click.echo(f"{why}. Then run it again", err=True)
             return 1
         # Of the one that was asked for by name nothing can be said.
         code = 1 if found.failed or (account and found.gone) else 0
@@ -296,6 +296,8 @@ def _settings(role: Role) -> Settings:
     return settings
 
 
+main.add_command(doctor.command)
+main.add_command(endpoints.commands)
 main.add_command(api_commands.sessions)
 main.add_command(api_commands.reports)
 

@@ -15,12 +15,72 @@ from workers.exits import refuse_or
 from workers.failures import StripeFailure
 from workers.stripe_api import StripeApi
 
+
+def _pairs(_: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+    """Read KEY=VALUE, and A.B=VALUE as what is nested in A."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"{param.opts[0]} {text}: should be KEY=VALUE")
+        *outer, last = [key] if param.name == "metadata" else key.split(".")
+        place = found
+        for name in outer:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise click.UsageError(f"{param.opts[0]} {text}: {name} has a value already")
+        place[last] = value.split(",") if last == "allowed_types" else value
+    return found
+
+
+def _option(*names: str, **more: Any) -> Callable[[Any], Any]:
+    """Return an option whose last name is that of Stripe's parameter."""
+    return click.option(*names, **more)
+
+
+def _pair_option(flag: str, name: str, sentence: str) -> Callable[[Any], Any]:
+    return _option(
+        flag, name, multiple=True, metavar="KEY=VALUE", callback=_pairs, help=f"{sentence}; repeat."
+    )
+
+
 _ACCOUNT = click.option(
     "--account", type=ACCOUNT, metavar="ACCT", help="A connected account: acct_..."
 )
-_EXPAND = click.option("--expand", multiple=True, help="A field to expand; may be repeated.")
-_LIMIT = click.option("--limit", type=click.IntRange(1, 100), default=10, show_default=True)
-_SINCE = click.option("--since", type=click.DateTime(), help="Created at or after (UTC).")
+_EXPAND = _option("--expand", "expand", multiple=True, help="A field to expand; may be repeated.")
+_LIMIT = _option("--limit", "limit", type=click.IntRange(1, 100), default=10, show_default=True)
+_KINDS = click.Choice(["document", "id_number"])
+_METADATA = _pair_option("--metadata", "metadata", "An entry of metadata")
+_OPTIONS = _pair_option(
+    "--option",
+    "options",
+    "Of the checks: document.require_matching_selfie=true, document.allowed_types=passport,id_card",
+)
+_DETAILS = _pair_option("--provided-detail", "provided_details", "Of the user: email=, phone=")
+_REFERENCE = _option(
+    "--reference",
+    "client_reference_id",
+    help="client_reference_id: whom it concerns, in your words.",
+)
+_CUSTOMER = _option("--related-customer", "related_customer", metavar="CUS", help="cus_...")
+_CUSTOMER_ACCOUNT = _option(
+    "--related-customer-account", "related_customer_account", metavar="ACCT", help="acct_..."
+)
+
+
+def _in_pages(command: Any) -> Any:
+    """Give a command what every list takes."""
+    for option in (
+        _LIMIT,
+        _option("--after", "starting_after", metavar="ID", help="The page behind this one."),
+        _option("--before", "ending_before", metavar="ID", help="The page before this one."),
+        _option("--since", "since", type=click.DateTime(), help="Created at or after (UTC)."),
+        _option("--until", "until", type=click.DateTime(), help="Created before (UTC)."),
+        _EXPAND,
+        _ACCOUNT,
+    ):
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -32,27 +92,23 @@ def sessions() -> None:
 
 
 @sessions.command("create")
-@click.option("--type", "kind", type=click.Choice(["document", "id_number"]), default="document")
-@click.option("--reference", help="client_reference_id: whom it concerns, in your words.")
-@click.option("--return-url", help="Where the user goes after the hosted page.")
-@click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
+@_option("--type", "type", type=_KINDS, help="Default: document, unless a flow is given.")
+@_option("--verification-flow", "verification_flow", metavar="VF", help="vf_... of the Dashboard.")
+@_REFERENCE
+@_option("--return-url", "return_url", help="Where the user goes after the hosted page.")
+@_METADATA
+@_OPTIONS
+@_DETAILS
+@_CUSTOMER
+@_CUSTOMER_ACCOUNT
+@_pair_option("--related-person", "related_person", "account=acct_..., person=person_...")
+@_EXPAND
 @_ACCOUNT
-def create_session(
-    kind: str,
-    reference: str | None,
-    return_url: str | None,
-    metadata: tuple[str, ...],
-    account: str | None,
-) -> None:
+def create_session(account: str | None, **given: Any) -> None:
     """Start a verification; its `url` is where the user goes."""
-    given = {
-        "type": kind,
-        "client_reference_id": reference,
-        "return_url": return_url,
-        "metadata": _pairs(metadata) or None,
-    }
-    params: Any = {name: value for name, value in given.items() if value is not None}
-    _ask(lambda api: api.create_session(params, account=account))
+    if not given["verification_flow"]:
+        given["type"] = given["type"] or "document"
+    _ask(lambda api: api.create_session(_params(given), account=account))
 
 
 @sessions.command("retrieve")
@@ -65,53 +121,55 @@ def retrieve_session(session: str, expand: tuple[str, ...], account: str | None)
 
 
 @sessions.command("list")
-@click.option(
-    "--status", type=click.Choice(["requires_input", "processing", "verified", "canceled"])
+@_option(
+    "--status",
+    "status",
+    type=click.Choice(["requires_input", "processing", "verified", "canceled"]),
 )
-@_SINCE
-@_LIMIT
-@_ACCOUNT
-def list_sessions(
-    status: str | None, since: datetime | None, limit: int, account: str | None
-) -> None:
+@_REFERENCE
+@_CUSTOMER
+@_CUSTOMER_ACCOUNT
+@_in_pages
+def list_sessions(account: str | None, **given: Any) -> None:
     """List sessions, newest first."""
-    params: Any = {"limit": limit, **_created(since), **({"status": status} if status else {})}
-    _ask(lambda api: api.list_sessions(params, account=account))
+    _ask(lambda api: api.list_sessions(_params(given), account=account))
 
 
 @sessions.command("update")
 @click.argument("session", type=SESSION)
-@click.option("--type", "kind", type=click.Choice(["document", "id_number"]))
-@click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="KEY= removes it.")
+@_option("--type", "type", type=_KINDS)
+@_METADATA
+@_OPTIONS
+@_DETAILS
+@_EXPAND
 @_ACCOUNT
-def update_session(
-    session: str, kind: str | None, metadata: tuple[str, ...], account: str | None
-) -> None:
-    """Change a session that still requires input. SESSION: vs_..."""
-    params: Any = {
-        **({"type": kind} if kind else {}),
-        **({"metadata": _pairs(metadata)} if metadata else {}),
-    }
-    _ask(lambda api: api.update_session(session, params, account=account))
+def update_session(session: str, account: str | None, **given: Any) -> None:
+    """Change a session that still requires input. SESSION: vs_...
+
+    KEY= removes an entry of metadata.
+    """
+    _ask(lambda api: api.update_session(session, _params(given), account=account))
 
 
 @sessions.command("cancel")
 @click.argument("session", type=SESSION)
+@_EXPAND
 @_ACCOUNT
-def cancel_session(session: str, account: str | None) -> None:
+def cancel_session(session: str, expand: tuple[str, ...], account: str | None) -> None:
     """Cancel a session that still requires input. SESSION: vs_..."""
-    _ask(lambda api: api.cancel_session(session, account=account))
+    _ask(lambda api: api.cancel_session(session, expand=expand, account=account))
 
 
 @sessions.command("redact")
 @click.argument("session", type=SESSION)
 @click.option("--yes", is_flag=True, help="Do not ask: redaction cannot be undone.")
+@_EXPAND
 @_ACCOUNT
-def redact_session(session: str, yes: bool, account: str | None) -> None:
+def redact_session(session: str, yes: bool, expand: tuple[str, ...], account: str | None) -> None:
     """Have Stripe delete the data of a session, for ever. SESSION: vs_..."""
     if not yes:
         click.confirm(f"Redact {session}? This cannot be undone.", abort=True)
-    _ask(lambda api: api.redact_session(session, account=account))
+    _ask(lambda api: api.redact_session(session, expand=expand, account=account))
 
 
 @click.group()
@@ -129,20 +187,19 @@ def retrieve_report(report: str, expand: tuple[str, ...], account: str | None) -
 
 
 @reports.command("list")
-@click.option("--session", type=SESSION, metavar="VS", help="Only of this session: vs_...")
-@_SINCE
-@_LIMIT
-@_ACCOUNT
-def list_reports(
-    session: str | None, since: datetime | None, limit: int, account: str | None
-) -> None:
+@_option(
+    "--session",
+    "verification_session",
+    type=SESSION,
+    metavar="VS",
+    help="Only of this session: vs_...",
+)
+@_REFERENCE
+@_option("--type", "type", type=_KINDS)
+@_in_pages
+def list_reports(account: str | None, **given: Any) -> None:
     """List reports, newest first."""
-    params: Any = {
-        "limit": limit,
-        **_created(since),
-        **({"verification_session": session} if session else {}),
-    }
-    _ask(lambda api: api.list_reports(params, account=account))
+    _ask(lambda api: api.list_reports(_params(given), account=account))
 
 
 def _ask(call: Callable[[StripeApi], Any]) -> None:
@@ -160,12 +217,21 @@ def _ask(call: Callable[[StripeApi], Any]) -> None:
     refuse_or(ask)
 
 
-def _created(since: datetime | None) -> dict[str, Any]:
-    return {"created": {"gte": int(since.replace(tzinfo=UTC).timestamp())}} if since else {}
+def _params(given: dict[str, Any]) -> Any:
+    """Return what was given as Stripe's parameters."""
+    since, until = given.pop("since", None), given.pop("until", None)
+    params = {name: value for name, value in given.items() if value not in (None, (), {})}
+    created = {"gte": since, "lt": until}
+    if times := {name: _seconds(moment) for name, moment in created.items() if moment}:
+        params["created"] = times
+    if "expand" in params:
+        params["expand"] = [
+            # Of what a list holds.
+            f"data.{field}" if "limit" in given and not field.startswith("data.") else field
+            for field in params["expand"]
+        ]
+    return params
 
 
-def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
-    for text in texts:
-        if "=" not in text:
-            raise click.UsageError(f"--metadata {text}: should be KEY=VALUE")
-    return dict(text.split("=", 1) for text in texts)
+def _seconds(moment: datetime) -> int:
+    return int(moment.replace(tzinfo=UTC).timestamp())

@@ -13,6 +13,7 @@ from service.inbox import Answer, Claim, Inbox, Quarantined, Refused
 from service.metrics import Metrics
 from workers.heartbeat import Heartbeat
 from workers.in_hand import InHand
+from workers.story import settled
 
 _WAITS = {Refused.PAUSED: 0.5, Refused.THROTTLED: 0.05}
 """Seconds between two looks whether a pause is over, or the rate of calls allows another."""
@@ -68,6 +69,8 @@ class Claimer:
                 claims.append(answer)
                 self._heartbeat.begin(answer)
                 self._metrics.count("claims", "claimed")
+                if not (answer.progress or answer.waits or answer.lapses):
+                    self._metrics.observe("wait_seconds", answer.claimed_age)
             elif isinstance(answer, Quarantined):
                 self._report_quarantined(answer)
             elif answer not in _WAITS:
@@ -88,4 +91,12 @@ class Claimer:
             account=event.account,
             handler=quarantined.ran or None,
             hint="its workers died three times in a row: see worker_died for what ran",
+        )
+        settled(
+            None,
+            event,
+            state="dead",
+            outcome="",
+            reason="quarantined",
+            progress=quarantined.progress,
         )

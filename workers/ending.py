@@ -12,6 +12,7 @@ from service.metrics import Metrics
 from workers.hooks import Hooks
 from workers.router import Handler
 from workers.stop import Stop
+from workers.story import current, settled
 from workers.verification import Facts
 
 UNKNOWN_WAIT = 60.0
@@ -40,6 +41,8 @@ class Release:
 
 
 End = Finish | Release
+
+_FAULTS = ("stripe: ", "redis failed", "processing failed")
 
 _GONE = (
     "this release has no such handler (removed or renamed?): bring it back and replay, or replay to"
@@ -102,7 +105,15 @@ class Ender:
             if isinstance(end, Finish):
                 finished = pipe.finish(claim, end.state, outcome=end.outcome, reason=end.reason)
             elif end is not None:
-                log.info("event_released", reason=end.reason, delay_s=round(end.delay, 3))
+                # Stripe's failures pass or are judged (workers/failures.py), a stop is none.
+                say = log.warning if end.reason.startswith(_FAULTS) else log.info
+                say(
+                    "event_released",
+                    reason=end.reason,
+                    delay_s=round(end.delay, 3),
+                    account=claim.event.account,
+                    request_ids=current().request_ids or None,
+                )
                 released = pipe.release(claim, end.delay, end.reason)
             if and_claim and not self._stop.requested:
                 following = pipe.claim()
@@ -111,19 +122,21 @@ class Ender:
         if end:
             self._count_last(claim.unwritten, kept=kept)
         if isinstance(end, Finish) and took is not None:
-            self._report(end, took)
+            self._report(claim, end, took)
         return following
 
-    def _report(self, end: Finish, took: float) -> None:
+    def _report(self, claim: Claim, end: Finish, took: float) -> None:
         self._metrics.count("settled", end.state, end.outcome)
-        self._metrics.observe("settle_seconds", took)
-        report = log.error if end.state == "dead" else log.info
-        report(
-            "event_settled",
+        # What was put back is as fast as it was then.
+        self._metrics.observe("settle_seconds", took - claim.replayed_after)
+        settled(
+            claim,
+            claim.event,
             state=end.state,
             outcome=end.outcome,
             reason=end.reason,
-            took_ms=round(took * 1000),
+            took=took,
+            progress=claim.progress,
         )
 
     def _count_last(self, unwritten: tuple[str | int, ...], *, kept: bool) -> None:

@@ -322,10 +322,19 @@ def alarm(failure: StripeFailure, handlers: Sequence[str] = (), account: str | N
         status=failure.status,
         code=failure.code,
         request_id=failure.request_id,
-        hint="the key is revoked, expired or mistyped"
-        if failure.kind == "key"
-        else "the key lacks a right: the request's log in Stripe's Dashboard names it",
+        hint=hint_of(failure),
     )
+
+
+def hint_of(failure: StripeFailure) -> str:
+    """Return what to do about a failure, as far as somebody has to."""
+    if not failure.rule.alarm:
+        return failure.rule.then
+    name = KEYS[failure.call]
+    if failure.kind == "key":
+        return f"{name} is revoked, expired or mistyped: put a valid one in its place"
+    right = "read access to Events" if failure.call == "list" else "the right"
+    return f"{name} lacks {right}, which the request's log in Stripe's Dashboard names: give it"
 
 
 def _rounds(age: float) -> int:

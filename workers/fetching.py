@@ -12,6 +12,7 @@ from service.inbox import Claim, Inbox
 from service.metrics import Metrics
 from workers.failures import Judge, StripeFailure, is_settled
 from workers.router import Handler
+from workers.story import settled
 from workers.stripe_api import StripeApi
 from workers.verification import Facts, freshness
 
@@ -46,7 +47,7 @@ class Fetcher:
             return True
         linked = self._inbox.link(claim, self._other_form(claim))
         if linked == "second":
-            log.info("event_settled", state="done", outcome="twin")
+            settled(claim, claim.event, state="done", outcome="twin", progress=claim.progress)
             self._metrics.count("settled", "done", "twin")
         elif linked == "lost":
             log.warning("claim_lost")

@@ -71,6 +71,10 @@ class Heartbeat:
                 del self._watched[claim.event.key]
                 self._in_hand.forget(claim.event.key)
 
+    def count(self) -> int:
+        """Return how many claims this process has in hand."""
+        return len(self._watched)
+
     @contextmanager
     def deadline(self, claim: Claim, handler: Handler) -> Iterator[None]:
         """End the process when the block, a run of this handler, takes longer than allowed."""
@@ -126,6 +130,7 @@ class Heartbeat:
                 **_names(claim),
             )
             self._metrics.count("handler_runs", handler.name, progress.status)
+            self._metrics.observe("handler_seconds", handler.timeout, handler.name)
             try:
                 self._inbox.save_progress(claim, handler.name, progress, delay)
             except redis.RedisError:
@@ -147,7 +152,7 @@ class Heartbeat:
             except redis.RedisError:
                 log.warning("claim_not_released", **_names(watched.claim))
         log.warning("worker_leaves", reason=why, count=len(self._watched))
-        self._metrics.flush()
+        self._metrics.flush(ended=True)
         # Not sys.exit: the thread that hangs would hold the interpreter's shutdown.
         os._exit(os.EX_TEMPFAIL)
 

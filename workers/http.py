@@ -8,6 +8,7 @@ through which a key goes encrypted; one for plain HTTP would see it.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
@@ -16,11 +17,16 @@ import stripe
 import urllib3
 from urllib3.util import make_headers, parse_url
 
+from service.metrics import Metrics
 from service.redis_errors import code_of
 from service.settings import Settings
+from workers import story
+from workers.story import StripeCall
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 10.0
 """Seconds. The SDK's default of 80 would outlast many leases; these only cost a retry."""
+
+_ID = re.compile(r"^[a-z]+_.*[A-Z0-9]")
 
 CONNECTIONS = 50
 """Connections to Stripe that a process keeps open; more are closed after use."""
@@ -31,9 +37,12 @@ class PooledClient(stripe.HTTPClient):
 
     name = "urllib3"
 
-    def __init__(self, base: str) -> None:
-        """Take where the API is; proxy and certificates are those of the environment."""
+    def __init__(self, base: str, metrics: Metrics | None = None) -> None:
+        """Take where the API is, and what counts the calls; proxy and certificates are those of the
+        environment.
+        """
         super().__init__()
+        self._metrics = metrics
         settings = Settings.load("tool")
         options: dict[str, Any] = {
             "maxsize": CONNECTIONS,
@@ -59,17 +68,26 @@ class PooledClient(stripe.HTTPClient):
             stripe.APIConnectionError: there was no whole answer; `should_retry` says whether to
                 ask again at once.
         """
+        began, operation = time.monotonic(), _operation(method, url)
         try:
             answer = self._pool.request(
                 method, url, headers=headers, body=post_data, redirect=False
             )
         except urllib3.exceptions.HTTPError as error:
+            self._note(StripeCall(operation, "none", time.monotonic() - began, None))
             self._give_up(error)
+        took, request_id = time.monotonic() - began, answer.headers.get("request-id")
+        self._note(StripeCall(operation, str(answer.status), took, request_id))
         return answer.data, answer.status, answer.headers
 
     def close(self) -> None:
         """Close the connections."""
         self._pool.clear()
+
+    def _note(self, call: StripeCall) -> None:
+        story.current().calls.append(call)
+        if self._metrics is not None:
+            self._metrics.observe("stripe_seconds", call.seconds, call.operation, call.status)
 
     def _give_up(self, error: urllib3.exceptions.HTTPError) -> NoReturn:
         raise stripe.APIConnectionError(  # type: ignore[no-untyped-call]
@@ -77,6 +95,14 @@ class PooledClient(stripe.HTTPClient):
             code=_code_of(error),
             should_retry=not isinstance(error, urllib3.exceptions.SSLError),
         ) from None
+
+
+def _operation(method: str, url: str) -> str:
+    """Return what is asked, without whom it is asked about: ids have an underscore and a digit or a
+    capital in them, words of the API do not.
+    """
+    words = urlsplit(url).path.split("/")
+    return f"{method.upper()} {'/'.join('*' if _ID.search(word) else word for word in words)}"
 
 
 def _code_of(error: urllib3.exceptions.HTTPError) -> str | None:

@@ -15,7 +15,7 @@ from structlog.contextvars import bound_contextvars
 
 from service import connection, logs
 from service.inbox import Answer, Claim, Inbox, Reply
-from service.metrics import Metrics
+from service.metrics import Metrics, Told
 from service.settings import Settings
 from workers.claiming import Claimer
 from workers.dispatch import BUSY, Dispatcher, busy_wait
@@ -27,6 +27,7 @@ from workers.hooks import Hooks
 from workers.in_hand import InHand
 from workers.router import Handler, Router, backoff, place
 from workers.stop import Stop
+from workers.story import telling
 from workers.stripe_api import StripeApi
 from workers.verification import Facts
 
@@ -83,25 +84,36 @@ class Processor:
         client = connection.connect(
             settings, connection.worker_connections(settings.worker_concurrency)
         )
+        metrics = Metrics(client)
         restricted = settings.stripe_restricted_key
-        return cls(
+        processor = cls(
             inbox=Inbox(client, api_rate=settings.api_rate, keep=settings.keep),
             router=router,
-            api=StripeApi.from_settings(settings),
-            metrics=Metrics(client),
+            api=StripeApi.from_settings(settings, metrics),
+            metrics=metrics,
             stop=stop,
             # Asked again by the inbox, not at once: a thread is held meanwhile.
             restricted_api=StripeApi(
-                restricted.get_secret_value(), base=settings.stripe_api_base, retries=0
+                restricted.get_secret_value(),
+                base=settings.stripe_api_base,
+                retries=0,
+                metrics=metrics,
             )
             if restricted
             else None,
             in_hand=in_hand,
         )
+        metrics.told = Told(
+            slots=settings.worker_concurrency,
+            handlers=tuple(handler.name for handler in router.handlers),
+            busy=processor._heartbeat.count,
+        )
+        metrics.start()
+        return processor
 
-    def flush(self) -> None:
-        """Write the counts of this process to Redis, before it ends."""
-        self._metrics.flush()
+    def end(self) -> None:
+        """Say that this process ends, and all that it has counted."""
+        self._metrics.flush(ended=True)
 
     def note_death(self) -> None:
         """`Claimer.note_death`."""
@@ -126,7 +138,8 @@ class Processor:
         """
         event = claim.event
         following: Reply[list[Answer]] | None = None
-        with bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind):
+        bound = bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind)
+        with bound, telling():
             try:
                 following = self._ender.end(claim, self._work(claim), and_claim=and_claim)
             except Exception as error:

@@ -11,7 +11,7 @@ import time
 
 import redis
 
-from service import connection, logs, process
+from service import connection, logs, process, processes
 from service.inbox import Inbox
 from service.metrics import Metrics
 from service.settings import Settings
@@ -41,22 +41,27 @@ def sweep_until(stop: Stop, settings: Settings) -> None:
     inbox = Inbox(
         client, limit=settings.inbox_limit, api_rate=settings.api_rate, keep=settings.keep
     )
-    metrics = Metrics(client)
+    metrics = Metrics(client, "periodic")
+    metrics.start()
     # A pass takes minutes when much was missed; the sweep must not wait for it.
     threading.Thread(
         target=reconcile_for_ever,
-        args=(Reconciler.from_settings(settings, inbox), inbox, stop),
+        args=(Reconciler.from_settings(settings, inbox, metrics), inbox, stop, metrics),
         name="reconcile",
         daemon=True,
     ).start()
     log.info("periodic_started", pid=os.getpid())
     if settings.given_up:
         log.warning("retention_short", hint=settings.given_up)
+    forget_at = 0.0
     while not stop.requested:
         if stop.parent is None:  # else a supervisor beats
             beat.beat()
         try:
             swept = inbox.sweep()
+            if time.monotonic() >= forget_at:
+                processes.forget(client, inbox.now() * 1000)
+                forget_at = time.monotonic() + processes.FORGOTTEN / 10
         except redis.RedisError:
             log.exception("sweep_failed")
             time.sleep(1)
@@ -65,5 +70,5 @@ def sweep_until(stop: Stop, settings: Settings) -> None:
             metrics.count("redriven", by=swept.woken)
             log.info("swept", woken=swept.woken, postponed=swept.postponed, stale=swept.stale)
         time.sleep(SWEEP_PERIOD)
-    metrics.flush()
+    metrics.flush(ended=True)
     log.info("periodic_stopped", pid=os.getpid())

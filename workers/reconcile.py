@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import msgspec
 import stripe
 
 from identity_webhooks.event import Event, Kind
@@ -29,8 +30,10 @@ from service import logs
 from service.event import kind_of
 from service.inbox import AcceptResult, Inbox
 from service.inbox.keys import KEEP
+from service.metrics import Metrics
 from service.settings import Settings
-from workers.failures import StripeFailure, alarm
+from service.survey import Reconciled
+from workers.failures import StripeFailure, alarm, hint_of
 from workers.stop import Stop
 from workers.stripe_api import PAGE, StripeApi
 from workers.verification import event_kind
@@ -63,7 +66,7 @@ log = logs.get(__name__)
 
 
 class InboxFull(Exception):
-    """The inbox takes no more; the pass has to be repeated."""
+    """The inbox takes no more; the pass has to be repeated. The text says which limit it is at."""
 
 
 @dataclass
@@ -129,10 +132,12 @@ class Reconciler:
         self._wide_is_owed: set[str | None] = set()
 
     @classmethod
-    def from_settings(cls, settings: Settings, inbox: Inbox) -> Reconciler:
+    def from_settings(
+        cls, settings: Settings, inbox: Inbox, metrics: Metrics | None = None
+    ) -> Reconciler:
         """Build it for the account of `STRIPE_API_KEY` and those connected to it."""
         return cls(
-            StripeApi.from_settings(settings),
+            StripeApi.from_settings(settings, metrics),
             inbox,
             livemode=bool(settings.livemode),
             list_accounts=settings.stripe_connected_accounts,
@@ -158,12 +163,21 @@ class Reconciler:
             wide = wide or account in self._wide_is_owed
             watermark = self._inbox.watermark(account)
             since = started - WIDE if wide or watermark is None else watermark - OVERLAP
-            through = self._try_pass(since, account, found, look_for_stuck=wide or account is None)
-            if through:
+            seen, missed = found.seen, len(found.missed)
+            failure = self._try_pass(since, account, found, look_for_stuck=wide or account is None)
+            if failure is None:
                 self._inbox.move_watermark(started, account)
                 self._wide_is_owed.discard(account)
             elif wide:
                 self._wide_is_owed.add(account)
+            ended = Reconciled(
+                self._inbox.now(),
+                seen=found.seen - seen,
+                missed=len(found.missed) - missed,
+                failed=_reason(failure) if failure else "",
+                hint=hint_of(failure) if failure else "",
+            )
+            self._inbox.note_pass(account, msgspec.json.encode(ended).decode())
             if found.failed_in_a_row > 1:
                 break
         return found
@@ -218,8 +232,8 @@ class Reconciler:
         look_for_stuck: bool = True,
         how: Taking = Taking(),
         progress: Callable[[Pass], None] = lambda _: None,
-    ) -> bool:
-        """Make the pass of an account; whether it is through."""
+    ) -> StripeFailure | None:
+        """Make the pass of an account; what kept it from being whole, if anything did."""
         try:
             for event in self._events(since, account):
                 if event.created >= how.until:
@@ -240,12 +254,12 @@ class Reconciler:
         except StripeFailure as failure:
             self._report(failure, account, found)
             found.failed_in_a_row += failure.kind in _OF_EVERY_ACCOUNT
-            return False
+            return failure
         found.failed_in_a_row = 0
-        return True
+        return None
 
     def _report(self, failure: StripeFailure, account: str | None, found: Pass) -> None:
-        reason = f"{failure} ({failure.request_id or 'no answer'})"
+        reason = _reason(failure)
         if failure.kind == "account" and account:
             found.gone.append(account)
             self._gone_until[account] = time.monotonic() + DAY
@@ -265,8 +279,8 @@ class Reconciler:
             known = self._inbox.find(event.key)
             return known.state if known else AcceptResult.NEW
         answer = self._inbox.accept(event)
-        if answer is AcceptResult.FULL:
-            raise InboxFull
+        if answer in {AcceptResult.FULL, AcceptResult.MEMORY_SHORT}:
+            raise InboxFull(answer)
         return answer
 
     def _events(self, since: int, account: str | None) -> Iterator[Event]:
@@ -314,6 +328,10 @@ class Reconciler:
                 self._inbox.spend_call()
 
 
+def _reason(failure: StripeFailure) -> str:
+    return f"{failure} ({failure.request_id or 'no answer'})"
+
+
 def _ends_of(session: stripe.identity.VerificationSession) -> Iterator[Kind]:
     """Yield the events that tell how a session ended: its status, and whether it was redacted."""
     kind = event_kind(Outcome.of(session).kind)
@@ -323,13 +341,14 @@ def _ends_of(session: stripe.identity.VerificationSession) -> Iterator[Kind]:
         yield "redacted"
 
 
-def reconcile_for_ever(reconciler: Reconciler, inbox: Inbox, stop: Stop) -> None:
+def reconcile_for_ever(reconciler: Reconciler, inbox: Inbox, stop: Stop, metrics: Metrics) -> None:
     """Make a round every `PERIOD`, whichever process comes first; return when asked to stop."""
     while not stop.requested:
         time.sleep(1)
         try:
             if inbox.try_acquire("reconcile", PERIOD):
                 found = reconciler.round()
+                metrics.count("reconcile_missed", by=len(found.missed))
                 report = log.warning if found.missed or found.stuck else log.info
                 report(
                     "reconciled",

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import stripe
 from stripe.identity import VerificationSession
 
-from identity_webhooks.event import Event
+from identity_webhooks.event import Event, Form
 from identity_webhooks.verification import SENSITIVE, Sensitive
+from service.metrics import Metrics
 from service.settings import ORGANIZATION_KEY, Settings
 from workers.failures import Call, StripeFailure, kind_of
 from workers.http import PooledClient
@@ -45,12 +46,42 @@ LONGEST_RETRY_AFTER = 3600.0
 """Seconds: after that we ask again whatever we were told."""
 
 _EXPAND = ["last_verification_report", "verified_outputs"]
-_EVENT_TYPES = [
+EVENT_TYPES = [
     f"identity.verification_session.{kind}"
     for kind in ("created", "processing", "requires_input", "verified", "canceled", "redacted")
 ]
 
 Answer = TypeVar("Answer")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WebhookEndpoint:
+    """Where Stripe sends events.
+
+    Attributes:
+        id: `we_...`, or `ed_...` of an event destination.
+        form: of the events.
+        url: where they go; None where Stripe does not show it.
+        events: the types of events, `*` for all; those of thin ones begin with `v1.`.
+        livemode: of which mode it is.
+        status: enabled or disabled.
+        api_version: in which snapshots are sent; None for the account's own.
+        secret: the signing secret, shown once it is made; else empty.
+    """
+
+    id: str
+    form: Form
+    url: str | None
+    events: frozenset[str]
+    livemode: bool
+    status: str
+    api_version: str | None = None
+    secret: str = ""
+
+    @property
+    def is_of_identity(self) -> bool:
+        """Whether it is sent anything of Identity."""
+        return any(each == "*" or "identity." in each for each in self.events)
 
 
 class StripeApi:
@@ -62,8 +93,10 @@ class StripeApi:
         *,
         base: str = "https://api.stripe.com",
         retries: int | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
-        """Take a key, where the API is, and how often to ask again at once if not as usual.
+        """Take a key, where the API is, how often to ask again at once if not as usual, and what
+        counts the calls.
 
         With the key of an organization, every call has to name an account, one's own too
         (https://docs.stripe.com/keys/organization-api-keys).
@@ -74,19 +107,22 @@ class StripeApi:
             api_key,
             base_addresses={"api": base},
             max_network_retries=NETWORK_RETRIES if retries is None else retries,
-            http_client=PooledClient(base),
+            http_client=PooledClient(base, metrics),
         )
         self._sessions = client.v1.identity.verification_sessions
         self._reports = client.v1.identity.verification_reports
         self._events = client.v1.events
         self._core_events = client.v2.core.events
         self._accounts = client.v1.accounts
+        self._endpoints = client.v1.webhook_endpoints
+        self._destinations = client.v2.core.event_destinations
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> StripeApi:
+    def from_settings(cls, settings: Settings, metrics: Metrics | None = None) -> StripeApi:
         """Build the client for `STRIPE_API_KEY`."""
         key = settings.stripe_api_key
-        return cls(key.get_secret_value() if key else "", base=settings.stripe_api_base)
+        secret = key.get_secret_value() if key else ""
+        return cls(secret, base=settings.stripe_api_base, metrics=metrics)
 
     def create_session(
         self, params: VerificationSessionCreateParams, *, account: str | None = None
@@ -114,13 +150,21 @@ class StripeApi:
         """GET /v1/identity/verification_sessions: one page, newest first."""
         return _call(lambda: self._sessions.list(params or {}, self._for(account)))
 
-    def cancel_session(self, session: str, *, account: str | None = None) -> VerificationSession:
+    def cancel_session(
+        self, session: str, *, expand: Iterable[str] = (), account: str | None = None
+    ) -> VerificationSession:
         """POST /v1/identity/verification_sessions/{session}/cancel."""
-        return _call(lambda: self._sessions.cancel(session, {}, self._for(account)))
+        return _call(
+            lambda: self._sessions.cancel(session, {"expand": list(expand)}, self._for(account))
+        )
 
-    def redact_session(self, session: str, *, account: str | None = None) -> VerificationSession:
+    def redact_session(
+        self, session: str, *, expand: Iterable[str] = (), account: str | None = None
+    ) -> VerificationSession:
         """POST /v1/identity/verification_sessions/{session}/redact."""
-        return _call(lambda: self._sessions.redact(session, {}, self._for(account)))
+        return _call(
+            lambda: self._sessions.redact(session, {"expand": list(expand)}, self._for(account))
+        )
 
     def retrieve_report(
         self, report: str, *, expand: Iterable[str] = (), account: str | None = None
@@ -152,7 +196,7 @@ class StripeApi:
         """
         with _failing("list"):
             page = self._events.list(
-                {"types": _EVENT_TYPES, "created": {"gte": created}, "limit": PAGE},
+                {"types": EVENT_TYPES, "created": {"gte": created}, "limit": PAGE},
                 self._for(account),
             )
             yield from page.auto_paging_iter()
@@ -174,6 +218,37 @@ class StripeApi:
         with _failing("list"):
             for account in self._accounts.list({"limit": PAGE}).auto_paging_iter():
                 yield account.id
+
+    def endpoints(self) -> Iterator[WebhookEndpoint]:
+        """Yield where events are sent: webhook endpoints, and destinations of thin events."""
+        with _failing("list"):
+            for each in self._endpoints.list({"limit": PAGE}).auto_paging_iter():
+                yield _endpoint(each.to_dict(), "snapshot")
+            there = self._destinations.list({"include": ["webhook_endpoint.url"]})
+            for other in there.auto_paging_iter():
+                if other.event_payload == "thin":
+                    yield _endpoint(other.to_dict(), "thin")
+
+    def create_endpoint(self, url: str, *, form: Form, connect: bool = False) -> WebhookEndpoint:
+        """Have the six types of events sent to `url`; with `connect`, of connected accounts."""
+        with _failing("list"):
+            if form == "snapshot":
+                made = self._endpoints.create(
+                    {"url": url, "enabled_events": cast("Any", EVENT_TYPES), "connect": connect}
+                )
+                return _endpoint(made.to_dict(), form)
+            destination = self._destinations.create(
+                {
+                    "name": "identity-webhooks",
+                    "type": "webhook_endpoint",
+                    "event_payload": "thin",
+                    "enabled_events": [f"v1.{each}" for each in EVENT_TYPES],
+                    "events_from": ["@accounts" if connect else "@self"],
+                    "webhook_endpoint": {"url": url},
+                    "include": ["webhook_endpoint.signing_secret", "webhook_endpoint.url"],
+                }
+            )
+            return _endpoint(destination.to_dict(), form)
 
     def fetch(self, event: Event) -> tuple[VerificationSession, VerificationReport | None]:
         """Fetch the session of an event as it is now, and its last report, in one call.
@@ -214,6 +289,20 @@ class StripeApi:
         if self.is_organization or "/" in account:
             return {"stripe_context": account}
         return {"stripe_account": account}
+
+
+def _endpoint(given: dict[str, Any], form: Form) -> WebhookEndpoint:
+    hook = given.get("webhook_endpoint") or {}
+    return WebhookEndpoint(
+        id=given["id"],
+        form=form,
+        url=given.get("url") or hook.get("url"),
+        events=frozenset(given["enabled_events"]),
+        livemode=bool(given["livemode"]),
+        status=given["status"],
+        api_version=given.get("api_version"),
+        secret=given.get("secret") or hook.get("signing_secret") or "",
+    )
 
 
 @contextmanager

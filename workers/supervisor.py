@@ -174,7 +174,7 @@ def _run_events(settings: Settings, router: Router, stop: Stop, in_hand: InHand)
         if not stop.requested:
             time.sleep(1)
     threads.drain()
-    processor.flush()
+    processor.end()
     hooks.stop()
 
 

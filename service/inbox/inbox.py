@@ -270,6 +270,10 @@ class Inbox:
         else:
             self._redis.set(keys.WATERMARK, to)
 
+    def note_pass(self, account: str | None, ended: str) -> None:
+        """Note how the last pass of reconciliation for an account ended (service/survey.py)."""
+        self._redis.hset(keys.RECONCILED, account or "", ended)
+
     def now(self) -> int:
         """The time by the clock of Redis, unix seconds."""
         return int(self._redis.time()[0])
@@ -279,27 +283,6 @@ class Inbox:
         if self._is_short_of_memory():
             return 0
         return self._limits.pending - int(self._redis.zcard(keys.DUE))
-
-    def gauges(self) -> list[tuple[str, str, float]]:
-        """Name, sentence and value of what can be read off the inbox now."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zcard(keys.DUE)
-            pipe.zcard(keys.DEAD)
-            pipe.llen(keys.QUEUE_KEY)
-            pipe.zrange(keys.DUE, 0, 0, withscores=True)
-            pipe.time()
-            pipe.get(keys.CLOCK)
-            pending, dead, queued, first, now, clock = pipe.execute()
-        ahead = int(clock.split()[0]) / 1000 if clock else 0.0
-        clock = now[0] + now[1] / 1e6 + ahead
-        overdue = max(0.0, clock - first[0][1] / 1000) if first else 0.0
-        return [
-            ("pending_events", "Events accepted and not settled.", pending),
-            ("dead_events", "Events that died and wait for a person.", dead),
-            ("queued_jobs", "Wake-ups waiting in the queue.", queued),
-            ("overdue_seconds", "How long the most overdue event has not been woken.", overdue),
-            ("clock_ahead_seconds", "How far Redis' clock was set back, not made up yet.", ahead),
-        ]
 
     def _is_short_of_memory(self) -> bool:
         if time.monotonic() >= self._next_probe:

@@ -34,7 +34,11 @@ iw:accounts                 zset   -       the same for each connected account t
 iw:answer:<slot>            string 5 s     number and answer of the last script asked in this slot
 iw:budget                   int    5 s     until when the rate of API calls is used up (ms)
 iw:seq                      int    -       number of the last wake-up
-iw:metrics                  hash   -       counters (service/metrics.py)
+iw:processes                hash   -       <id> -> when a process last said what of itself
+                                           (service/processes.py); 10 min after its last word
+iw:seen                     hash   -       <series> -> when it was last counted (ms): deliveries,
+                                           refusals, signing secrets (service/metrics.py)
+iw:reconciled               hash   -       <account>, '' for one's own -> how the last pass ended
 iw:probe:<type>             any    -       written and deleted by the check of a worker that starts
 rq:job:<event key>-<number> hash   -       RQ's job, one per wake-up
 rq:queue:identity           list   -       RQ's queue
@@ -125,7 +129,8 @@ SESSION, WAITING, LAST = "iw:session:", "iw:waiting:", "iw:last:"
 PAUSE, TURN, BUDGET, SEQUENCE = "iw:pause", "iw:turn:", "iw:budget", "iw:seq"
 ANSWER, CLOCK = "iw:answer:", "iw:clock"
 WATERMARK, ACCOUNTS = "iw:watermark", "iw:accounts"
-METRICS, PROBE = "iw:metrics", "iw:probe"
+PROCESSES, SEEN, RECONCILED = "iw:processes", "iw:seen", "iw:reconciled"
+PROBE = "iw:probe"
 JOB, QUEUE_KEY = "rq:job:", f"rq:queue:{QUEUE}"
 
 

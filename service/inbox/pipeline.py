@@ -47,7 +47,8 @@ Linked = Literal["first", "second", "lost"]
 
 
 class AcceptResult(StrEnum):
-    """What accepting an event found. FULL alone means that it was not accepted."""
+    """What accepting an event found. With FULL (the inbox is at its limit) and MEMORY_SHORT (Redis
+    is) it was not accepted."""
 
     NEW = "new"
     PENDING = "pending"
@@ -55,6 +56,7 @@ class AcceptResult(StrEnum):
     DEAD = "dead"
     REOPENED = "reopened"
     FULL = "full"
+    MEMORY_SHORT = "memory_short"
 
 
 class Refused(StrEnum):
@@ -234,7 +236,7 @@ class Pipeline:
         """Store the event once and wake a worker for it."""
         limits = self._limits.pending, int(self._limits.reopen_dead)
         args = event.key, *limits, event.account or "", event.session, *_fields_of(event)
-        return self._add(_accept_result, "accept", *args)
+        return self._add(self._accept_result, "accept", *args)
 
     def adopt(self, event: Event, by: str) -> Reply[Adopted]:
         """Keep an event as done that is not known, and run nothing for it."""
@@ -371,6 +373,16 @@ class Pipeline:
         """
         return self._add(lambda raw: int(raw) / 1000, "spend", self._limits.api_rate)
 
+    def report(self, process: str, said: str, seen: Sequence[str]) -> Reply[bool]:
+        """Note what a process says of itself, and that these things were seen."""
+        return self._add(bool, "report", process, said, *seen)
+
+    def _accept_result(self, raw: Any) -> AcceptResult:
+        result = AcceptResult(text_of(raw))
+        # Without room for a single one it is not the pending events that are too many.
+        is_short = result is AcceptResult.FULL and self._limits.pending == 0
+        return AcceptResult.MEMORY_SHORT if is_short else result
+
     def _next_nonce(self) -> str:
         """Return the nonce of the next command: its place makes a slot of its own."""
         return f"{self._slot.name}:{len(self)}.{self._slot.number}"
@@ -412,10 +424,6 @@ def _fields_of(event: Event) -> list[str | int]:
     return [part for item in fields.items() for part in item]
 
 
-def _accept_result(raw: Any) -> AcceptResult:
-    return AcceptResult(text_of(raw))
-
-
 def _seconds_or_lost(raw: Any) -> float | None:
     ms = int(raw)
     return None if ms < 0 else ms / 1000
@@ -446,6 +454,7 @@ def _claim(raw: Any) -> Answer:
         return Quarantined(
             event_of(text_of(key), fields), progress_of(fields), fields.get("ran", "")
         )
+    since = int(fields.get("reopened", fields["accepted"]))
     return Claim(
         event=event_of(text_of(key), fields),
         token=text_of(token),
@@ -455,5 +464,7 @@ def _claim(raw: Any) -> Answer:
         twin=fields.get("twin"),
         reason=fields.get("reason", ""),
         now=int(now),
-        since=int(fields.get("reopened", fields["accepted"])),
+        since=since,
+        claimed_age=(int(now) - since) / 1000,
+        replayed_after=(since - int(fields["accepted"])) / 1000,
     )

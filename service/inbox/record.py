@@ -192,6 +192,8 @@ class Claim:
         twin: the key of the same change in its other form, once that is known; empty if it has
             none.
         reason: why it was released the last time; empty if it was not.
+        claimed_age: seconds from accepted or re-opened to this claim.
+        replayed_after: seconds from accepted to re-opened; 0.0 if it was not.
         lost: set when a renewal was refused: start nothing more.
         unwritten: the last handler's result, written when the claim is finished or released.
     """
@@ -205,6 +207,8 @@ class Claim:
     since: int
     twin: str | None = None
     reason: str = ""
+    claimed_age: float = 0.0
+    replayed_after: float = 0.0
     lost: bool = False
     unwritten: tuple[str | int, ...] = ()
 

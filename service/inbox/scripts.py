@@ -49,6 +49,8 @@ def constants(keep: int) -> dict[str, str | int | tuple[str, ...]]:
         "CLOCK": keys.CLOCK,
         "SEQUENCE": keys.SEQUENCE,
         "ACCOUNTS": keys.ACCOUNTS,
+        "PROCESSES": keys.PROCESSES,
+        "SEEN": keys.SEEN,
         "ANSWER": keys.ANSWER,
         "JOB": keys.JOB,
         "QUEUE": keys.QUEUE_KEY,
@@ -74,6 +76,7 @@ def sources(keep: int = keys.KEEP) -> dict[str, str]:
     prelude = _prelude(keep)
     return {
         "accept": prelude + _read("accept"),  # keeps its nonce itself
+        "report": f"#!lua flags=allow-oom\n{prelude}{_read('report')}",  # needs none
         **{name: _once(prelude, _read(name), "#!lua\n") for name in _TAKING_IN},
         **{name: _once(prelude, _read(name), "#!lua flags=allow-oom\n") for name in _WORKING_OFF},
     }

@@ -116,6 +116,8 @@ class _Server:
             name = f"page-{number}"
             threading.Thread(target=self._run_pages, name=name, daemon=True).start()
         housekeeping = asyncio.create_task(self._keep_house())
+        if self._web:
+            self._web.metrics.start()
         self._listen()
         await self._stop.wait()
         await self._drain()
@@ -260,12 +262,14 @@ class _Server:
         if events:
             pipe = self._link.pipeline()
             waiting = [(*each, pipe.accept(each[2])) for each in events]
-            self._link.send(pipe, partial(self._answer, waiting))
+            self._link.send(pipe, partial(self._answer, waiting, self._loop.time()))
 
-    def _answer(self, waiting: list[_Waiting]) -> None:
+    def _answer(self, waiting: list[_Waiting], asked: float) -> None:
         assert self._web  # noqa: S101
         receiver = self._web.receiver
+        took = self._loop.time() - asked
         for client, exchange, event, reply in waiting:
+            self._web.metrics.observe("accept_seconds", took)
             try:
                 answer = receiver.accepted(event, reply.result())
             except redis.RedisError as error:

@@ -259,7 +259,12 @@ def stored(redis) -> Callable[[], set[str]]:
     """Return the keys in Redis that hold anything of an event; none when nothing was taken in."""
 
     def stored() -> set[str]:
-        names = {key.decode() for key in redis.keys("*")} - {"iw:metrics", "iw:seq", "rq:queues"}
+        names = {key.decode() for key in redis.keys("*")} - {
+            "iw:processes",
+            "iw:seen",
+            "iw:seq",
+            "rq:queues",
+        }
         return {name for name in names if not name.startswith("iw:answer:")}  # of a check
 
     return stored

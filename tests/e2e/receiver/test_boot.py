@@ -112,7 +112,7 @@ def test_two_named_secrets(new_server, new_receiver, environment) -> None:
     assert receiver.deliver(body, receiver.sign(body, secret=thin)).status == 200
     page = receiver.get("/metrics").text
     for name in ("snapshot", "thin"):
-        assert f'identity_webhooks_verified_with_total{{secret="{name}"}} 1.0' in page
+        assert f'identity_webhooks_web_verified_with_total{{secret="{name}"}} 1.0' in page
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_deliveries_and_pages(command, serve, redis) -> None:
     raw = receiver.request(chunks, "Transfer-Encoding: chunked", signed)
     assert receiver.send(raw).status == 200
     assert receiver.get("/readyz").json() == {"ready": True, "faults": []}
-    assert "identity_webhooks_deliveries_total" in receiver.get("/metrics").text
+    assert "identity_webhooks_web_deliveries_total" in receiver.get("/metrics").text
     assert receiver.get("/webhooks/stripe").status_code == 405
     assert receiver.get("/webhooks/stripe/").status_code == 404
     assert redis.zcard("iw:due") == 1

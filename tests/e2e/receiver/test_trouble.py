@@ -50,7 +50,9 @@ def test_redis_stopped(receiver, server) -> None:
     refuses_in_time(receiver, receiver.event())
     assert receiver.get("/healthz").status_code == 200
     assert receiver.get("/readyz").status_code == 503
-    assert receiver.get("/metrics").status_code == 503
+    page = receiver.get("/metrics").text
+    assert 'identity_webhooks_web_deliveries_total{answer="redis_failed"} 1.0' in page
+    assert "identity_webhooks_redis_up 0.0" in page
     # What proves nothing is refused without asking Redis.
     assert receiver.deliver(receiver.event(), "t=1,v1=0").status == 400
     server.start()
@@ -68,6 +70,9 @@ def test_redis_frozen(receiver, server) -> None:
         started = time.monotonic()
         assert receiver.get("/readyz").status_code == 503
         assert time.monotonic() - started < PATIENCE
+        # Within the ten seconds that Prometheus waits.
+        assert "identity_webhooks_redis_up 0.0" in receiver.get("/metrics").text
+        assert time.monotonic() - started < PATIENCE + 8
     finally:
         server.thaw()
     # Thawed, Redis runs the scripts that were sent meanwhile: known or new, it is there once.
@@ -78,7 +83,7 @@ def test_redis_frozen(receiver, server) -> None:
 def test_redis_full(receiver, server) -> None:
     with server.client() as client:
         client.config_set("maxmemory", "1kb")
-        refuses_in_time(receiver, receiver.event(), because="full")
+        refuses_in_time(receiver, receiver.event(), because="memory_short")
         assert receiver.get("/readyz").status_code == 503
         client.config_set("maxmemory", "0")
     assert accepted(receiver, receiver.event()) == "new"

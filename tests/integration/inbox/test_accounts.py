@@ -19,7 +19,8 @@ class TestAccounts:
         assert inbox.accounts() == ["acct_a", "acct_b", "acct_b/acct_c"]
 
     def test_one_whose_event_was_refused_is_not(self, redis) -> None:
-        inbox = Inbox(redis, limit=0)
+        inbox = Inbox(redis, limit=1)
+        inbox.accept(event("0", session="0"))
         assert inbox.accept(event(account="acct_a")) is AcceptResult.FULL
         assert inbox.accounts() == []
 

@@ -548,19 +548,6 @@ class TestSweep:
         assert [inbox.sweep(2).woken for _ in range(4)] == [2, 2, 1, 0]
 
 
-def test_gauges_tell_what_waits(inbox, redis, pass_time) -> None:
-    inbox.accept(event("1"))
-    inbox.accept(event("2", session="2"))
-    inbox.finish(claimed(inbox, "evt_1"), "dead", outcome="", reason="no")
-    pass_time(keys.HORIZON + 5)
-    gauges = {name: value for name, _, value in inbox.gauges()}
-
-    assert gauges["pending_events"] == 1
-    assert gauges["dead_events"] == 1
-    assert gauges["queued_jobs"] == 2
-    assert 5 <= gauges["overdue_seconds"] < 15
-
-
 def test_times_are_those_of_redis(inbox, redis, monkeypatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 0.0)
     monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((1970, 1, 1, 0, 0, 0, 3, 1, 0)))

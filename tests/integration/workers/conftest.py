@@ -184,10 +184,8 @@ class Desk:
     def fields(self, event: Event) -> dict[bytes, bytes]:
         return self.redis.hgetall(f"iw:evt:{event.key}")
 
-    def counts(self) -> dict[str, int]:
-        self.metrics.flush()
-        counted = self.redis.hgetall("iw:metrics").items()
-        return {name.decode(): int(value) for name, value in counted}
+    def counts(self) -> dict[str, float]:
+        return self.metrics.counts()
 
     def logged(self, name: str) -> list[dict[str, Any]]:
         """Return the lines with this event name."""

@@ -264,7 +264,9 @@ class TestNames:
 
     def test_there_are_no_others(self) -> None:
         """What takes any text takes free text, or what Stripe refuses, or looks at it by itself."""
-        free = {"--reference", "--return-url", "--metadata", "--expand", "name"}
+        free = {"--reference", "--return-url", "--metadata", "--expand", "name", "url"}
+        free |= {"--option", "--provided-detail", "--related-person", "--verification-flow"}
+        free |= {"--related-customer", "--related-customer-account", "--after", "--before"}
         assert free == {
             name
             for program in (workers_main, service_main)

@@ -9,6 +9,7 @@ import pytest
 
 from identity_webhooks.event import Event
 from service.inbox import Claim, Inbox, Refused
+from service.survey import survey
 from tests.integration.claims import claim_of
 from workers import reconcile
 from workers.reconcile import InboxFull, Reconciler, Taking
@@ -159,9 +160,8 @@ def passes(reconciler, monkeypatch) -> list[tuple[int, str | None]]:
     """Return since when each account was asked for; nothing is asked."""
     made: list[tuple[int, str | None]] = []
 
-    def try_pass(since: int, account: str | None, *_: Any, **__: Any) -> bool:
+    def try_pass(since: int, account: str | None, *_: Any, **__: Any) -> None:
         made.append((since, account))
-        return True
 
     monkeypatch.setattr(reconciler, "_try_pass", try_pass)
     return made
@@ -198,7 +198,7 @@ class TestPeriodically:
     def test_a_pass_that_fails_is_made_again(self, reconciler, inbox, sandbox) -> None:
         sandbox.fault("error", status=500, next=5)
         found = reconciler.round()
-        assert found.failed["own"].startswith("broken 500 (req_")
+        assert found.failed["own"].startswith("list: broken 500 (req_")
         assert inbox.watermark() is None
         sandbox.control("faults", "DELETE")
         assert reconciler.round().failed == {}
@@ -288,3 +288,22 @@ def test_what_is_older_than_what_is_known_is_not_asked_for(
     reconciler.run(int(time.time()) - 20 * 86_400)
     days = (time.time() - asked[0]) / 86_400
     assert asked_for - 0.01 < days < asked_for + 0.01
+def test_how_a_pass_ended_is_noted_for_each_account(sandbox, inbox, redis) -> None:
+    session = sandbox.session("verified", account="acct_1")
+    inbox.move_watermark(0, "acct_1")
+    reconciler = Reconciler(sandbox.api(), inbox, livemode=False)
+    # Nobody may list events of one's own account; which comes first is one's own.
+    sandbox.fault("error", status=403, route="GET /v1/events", next=1)
+    reconciler.round()
+    noted = survey(redis)
+    own, connected = noted.reconciled[""], noted.reconciled["acct_1"]
+    assert own.failed.startswith("list: forbidden 403")
+    assert "read access to Events" in own.hint
+    assert connected.failed == ""
+    assert connected.missed == len(kinds(inbox, session.id))
+    assert noted.through.keys() == {"acct_1"}
+
+    reconciler.round()
+    noted = survey(redis)
+    assert noted.reconciled[""].failed == ""
+    assert noted.through[""] < 60

@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from identity_webhooks import Verification, on
-from service.inbox.keys import METRICS, QUEUE
+from service.inbox.keys import PROCESSES, QUEUE
 from tests.conftest import Server
 from workers import rq_worker
 
@@ -34,7 +34,7 @@ def commands(redis: Redis, server: Server) -> Callable[[Callable[[], None]], lis
             call()
             redis.echo("that was all")
             while (seen := monitor.next_command())["command"] != "ECHO that was all":
-                if METRICS not in seen["command"]:
+                if PROCESSES not in seen["command"]:
                     inside = seen["client_type"] == "lua"
                     names.append("lua" if inside else seen["command"].split()[0])
         return names

@@ -1,118 +1,291 @@
-"""`service.metrics`: the table, and how it is rendered. Redis is a dict here."""
+"""`service.metrics`: the table, what a process counts, and how it is shown. No Redis is asked."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+import redis
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import metrics
-from service.metrics import COUNTERS, HISTOGRAMS, Metrics
+from service import metrics_page, receiver, signature
+from service.inbox import AcceptResult, Refused
+from service.ledger import Ledger
+from service.metrics import TABLE, Metrics, field_of
+from service.metrics_page import GAUGES, Page
+from service.processes import Process, Seen
+from service.settings import Settings
+from service.survey import KINDS, Survey, kind_of
+from workers.failures import FailureKind
+
+SETTINGS = Settings(
+    stripe_webhook_secret=f"old=whsec_{'abcdefgh' * 4}12345678,new=whsec_{'12345678' * 4}abcdefgh"
+)
+ROOT = Path(__file__).parents[3]
+COUNTERS = [name for name, counted in TABLE.items() if not counted.buckets]
+HISTOGRAMS = [name for name, counted in TABLE.items() if counted.buckets]
 
 
-class Held:
-    """What stands in Redis."""
+class Books:
+    """A page, the metrics of its process, and what Redis would say of others."""
 
-    def __init__(self) -> None:
-        self.fields: dict[bytes, bytes] = {}
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(metrics_page, "survey", lambda _: self.survey())
+        monkeypatch.setattr(Metrics, "_start", lambda _: None)
+        self.running: list[Seen] = []
+        self.is_up = True
+        own = Ledger()
+        self.metrics = Metrics(_Away(), "web", own)
+        self.page = Page(_Away(), self.metrics, own, settings=SETTINGS, look=list)
 
-    def hgetall(self, key: str) -> dict[bytes, bytes]:
-        assert key == "iw:metrics"
-        return self.fields
+    def survey(self) -> Survey:
+        if not self.is_up:
+            raise redis.ConnectionError
+        none: Any = {}
+        return Survey(
+            *(1e9, 0.0, 3, 2, 1, 4.5, 6.5, none, Counter(failed=1), none, self.running),
+            *(("stripe: key 401", 9.0), none, {"": 7.0}, 10, 100, {"verified_with|new": 2.0}),
+        )
 
-    def gauges(self) -> list[tuple[str, str, float]]:
-        return [("pending_events", "Events accepted and not settled.", 3)]
+    def says(self, id_: str, counts: dict[str, float], *, age: float = 1, **more: Any) -> None:
+        """Have a worker say what it has counted."""
+        process = Process(role="worker", pid=1, started=1, counts=counts, **more)
+        self.running = [each for each in self.running if each.id != id_]
+        self.running.append(Seen(id_, age, process))
+
+    def families(self) -> dict[str, Metric]:
+        text = self.page.render().decode()
+        return {family.name: family for family in text_string_to_metric_families(text)}
+
+    def value(self, name: str, **labels: str) -> float:
+        (value,) = (
+            sample.value
+            for family in self.families().values()
+            for sample in family.samples
+            if sample.name == f"identity_webhooks_{name}" and sample.labels == labels
+        )
+        return value
+
+
+class _Away:
+    """A Redis that cannot be reached."""
+
+    class connection_pool:  # noqa: N801
+        @staticmethod
+        def get_connection() -> None:
+            raise redis.ConnectionError
 
 
 @pytest.fixture
-def held() -> Held:
-    return Held()
+def books(monkeypatch) -> Books:
+    return Books(monkeypatch)
 
 
-@pytest.fixture
-def counting(held, monkeypatch) -> Metrics:
-    """Metrics whose counts are in `held` at once, without the thread that takes them to Redis."""
-
-    def add(_: Metrics, field: str, by: int) -> None:
-        value = int(held.fields.get(field.encode(), 0)) + by
-        held.fields[field.encode()] = str(value).encode()
-
-    monkeypatch.setattr(Metrics, "_add", add)
-    return Metrics(None)
-
-
-def page(held: Any) -> dict[str, Metric]:
-    text = metrics.render(held, held).decode()
-    return {family.name: family for family in text_string_to_metric_families(text)}
+def count(books: Books, name: str, by: int = 1) -> tuple[str, dict[str, str]]:
+    """Count the first series of a metric, by whoever counts it; its name and labels on the page."""
+    counted = TABLE[name]
+    labels = [values[0] if values else f"{label}.x" for label, values in _known(name)]
+    if counted.of == "web":
+        books.metrics.count(name, *labels, by=by)
+    else:
+        before = books.running[0].process.counts if books.running else {}
+        field = field_of(name, *labels)
+        books.says("w", before | {field: before.get(field, 0) + by})
+    prefix = "web_" if counted.of == "web" else ""
+    return f"{prefix}{name}_total", dict(zip(counted.labels, labels, strict=True))
 
 
-def samples(family: Metric) -> dict[tuple[str, ...], float]:
-    return {(s.name.rpartition("_")[2], *s.labels.values()): s.value for s in family.samples}
+def _known(name: str) -> list[tuple[str, tuple[str, ...]]]:
+    counted = TABLE[name]
+    known = [*counted.known, *[()] * len(counted.labels)]
+    return list(zip(counted.labels, known, strict=False))
 
 
-def test_what_is_not_in_the_table_cannot_be_counted(counting, held) -> None:
+def test_what_is_not_in_the_table_cannot_be_counted(books) -> None:
     with pytest.raises(KeyError):
-        counting.count("clicks")
+        books.metrics.count("clicks")
     with pytest.raises(KeyError):
-        counting.observe("clicks", 1)
+        books.metrics.observe("clicks", 1)
     with pytest.raises(ValueError, match=r"claims has the labels \('answer',\)"):
-        counting.count("claims")
-    with pytest.raises(ValueError, match="redriven has the labels"):
-        counting.count("redriven", "x")
-    assert held.fields == {}
+        books.metrics.count("claims")
+    with pytest.raises(ValueError, match="settle_seconds has the labels"):
+        books.metrics.count("settle_seconds")
+    with pytest.raises(ValueError, match="claims has the labels"):
+        books.metrics.observe("claims", 1, "new")
+    assert books.metrics.counts() == {}
+
+
+def test_every_label_value_that_the_code_counts_is_known_beforehand() -> None:
+    """What is not known beforehand is born with its first count, which no `increase` sees."""
+    known = {name: set(TABLE[name].known[0]) for name in ("deliveries", "claims", "fetches")}
+    answers = {*map(str, AcceptResult), "ignored", "other_mode", "redis_failed"}
+    assert known["deliveries"] == answers
+    passing = {Refused.PAUSED, Refused.THROTTLED}
+    assert known["claims"] == {"claimed", "quarantined", *map(str, set(Refused) - passing)}
+    assert known["fetches"] == {"ok", *get_args(FailureKind)}
+    sources = " ".join(
+        path.read_text() for path in (ROOT / "service").rglob("*.py") if path.stem != "metrics"
+    )
+    written = set(re.findall(r'Refusal\(\d+(?: if .* else \d+)?, "(\w+)"\)', sources))
+    written |= {each.code for each in signature.SignatureError.__subclasses__()}
+    written |= set(re.findall(r'refuse\(\d+, "(\w+)"', sources)) | {"malformed_event"}
+    assert written - {"full"} == set(TABLE["refusals"].known[0])
+    assert known["deliveries"] >= receiver.REFUSED_FOR_NOW
+
+
+def test_every_series_known_beforehand_is_born_at_0(books) -> None:
+    books.says("w", {}, handlers=("a.b",))
+    families = books.families()
+    for name in COUNTERS:
+        prefix = "web_" if TABLE[name].of == "web" else ""
+        family = families[f"identity_webhooks_{prefix}{name}"]
+        known = list(TABLE[name].series({"handler": ["a.b"], "secret": ["old", "new"]}))
+        assert [s.value for s in family.samples] == [0] * len(known), name
+        assert known, name
+        labels = [tuple(s.labels[label] for label in TABLE[name].labels) for s in family.samples]
+        assert sorted(labels) == sorted(known)
+    assert families.keys() >= {f"identity_webhooks_{name}" for name in GAUGES}
 
 
 @pytest.mark.parametrize("name", COUNTERS)
-def test_each_counter_comes_out_with_its_labels(name, counting, held) -> None:
-    labels = COUNTERS[name][0]
-    values = [f"value of {label}" for label in labels]
-    counting.count(name, *values, by=2)
-    counting.count(name, *values)
-    family = page(held)[f"identity_webhooks_{name}"]
-    assert (family.type, family.documentation) == ("counter", COUNTERS[name][1])
-    (sample,) = family.samples
-    assert (sample.name, sample.value) == (f"identity_webhooks_{name}_total", 3)
-    assert sample.labels == dict(zip(labels, values, strict=True))
+def test_what_is_counted_comes_out_with_its_labels(name, books) -> None:
+    books.says("w", {})
+    books.families()
+    count(books, name, by=2)
+    shown, labels = count(books, name)
+    assert books.value(shown, **labels) == 3
+    family = books.families()[f"identity_webhooks_{shown.removesuffix('_total')}"]
+    assert family.type == "counter"
+    assert family.documentation.startswith(TABLE[name].sentence)
+    assert ("same from every" in family.documentation) == (TABLE[name].of == "all")
 
 
 @pytest.mark.parametrize("label", ['say "hi"', "a\nb", "back\\slash", "ünïcode", "", "a b"])
-def test_any_label_survives_the_text_format(label, counting, held) -> None:
-    counting.count("handler_runs", label, "done")
-    family = page(held)["identity_webhooks_handler_runs"]
-    assert [sample.labels["handler"] for sample in family.samples] == [label]
+def test_any_label_survives_the_text_format(label, books) -> None:
+    books.families()
+    books.says("w", {field_of("handler_runs", label, "done"): 1})
+    assert books.value("handler_runs_total", handler=label, status="done") == 1
 
 
-def test_a_label_cannot_break_out_of_its_field(counting, held) -> None:
-    counting.count("handler_runs", "a|b", "done")
-    family = page(held)["identity_webhooks_handler_runs"]
-    assert samples(family) == {("total", "a_b", "done"): 1}
+def test_a_label_cannot_break_out_of_its_field(books) -> None:
+    books.families()
+    books.says("w", {field_of("handler_runs", "a|b", "done"): 1, "retired|x": 4, "claims|a|b": 4})
+    assert books.value("handler_runs_total", handler="a_b", status="done") == 1
 
 
 @pytest.mark.parametrize("name", HISTOGRAMS)
-def test_a_histogram_is_cumulative(name, counting, held) -> None:
-    bounds = HISTOGRAMS[name][0]
+def test_a_histogram_is_cumulative(name, books) -> None:
+    bounds, labels = TABLE[name].buckets, [f"{label}.x" for label in TABLE[name].labels]
     values = [0.0, bounds[0], bounds[0] * 1.01, bounds[3], bounds[-1] * 2]
     for value in values:
-        counting.observe(name, value)
-    family = page(held)[f"identity_webhooks_{name}"]
+        books.metrics.observe(name, value, *labels)
+    books.families()
+    if TABLE[name].of == "all":
+        books.says("w", books.metrics.counts())
+    prefix = "web_" if TABLE[name].of == "web" else ""
+    family = books.families()[f"identity_webhooks_{prefix}{name}"]
     buckets = {float(s.labels["le"]): s.value for s in family.samples if s.name.endswith("_bucket")}
     assert list(buckets) == [*bounds, float("inf")]
     assert buckets == {le: sum(value <= le for value in values) for le in buckets}
     found = {s.name.rpartition("_")[2]: s.value for s in family.samples if "le" not in s.labels}
     assert found["count"] == len(values)
-    assert found["sum"] == pytest.approx(sum(values), abs=0.001 * len(values))
+    assert found["sum"] == pytest.approx(sum(values), abs=0.001)
 
 
-def test_all_that_is_known_is_there_from_the_start(held) -> None:
-    assert page(held).keys() == {
-        f"identity_webhooks_{name}" for name in (*COUNTERS, *HISTOGRAMS, "pending_events")
-    }
-    gauge = page(held)["identity_webhooks_pending_events"]
-    assert (gauge.type, gauge.samples[0].value) == ("gauge", 3)
+def test_the_first_look_is_the_beginning(books) -> None:
+    books.says("w", {"redriven": 1000})
+    assert books.value("redriven_total") == 0
+    books.says("w", {"redriven": 1003})
+    books.says("newcomer", {"redriven": 2})
+    assert books.value("redriven_total") == 5
 
 
-def test_a_field_of_another_release_is_passed_over(held) -> None:
-    held.fields = {b"retired|x": b"4", b"claims|a|b": b"4", b"claims|claimed": b"1"}
-    assert samples(page(held)["identity_webhooks_claims"]) == {("total", "claimed"): 1}
+@pytest.mark.parametrize(
+    ("what", "steps"),
+    [
+        ("emptied", [("w", 10, 1, 5), (None, 0, 0, 5), ("w", 12, 1, 7)]),
+        ("restored", [("w", 10, 1, 5), ("w", 3, 1, 5), ("w", 11, 1, 6)]),
+        ("one that is gone comes back with a backup", [(None, 0, 0, 0), ("w", 4, 300, 0)]),
+        ("one that nobody knows comes back", [("other", 900, 300, 0), ("other", 901, 1, 1)]),
+        ("it ended", [("w", 8, 1, 3), ("w", 8, 400, 3), (None, 0, 0, 3)]),
+    ],
+)
+def test_no_counter_jumps_or_goes_back_whatever_is_done_to_redis(what, steps, books) -> None:
+    """Each step is who says what, how long ago, and what then is shown."""
+    books.says("w", {"redriven": 5})
+    assert books.value("redriven_total") == 0
+    for id_, n, age, shown in steps:
+        if id_ is None:
+            books.running = []
+        else:
+            books.says(id_, {"redriven": n}, age=age)
+        assert books.value("redriven_total") == shown, what
+
+
+def test_without_redis_the_page_tells_what_the_instance_counted(books) -> None:
+    books.says("w", {"redriven": 1})
+    books.families()
+    books.says("w", {"redriven": 5})
+    assert books.value("redis_up") == 1
+    assert books.value("redriven_total") == 4
+    books.is_up = False
+    books.metrics.count("deliveries", "redis_failed")
+    assert books.value("web_deliveries_total", answer="redis_failed") == 1
+    assert books.value("redis_up") == 0
+    assert books.value("redriven_total") == 4
+    assert not books.families()["identity_webhooks_pending_events"].samples, "unknown, not 0"
+
+
+def test_gauges_tell_what_is_now(books) -> None:
+    books.says("w", {}, slots=20, busy=1)
+    assert books.value("pending_events") == 3
+    assert books.value("waiting_events") == 0
+    assert books.value("in_flight_events") == 1
+    assert books.value("overdue_seconds") == 4.5
+    assert books.value("dead_events", reason="failed") == 1
+    assert books.value("dead_events", reason="quarantined") == 0
+    assert books.value("processes", role="worker") == 1
+    assert books.value("processes", role="periodic") == 0
+    assert books.value("paused", reason="stripe: key 401") == 1
+    assert books.value("reconciled_seconds", account="own") == 7
+    assert books.value("secret_unused_seconds", secret="new") == 2
+    assert books.value("secret_unused_seconds", secret="old") == float("inf")
+
+
+def test_processes_of_an_instance_add_up_and_one_that_is_killed_leaves_its_counts(books) -> None:
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            # Noted before it dies, as once a second.
+            books.metrics.count("unknown_paths", "GET", by=2)
+            books.metrics.flush()
+            os.kill(os.getpid(), 9)
+        os.waitpid(pid, 0)
+    books.metrics.count("unknown_paths", "GET")
+    assert books.value("web_unknown_paths_total", method="GET") == 7
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("acme.grant: failed: KeyError x.py:3 f", "failed"),
+        ("acme.grant: timeout", "timeout"),
+        ("acme.grant: retry: not yet", "retry"),
+        ("acme.grant: discarded: no", "discarded"),
+        ("acme.grant: stripe: forbidden 403: sensitive_expired", "stripe"),
+        ("stripe: missing 404: STRIPE_API_KEY sees no such session", "stripe"),
+        ("quarantined: its worker died while acme.grant ran", "quarantined"),
+        ("acme.old: this release has no such handler (removed or renamed?)", "no such handler"),
+        ("processing failed: x.py:3 f", "processing failed"),
+        ("", "other"),
+        ("whatever else", "other"),
+    ],
+)
+def test_what_an_event_died_of_is_one_of_few_words(reason, kind) -> None:
+    assert kind_of(reason) == kind
+    assert kind in KINDS

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[[Pipeline], Reply[Any]]] = {
     "pause": lambda pipe: pipe.pause(1, "why"),
     "acquire": lambda pipe: pipe.try_acquire("task", 1),
     "spend": lambda pipe: pipe.spend_call(),
+    "report": lambda pipe: pipe.report("id", "{}", ["deliveries|new"]),
 }
 RAW = [None, 5, -1, b"OK", b"\xff\xfe", b"", [], [b"new"], [[b"claimed"]], [None] * 5, [[]], {1: 2}]
 

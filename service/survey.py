@@ -1,0 +1,261 @@
+"""What stands in Redis at one moment: how far behind, what waits and why, who lives.
+
+One look costs two round trips and no search through all keys, so that metrics, `status` and a page
+may look as often as they like. What a Redis user may not ask stays unknown, and the rest is told.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import redis
+
+from service import processes
+from service.inbox import keys
+from service.inbox.record import fields_of, progress_of, text_of
+from service.processes import Seen
+
+SAMPLE = 300
+"""Records looked at: of those due next, and of those due last, which as a rule are the oldest, as
+waits grow with age."""
+
+DEAD_LOOKED_AT = 1000
+"""Dead events whose reason is looked at, the newest."""
+
+NOT_LOOKED_AT, BUSY = "not looked at", "for their session"
+
+KINDS = (
+    *("failed", "timeout", "retry", "discarded", "stripe", "quarantined", "no such handler"),
+    *("processing failed", "other", NOT_LOOKED_AT),
+)
+"""What an event may have died of, in few words (`kind_of`)."""
+
+_HANDLER = re.compile(r"[\w.-]*\w\.\w[\w.-]*: ")
+
+
+class Reconciled(msgspec.Struct, frozen=True):
+    """How the last pass of reconciliation for an account ended.
+
+    Attributes:
+        at: when it ended, unix seconds by the clock of Redis.
+        seen, missed: events that Stripe listed, and of them those that were not known.
+        failed: why it could not be made; empty if it was.
+        hint: what to do then.
+    """
+
+    at: int
+    seen: int = 0
+    missed: int = 0
+    failed: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What one look found. Ages are seconds by the clock of the inbox.
+
+    Attributes:
+        now: the time by that clock, unix seconds.
+        clock_ahead: seconds that Redis' clock was set back by, and that are not made up yet.
+        pending, queued, dead: events, and wake-ups that wait in the queue.
+        overdue: how long the event has waited for a worker that waits longest for one.
+        oldest: how old the oldest unsettled event is (of those looked at).
+        waits: why events wait that are in nobody's hands, of those looked at: reason -> how many.
+        died: what dead events died of: `KINDS` -> how many.
+        died_last: the full reasons of those that died last: reason -> how many.
+        running: processes, also those that ended lately, the one who spoke last first.
+        paused: why no event is claimed, and for how many seconds yet; None while events are.
+        reconciled: how the last passes ended; '' is one's own account.
+        through: when the last whole pass of each account began, as an age.
+        memory, memory_limit: bytes that Redis uses and may use; 0 is no limit, None unknown.
+        seen: ages of what was last counted when: series -> seconds (service/metrics.py).
+    """
+
+    now: float
+    clock_ahead: float
+    pending: int
+    queued: int
+    dead: int
+    overdue: float
+    oldest: float
+    waits: Mapping[str, int]
+    died: Mapping[str, int]
+    died_last: Mapping[str, int]
+    running: list[Seen]
+    paused: tuple[str, float] | None
+    reconciled: Mapping[str, Reconciled]
+    through: Mapping[str, float]
+    memory: int | None
+    memory_limit: int | None
+    seen: Mapping[str, float]
+
+    def alive(self, role: processes.Role) -> list[Seen]:
+        """Return the processes of a role that live."""
+        return [each for each in self.running if each.process.role == role and each.alive]
+
+    @property
+    def slots(self) -> int:
+        """Events that the workers work on at once, at most."""
+        return sum(each.process.slots for each in self.alive("worker"))
+
+    @property
+    def in_flight(self) -> int:
+        """Events that workers have in hand, as they say."""
+        return sum(each.process.busy for each in self.alive("worker"))
+
+    @property
+    def waiting(self) -> int:
+        """Events that neither wait in the queue nor are in hand: for a retry, or their session."""
+        return max(0, self.pending - self.queued - self.in_flight)
+
+
+def survey(client: redis.Redis) -> Survey:
+    """Look at the inbox.
+
+    May raise `redis.RedisError`: Redis cannot be asked.
+    """
+    told = _ask(client)
+    clock, time = told["clock"], told["time"]
+    ahead = int(text_of(clock).split()[0]) / 1000 if clock else 0.0
+    now = time[0] + time[1] / 1e6 + ahead
+    first = told["due first"] or []
+    looked_at = dict.fromkeys([*(key for key, _ in first), *(told["due last"] or ())])
+    with client.pipeline(transaction=False) as pipe:
+        pipe.hmget(keys.JOB + text_of(told["head"]), "enqueued_at")
+        for key in looked_at:
+            pipe.hgetall(keys.RECORD + text_of(key))
+        for key in told["dead last"] or ():
+            pipe.hmget(keys.RECORD + text_of(key), "reason")
+        job, *records = pipe.execute(raise_on_error=False)
+    records, dead_records = records[: len(looked_at)], records[len(looked_at) :]
+    found = [fields_of(each) for each in records if isinstance(each, dict)]
+    found = [each for each in found if each.get("state") == "pending"]
+    reasons = [text_of(each[0] or b"") for each in dead_records if isinstance(each, list)]
+    return Survey(
+        now=now,
+        clock_ahead=ahead,
+        pending=told["pending"] or 0,
+        queued=told["queued"] or 0,
+        dead=told["dead"] or 0,
+        overdue=_overdue(now, job, first),
+        oldest=max((now - int(each["accepted"]) / 1000 for each in found), default=0.0),
+        waits=_waits(found, now),
+        died=_died(reasons, told["dead"] or 0),
+        died_last=Counter(reasons[::-1]),
+        running=processes.read(told["processes"] or {}, now * 1000),
+        paused=_pause(told["pause"], now),
+        reconciled=_reconciled(told["reconciled"] or {}),
+        through=_through(told["watermark"], told["accounts"] or (), now),
+        memory=_number(told["memory"], "used_memory"),
+        memory_limit=_number(told["memory"], "maxmemory"),
+        seen={
+            text_of(name): max(0.0, now - int(at) / 1000)
+            for name, at in (told["seen"] or {}).items()
+        },
+    )
+
+
+def _ask(client: redis.Redis) -> dict[str, Any]:
+    """Ask everything that needs no other answer; None for what this user may not ask."""
+    with client.pipeline(transaction=False) as pipe:
+        asked = {
+            "time": pipe.time(),
+            "clock": pipe.get(keys.CLOCK),
+            "pending": pipe.zcard(keys.DUE),
+            "dead": pipe.zcard(keys.DEAD),
+            "queued": pipe.llen(keys.QUEUE_KEY),
+            "head": pipe.lindex(keys.QUEUE_KEY, 0),
+            "due first": pipe.zrange(keys.DUE, 0, SAMPLE - 1, withscores=True),
+            "due last": pipe.zrange(keys.DUE, -SAMPLE, -1),
+            "dead last": pipe.zrange(keys.DEAD, -DEAD_LOOKED_AT, -1),
+            "pause": pipe.get(keys.PAUSE),
+            "processes": pipe.hgetall(keys.PROCESSES),
+            "seen": pipe.hgetall(keys.SEEN),
+            "reconciled": pipe.hgetall(keys.RECONCILED),
+            "watermark": pipe.get(keys.WATERMARK),
+            "accounts": pipe.zrange(keys.ACCOUNTS, 0, -1, withscores=True),
+            "memory": pipe.info("memory"),
+        }
+        answers = pipe.execute(raise_on_error=False)
+    if isinstance(answers[0], redis.RedisError):
+        raise answers[0]
+    refused = redis.ResponseError
+    return {
+        name: None if isinstance(answer, refused) else answer
+        for name, answer in zip(asked, answers, strict=True)
+    }
+
+
+def kind_of(reason: str) -> str:
+    """Return what an event died of as one of `KINDS`, from the reason in its record."""
+    bare = _HANDLER.sub("", reason, count=1)
+    if "no such handler" in bare:
+        return "no such handler"
+    return next((kind for kind in KINDS if bare.startswith(kind)), "other")
+
+
+def _overdue(now: float, job: Any, first: Iterable[tuple[bytes, float]]) -> float:
+    """Return how long the first in the queue has waited, or what is due and was not woken."""
+    waits = [now - due / 1000 for _, due in list(first)[:1]]
+    if isinstance(job, list) and job[0]:
+        # As lua/lib.lua writes it (`stamp`): by the clock of the inbox.
+        waits.append(now - datetime.fromisoformat(text_of(job[0])).timestamp())
+    return max(0.0, *waits) if waits else 0.0
+
+
+def _waits(records: Iterable[Mapping[str, str]], now: float) -> Counter[str]:
+    """Count what they wait for: handlers for their retry, or why the event was given back."""
+    reasons: Counter[str] = Counter()
+    for fields in records:
+        if "lease" in fields or int(fields.get("not_before", 0)) / 1000 <= now:
+            continue
+        failed = [
+            f"{name}: {each.reason}"
+            for name, each in progress_of(fields).items()
+            if each.status == "retry" and each.reason
+        ]
+        reasons.update(failed or [fields.get("reason") or BUSY])
+    return reasons
+
+
+def _died(reasons: list[str], dead: int) -> Counter[str]:
+    kinds = Counter(map(kind_of, reasons))
+    if dead > len(reasons):
+        kinds[NOT_LOOKED_AT] = dead - len(reasons)
+    return kinds
+
+
+def _pause(pause: Any, now: float) -> tuple[str, float] | None:
+    until, _, why = text_of(pause or b"").partition(" ")
+    left = int(until) / 1000 - now if until.isdigit() else 0
+    return (why, left) if left > 0 else None
+
+
+def _reconciled(fields: Mapping[Any, Any]) -> dict[str, Reconciled]:
+    found = {}
+    for account, value in fields.items():
+        try:
+            found[text_of(account)] = msgspec.json.decode(value, type=Reconciled)
+        except msgspec.DecodeError:
+            continue  # another release's
+    return found
+
+
+def _through(
+    watermark: Any, accounts: Iterable[tuple[bytes, float]], now: float
+) -> dict[str, float]:
+    marks = {text_of(name): float(score) for name, score in accounts if score}
+    if watermark is not None:
+        marks[""] = float(watermark)
+    return {account: max(0.0, now - mark) for account, mark in marks.items()}
+
+
+def _number(info: Any, name: str) -> int | None:
+    value = info.get(name) if isinstance(info, dict) else None
+    return int(value) if value is not None else None

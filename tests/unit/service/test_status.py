@@ -1,0 +1,110 @@
+"""`service.status`: each state of things has its problem, by the name of its alert."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from service.processes import Process, Seen
+from service.settings import Settings
+from service.status import Problem, Status, in_words, problems_of
+from service.survey import Reconciled, Survey
+
+SETTINGS = Settings(inbox_limit=100)
+
+
+def process(role: Any, age: float = 1, **more: Any) -> Seen:
+    return Seen(role, age, Process(role=role, pid=1, started=1, **more))
+
+
+WELL = Survey(
+    now=1e9,
+    clock_ahead=0.0,
+    pending=3,
+    queued=1,
+    dead=0,
+    overdue=0.1,
+    oldest=5.0,
+    waits={},
+    died={"failed": 0},
+    died_last={},
+    running=[process("web"), process("worker", slots=20, busy=2), process("periodic")],
+    paused=None,
+    reconciled={"": Reconciled(10**9 - 10)},
+    through={"": 100.0},
+    memory=10,
+    memory_limit=100,
+    seen={"verified_with|default": 5.0, "deliveries|new": 5.0},
+)
+STATES: list[tuple[str, dict[str, Any], str]] = [
+    ("InboxFull", {"pending": 100}, "100 events are pending"),
+    ("NoWorker", {"running": [process("periodic")]}, "no worker lives: 3 events wait"),
+    ("NoWorker", {"running": [process("worker", 60), process("periodic")]}, "no worker lives"),
+    (
+        "NoWorker",
+        {"running": [process("worker", ended=True), process("periodic")]},
+        "no worker lives",
+    ),
+    ("NoPeriodic", {"running": [process("worker", slots=1)]}, "no periodic process lives"),
+    ("StripeRefusesKey", {"paused": ("stripe: key 401", 50.0)}, "no event is claimed for 50 s"),
+    ("StripeRefusesKey", {"paused": ("stripe: thin event: key 401", 50.0)}, "key 401"),
+    ("Paused", {"paused": ("stripe: limited 429", 5.0)}, "limited 429"),
+    ("Paused", {"paused": ("clock set", 5.0)}, "clock set"),
+    ("Behind", {"overdue": 61.0, "queued": 90}, "90 events wait, the first for 61 s; 2 of 20"),
+    ("SignatureRefused", {"seen": {"refusals|signature_mismatch": 1.0}}, "their signature"),
+    ("SignatureRefused", {"seen": {"refusals|signature_expired": 1.0}}, "their signature"),
+    ("SignatureRefused", {"seen": {"refusals|malformed_header": 1.0}}, "without a usable"),
+    ("WrongMode", {"seen": {"deliveries|other_mode": 1.0}}, "the other mode"),
+    ("WrongEvents", {"seen": {"deliveries|ignored": 1.0}}, "other types"),
+    ("WrongPath", {"seen": {"unknown_paths|POST": 1.0}}, "a path that does not exist"),
+    ("DeadEvents", {"died": {"timeout": 2}, "died_last": {"a.b: timeout": 2}}, "2 dead: timeout"),
+    ("HandlerFails", {"waits": {"a.b: failed: KeyError": 2}}, "2: a.b: failed: KeyError"),
+    ("StripeFails", {"waits": {"stripe: broken 500": 2}}, "2: stripe: broken 500"),
+    ("StripeRefusesKey", {"waits": {"a.b: stripe: sensitive: forbidden 403": 1}}, "forbidden"),
+    ("EventsWait", {"waits": {"worker stopped": 2}}, "worker stopped"),
+    (
+        "NotReconciled",
+        {"reconciled": {"": Reconciled(10**9 - 60, failed="list: forbidden 403", hint="do this")}},
+        "reconciliation of one's own account failed 60 s ago: list: forbidden 403",
+    ),
+    ("NotReconciled", {"through": {"": 1000.0}}, "reconciliation last had a whole pass 17 min ago"),
+    ("ClockSetBack", {"clock_ahead": 60.0}, "60 s are not made up yet"),
+]
+
+
+def problems(**changed: Any) -> list[Problem]:
+    if "waits" in changed:
+        changed["oldest"] = 3600.0
+    return list(problems_of(replace(WELL, **changed), SETTINGS))
+
+
+def test_nothing_is_wrong_when_nothing_is() -> None:
+    assert problems() == []
+
+
+@pytest.mark.parametrize(("alert", "changed", "said"), STATES)
+def test_each_state_has_its_problem_and_no_other(alert, changed, said) -> None:
+    (problem,) = problems(**changed)
+    assert problem.alert == alert
+    assert said in problem.text
+    assert problem.cure
+
+
+@pytest.mark.parametrize("name", ["refusals|malformed_header", "unknown_paths|POST"])
+def test_what_anybody_may_send_is_no_news_while_deliveries_come(name) -> None:
+    assert problems(seen={name: 9.0, "verified_with|default": 5.0}) == []
+    assert problems(seen={name: 9.0, "verified_with|default": 20.0})
+
+
+def test_a_screen_shows_every_problem_first_and_then_the_rest() -> None:
+    found = problems(died={"timeout": 2, "failed": 1}, waits={"a.b: failed: KeyError": 3})
+    status = Status(found, accepting=True, pending=3, waits={"a.b: failed": 3}, died={"failed": 1})
+    lines = in_words(status).splitlines()
+    assert lines[0] == f"NOT WELL: {len(found)} problems"
+    assert [line.split(":")[0].strip() for line in lines[1 : 2 * len(found) : 2]] == [
+        each.alert for each in found
+    ]
+    assert "3 x a.b: failed" in in_words(status)
+    assert in_words(Status([], accepting=True, pending=0)).startswith("well\n")

@@ -1,0 +1,103 @@
+"""`python -m workers sessions | reports`: whatever a call of the API takes can be given."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import click
+import pytest
+from stripe._request_options import RequestOptions
+from stripe.params import identity
+
+from workers import api_commands
+from workers.api_commands import reports, sessions
+
+CALLS = {
+    "sessions create": identity.VerificationSessionCreateParams,
+    "sessions retrieve": identity.VerificationSessionRetrieveParams,
+    "sessions list": identity.VerificationSessionListParams,
+    "sessions update": identity.VerificationSessionUpdateParams,
+    "sessions cancel": identity.VerificationSessionCancelParams,
+    "sessions redact": identity.VerificationSessionRedactParams,
+    "reports retrieve": identity.VerificationReportRetrieveParams,
+    "reports list": identity.VerificationReportListParams,
+}
+COMMANDS = {
+    f"{group.name} {name}": command
+    for group in (sessions, reports)
+    for name, command in group.commands.items()
+}
+
+
+def parsed(command: str, *arguments: str) -> dict[str, object]:
+    """Return what the command line gives to the function of a command."""
+    return dict(COMMANDS[command].make_context("x", list(arguments)).params)
+
+
+def test_every_operation_has_its_command() -> None:
+    assert COMMANDS.keys() == CALLS.keys()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_parameter_of_the_sdk_can_be_given(call) -> None:
+    options = set(RequestOptions.__annotations__)
+    wanted = set(CALLS[call].__annotations__) - options
+    given = {parameter.name for parameter in COMMANDS[call].params}
+    if {"since", "until"} <= given:
+        given.add("created")
+    assert wanted <= given
+
+
+def test_what_is_given_is_what_stripe_is_asked() -> None:
+    given = parsed(
+        "sessions create",
+        *("--reference", "u-1", "--metadata", "a.b=c=d", "--metadata", "empty="),
+        *("--option", "document.require_matching_selfie=true"),
+        *("--option", "document.allowed_types=passport,id_card"),
+        *("--provided-detail", "email=a@example.com", "--related-person", "person=person_1"),
+        *("--expand", "last_verification_report", "--verification-flow", "vf_1"),
+    )
+    given.pop("account")
+    assert api_commands._params(given) == {
+        "client_reference_id": "u-1",
+        "metadata": {"a.b": "c=d", "empty": ""},
+        "options": {
+            "document": {
+                "require_matching_selfie": "true",
+                "allowed_types": ["passport", "id_card"],
+            }
+        },
+        "provided_details": {"email": "a@example.com"},
+        "related_person": {"person": "person_1"},
+        "expand": ["last_verification_report"],
+        "verification_flow": "vf_1",
+    }
+
+
+def test_times_are_utc_and_what_a_list_expands_is_in_its_data() -> None:
+    given = parsed(
+        "sessions list",
+        *("--since", "2026-01-01", "--until", "2026-01-02T00:00:01"),
+        *("--expand", "last_verification_report", "--after", "vs_1"),
+    )
+    given.pop("account")
+    start = int(datetime.fromisoformat("2026-01-01T00:00:00+00:00").timestamp())
+    assert api_commands._params(given) == {
+        "limit": 10,
+        "starting_after": "vs_1",
+        "created": {"gte": start, "lt": start + 86_401},
+        "expand": ["data.last_verification_report"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--metadata", "novalue"), "--metadata novalue: should be KEY=VALUE"),
+        (("--option", "novalue"), "--option novalue: should be KEY=VALUE"),
+        (("--option", "document=", "--option", "document.a=b"), "document has a value already"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(arguments, said) -> None:
+    with pytest.raises(click.UsageError, match=said):
+        parsed("sessions create", *arguments)

@@ -1,0 +1,185 @@
+"""`python -m workers doctor`: everything that can be checked, and for each fault what to do.
+
+Changes nothing. Beside what `python -m service status` sees in Redis it looks at the settings of
+both roles, the plugins, and at Stripe: what each key may read, and which endpoints are registered.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+
+import click
+import redis
+
+from service import connection, findings, status
+from service.findings import Finding
+from service.inbox import keys
+from service.redis_errors import explain
+from service.settings import Role, Settings, SettingsError
+from service.survey import Survey, survey
+from workers import endpoints, plugins
+from workers.exits import refuse_or
+from workers.failures import StripeFailure
+from workers.stripe_api import StripeApi
+
+DONE_EVENT = 430
+"""Bytes of Redis that a done event takes, about (docs/performance.md)."""
+
+SAME_TIME = 5.0
+"""Seconds by which two clocks may differ."""
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="An array of objects instead of lines.")
+def command(as_json: bool) -> None:
+    """Check settings, Redis, processes, plugins, keys and Stripe's endpoints; change nothing.
+
+    What is wrong comes first, each with what to do. Run it where the worker's settings are. Exit
+    code: 0 nothing is wrong, 1 something is.
+    """
+
+    def run() -> int:
+        found = list(examine())
+        if as_json:
+            click.echo(json.dumps([asdict(each) for each in found], indent=2))
+        else:
+            click.echo(endpoints.in_words(found))
+        return int(any(each.state == "bad" and not each.vouched for each in found))
+
+    refuse_or(run)
+
+
+def examine() -> Iterator[Finding]:
+    """Yield what is found.
+
+    Raises:
+        SettingsError: the settings cannot be read at all.
+    """
+    settings = Settings.load("tool")
+    yield from _of_settings(settings)
+    yield from _of_plugins(settings)
+    yield from _of_redis(settings)
+    yield from _of_stripe(settings)
+
+
+def _of_settings(settings: Settings) -> Iterator[Finding]:
+    # A machine has the secrets of its own role: what it has nothing of belongs to another one.
+    roles: list[Role] = ["web"] if settings.stripe_webhook_secret else []
+    roles += ["worker"] if settings.stripe_api_key else []
+    for role in roles or ["worker"]:
+        try:
+            Settings.load(role)
+        except SettingsError as error:
+            for fault in str(error).splitlines()[1:]:
+                yield Finding("settings", "bad", f"{fault} (for {role})")
+        else:
+            yield Finding("settings", "good", f"complete for {role}")
+    mode = {True: "live", False: "test"}.get(settings.livemode or False)
+    if settings.livemode is not None:
+        yield Finding("mode", "good", f"events of {mode} mode are processed")
+
+
+def _of_plugins(settings: Settings) -> Iterator[Finding]:
+    try:
+        handlers = plugins.load(settings).handlers
+    except plugins.PluginError as error:
+        for fault in str(error).splitlines():
+            yield Finding("plugins", "bad", fault)
+        return
+    names = ", ".join(each.name for each in handlers)
+    if handlers:
+        yield Finding("plugins", "good", f"{len(handlers)} handlers: {names}")
+    else:
+        yield Finding("plugins", "bad", "no handler: nothing happens with events. Set HANDLERS")
+
+
+def _of_redis(settings: Settings) -> Iterator[Finding]:
+    with connection.connect(settings) as client:
+        try:
+            ask = findings.asking(client)
+            yield from findings.look(ask, settings).found
+            yield from findings.look_for_workers(ask)
+            seen = survey(client)
+        except redis.RedisError as error:
+            yield Finding("redis", "bad", f"cannot be asked: {explain(error)}")
+            return
+        for problem in status.problems_of(seen, settings):
+            yield Finding(problem.alert, "bad", f"{problem.text}: {problem.cure}")
+        yield _clock(seen)
+        yield from _memory_for_the_rate(seen)
+
+
+def _clock(seen: Survey) -> Finding:
+    apart = abs(time.time() - seen.now + seen.clock_ahead)
+    if apart <= SAME_TIME:
+        return Finding("clock", "good", "this machine and Redis agree")
+    text = (
+        f"this machine and Redis differ by {apart:.0f} s: set both by NTP. Signatures of deliveries"
+        " are refused when the clock of a web process is off by minutes"
+    )
+    return Finding("clock", "bad", text)
+
+
+def _memory_for_the_rate(seen: Survey) -> Iterator[Finding]:
+    """Compare what events take until they are forgotten with the memory there is."""
+    a_day = sum(
+        each.process.counts.get(name, 0) / max(1.0, seen.now - each.process.started / 1000) * 86_400
+        for each in seen.alive("worker")
+        for name in each.process.counts
+        if name.startswith("settled|done")
+    )
+    if not seen.memory_limit or a_day < 1:
+        return
+    needed = a_day * keys.KEEP / 86_400 * DONE_EVENT
+    room = seen.memory_limit * 0.8
+    text = (
+        f"{a_day:.0f} events a day take {needed / 2**20:.0f} MB in the end, of {room / 2**20:.0f}"
+    )
+    if needed > room:
+        text += ": give Redis more memory (maxmemory) before it is full"
+    yield Finding("memory for the rate", "bad" if needed > room else "good", text)
+
+
+def _of_stripe(settings: Settings) -> Iterator[Finding]:
+    key, restricted = settings.stripe_api_key, settings.stripe_restricted_key
+    if key is None:
+        yield Finding("STRIPE_API_KEY", "unknown", "not set here: Stripe was not asked")
+        return
+    api = StripeApi.from_settings(settings)
+    reads: dict[str, Callable[[], object]] = {
+        "sessions": lambda: api.list_sessions({"limit": 1}),
+        "reports": lambda: api.list_reports({"limit": 1}),
+        "events": lambda: next(api.events_since(int(time.time()) - 60), None),
+    }
+    if settings.stripe_connected_accounts:
+        reads["accounts"] = lambda: next(api.connected_accounts(), None)
+    if not api.is_organization:
+        yield _rights("STRIPE_API_KEY", reads)
+        yield from endpoints.look(api, livemode=bool(settings.livemode))
+    if restricted is not None and not api.is_organization:
+        other = StripeApi(restricted.get_secret_value(), base=settings.stripe_api_base, retries=0)
+        yield _rights(
+            "STRIPE_RESTRICTED_KEY", {"sessions": lambda: other.list_sessions({"limit": 1})}
+        )
+
+
+def _rights(name: str, reads: dict[str, Callable[[], object]]) -> Finding:
+    """Try what a key has to be able to read."""
+    refused = []
+    for what, read in reads.items():
+        try:
+            read()
+        except StripeFailure as failure:
+            asked = f"{failure}, {failure.request_id or 'no answer'}"
+            if failure.kind == "key":
+                text = f"is revoked, expired or mistyped ({asked}): put a valid one in its place"
+                return Finding(name, "bad", text)
+            if failure.kind != "forbidden":
+                return Finding(name, "unknown", f"Stripe does not answer as hoped ({asked})")
+            refused.append(f"may not read {what} ({asked}): give it read access to that in Stripe")
+    if refused:
+        return Finding(name, "bad", "; ".join(refused))
+    return Finding(name, "good", f"may read {', '.join(reads)}")
