@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from identity_webhooks.answers import wrong_return
+from identity_webhooks import answers
 from identity_webhooks.event import KINDS, Kind
 from identity_webhooks.handlers import RETRY_FOR, Mark, Moment, Subscription
 from identity_webhooks.verification import Verification
@@ -58,10 +58,10 @@ class Handler:
         """Call it.
 
         Raises:
-            Failed: it returned something that nobody will run, such as a coroutine.
+            Failed: it returned something, or used what it was given in a way that does nothing.
             BaseException: whatever it raises.
         """
-        if wrong := wrong_return(self.function(verification)):
+        if wrong := answers.call(self.function, verification):
             raise Failed(wrong)
 
     def failed(
@@ -179,7 +179,7 @@ def _handler(name: str, found: Found, words: Subscription, origin: str) -> Handl
         function=found.function,
         events=frozenset(events),
         needs=frozenset(words.needs),
-        reasons=frozenset(words.reason),
+        reasons=frozenset(words.reason or ()),
         superseded=words.superseded,
         retries=words.retries,
         timeout=words.timeout,
