@@ -6,7 +6,7 @@ import gc
 import io
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from datetime import date
 from typing import Any, cast
@@ -62,15 +62,18 @@ def conformance(
     if (effects is None) != (reset is None):
         raise TypeError("conformance needs both effects= and reset=, or neither")
     findings: list[str] = []
-    for label, v in _cases(words):
-        if reset:
-            reset()
-        with _heard() as heard:
-            result = run(handler, v)
-        findings += _failures(label, result)
-        findings += _leaks(result, heard())
-    if effects and reset:
-        findings += _effects(handler, words, effects, reset)
+    try:
+        for label, v in _cases(words):
+            if reset:
+                _look(reset)
+            with _heard() as heard:
+                result = run(handler, v)
+            findings += _failures(label, result)
+            findings += _leaks(result, heard())
+        if effects and reset:
+            findings += _effects(handler, words, effects, reset)
+    except _Unseen as error:
+        findings.append(f"Its effects cannot be looked at or undone after it was run: {error}.")
     return list(dict.fromkeys(findings))
 
 
@@ -117,7 +120,7 @@ def _failures(label: str, result: Result) -> Iterator[str]:
         return
     what = result.reason.removeprefix("failed: ")
     if result.error is None:
-        yield f"It {what}."
+        yield f"It {what}." if what.startswith(("returned", "made")) else f"It fails: {what}."
     else:
         traceback = result.error.__traceback__
         while traceback and traceback.tb_next:
@@ -166,17 +169,13 @@ def _effects(
     reset: Callable[[], object],
 ) -> Iterator[str]:
     """Say what is wrong with the effects of a handler: of the first event that has one."""
-    try:
-        for _, v in _cases(words):
-            _look(reset)
-            before = _look(effects)
-            run(handler, v)
-            if _look(effects) != before:
-                yield from _repeats(handler, v, effects, reset)
-                return
-    except _Unseen as error:
-        yield f"Its effects cannot be looked at after it was run: {error}."
-        return
+    for _, v in _cases(words):
+        _look(reset)
+        before = _look(effects)
+        run(handler, v)
+        if _look(effects) != before:
+            yield from _repeats(handler, v, effects, reset)
+            return
     yield (
         "It has no effect, whatever the event: what effects= returns is the same before and after"
         " it is run."
@@ -207,14 +206,17 @@ def _repeats(
         else:
             return
         try:
-            run(handler, again)
+            result = run(handler, again)
             found = _look(effects)
             _look(reset)
+            failed = result.reason.removeprefix("failed: ") if result.error else ""
         except _Unseen as error:
+            failed = str(error)
+        if failed:
             yield (
-                f"When it is stopped before line {line}, it leaves behind what is in the way of"
-                f" others ({error}): open connections and transactions with a with block, or use"
-                " v.once."
+                f"When it is stopped before line {line}, it leaves behind what is in the way"
+                f" afterwards ({failed}): open connections and transactions with a with block, or"
+                " use v.once."
             )
             return
         if found != once:
@@ -231,6 +233,8 @@ def _look(what: Callable[[], object]) -> object:
     Raises:
         _Unseen: it fails, most often since a transaction is open.
     """
+    with suppress(Exception):
+        return what()
     gc.collect()  # as the end of a process closes what nobody refers to
     try:
         return what()
