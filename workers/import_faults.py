@@ -24,6 +24,8 @@ _SECRET_NAME = re.compile(
     r"key|secret|token|passw|pwd|dsn|credential|_url$|_uri$|auth", re.IGNORECASE
 )
 
+_EXTRA = "extra_forbidden"  # of a field that there is not
+
 
 def at(file: str, line: int) -> str:
     """Return a place as editors and terminals read it; below the working directory shortened."""
@@ -83,8 +85,9 @@ def _could_say(kind: Any, error: ValidationError) -> bool:
     for field in kind.model_fields.values():
         alias = field.validation_alias
         known |= {str(each) for each in getattr(alias, "choices", [alias]) if each is not None}
-    wanted = {str(fault["loc"][0]) for fault in error.errors(include_url=False) if fault["loc"]}
-    return title == error.title and (wanted <= known or kind.model_config.get("extra") == "forbid")
+    found = error.errors(include_url=False)
+    wanted = {str(each["loc"][0]) for each in found if each["loc"] and each["type"] != _EXTRA}
+    return title == error.title and wanted <= known
 
 
 def _settings_classes(base: Any = BaseSettings) -> Iterator[type]:

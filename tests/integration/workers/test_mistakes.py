@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -247,6 +248,20 @@ REFUSED: dict[str, tuple[str, int, str]] = {
         0,
         "opens a connection to 127.0.0.1:",
     ),
+    **{
+        f"at import: {what}": (
+            f"import signal\n{statement}\n@on('verified')\ndef f(v): ...",
+            0,
+            f"{what} when it is imported, which the worker does itself: take that out, and mark",
+        )
+        for what, statement in {
+            "sets what is done about SIGTERM": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+            "sets what is done about SIGINT": "signal.signal(signal.SIGINT, lambda *_: None)",
+            "sets what is done about SIGPIPE": "signal.signal(signal.SIGPIPE, signal.SIG_DFL)",
+            "sets what is done about SIGCHLD": "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+            "blocks SIGTERM": "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})",
+        }.items()
+    },
     "a start that wants something": (
         "from identity_webhooks import on_start\n@on_start\ndef f(v): ...\n@on('*')\ndef g(v): ...",
         5,
@@ -286,8 +301,8 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 
     def write(**modules: str) -> None:
         for name, source in modules.items():
-            path = tmp_path / f"{name.replace('__', '/')}.py"
-            path.parent.mkdir(exist_ok=True)
+            path = tmp_path / f"{re.sub('__(?!init|$)', '/', name)}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(dedent(source), encoding="utf-8")
         importlib.invalidate_caches()
 
@@ -386,6 +401,75 @@ class TestElsewhere:
             "HANDLERS acme",
             "HANDLERS other",
         ]
+
+
+class TestSubmodules:
+    """Of a package, that nobody imports: their `on` never runs."""
+
+    MARKING = HEAD + '@on("verified")\ndef f(v): ...\n'
+
+    def refused(self, write: Write, **modules: str) -> list[str]:
+        write(**{"acme____init__": self.MARKING, **modules})
+        return refusal("acme")
+
+    @pytest.mark.parametrize(
+        ("source", "line"),
+        [
+            (MARKING, 4),
+            ("import identity_webhooks as iw\n\n@iw.on('verified')\ndef f(v): ...", 3),
+            ("from identity_webhooks import on as when\n@when('verified')\ndef f(v): ...", 2),
+            ("from workers import on\nclass Crm:\n    @on('verified')\n    def f(self, v): ...", 3),
+            ("from identity_webhooks import on_dead\n@on_dead\ndef f(dead): ...", 2),
+            ("def g():\n    from identity_webhooks import on\n    @on('*')\n    def f(v): ...", 3),
+        ],
+    )
+    def test_each_is_refused_with_file_and_line(self, source, line, write, tmp_path) -> None:
+        (said,) = self.refused(write, acme__refunds=source)
+        assert said == (
+            "HANDLERS acme: acme.refunds marks a function, and nothing imports it: name it, too,"
+            f" in HANDLERS or by an entry point ({tmp_path}/acme/refunds.py:{line})"
+        )
+
+    def test_deep_ones_too_and_none_is_run(self, write) -> None:
+        said = self.refused(
+            write,
+            acme__deep____init__="raise SystemExit\n",
+            acme__deep__er____init__="raise SystemExit\n",
+            acme__deep__er__refunds=self.MARKING + "raise SystemExit\n",
+        )
+        assert [line.split(" marks ")[0] for line in said] == [
+            "HANDLERS acme: acme.deep.er.refunds"
+        ]
+
+    @pytest.mark.parametrize(
+        ("name", "source"),
+        [
+            ("acme__refunds", "def on(*_): ...\n@on\ndef f(v): ..."),
+            ("acme__refunds", "from identity_webhooks import on\n"),
+            ("acme__refunds", "from identity_webhooks import on\ndef f(v) ...\n"),
+            ("acme__refunds", "from .identity_webhooks import on\n@on\ndef f(v): ..."),
+            ("acme__test_refunds", MARKING),
+            ("acme__tests____init__", MARKING),
+            ("acme__conftest", MARKING),
+        ],
+    )
+    def test_what_marks_nothing_of_ours_and_tests_are_let_be(self, name, source, write) -> None:
+        write(**{"acme____init__": self.MARKING, name: source})
+        assert plugins.load(Settings(audit=False, handlers=("acme",))).handlers
+
+    def test_one_that_is_named_itself_is_collected(self, write) -> None:
+        write(acme____init__=self.MARKING, acme__refunds=self.MARKING)
+        router = plugins.load(Settings(audit=False, handlers=("acme", "acme.refunds")))
+        assert [handler.name for handler in router.handlers] == ["acme.f", "refunds.f"]
+
+
+class TestSettingsOfOneName:
+    def test_the_variable_is_that_of_the_class_that_failed(self, write, monkeypatch) -> None:
+        """Another class of this name is newer, with other fields."""
+        crm = "class Crm(BaseSettings):\n    model_config = {{'env_prefix': '{0}'}}\n    {1}: str\n"
+        other = HEAD + crm.format("two_", "token")
+        write(two=other, one=HEAD + crm.format("one_", "url") + "import two\nCrm()\n")
+        assert refusal("one") == ["HANDLERS one: setting ONE_URL: Field required"]
 
 
 async def coroutine() -> None: ...
@@ -626,6 +710,8 @@ def test_each_fails_in_words(function, status, words, desk) -> None:
 
 def test_what_is_right_is_done(desk) -> None:
     """An answer that is raised and caught, and effects that have names."""
+    with DATABASE.begin() as db:
+        db.execute(text(f"DELETE FROM {TABLE}"))  # noqa: S608
 
     @on("verified")
     def handle(v: Verification) -> None:
