@@ -105,6 +105,7 @@ class Metrics:
             atexit.register(self.flush)
 
     def _flush_for_ever(self) -> None:
+        logs.is_ours()
         pause = threading.Event()
         while True:
             pause.wait(PERIOD)

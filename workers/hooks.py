@@ -22,9 +22,7 @@ class Hooks:
     """The hooks of a process: of all plugins, or of these."""
 
     def __init__(self, router: Router, plugins: Collection[Plugin] | None = None) -> None:
-        self._hooks = [
-            hook for hook in router.hooks if plugins is None or hook.plugin in plugins
-        ]
+        self._hooks = [hook for hook in router.hooks if plugins is None or hook.plugin in plugins]
         self._plugins = {handler.name: handler.plugin for handler in router.handlers}
 
     def start(self) -> None:

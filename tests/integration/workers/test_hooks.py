@@ -208,7 +208,7 @@ def test_plugins_of_one_name_have_hooks_of_their_own(tmp_path, monkeypatch, desk
     assert desk.settle(processor, event).state == "dead"
     assert told == {"one": ["shop.one"], "two": ["shop.two"]}
     # As `own_process=True` and `run` have them: those of one plugin.
-    hooks.Hooks(router, router.handlers[1].plugin).start()
+    hooks.Hooks(router, {router.handlers[1].plugin}).start()
     assert told == {"one": ["shop.one"], "two": ["shop.two", "two starts"]}
     # A handler that is no longer there has left its name alone.
     claim = SimpleNamespace(event=event, identity="k")
