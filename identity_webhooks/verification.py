@@ -71,16 +71,18 @@ class Outcome:
     reason: str | None = None
     user_can_retry: bool = False
 
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, str):  # no outcome is equal to a text, and nothing would be done
-            raise Misuse(f"v.outcome is no text: write v.outcome.kind == {str(other)!r}")
-        if not isinstance(other, Outcome):
-            return NotImplemented
-        ours = (self.kind, self.reason, self.user_can_retry)
-        return ours == (other.kind, other.reason, other.user_can_retry)
+    if not TYPE_CHECKING:  # type checkers find it themselves, unless they see this
 
-    def __hash__(self) -> int:
-        return hash((self.kind, self.reason, self.user_can_retry))
+        def __eq__(self, other: object) -> bool:
+            if isinstance(other, str):  # no outcome equals a text, and nothing would be done
+                raise Misuse(f"v.outcome is no text: write v.outcome.kind == {str(other)!r}")
+            if not isinstance(other, Outcome):
+                return NotImplemented
+            ours = (self.kind, self.reason, self.user_can_retry)
+            return ours == (other.kind, other.reason, other.user_can_retry)
+
+        def __hash__(self) -> int:
+            return hash((self.kind, self.reason, self.user_can_retry))
 
     @classmethod
     def of(cls, session: VerificationSession, event: Kind | None = None) -> Outcome:
