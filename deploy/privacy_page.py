@@ -69,8 +69,9 @@ comes (docs/handlers.md). `identity_webhooks_once`, the table of `v.once`, holds
 `client_reference_id` or the metadata's `user_id`. When a session is redacted, its subject and reason are erased, and
 nothing writes them again.
 
-- SQLite: no file of the database holds them when the handler is done (`secure_delete`, and the write-ahead log is
-  emptied). Blocks that the file system has given up are outside its reach.
+- SQLite: no file of the database holds them when the handler is done (`secure_delete`, `VACUUM`, and the write-ahead
+  log is emptied). The whole file is written anew for it, and locked meanwhile; while somebody else uses it, the handler
+  is tried again. Blocks that the file system has given up are outside its reach.
 - PostgreSQL keeps the row's earlier version until it is vacuumed, and pieces of it in free space, in the statistics of
   the planner and in the write-ahead log. With `wal_recycle=off` no file of the server holds them after:
   `VACUUM (FULL, ANALYZE) {table}` (it locks the table while it runs), `VACUUM FULL pg_statistic`,

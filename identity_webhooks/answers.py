@@ -6,9 +6,35 @@ The worker reads answers here, and so does `identity_webhooks.testing.run`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING
 
-from identity_webhooks.handlers import Discard, Retry, seconds_of
+from identity_webhooks.handlers import Discard, Misuse, Retry, not_raised, seconds_of
+
+if TYPE_CHECKING:
+    from identity_webhooks.verification import Verification
+
+
+def call(handler: Callable[[Verification], object], v: Verification) -> str:
+    """Call a handler; why it failed although it raised nothing of its own, else an empty text.
+
+    The text holds words of ours and names of types: it may be written down.
+
+    Raises:
+        BaseException: whatever the handler raises, but for `Misuse`.
+    """
+    with not_raised() as made:
+        try:
+            answer = handler(v)
+        except Misuse as misuse:
+            return str(misuse)
+    if wrong := wrong_return(answer) or v._once.left():
+        return wrong
+    left = next((each for each in made if each.__traceback__ is None), None)
+    if left is None:
+        return ""
+    name = type(left).__name__
+    return f"made {name}(...) and did not raise it: write raise {name}(...)"
 
 
 def told(answer: Retry | Discard) -> tuple[str, float | None]:
@@ -24,16 +50,24 @@ def told(answer: Retry | Discard) -> tuple[str, float | None]:
 
 
 def wrong_return(answer: object) -> str:
-    """Say why what a handler returned means that it failed; empty when it does not."""
+    """Say why what a function returned means that it failed; empty for None, the one right answer.
+
+    Of any other value nobody can tell whether its author expects something to be done with it.
+    """
+    if answer is None:
+        return ""
     if inspect.iscoroutine(answer):
         answer.close()
     if inspect.isawaitable(answer) or isinstance(answer, AsyncIterator | Iterator):
         return (
             f"returned a {type(answer).__name__}, and nothing of it ran:"
-            " handlers are plain functions that return None"
+            " write a plain function that returns None"
         )
     if isinstance(answer, Exception):
         answer = type(answer)
     if isinstance(answer, type) and issubclass(answer, Exception):
         return f"returned {answer.__name__}: write raise {answer.__name__}(...)"
-    return ""
+    return (
+        f"returned a {type(answer).__name__}, which nobody looks at: return None, and raise Retry"
+        " or Discard if it is not done"
+    )

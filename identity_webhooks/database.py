@@ -22,12 +22,12 @@ from sqlalchemy import (
     exists,
     inspect,
     select,
+    tuple_,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from identity_webhooks.event import KINDS
 from identity_webhooks.verification import Verification
 
 SESSIONS = Table(
@@ -38,7 +38,8 @@ SESSIONS = Table(
     Column("subject", Text),
     Column("outcome", String(255), nullable=False),
     Column("reason", String(255)),
-    Column("position", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),  # when the event was made
+    Column("taken", BigInteger, nullable=False),  # v.order
 )
 Index("identity_webhooks_sessions_subject", SESSIONS.c.subject, SESSIONS.c.account)
 
@@ -64,7 +65,8 @@ def save(database: Connection, v: Verification) -> None:
     """Write where the session stands, unless the row tells of a later event; commit it yourself.
 
     One statement: the database compares under the lock of the row, so a process that was held up
-    cannot take a session back in time.
+    cannot take a session back in time. Of two events of one second the one counts that a worker
+    took up later: it has read the session later.
     """
     redacted = v.redacted
     values = {
@@ -73,8 +75,8 @@ def save(database: Connection, v: Verification) -> None:
         "subject": None if redacted else v.subject,
         "outcome": "redacted" if redacted else v.outcome.kind,
         "reason": None if redacted else v.outcome.reason,
-        # Events of one second are in the order of a session's life.
-        "position": LAST if redacted else v.event.created * 10 + KINDS.index(v.event.kind),
+        "position": LAST if redacted else v.event.created,
+        "taken": v.order,
     }
     statement = _INSERT[database.dialect.name](SESSIONS).values(values)
     database.execute(
@@ -82,7 +84,8 @@ def save(database: Connection, v: Verification) -> None:
             index_elements=[SESSIONS.c.session],
             set_={name: statement.excluded[name] for name in values if name != "session"},
             # Equal, too: the same event, run again.
-            where=statement.excluded.position >= SESSIONS.c.position,
+            where=tuple_(statement.excluded.position, statement.excluded.taken)
+            >= tuple_(SESSIONS.c.position, SESSIONS.c.taken),
         )
     )
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, Union, cast
 
 from identity_webhooks.event import Event, Kind
 from identity_webhooks.reasons import Reason
@@ -45,6 +46,13 @@ DeadHook = TypeVar(
 )
 
 
+class Misuse(TypeError):
+    """What a handler was given is used in a way that does nothing; the text says what to write.
+
+    It holds no personal data: words of ours, and names of types.
+    """
+
+
 class _Answer(Exception):
     """What `Retry` and `Discard` have in common.
 
@@ -61,6 +69,13 @@ class _Answer(Exception):
     misuse: str = ""
     form: ClassVar[str]
 
+    def __new__(cls, *_: object, **__: object) -> Self:
+        """Note that it was made: not in `__init__`, which a subclass may replace."""
+        made = super().__new__(cls)
+        if (notes := _made.get()) is not None:
+            notes.append(made)
+        return made
+
     def __init__(self, reason: Any = "", *extra: object, **unknown: object) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -69,6 +84,23 @@ class _Answer(Exception):
             self.misuse = f'no reason given: write {type(self).__name__}("why")'
         elif extra or unknown:
             self.misuse = f"too much was given: write {self.form}"
+
+
+_made: ContextVar[list[_Answer] | None] = ContextVar("made", default=None)
+
+
+@contextmanager
+def not_raised() -> Iterator[list[_Answer]]:
+    """Collect each `Retry` and `Discard` that is made; the raised ones have a traceback."""
+    notes: list[_Answer] = []
+    token = _made.set(notes)
+    try:
+        yield notes
+    except BaseException:
+        notes.clear()  # what is raised refers to them, and they to it
+        raise
+    finally:
+        _made.reset(token)
 
 
 class Retry(_Answer):
@@ -124,7 +156,7 @@ class Subscription:
 
     events: tuple[str, ...]
     needs: tuple[str, ...] = ()
-    reason: tuple[str, ...] = ()
+    reason: tuple[str, ...] | None = None
     superseded: bool = False
     retries: int | None = None
     timeout: float = 60
@@ -181,7 +213,7 @@ would never run, so the worker refuses to start."""
 def on(
     *events: Kind | Literal["*"],
     needs: Need | Iterable[Need] = (),
-    reason: Reason | Iterable[Reason] = (),
+    reason: Reason | Iterable[Reason] | None = None,
     superseded: bool = False,
     retries: int | None = None,
     timeout: float = 60,
@@ -204,7 +236,13 @@ def on(
         # @on without parentheses
         return cast("Callable[[Function], Function]", _mark(function, None, here))
     words = Subscription(
-        events, _words(needs), _words(reason), superseded, retries, timeout, own_process
+        events,
+        _words(needs),
+        None if reason is None else _words(reason),
+        superseded,
+        retries,
+        timeout,
+        own_process,
     )
     unused = _written_down(None, words, here)
 
@@ -256,7 +294,7 @@ def _written_down(target: object, words: Subscription | Moment | None, frame: Fr
 
 
 def _words(value: Any) -> tuple[str, ...]:
-    # A lone string is an iterable of letters, which nobody means.
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return (value,)
+    # A lone string is an iterable of letters, and a mapping one of keys, which nobody means.
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        return (cast(str, value),)
     return tuple(value)

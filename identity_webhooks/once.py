@@ -6,20 +6,26 @@ alias); on PostgreSQL, SQLite, MySQL and MariaDB. Neither library is imported un
 The key is inserted first, in the transaction of the effect. A second process with the same key
 waits there until the first has committed, and then skips, or has rolled back, and then runs. That
 holds whatever the effect does, also for an UPDATE that hits no row.
+
+`once` begins and commits the transaction. One that is open already, one that somebody else would
+have to commit and one that does not hold anything together (autocommit) are refused: an effect
+would be lost, or had twice, and nobody would see it.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from identity_webhooks.answers import wrong_return
-from identity_webhooks.handlers import Retry
+from identity_webhooks.handlers import Misuse, Retry
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
     from sqlalchemy.orm import Session
 
     Database = TypeVar("Database", Connection, Session)
@@ -28,11 +34,13 @@ TABLE = "identity_webhooks_once"
 KEY_LENGTH = 500
 """Characters of a key, at most: MySQL can index no more (3,072 bytes)."""
 
+_NAME = re.compile(r"[A-Za-z0-9._-]{0,100}")
 _CREATE = (
     f"CREATE TABLE IF NOT EXISTS {TABLE} (idempotency_key VARCHAR({KEY_LENGTH}) PRIMARY KEY,"
     " created TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)"
 )
-_CONFLICT = f"INSERT INTO {TABLE} (idempotency_key) VALUES (%s) ON CONFLICT DO NOTHING"  # noqa: S608 (our constant)
+_FIND = f"SELECT COUNT(*) FROM {TABLE} WHERE idempotency_key = %s"  # noqa: S608 (our constant)
+_CONFLICT = f"INSERT INTO {TABLE} (idempotency_key) VALUES (%s) ON CONFLICT DO NOTHING"  # noqa: S608
 _IGNORE = f"INSERT IGNORE INTO {TABLE} (idempotency_key) VALUES (%s)"  # noqa: S608
 _INSERT = {
     "postgresql": _CONFLICT,
@@ -40,133 +48,336 @@ _INSERT = {
     "mysql": _IGNORE,
     "mariadb": _IGNORE,
 }
+_WRITE = "write @v.once(engine) above a function that takes a connection"
 
 
-@overload
-def once(database: Engine, key: str) -> Callable[[Callable[[Connection], None]], bool]: ...
+@dataclass(slots=True)
+class Blocks:
+    """The effects of one run of a handler, by their keys."""
+
+    _waiting: set[str] = field(default_factory=set)
+    _over: set[str] = field(default_factory=set)
+
+    def block(self, database: Any, key: str, name: str = "") -> Block:
+        """Return what runs the effect of this name; it has to be called before the run ends.
+
+        Raises:
+            Misuse: it is no database, or no name.
+        """
+        _kind_of(database)
+        if not (_is_text(name) and _NAME.fullmatch(name)):
+            raise Misuse(
+                "the name of a v.once is up to 100 letters, digits, dots and dashes, such as"
+                ' v.once(engine, "invoice")'
+            )
+        key = f"{key}:{name}" if name else key
+        if len(key) > KEY_LENGTH:
+            raise Misuse(f"the key of a v.once is longer than {KEY_LENGTH} characters")
+        self._waiting.add(key)
+        return Block(self, database, key)
+
+    def begin(self, key: str) -> None:
+        """Note that an effect is about to be run.
+
+        Raises:
+            Misuse: one with this key has been, and this would be skipped.
+        """
+        self._waiting.discard(key)
+        if key in self._over:
+            raise Misuse(
+                "v.once was used before in this run with the same name, so that this effect would"
+                ' be skipped: give each a name of its own, v.once(engine, "invoice")'
+            )
+
+    def end(self, key: str) -> None:
+        """Note that an effect was had, or skipped."""
+        self._over.add(key)
+
+    def left(self) -> str:
+        """Say what is wrong when a block has run nothing; else an empty text."""
+        return f"v.once(...) has run nothing: {_WRITE}" if self._waiting else ""
 
 
-@overload
-def once(database: Database, key: str) -> Callable[[Callable[[Database], None]], bool]: ...
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """What `v.once(...)` returns: to be called with the effect, as a decorator does."""
+
+    _blocks: Blocks
+    _database: Any
+    _key: str
+
+    def __call__(self, effect: Callable[[Any], None]) -> bool:
+        """Run the effect unless it has been run for this key; whether it was."""
+        self._blocks.begin(self._key)
+        if not callable(effect):
+            raise Misuse(f"v.once was given a {type(effect).__name__} to run: {_WRITE}")
+        with _transaction(self._database) as open_:
+            ran = open_.insert(self._key) == 1
+            if ran:
+                answer: object = effect(open_.given)  # type: ignore[func-returns-value]
+                if wrong := wrong_return(answer):
+                    raise Misuse(f"the function below v.once {wrong}")
+                open_.check(self._key)
+        self._blocks.end(self._key)
+        return ran
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise Misuse(f"v.once is no context manager, and tells nothing by itself: {_WRITE}")
+
+    # With one of these it would run nothing, or in no transaction.
+    __enter__ = __bool__ = __iter__ = __await__ = _refuse
+
+    def __exit__(self, *_: object) -> None:
+        """Let `with` come to `__enter__`, which says what to write."""
 
 
-@overload
-def once(database: Any, key: str) -> Callable[[Callable[[Any], None]], bool]: ...
-
-
-def once(database: Any, key: str) -> Callable[[Callable[[Any], None]], bool]:
+def once(database: Any, key: str) -> Block:
     """Return a decorator that runs a function at once, unless it has been run for this key.
 
-    The function gets the connection or session of the transaction, and returns nothing. What the
-    decorator leaves behind is True when it was run, and False when it was skipped.
-
-    An engine, or a session that has not begun, is begun here and committed. A transaction that you
-    began yourself stays yours: commit it. A session that only reading has begun is committed.
-
-    Raises:
-        TypeError: it is no such database, or the function returned a coroutine or a generator.
-        Retry: the key cannot be written down, which is most often a missing table.
+    It is `Verification.once` with a key of the caller's.
     """
-
-    def run(effect: Callable[[Any], None]) -> bool:
-        with _transaction(database) as (transaction, dialect, execute):
-            if dialect not in _INSERT:
-                raise TypeError(f"once does not know the database {dialect}")
-            try:
-                inserted = execute(_INSERT[dialect], key)
-            except Exception as error:
-                raise Retry(
-                    f"{type(error).__name__}: cannot write to the table {TABLE}:"
-                    " identity_webhooks.once.create_table makes it"
-                ) from error
-            if inserted != 1:
-                return False
-            answer: object = effect(transaction)  # type: ignore[func-returns-value]
-            if wrong := wrong_return(answer):
-                raise TypeError(wrong)
-            return True
-
-    return run
+    return Blocks().block(database, key)
 
 
 def create_table(database: Any) -> None:
-    """Create the table if it is not there; the same databases as for `once`.
+    """Create the table if it is not there.
 
     In a migration: `create_table(op.get_bind())` for Alembic, and for Django
-    `RunPython(lambda apps, editor: create_table(editor.connection))`.
+    `RunPython(lambda apps, editor: create_table(editor.connection))`. In a transaction that is open
+    it is created there; else it is committed.
+
+    Args:
+        database: what `once` takes.
+
+    Raises:
+        Misuse: it is no such database.
     """
-    with _transaction(database) as (_, _, execute):
-        execute(_CREATE)
+    match _kind_of(database):
+        case "django":
+            with _django_connection(database).cursor() as cursor:
+                cursor.execute(_CREATE)
+        case "engine":
+            with database.begin() as connection:
+                _run(connection, _CREATE)
+        case _:
+            begun = database.in_transaction()
+            _run(database, _CREATE)
+            if not begun:
+                database.commit()
 
 
-Execute = Callable[..., int]
-"""Executes a statement, with the key where it has one, and returns how many rows it changed."""
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A transaction of one of the libraries.
+
+    Attributes:
+        given: what the effect gets.
+        dialect: of SQL.
+        run: executes a statement with a key, and returns its result.
+        whole: raises `Misuse` unless the transaction is still the one that was begun.
+    """
+
+    given: Any
+    dialect: str
+    run: Callable[[str, str], Any]
+    whole: Callable[[], None]
+
+    def insert(self, key: str) -> int:
+        """Write the key down; how many rows that are, 0 if it was there."""
+        if self.dialect not in _INSERT:
+            raise Misuse(f"v.once does not know the database {self.dialect}")
+        try:
+            rows = self.run(_INSERT[self.dialect], key).rowcount
+        except Exception as error:
+            raise Retry(
+                f"{type(error).__name__}: cannot write to the table {TABLE}:"
+                " identity_webhooks.once.create_table makes it"
+            ) from error
+        self.whole()
+        return int(rows)
+
+    def check(self, key: str) -> None:
+        """Find the key again: what the effect ended, or an error of it undid, takes it along.
+
+        PostgreSQL rolls back at the COMMIT after an error that was caught, and says nothing.
+        """
+        self.whole()
+        try:
+            ((found,),) = self.run(_FIND, key).fetchall()
+        except Exception as error:
+            raise Misuse(
+                f"the transaction of v.once has failed ({type(error).__name__}): an error was"
+                " caught in the function below it; let it out, or use a savepoint"
+            ) from error
+        if found != 1:
+            raise Misuse(_ENDED)
 
 
-@contextmanager
-def _transaction(database: Any) -> Iterator[tuple[Any, str, Execute]]:
-    """Yield what the effect is given, the name of the SQL dialect, and how to execute.
+_ENDED = (
+    "the function below v.once has ended its transaction: leave commit and rollback to v.once, and"
+    " raise to undo"
+)
 
-    A library is imported if the database is one of its.
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)  # not every author runs a type checker
+
+
+def _kind_of(database: Any) -> str:
+    """Say which kind of database it is.
+
+    Raises:
+        Misuse: it is none.
     """
     sqlalchemy, orm = sys.modules.get("sqlalchemy"), sys.modules.get("sqlalchemy.orm")
-    if orm and isinstance(database, orm.scoped_session):
-        database = database()
-    if isinstance(database, str) or hasattr(database, "vendor"):
-        with _django(database) as given:
-            yield given
-    elif orm and isinstance(database, orm.Session):
-        with _session(database) as given:
-            yield given
-    elif sqlalchemy and isinstance(database, sqlalchemy.Engine):
-        with database.begin() as connection:
-            yield connection, connection.dialect.name, _executor(connection)
-    elif sqlalchemy and isinstance(database, sqlalchemy.Connection):
-        with nullcontext() if database.in_transaction() else database.begin():
-            yield database, database.dialect.name, _executor(database)
-    else:
-        raise TypeError(
-            "once takes an engine, a connection or a session of SQLAlchemy, or a connection of"
-            f" Django or its alias, and not a {type(database).__name__}"
-        )
+    if orm and isinstance(database, orm.Session | orm.scoped_session):
+        return "session"
+    if sqlalchemy and isinstance(database, sqlalchemy.Engine):
+        return "engine"
+    if sqlalchemy and isinstance(database, sqlalchemy.Connection):
+        return "connection"
+    if isinstance(database, str) or (
+        hasattr(database, "vendor") and hasattr(database, "in_atomic_block")
+    ):
+        return "django"
+    raise Misuse(
+        "v.once takes an engine, a connection or a session of SQLAlchemy, or a connection of Django"
+        f" or its alias, and not a {type(database).__name__}: write @v.once(engine)"
+    )
 
 
 @contextmanager
-def _session(session: Session) -> Iterator[tuple[Any, str, Execute]]:
-    from sqlalchemy.orm import SessionTransactionOrigin  # noqa: PLC0415 (optional)
+def _transaction(database: Any) -> Iterator[_Open]:
+    """Begin a transaction; commit it, or roll it back when something is raised."""
+    kind = _kind_of(database)
+    if kind == "django":
+        with _django(database) as open_:
+            yield open_
+    elif kind == "session":
+        with _session(database) as open_:
+            yield open_
+    elif kind == "engine":
+        with database.connect() as connection, _begun(connection) as open_:
+            yield open_
+    else:
+        with _begun(database) as open_:
+            yield open_
 
-    begun = session.get_transaction()
-    ours = begun is None or begun.origin is SessionTransactionOrigin.AUTOBEGIN
+
+@contextmanager
+def _begun(connection: Any) -> Iterator[_Open]:
+    """Begin a transaction of a SQLAlchemy connection."""
+    if connection.in_transaction():
+        # It began by itself with whatever was read before, or somebody has to commit it.
+        raise Misuse(
+            "the connection given to v.once is in a transaction already: give v.once the engine, or"
+            " a connection on which nothing was run since its last commit"
+        )
+
+    def whole() -> None:
+        if not begun.is_active:
+            raise Misuse(_ENDED)
+        _refuse_autocommit(connection)
+
+    with connection.begin() as begun:
+        yield _Open(connection, connection.dialect.name, _executor(connection), whole)
+
+
+@contextmanager
+def _session(session: Any) -> Iterator[_Open]:
+    """Begin a transaction of a SQLAlchemy session, or go on in the one that reading has begun."""
+    from sqlalchemy import Connection  # noqa: PLC0415 (optional)
+    from sqlalchemy.orm import SessionTransactionOrigin, scoped_session  # noqa: PLC0415
+
+    if isinstance(session, scoped_session):
+        session = session()
+    bind, begun = session.get_bind(), session.get_transaction()
+    if session.in_nested_transaction():
+        raise Misuse("the session given to v.once is in a savepoint: use v.once outside of it")
+    if begun is not None and begun.origin is not SessionTransactionOrigin.AUTOBEGIN:
+        raise Misuse(
+            "the session given to v.once is in a transaction that was begun for it: give v.once a"
+            " session of its own, and it begins and commits"
+        )
+    if isinstance(bind, Connection) and bind.in_transaction():
+        raise Misuse(
+            "the session given to v.once is bound to a connection that is in a transaction, which"
+            " it would not commit: bind it to the engine"
+        )
+    ours = session.begin() if begun is None else begun
+
+    def whole() -> None:
+        if session.get_transaction() is not ours or not ours.is_active:
+            raise Misuse(_ENDED)
+        _refuse_autocommit(session.connection())
+
     try:
-        yield session, session.get_bind().dialect.name, _executor(session)
-        if ours:
-            session.commit()
+        yield _Open(session, bind.dialect.name, _executor(session), whole)
+        session.commit()
     except BaseException:
-        if ours:
-            session.rollback()
+        session.rollback()
         raise
 
 
-def _executor(connection: Any) -> Execute:
+def _refuse_autocommit(connection: Any) -> None:
+    """Refuse a connection of SQLAlchemy that commits each statement; the key is inserted by now."""
+    raw = connection.connection.dbapi_connection
+    if (open_ := getattr(raw, "in_transaction", None)) is not None:
+        alone = not open_  # sqlite3; whoever emits BEGIN has a transaction, whatever its settings
+    elif hasattr(connection.dialect, "detect_autocommit_setting"):  # from SQLAlchemy 2.0.45 on
+        alone = connection.dialect.detect_autocommit_setting(raw)
+    else:
+        alone = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+    if alone:
+        raise Misuse(
+            "the database given to v.once commits each statement by itself (AUTOCOMMIT): give it an"
+            " engine without that isolation level"
+        )
+
+
+def _run(connection: Any, statement: str, *key: str) -> Any:
     from sqlalchemy import text  # noqa: PLC0415 (optional)
 
-    def execute(statement: str, *key: str) -> int:
-        parameters = {"key": key[0]} if key else {}
-        return int(connection.execute(text(statement.replace("%s", ":key")), parameters).rowcount)
+    return connection.execute(text(statement.replace("%s", ":key")), {"key": key[0]} if key else {})
 
-    return execute
+
+def _executor(connection: Any) -> Callable[[str, str], Any]:
+    return lambda statement, key: _run(connection, statement, key)
+
+
+def _django_connection(database: Any) -> Any:
+    from django.db import connections  # noqa: PLC0415 (optional)
+
+    return connections[database] if isinstance(database, str) else database
 
 
 @contextmanager
-def _django(database: Any) -> Iterator[tuple[Any, str, Execute]]:
-    from django.db import connections, transaction  # noqa: PLC0415 (optional)
+def _django(database: Any) -> Iterator[_Open]:
+    """Begin a transaction of Django's."""
+    from django.db import transaction  # noqa: PLC0415 (optional)
 
-    connection = connections[database] if isinstance(database, str) else database
+    connection = _django_connection(database)
+    if not connection.in_atomic_block and not connection.get_autocommit():
+        raise Misuse(
+            "the autocommit of Django's connection is off, and v.once would not be committed: leave"
+            " it on"
+        )
 
-    def execute(statement: str, *key: str) -> int:
-        with connection.cursor() as cursor:
-            cursor.execute(statement, key or None)
-            return int(cursor.rowcount)
+    def whole() -> None:
+        if connection.needs_rollback:
+            raise Misuse(_ENDED)
 
-    with transaction.atomic(using=connection.alias):
-        yield connection, connection.vendor, execute
+    def run(statement: str, key: str) -> Any:
+        cursor = connection.cursor()
+        cursor.execute(statement, [key])
+        return cursor
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(transaction.atomic(using=connection.alias, durable=True))
+        except RuntimeError:  # what Django says of a block that is not the outermost one
+            raise Misuse(
+                "v.once is in a transaction.atomic block, which may undo it: use it outside, and"
+                " write into its function what belongs together"
+            ) from None
+        yield _Open(connection, connection.vendor, run, whole)

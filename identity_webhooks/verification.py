@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 from structlog.stdlib import BoundLogger
 
 from identity_webhooks.event import Event, Kind
-from identity_webhooks.once import once
+from identity_webhooks.handlers import Misuse
+from identity_webhooks.once import Blocks
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -69,6 +70,19 @@ class Outcome:
     kind: OutcomeKind
     reason: str | None = None
     user_can_retry: bool = False
+
+    if not TYPE_CHECKING:  # type checkers find it themselves, unless they see this
+
+        def __eq__(self, other: object) -> bool:
+            if isinstance(other, str):  # no outcome equals a text, and nothing would be done
+                raise Misuse(f"v.outcome is no text: write v.outcome.kind == {str(other)!r}")
+            if not isinstance(other, Outcome):
+                return NotImplemented
+            ours = (self.kind, self.reason, self.user_can_retry)
+            return ours == (other.kind, other.reason, other.user_can_retry)
+
+        def __hash__(self) -> int:
+            return hash((self.kind, self.reason, self.user_can_retry))
 
     @classmethod
     def of(cls, session: VerificationSession, event: Kind | None = None) -> Outcome:
@@ -174,6 +188,8 @@ class Verification:
             counts as failing, too).
         superseded: a later state has overtaken the event (only with `superseded=True`).
         log: a logger bound to event and handler.
+        order: milliseconds of Redis' clock; of two runs for one session, the one with the larger
+            number has read the session later (a fencing token). 0 outside of a worker.
     """
 
     event: Event
@@ -186,6 +202,8 @@ class Verification:
     superseded: bool
     log: BoundLogger = field(repr=False)
     last_attempt: bool = False
+    order: int = 0
+    _once: Blocks = field(default_factory=Blocks, init=False, repr=False, compare=False)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -212,20 +230,24 @@ class Verification:
         return reference or self.metadata.get("user_id") or None
 
     @overload
-    def once(self, database: Engine) -> Callable[[Callable[[Connection], None]], bool]: ...
+    def once(
+        self, database: Engine, name: str = ""
+    ) -> Callable[[Callable[[Connection], None]], bool]: ...
 
     @overload
-    def once(self, database: Database) -> Callable[[Callable[[Database], None]], bool]: ...
+    def once(
+        self, database: Database, name: str = ""
+    ) -> Callable[[Callable[[Database], None]], bool]: ...
 
     @overload
-    def once(self, database: Any) -> Callable[[Callable[[Any], None]], bool]: ...
+    def once(self, database: Any, name: str = "") -> Callable[[Callable[[Any], None]], bool]: ...
 
-    def once(self, database: Any) -> Callable[[Callable[[Any], None]], bool]:
+    def once(self, database: Any, name: str = "") -> Callable[[Callable[[Any], None]], bool]:
         """Run an effect and write down this handler's key in one transaction, or skip it.
 
-        The function below it runs at once; with `v.once(engine)` as here its effect and the key are
-        committed together. When the key is there already, it is skipped. It gets a connection (or
-        the session that was given), and its name becomes True or False: whether it was run.
+        The function below it runs at once; its effect and the key are committed together. When the
+        key is there already, it is skipped. It gets a connection (or the session that was given),
+        and its name becomes True or False: whether it was run.
 
             @v.once(engine)
             def grant(db: Connection) -> None:
@@ -233,10 +255,14 @@ class Verification:
 
         Args:
             database: an engine, a connection or a session of SQLAlchemy 2, or a connection of
-                Django or its alias. The table is made by `identity_webhooks.once.create_table`.
+                Django or its alias, with no transaction open: `once` begins and commits it. The
+                table is made by `identity_webhooks.once.create_table`.
+            name: which effect it is, where a handler has several: each is had once by its name.
+                Letters, digits, dots and dashes; changing it has the effect again.
 
         Raises:
-            TypeError: it is none of these, or the function returned a coroutine or a generator.
+            Misuse: it is none of these, or a transaction is open or would not hold; the function
+                returned anything; or this run has had an effect of this name already.
             Retry: the key cannot be written down, which is most often a missing table.
         """
-        return once(database, self.idempotency_key)
+        return self._once.block(database, self.idempotency_key, name)

@@ -22,6 +22,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ from io import UnsupportedOperation
 from traceback import walk_tb
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO, cast
+from weakref import WeakSet
 
 import msgspec
 import redis
@@ -92,6 +94,10 @@ _QUIET = ("rq", "stripe", "urllib3", "redis", "werkzeug")
 _personal: ContextVar[frozenset[str]] = ContextVar("personal", default=frozenset())
 _mask_personal: ContextVar[Callable[[str], str] | None] = ContextVar("mask_personal", default=None)
 _masks: set[Callable[[str], str]] = set()  # of all threads
+# Of blocks that have ended, each with the threads that were started meanwhile.
+_outlived: list[tuple[Callable[[str], str], list[threading.Thread]]] = []
+_outlived_lock = threading.Lock()
+_ours: WeakSet[threading.Thread] = WeakSet()
 
 RESTORE_PERIOD = 1.0
 """Seconds after which `masking` looks again whether the configuration still holds."""
@@ -204,10 +210,12 @@ class _Lines:
 def masking(values: Iterable[str]) -> Iterator[None]:
     """Mask these personal values in everything this thread logs or hands to `redact`.
 
-    Threads without a block of their own, such as a handler may start, mask the values of all.
+    Threads without a block of their own, such as a handler may start, mask the values of all: those
+    of a block also after it has ended, for as long as a thread lives that was started meanwhile.
     Blocks may be nested: the outer one's values stay masked in the inner one.
     """
     _restore_at_times()
+    before = set(threading.enumerate())
     words = _personal.get() | frozenset(values)
     mask = _Mask(words)
     words_token = _personal.set(words)
@@ -216,9 +224,30 @@ def masking(values: Iterable[str]) -> Iterator[None]:
     try:
         yield
     finally:
+        if started := [each for each in threading.enumerate() if each not in before]:
+            with _outlived_lock:
+                _outlived.append((mask, started))
         _masks.discard(mask)
         _mask_personal.reset(token)
         _personal.reset(words_token)
+
+
+def is_ours() -> None:
+    """Say that this thread is none that a handler has started."""
+    _ours.add(threading.current_thread())
+
+
+def _masks_of_others() -> list[Callable[[str], str]]:
+    """Return what a thread without a block masks."""
+    if not _outlived:
+        return list(_masks)
+    with _outlived_lock:
+        _outlived[:] = [
+            (mask, alive)
+            for mask, started in _outlived
+            if (alive := [each for each in started if each.is_alive() and each not in _ours])
+        ]
+        return [*_masks, *(mask for mask, _ in _outlived)]
 
 
 def _restore_at_times() -> None:
@@ -288,7 +317,7 @@ def redact(text: str) -> str:
     if "@" in text:
         text = _EMAIL.sub("[e-mail]", text)
     own = _mask_personal.get()
-    for mask in [own] if own else tuple(_masks):
+    for mask in [own] if own else _masks_of_others():
         text = mask(text)
     if len(text) <= _MAX_TEXT and text.isascii() and text.isprintable():
         return text

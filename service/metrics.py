@@ -290,6 +290,7 @@ class Metrics:
             self.flush(ended=True)
 
     def _report_for_ever(self) -> None:
+        logs.is_ours()
         pause = threading.Event()
         while True:
             # The first time at once: whoever asks who lives is told soon.

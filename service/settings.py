@@ -37,6 +37,9 @@ VOUCHABLE = ("append-only", "eviction", "memory", "primary")
 
 SENT_AGAIN = 30
 """Days for which Stripe sends and lists events again (https://docs.stripe.com/webhooks)."""
+NO_FORWARD_SECRET = (  # the fault, no secret
+    "FORWARD_SECRET: missing. Set it to whsec_ and the base64 of 32 random bytes"  # noqa: S105
+)
 
 _STRIPE = "https://api.stripe.com"
 _WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}\Z")
@@ -311,8 +314,9 @@ class Settings(BaseSettings):
         faults = []
         # Only workers are given the secret; other roles may see the URLs.
         if role == "worker" and self.forward_to and "FORWARD_SECRET" not in named:
-            faults.append("FORWARD_SECRET: missing. Set it to whsec_ and the base64 of 32 bytes")
-        if not self.forward_private and any(url.startswith("http:") for url in self.forward_to):
+            faults.append(NO_FORWARD_SECRET)
+        plain = any(urlsplit(url).scheme == "http" for url in self.forward_to)
+        if plain and not self.forward_private:
             faults.append("FORWARD_TO: should start with https:// (FORWARD_PRIVATE=1 allows http)")
         return faults
 
@@ -362,10 +366,11 @@ class Settings(BaseSettings):
         for number, url in enumerate(value, 1):
             try:
                 parts = urlsplit(url)
-                hosts.append((parts.hostname, parts.port))
+                default = 443 if parts.scheme == "https" else 80
+                hosts.append(((parts.hostname or "").rstrip("."), parts.port or default))
             except ValueError:
                 raise ValueError(f"URL {number} cannot be read") from None
-            if parts.scheme not in {"http", "https"} or not parts.hostname:
+            if parts.scheme not in {"http", "https"} or not hosts[-1][0]:
                 raise ValueError(f"URL {number} should start with https:// and a host")
             if not re.fullmatch(r"[!-~]+", url):
                 raise ValueError(f"URL {number} may hold no blanks, and only ASCII (xn--..., %20)")
@@ -437,8 +442,18 @@ class Settings(BaseSettings):
         url = value.get_secret_value() if value else ""
         if url.startswith("postgres://"):  # as Heroku writes it, and SQLAlchemy does not take it
             raise ValueError("starts with postgres://: write postgresql+psycopg://")
-        if value and not url.startswith(("postgresql", "sqlite")):
+        scheme, _, place = url.partition("://")
+        if value and scheme.partition("+")[0] not in {"postgresql", "sqlite"}:
             raise ValueError("should start with postgresql+psycopg:// or sqlite:///")
+        if scheme.partition("+")[2] in {"asyncpg", "aiosqlite", "psycopg_async"}:
+            raise ValueError("names a driver for asyncio: write postgresql+psycopg:// or sqlite://")
+        path, _, options = place.partition("?")
+        in_memory = path in {"", "/"} or ":memory:" in path or "mode=memory" in options
+        if scheme.startswith("sqlite") and in_memory:
+            # Of each worker its own, and gone with it.
+            raise ValueError(
+                "is a database in memory: name a file, sqlite:////var/lib/iw/sessions.db"
+            )
         return value
 
     @field_validator("https_proxy")

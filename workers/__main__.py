@@ -92,6 +92,7 @@ def handlers(as_json: bool) -> None:
         settings = Settings.load("tool")
         # What plugins log as they are imported must not get into the answer.
         logs.configure(settings, sys.stderr)
+        process.hook_exceptions()
         found = plugins.load(settings).handlers
         described = [
             {
@@ -168,6 +169,7 @@ def run_handler(session: str, name: str, dry_run: bool, account: str | None, as_
     def run() -> int:
         settings = Settings.load("worker")
         logs.configure(settings, sys.stderr)
+        process.hook_exceptions()
         router = plugins.load(settings)
         handler = next((each for each in router.handlers if each.name == name), None)
         if handler is None:

@@ -210,14 +210,21 @@ def faults_of(found: Found) -> Iterator[str]:
 def _faults_of_events(words: Subscription) -> Iterator[str]:
     if not words.events:
         yield f"names no event: one of {', '.join(KINDS)}, or '*'"
+    yield from _repeated("event", words.events)
+    if "*" in words.events and len(words.events) > 1:
+        yield "names '*', which is all of them, and others: write one or the other"
     for event in words.events:
         if event not in ("*", *KINDS):
             yield f"unknown event {event!r}: one of {', '.join(KINDS)}, or '*'"
+    yield from _repeated("field in needs", words.needs)
     for need in words.needs:
         if need not in tuple(SENSITIVE):
             yield f"unknown field in needs {need!r}{_perhaps(need, SENSITIVE)}"
-    if not words.reason:
+    if words.reason is None:
         return
+    if not words.reason:
+        yield "reason= is empty, so that it would never run: leave it out for every reason"
+    yield from _repeated("reason", words.reason)
     if not any(event in ("*", "requires_input") for event in words.events):
         yield "reason= filters requires_input events, which it does not subscribe to"
     elif any(event != "requires_input" for event in words.events):
@@ -228,6 +235,13 @@ def _faults_of_events(words: Subscription) -> Iterator[str]:
                 f"unknown reason {reason!r}{_perhaps(reason, REASONS)}."
                 " For a code newer than this release look at v.outcome.reason"
             )
+
+
+def _repeated(what: str, words: tuple[object, ...]) -> Iterator[str]:
+    """Say which words stand there more than once; `on` may have been given anything."""
+    for number, word in enumerate(words):
+        if word in words[:number]:
+            yield f"names the {what} {word!r} twice: write it once"
 
 
 def _perhaps(word: object, words: Iterable[str]) -> str:

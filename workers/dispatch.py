@@ -166,6 +166,7 @@ class Dispatcher:
             superseded=facts.superseded,
             log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
             last_attempt=handler.is_last(before, claim.now),
+            order=claim.now,
         )
         progress, delay = Progress("done", attempt), 0.0
         story, began = current(), time.monotonic()

@@ -91,6 +91,7 @@ class Heartbeat:
                 watched.handler = None
 
     def _run(self) -> None:
+        logs.is_ours()
         while True:
             time.sleep(TICK)
             with self._lock:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection
 
+from identity_webhooks.answers import wrong_return
 from identity_webhooks.handlers import Dead
 from service import logs
 from service.inbox import Claim, Progress
-from workers.router import Hook
+from workers.held import Signals
+from workers.router import Failed, Hook, Plugin, Router
 
 DEAD_LIMIT = 60.0
 """Seconds that an `on_dead` function has; then the event ends without waiting for it."""
@@ -17,16 +19,27 @@ log = logs.get(__name__)
 
 
 class Hooks:
-    """The hooks of a process."""
+    """The hooks of a process: of all plugins, or of these."""
 
-    def __init__(self, hooks: Iterable[Hook]) -> None:
-        self._hooks = list(hooks)
+    def __init__(self, router: Router, plugins: Collection[Plugin] | None = None) -> None:
+        self._hooks = [hook for hook in router.hooks if plugins is None or hook.plugin in plugins]
+        self._plugins = {handler.name: handler.plugin for handler in router.handlers}
 
     def start(self) -> None:
-        """Call what is marked `on_start`; what that raises is the caller's."""
+        """Call what is marked `on_start`; what that raises is the caller's.
+
+        Signal handlers that it sets are put back: the worker could not be stopped.
+        """
         for hook in self._hooks:
             if hook.moment == "start":
-                hook.function()
+                signals = Signals()
+                try:
+                    _run(hook)
+                except Failed as failed:
+                    log.exception("hook_failed", handler=hook.name, reason=failed.reason)
+                    raise
+                if changed := signals.restore():
+                    log.error("signals_restored", handler=hook.name, faults=changed)
 
     def stop(self) -> None:
         """Call what is marked `on_stop`, the last plugin first; what it raises is logged."""
@@ -36,11 +49,13 @@ class Hooks:
 
     def tell_dead(self, claim: Claim, handler: str, progress: Progress) -> None:
         """Call what the handler's plugin marked `on_dead`; what it raises is logged."""
-        plugin = handler.rpartition(".")[0]
+        plugin, name = self._plugins.get(handler), handler.rpartition(".")[0]
         key = f"{claim.identity}:{handler}"
         dead = Dead(claim.event, handler, progress.attempts, progress.reason, key)
         for hook in self._hooks:
-            if hook.moment == "dead" and hook.plugin == plugin:
+            # Of a handler that is no longer there only the name is left.
+            owns = hook.plugin is plugin if plugin else hook.plugin.name == name
+            if hook.moment == "dead" and owns:
                 # On a thread of its own, so that one that hangs holds up no event.
                 thread = threading.Thread(target=_call, args=(hook, dead), daemon=True)
                 thread.start()
@@ -49,8 +64,15 @@ class Hooks:
                     log.error("hook_hangs", handler=hook.name)
 
 
+def _run(hook: Hook, *arguments: object) -> None:
+    if wrong := wrong_return(hook.function(*arguments)):
+        raise Failed(wrong)
+
+
 def _call(hook: Hook, *arguments: object) -> None:
     try:
-        hook.function(*arguments)
+        _run(hook, *arguments)
+    except Failed as failed:
+        log.exception("hook_failed", handler=hook.name, reason=failed.reason)
     except BaseException:
         log.exception("hook_failed", handler=hook.name)

@@ -1,5 +1,8 @@
 """The HTTP client that Stripe's SDK is given: urllib3, with connections kept and shared by threads.
 
+The limit of a socket holds for each read. Whoever sends a byte at a time would hold a thread for as
+long as that takes, so an answer has a limit as a whole (`TimedResponse`).
+
 The SDK's own default (requests) costs 1.2 ms of CPU a call, urllib3 0.13 ms (measured); it also
 follows redirects, which Stripe does not send. Of proxies in the environment, `HTTPS_PROXY` is used,
 through which a key goes encrypted; one for plain HTTP would see it.
@@ -7,7 +10,10 @@ through which a key goes encrypted; one for plain HTTP would see it.
 
 from __future__ import annotations
 
+import http.client
+import io
 import re
+import socket
 import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -24,12 +30,78 @@ from workers import story
 from workers.story import StripeCall
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 10.0
-"""Seconds. The SDK's default of 80 would outlast many leases; these only cost a retry."""
+"""Seconds: for a connection to one address, and from the end of the request to the last byte of the
+answer. The SDK's default of 80 would outlast many leases; these only cost a retry."""
 
 _ID = re.compile(r"^[a-z]+_.*[A-Z0-9]")
 
 CONNECTIONS = 50
 """Connections to Stripe that a process keeps open; more are closed after use."""
+
+
+class TimedResponse(http.client.HTTPResponse):
+    """An answer whose last byte has to come before a moment; also that of a proxy to CONNECT."""
+
+    def __init__(
+        self, sock: socket.socket, *args: Any, until: float | None = None, **options: Any
+    ) -> None:
+        """Take the moment, by `time.monotonic`; without it, `READ_TIMEOUT` from now on."""
+        super().__init__(sock, *args, **options)
+        until = time.monotonic() + READ_TIMEOUT if until is None else until
+        self.fp.close()
+        self.fp = io.BufferedReader(_Timed(sock, until))
+
+
+class _Timed(io.RawIOBase):
+    """What comes out of a socket until a moment."""
+
+    def __init__(self, sock: socket.socket, until: float) -> None:
+        self._sock, self._until = sock, until
+        # It keeps the socket open after `close`, as a reader of http.client's does.
+        self._raw = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        before = self._sock.gettimeout()
+        self._sock.settimeout(remaining(self._until))
+        try:
+            return self._raw.readinto(buffer)
+        finally:
+            self._sock.settimeout(before)  # of the next request, on a connection that is kept
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def remaining(until: float) -> float:
+    """Return the seconds until a moment.
+
+    Raises:
+        TimeoutError: there are none.
+    """
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+class _TimedConnection(urllib3.connection.HTTPConnection):
+    response_class = TimedResponse
+
+
+class _TimedTlsConnection(urllib3.connection.HTTPSConnection):
+    response_class = TimedResponse
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _TimedConnection
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TimedTlsConnection
 
 
 class PooledClient(stripe.HTTPClient):
@@ -58,6 +130,7 @@ class PooledClient(stripe.HTTPClient):
             user = parse_url(url).auth
             headers = make_headers(proxy_basic_auth=unquote(user)) if user else None
             self._pool = urllib3.ProxyManager(url, proxy_headers=headers, **options)
+        self._pool.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
 
     def request(  # type: ignore[override]  # the SDK's own clients give bytes, and take no usage
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None

@@ -24,6 +24,8 @@ _SECRET_NAME = re.compile(
     r"key|secret|token|passw|pwd|dsn|credential|_url$|_uri$|auth", re.IGNORECASE
 )
 
+_EXTRA = "extra_forbidden"  # of a field that there is not
+
 
 def at(file: str, line: int) -> str:
     """Return a place as editors and terminals read it; below the working directory shortened."""
@@ -47,8 +49,8 @@ def of_settings(error: ValidationError, kind: type | None = None) -> list[str]:
         kind: the settings class; looked for by its name when it is not given.
     """
     if kind is None:
-        # The newest of that name: its module is being imported.
-        named = [each for each in _settings_classes() if each.__name__ == error.title]
+        # Names may be had by several: of those with these fields the newest.
+        named = [each for each in _settings_classes() if _could_say(each, error)]
         kind = named[-1] if named else None
     lines = []
     for fault in error.errors(include_url=False, include_context=False):
@@ -74,6 +76,18 @@ def _variable(kind: type | None, where: tuple[int | str, ...]) -> str:
     nested = config.get("env_nested_delimiter")
     name = prefix + (nested.join([first, *rest]) if nested else first)
     return str(name) if config.get("case_sensitive") else str(name).upper()
+
+
+def _could_say(kind: Any, error: ValidationError) -> bool:
+    """Whether this class has the title and the fields of which pydantic speaks."""
+    title = kind.model_config.get("title") or kind.__name__
+    known = set(kind.model_fields)
+    for field in kind.model_fields.values():
+        alias = field.validation_alias
+        known |= {str(each) for each in getattr(alias, "choices", [alias]) if each is not None}
+    found = error.errors(include_url=False)
+    wanted = {str(each["loc"][0]) for each in found if each["loc"] and each["type"] != _EXTRA}
+    return title == error.title and wanted <= known
 
 
 def _settings_classes(base: Any = BaseSettings) -> Iterator[type]:

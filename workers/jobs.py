@@ -70,7 +70,7 @@ class Processor:
         self._judge = Judge(inbox, metrics)
         self._fetcher = Fetcher(inbox, api, restricted_api, self._judge, metrics)
         self._dispatcher = Dispatcher(inbox, router, metrics, stop, self._heartbeat)
-        self._ender = Ender(inbox, metrics, stop, Hooks(router.hooks))
+        self._ender = Ender(inbox, metrics, stop, Hooks(router))
 
     @classmethod
     def from_settings(

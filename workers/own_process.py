@@ -167,8 +167,7 @@ def serve(names: str, descriptor: str, idle: str) -> None:
     process.hook_exceptions()
     router = plugins.load(settings)
     handlers = {each.name: each for each in router.handlers if each.name in names.split(",")}
-    plugins_of_them = {each.plugin for each in handlers.values()}
-    hooks = Hooks(hook for hook in router.hooks if hook.plugin in plugins_of_them)
+    hooks = Hooks(router, {each.plugin for each in handlers.values()})
     hooks.start()
     with socket.socket(fileno=int(descriptor)) as worker:
         _send(worker, "ready")

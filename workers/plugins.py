@@ -22,9 +22,9 @@ from pydantic import ValidationError
 
 from identity_webhooks.handlers import MARKS, Mark
 from service import logs
-from service.settings import Settings
+from service.settings import NO_FORWARD_SECRET, Settings
 from workers import handlers as _built_in
-from workers import import_faults
+from workers import import_faults, unimported
 from workers.collecting import NO_HANDLER, why_not_collected
 from workers.held import Held
 from workers.router import BadPlugin, Router
@@ -46,6 +46,7 @@ def load(settings: Settings) -> Router:
     """
     router, faults = Router(), []
     made: list[tuple[str, Mark]] = []
+    found: list[tuple[str, object]] = []
     for name, origin, find in _doors(settings):
         before, held = len(MARKS), Held()
         try:
@@ -56,12 +57,16 @@ def load(settings: Settings) -> Router:
             faults += [f"{origin}: {fault}" for fault in bad.faults]
             continue
         made += [(origin, mark) for mark in MARKS[before:]]
+        found.append((origin, plugin))
         try:
             router.add(plugin, name, origin)
         except BadPlugin as bad:
             faults += [f"{origin}: {fault}" for fault in bad.faults]
         faults += [f"{origin}: {fault}" for fault in held.added()]
     faults = _with_uncollected(faults, made, router)
+    # When all are there: one may be the module of another.
+    for origin, plugin in found:
+        faults += [f"{origin}: {fault}" for fault in unimported.faults(plugin)]
     needy = [handler for handler in router.handlers if handler.needs]
     if needy and settings.stripe_restricted_key is None:
         faults += [
@@ -108,11 +113,16 @@ def _configured(settings: Settings) -> dict[str, dict[str, Callable[[], object]]
         made["database"]["database"] = partial(
             build, "database:Database", database.get_secret_value()
         )
-    secret = settings.forward_secret.get_secret_value() if settings.forward_secret else ""
-    signed = {"secret": secret, "private": settings.forward_private}
     for url in settings.forward_to:
-        made["forward"][_forward_name(url)] = partial(build, "forward:Forward", url, **signed)
+        made["forward"][_forward_name(url)] = partial(_forward, build, settings, url)
     return made
+
+
+def _forward(build: Callable[..., object], settings: Settings, url: str) -> object:
+    if settings.forward_secret is None:  # of a tool; a worker does not start without it
+        raise BadPlugin([NO_FORWARD_SECRET])
+    secret = settings.forward_secret.get_secret_value()
+    return build("forward:Forward", url, secret, private=settings.forward_private)
 
 
 def _forward_name(url: str) -> str:
@@ -145,6 +155,8 @@ def _with_uncollected(faults: list[str], made: list[tuple[str, Mark]], router: R
 def _found(find: Callable[[], object]) -> object:
     try:
         return find()
+    except BadPlugin:
+        raise
     except ValidationError as error:  # a settings object that the module builds
         raise BadPlugin(import_faults.of_settings(error)) from None
     except BaseException as error:  # noqa: BLE001 (importing a plugin runs its code)

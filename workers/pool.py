@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from service import logs
 from service.inbox import Claim
 from workers.jobs import Processor
 from workers.stop import Stop
@@ -23,7 +24,7 @@ class Threads:
     def __init__(self, processor: Processor, count: int, stop: Stop) -> None:
         self._processor, self._stop = processor, stop
         self._free = threading.Semaphore(count)
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="event")
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="event", initializer=logs.is_ours)
 
     def run_next(self, wait: float) -> bool:
         """Run the next events on idle threads, if there is one or will be in `wait` seconds.

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from identity_webhooks.answers import wrong_return
+from identity_webhooks import answers
 from identity_webhooks.event import KINDS, Kind
 from identity_webhooks.handlers import RETRY_FOR, Mark, Moment, Subscription
 from identity_webhooks.verification import Verification
@@ -22,6 +22,14 @@ from workers.collecting import Found
 RETRY_BASE = 2.0
 RETRY_CAP = 3600.0
 """Seconds: the longest wait before the n-th retry is `min(RETRY_CAP, RETRY_BASE * 2**n)`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plugin:
+    """What came through a door. Names may be had by several: a plugin is equal to itself alone."""
+
+    name: str
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +45,12 @@ class Handler:
     retries: int | None
     timeout: float
     own_process: bool
-    origin: str
+    plugin: Plugin
 
     @property
-    def plugin(self) -> str:
-        """The name of its plugin."""
-        return self.name.rpartition(".")[0]
+    def origin(self) -> str:
+        """Where its plugin comes from, in words."""
+        return self.plugin.origin
 
     def is_last(self, before: Progress, now: int) -> bool:
         """Whether the attempt after `before` is the last one; `now` as in `Claim`.
@@ -58,10 +66,10 @@ class Handler:
         """Call it.
 
         Raises:
-            Failed: it returned something that nobody will run, such as a coroutine.
+            Failed: it returned something, or used what it was given in a way that does nothing.
             BaseException: whatever it raises.
         """
-        if wrong := wrong_return(self.function(verification)):
+        if wrong := answers.call(self.function, verification):
             raise Failed(wrong)
 
     def failed(
@@ -87,7 +95,7 @@ class Hook:
     """A function to be called at a moment of its plugin's life."""
 
     name: str
-    plugin: str
+    plugin: Plugin
     moment: Moment
     function: Callable[..., object]
 
@@ -132,6 +140,7 @@ class Router:
         added: list[tuple[Found, Handler]] = []
         hooks: list[Hook] = []
         names = {handler.name for handler in self.handlers}
+        owner = Plugin(name, origin)
         for found in collecting.find(plugin, faults, self.seen):
             handler_name = f"{name}.{found.function.__name__}"
             wrong = list(collecting.faults_of(found))
@@ -146,9 +155,9 @@ class Router:
             faults += [f"{handler_name}: {fault} ({where})" for fault in wrong]
             words = found.mark.words
             if isinstance(words, Subscription) and not wrong:
-                added.append((found, _handler(handler_name, found, words, origin)))
+                added.append((found, _handler(handler_name, found, words, owner)))
             elif isinstance(words, str):
-                hooks.append(Hook(handler_name, name, words, found.function))
+                hooks.append(Hook(handler_name, owner, words, found.function))
         if not added and not faults:
             faults.append(collecting.NO_HANDLER)
         if faults:
@@ -156,6 +165,13 @@ class Router:
         self._found += added
         self.handlers += [handler for _, handler in added]
         self.hooks += hooks
+
+    def by_plugin(self) -> Iterator[tuple[Plugin, list[str]]]:
+        """Yield each plugin, and the names of its handlers and hooks."""
+        members: list[Handler | Hook] = [*self.handlers, *self.hooks]
+        for plugin in dict.fromkeys(each.plugin for each in members):
+            own = (each.name for each in members if each.plugin is plugin)
+            yield plugin, [name.rpartition(".")[2] for name in own]
 
     def match(self, kind: Kind) -> list[Handler]:
         """Return the handlers that subscribe to this kind of event."""
@@ -172,17 +188,17 @@ def place(error: BaseException) -> str:
     return f"{type(error).__name__} at {logs.places(error.__traceback__, last=2)}"
 
 
-def _handler(name: str, found: Found, words: Subscription, origin: str) -> Handler:
+def _handler(name: str, found: Found, words: Subscription, plugin: Plugin) -> Handler:
     events = KINDS if "*" in words.events else tuple(k for k in KINDS if k in words.events)
     return Handler(
         name=name,
         function=found.function,
         events=frozenset(events),
         needs=frozenset(words.needs),
-        reasons=frozenset(words.reason),
+        reasons=frozenset(words.reason or ()),
         superseded=words.superseded,
         retries=words.retries,
         timeout=words.timeout,
         own_process=words.own_process,
-        origin=origin,
+        plugin=plugin,
     )

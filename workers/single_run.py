@@ -127,7 +127,7 @@ def _call(  # noqa: PLR0911 (one end each)
         return "skipped", f"{v.outcome.reason} is none of its reasons", None, 0
     if dry_run:
         return "ready", "", None, 0
-    hooks = Hooks(hook for hook in router.hooks if hook.plugin == handler.plugin)
+    hooks = Hooks(router, {handler.plugin})
     hooks.start()
     started = time.monotonic()
 

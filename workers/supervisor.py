@@ -64,6 +64,9 @@ def work(settings: Settings, *, periodic: bool = True) -> int:
     process.keep_memory_private()
     stop = stop_on_signals()
     router = plugins.load(settings)
+    for plugin, functions in router.by_plugin():
+        # What is not in here is not run: the one place to see it.
+        log.info("plugin_loaded", plugin=plugin.name, origin=plugin.origin, running=functions)
     if not wait_for_redis(settings, stop):
         return 0
     # Each thread has an event, and some more may be claimed and wait to run alone.
@@ -160,7 +163,7 @@ def _run_events(settings: Settings, router: Router, stop: Stop, in_hand: InHand)
     """Be the process that runs events, until asked to stop."""
     processor = Processor.from_settings(settings, stop, router, in_hand)
     processor.note_death()
-    hooks = Hooks(router.hooks)
+    hooks = Hooks(router)
     hooks.start()
     processor.note_handlers()
     log.info("worker_ready", pid=os.getpid())

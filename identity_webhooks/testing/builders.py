@@ -42,6 +42,7 @@ def verification(  # noqa: PLR0913 (each may be said by its name)
     account: str | None = None,
     kind: Kind | None = None,
     key: str | None = None,
+    order: int = 0,
     **sensitive: date | str | None,
 ) -> Verification:
     """Return what a handler would get.
@@ -56,6 +57,7 @@ def verification(  # noqa: PLR0913 (each may be said by its name)
         account: the connected account, `acct_...`.
         kind: of the event; by default the one that tells of this outcome.
         key: the idempotency key; by default one of this event.
+        order: as in `Verification`.
         sensitive: fields of `Verification.sensitive`, such as `dob=date(1990, 7, 17)`. `run` shows
             a handler those that it declares in `needs=`.
 
@@ -88,6 +90,7 @@ def verification(  # noqa: PLR0913 (each may be said by its name)
         superseded=superseded,
         log=structlog.stdlib.get_logger("handler"),
         last_attempt=last_attempt,
+        order=order,
     )
 
 

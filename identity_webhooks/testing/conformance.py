@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from datetime import date
 from typing import Any, cast
@@ -41,28 +42,38 @@ def conformance(
 
     It is run for each of its events and reasons, for a reason that is unknown, for a session that
     lacks what Stripe may leave out, and for a redacted one. What it logs, prints and raises is
-    searched for personal values. With `effects` and `reset` it is also run twice with one key, and
-    stopped before each line of its file and run again: there must be one effect.
+    searched for personal values. With `effects` and `reset` it must also have an effect, the same
+    when it is run twice with one key, and when it is stopped before each line of its file and run
+    again. Without them nobody can tell a handler that does nothing from a good one.
 
     Args:
         handler: the marked function.
         effects: returns what the handler has done so far, to be compared: a list of rows.
-        reset: undoes that.
+        reset: makes everything as it is before the event. For a handler that erases, that is with
+            something to erase.
+
+    Raises:
+        TypeError: one of `effects` and `reset` is given without the other.
     """
     try:
         words = subscription(handler)
     except TypeError as error:
         return [f"{error}: no worker would run it."]
+    if (effects is None) != (reset is None):
+        raise TypeError("conformance needs both effects= and reset=, or neither")
     findings: list[str] = []
-    for label, v in _cases(words):
-        if reset:
-            reset()
-        with _heard() as heard:
-            result = run(handler, v)
-        findings += _failures(label, result)
-        findings += _leaks(result, heard())
-    if effects and reset:
-        findings += _repeats(handler, next(_cases(words))[1], effects, reset)
+    try:
+        for label, v in _cases(words):
+            if reset:
+                _look(reset)
+            with _heard() as heard:
+                result = run(handler, v)
+            findings += _failures(label, result)
+            findings += _leaks(result, heard())
+        if effects and reset:
+            findings += _effects(handler, words, effects, reset)
+    except _Unseen as error:
+        findings.append(f"Its effects cannot be looked at or undone after it was run: {error}.")
     return list(dict.fromkeys(findings))
 
 
@@ -109,7 +120,7 @@ def _failures(label: str, result: Result) -> Iterator[str]:
         return
     what = result.reason.removeprefix("failed: ")
     if result.error is None:
-        yield f"It {what}."
+        yield f"It {what}." if what.startswith(("returned", "made")) else f"It fails: {what}."
     else:
         traceback = result.error.__traceback__
         while traceback and traceback.tb_next:
@@ -147,6 +158,30 @@ def _heard() -> Iterator[Callable[[], str]]:
         root.setLevel(level)
 
 
+class _Unseen(Exception):
+    """The effects cannot be looked at, or undone."""
+
+
+def _effects(
+    handler: Handler,
+    words: Subscription,
+    effects: Callable[[], object],
+    reset: Callable[[], object],
+) -> Iterator[str]:
+    """Say what is wrong with the effects of a handler: of the first event that has one."""
+    for _, v in _cases(words):
+        _look(reset)
+        before = _look(effects)
+        run(handler, v)
+        if _look(effects) != before:
+            yield from _repeats(handler, v, effects, reset)
+            return
+    yield (
+        "It has no effect, whatever the event: what effects= returns is the same before and after"
+        " it is run."
+    )
+
+
 def _repeats(
     handler: Handler,
     v: Verification,
@@ -154,15 +189,15 @@ def _repeats(
     reset: Callable[[], object],
 ) -> Iterator[str]:
     again = replace(v, attempt=2)
-    reset()
+    _look(reset)
     run(handler, v)
-    once = effects()
+    once = _look(effects)
     run(handler, again)
-    if effects() != once:
+    if _look(effects) != once:
         yield "It has its effect twice when it is run twice with one key."
         return
     for step in range(1, MAX_STEPS):
-        reset()
+        _look(reset)
         try:
             with stopped_at(handler, step):
                 run(handler, v)
@@ -170,10 +205,38 @@ def _repeats(
             line = cast(int, stopped.args[0])
         else:
             return
-        run(handler, again)
-        if effects() != once:
+        try:
+            result = run(handler, again)
+            found = _look(effects)
+            _look(reset)
+            failed = result.reason.removeprefix("failed: ") if result.error else ""
+        except _Unseen as error:
+            failed = str(error)
+        if failed:
+            yield (
+                f"When it is stopped before line {line}, it leaves behind what is in the way"
+                f" afterwards ({failed}): open connections and transactions with a with block, or"
+                " use v.once."
+            )
+            return
+        if found != once:
             yield (
                 f"When it is stopped before line {line} and run again, its effect is not that of"
                 " one run: commit the effect and the key in one transaction (v.once)."
             )
             return
+
+
+def _look(what: Callable[[], object]) -> object:
+    """Call `effects` or `reset`.
+
+    Raises:
+        _Unseen: it fails, most often since a transaction is open.
+    """
+    with suppress(Exception):
+        return what()
+    gc.collect()  # as the end of a process closes what nobody refers to
+    try:
+        return what()
+    except Exception as error:
+        raise _Unseen(f"{type(error).__name__} in {getattr(what, '__name__', 'it')}") from error

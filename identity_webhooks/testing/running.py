@@ -11,7 +11,7 @@ from typing import Any, Literal
 import structlog
 from structlog.stdlib import BoundLogger
 
-from identity_webhooks.answers import told, wrong_return
+from identity_webhooks.answers import call, told
 from identity_webhooks.handlers import MARK, Discard, Mark, Retry, Subscription
 from identity_webhooks.verification import SENSITIVE, Sensitive, Verification
 
@@ -61,7 +61,7 @@ def run(  # noqa: PLR0911 (one end each)
     dead = v.last_attempt or (words.retries is not None and v.attempt > words.retries)
     status: Literal["dead", "retry"] = "dead" if dead else "retry"
     try:
-        wrong = wrong_return(handler(given))
+        wrong = call(handler, given)
     except Retry as retry:
         text, delay = told(retry)
         return Result(status, f"retry: {text}", None if dead else delay, retry, logs)

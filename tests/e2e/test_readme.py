@@ -104,7 +104,7 @@ from identity_webhooks.database import create_table
 engine = create_engine("sqlite://")
 with engine.begin() as db:
     create_table(db)
-    row = "('vs_1', '', 'user-7', 'verified', NULL, 1)"
+    row = "('vs_1', '', 'user-7', 'verified', NULL, 1, 1)"
     db.execute(text(f"INSERT INTO identity_webhooks_sessions VALUES {row}"))
     print(may_enter(db, "user-7"), may_enter(db, "user-8"))
 """

@@ -7,6 +7,7 @@ no other block than those that something runs or makes.
 
 from __future__ import annotations
 
+import contextvars
 import os
 import re
 import subprocess
@@ -19,7 +20,9 @@ from types import SimpleNamespace
 import django.conf
 import pytest
 import sqlalchemy
+from django.db import transaction
 from django.db.migrations import RunPython
+from sqlalchemy.orm import sessionmaker
 
 import identity_webhooks
 from identity_webhooks.database import create_table as create_sessions
@@ -127,6 +130,7 @@ def names() -> dict[str, object]:
     if not django.conf.settings.configured:
         django.conf.settings.configure()
     engine = sqlalchemy.create_engine("sqlite://")
+    create_table(engine)
     return {
         **{name: getattr(identity_webhooks, name) for name in identity_webhooks.__all__},
         "v": verification("document_expired"),
@@ -138,6 +142,12 @@ def names() -> dict[str, object]:
         "RunPython": RunPython,
         "stack": SimpleNamespace(submit=Stack.submit.__get__(None, Stack)),
         "session": "vs_1",
+        "engine": engine,
+        "Session": sessionmaker(engine),
+        "transaction": transaction,
+        "contextvars": contextvars,
+        "pool": SimpleNamespace(submit=lambda run, *given: run(*given)),
+        "work": id,
     }
 
 
@@ -146,7 +156,8 @@ def test_python_within_a_sentence_runs(snippet: str, names: dict[str, object]) -
     if snippet.startswith("@"):
         argument = "" if snippet in {"@on_start", "@on_stop"} else "v"
         exec(f"{snippet}\ndef handler({argument}): ...", names)
-        assert callable(names["handler"])
+        # Below `v.once` it runs at once, and is True from then on.
+        assert names["handler"] is True or callable(names["handler"])
     elif snippet.startswith("raise "):
         kind = names[snippet.split()[1].partition("(")[0]]
         with pytest.raises(kind) as raised:

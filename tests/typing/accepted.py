@@ -104,6 +104,11 @@ def once(v: Verification) -> None:
         db.execute(text("SELECT 1"))
 
     assert_type(with_engine, bool)
+
+    @v.once(engine, "invoice")
+    def with_name(db: Connection) -> None: ...
+
+    assert_type(v.order, int)
     with Session(engine) as session:
 
         @v.once(session)

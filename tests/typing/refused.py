@@ -82,6 +82,7 @@ def mistaken(v: Verification) -> None:
     print(v.session.verified_outputs.first_name)  # type: ignore[union-attr]
     print(v.report.document)  # type: ignore[union-attr]
     print(v.outcome.kind == "needs-input")  # type: ignore[comparison-overlap]
+    print(v.outcome == "verified")  # type: ignore[comparison-overlap]
     print(v.event.kind == "failed")  # type: ignore[comparison-overlap]
 
 

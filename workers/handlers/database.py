@@ -6,6 +6,7 @@ What is kept, and how to ask for it, stands in `identity_webhooks.database`.
 from typing import Any
 
 from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import OperationalError
 
 from identity_webhooks import Retry, Verification, on, on_start, on_stop
 from identity_webhooks.database import create_table, save
@@ -40,14 +41,23 @@ class Database:
         with self.engine.begin() as db:
             save(db, v)
         if v.redacted and self._is_sqlite:
-            self._empty_log()
+            self._write_anew()
 
-    def _empty_log(self) -> None:
-        # SQLite's write-ahead log, if there is one, holds pages as they were before.
-        with self.engine.connect() as db:
-            busy = db.scalar(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+    def _write_anew(self) -> None:
+        """Leave nothing of what was erased in the file, nor in the write-ahead log.
+
+        `secure_delete` overwrites a row where it stands. Where it stood before its page was split
+        is overwritten by VACUUM only.
+        """
+        alone = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            with alone.connect() as db:
+                db.execute(text("VACUUM"))
+                busy = db.scalar(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+        except OperationalError:
+            busy = 1
         if busy:
-            raise Retry("the write-ahead log of SQLite is in use, and holds what is to be erased")
+            raise Retry("the SQLite database is in use, and its files hold what is to be erased")
 
 
 def _erase_securely(connection: Any, _: object) -> None:

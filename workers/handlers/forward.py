@@ -5,29 +5,49 @@ Anything but a 2xx is tried again, as with every handler; each URL is a handler 
 header `webhook-id` is the same each time: the receiver keeps it to have its effect once.
 """
 
+import http.client
 import ipaddress
 import json
 import socket
+import ssl
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from urllib.parse import urlsplit
 
-import urllib3
 from standardwebhooks import Webhook
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from identity_webhooks import Retry, Verification, on
 from service import logs
+from workers.http import TimedResponse, remaining
 
-TIMEOUT = urllib3.Timeout(connect=5, read=10)
-"""Seconds; the read may have to wait for the receiver's own work."""
+WITHIN = 15.0
+"""Seconds from the first connection to the status of the answer, the receiver's own work included;
+whatever it does and however many addresses it has. A handler has 60."""
+
+CONNECT = 5.0
+"""Seconds of these for one address."""
 
 TRIED = 3
-"""Addresses of one host, at most: together they take less time than a handler has."""
+"""Addresses of one host, at most."""
 
-# Addresses of IPv6 that stand for one of IPv4, a private one perhaps: NAT64, Teredo, 6to4.
-_TRANSLATED = [ipaddress.ip_network(n) for n in ("64:ff9b::/32", "2001::/32", "2002::/16")]
+# What `is_global` of every Python that we run on, or one of them, takes for one receiver's.
+_SPECIAL = [
+    ipaddress.ip_network(each)
+    for each in (
+        "192.0.0.0/24",  # protocol assignments
+        "192.88.99.0/24",  # relays of 6to4
+        "2001::/23",  # protocol assignments: Teredo, benchmarks, ORCHID
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4: an address of IPv4 in it, a private one perhaps
+        "3fff::/20",  # documentation
+    )
+]
+# All that is given to networks so far; NAT64, mapped and compatible addresses of IPv4 are outside.
+_UNICAST = ipaddress.ip_network("2000::/3")
 
 
 class Forward:
@@ -41,9 +61,10 @@ class Forward:
 
     def __init__(self, url: str, secret: str, *, private: bool) -> None:
         parts = urlsplit(url)
-        self._secure = parts.scheme == "https"
-        self._host = parts.hostname or ""
-        self._port = parts.port or (443 if self._secure else 80)
+        secure = parts.scheme == "https"
+        self._tls = ssl.create_default_context() if secure else None
+        self._host = (parts.hostname or "").rstrip(".")  # certificates name it without
+        self._port = parts.port or (443 if secure else 80)
         self._netloc = parts.netloc
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._webhook = Webhook(secret)
@@ -53,18 +74,22 @@ class Forward:
     def send(self, v: Verification) -> None:
         """Post the message, to the first of the host's addresses that takes connections."""
         failure: Exception = OSError()
-        for address in islice(self._addresses(), TRIED):
-            try:
-                status = self._post(address, v)
-            except (NewConnectionError, ConnectTimeoutError) as error:
-                failure = error
-            except HTTPError as error:
-                failure = error
-                break
-            else:
-                if 200 <= status < 300:
-                    return
-                raise Retry(f"the receiver answered {status}")
+        addresses, until = self._addresses(), time.monotonic() + WITHIN
+        for address in islice(addresses, TRIED):
+            with ExitStack() as stack:
+                try:
+                    sock = stack.enter_context(self._connected(address, until))
+                except OSError as error:
+                    failure = error
+                    continue
+                try:
+                    status = self._post(sock, v, until)
+                except (OSError, http.client.HTTPException) as error:
+                    failure = error
+                    break
+            if 200 <= status < 300:
+                return
+            raise Retry(f"the receiver answered {status}")
         raise Retry(f"the receiver cannot be reached: {type(failure).__name__}")
 
     def _addresses(self) -> Iterator[str]:
@@ -81,39 +106,46 @@ class Forward:
             raise Retry("the receiver has a private address: FORWARD_PRIVATE=1 allows it")
         yield from addresses
 
-    def _post(self, address: str, v: Verification) -> int:
+    @contextmanager
+    def _connected(self, address: str, until: float) -> Iterator[socket.socket]:
+        """Connect to an address, by TLS if the URL says so.
+
+        Raises:
+            OSError: it cannot be connected to in time, or is not whom its certificate names.
+        """
+        limit = min(CONNECT, remaining(until))
+        with socket.create_connection((address, self._port), limit) as sock:
+            if self._tls is None:
+                yield sock
+            else:
+                # The handshake has the socket's limit as a whole.
+                with self._tls.wrap_socket(sock, server_hostname=self._host) as secured:
+                    yield secured
+
+    def _post(self, sock: socket.socket, v: Verification, until: float) -> int:
+        """Post the message; the status of the answer. What else it says is of no interest."""
         now = datetime.now(UTC)
         body, name = message(v), v.idempotency_key.partition(":")[0]
-        with self._connections(address) as pool:
-            answer = pool.urlopen(
-                "POST",
-                self._target,
-                body=body.encode(),
-                headers={
-                    "Host": self._netloc,
-                    "Content-Type": "application/json",
-                    "User-Agent": "identity-webhooks",
-                    "webhook-id": name,
-                    "webhook-timestamp": str(int(now.timestamp())),
-                    "webhook-signature": self._webhook.sign(name, now, body),
-                },
-                retries=False,
-                redirect=False,
-                preload_content=False,  # what it answers is of no interest
-            )
-            answer.close()
-            return answer.status
-
-    def _connections(self, address: str) -> urllib3.HTTPConnectionPool:
-        if not self._secure:
-            return urllib3.HTTPConnectionPool(address, self._port, timeout=TIMEOUT)
-        return urllib3.HTTPSConnectionPool(
-            address,
-            self._port,
-            timeout=TIMEOUT,
-            server_hostname=self._host,
-            assert_hostname=self._host,
+        connection = http.client.HTTPConnection(self._host)
+        connection.sock, connection.auto_open = sock, 0
+        connection.response_class = partial(TimedResponse, until=until)  # type: ignore[assignment]
+        sock.settimeout(remaining(until))
+        connection.request(
+            "POST",
+            self._target,
+            body=body.encode(),
+            headers={
+                "Host": self._netloc,
+                "Connection": "close",
+                "Content-Type": "application/json",
+                "User-Agent": "identity-webhooks",
+                "webhook-id": name,
+                "webhook-timestamp": str(int(now.timestamp())),
+                "webhook-signature": self._webhook.sign(name, now, body),
+            },
         )
+        with connection.getresponse() as answer:
+            return answer.status
 
 
 def message(v: Verification) -> str:
@@ -139,5 +171,6 @@ def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet's, for one receiver."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     ip = getattr(ip, "ipv4_mapped", None) or ip
-    translated = any(ip in network for network in _TRANSLATED)
-    return ip.is_global and not ip.is_multicast and not translated
+    unicast = ip.version == 4 or ip in _UNICAST
+    special = any(ip.version == each.version and ip in each for each in _SPECIAL)
+    return ip.is_global and unicast and not ip.is_multicast and not special

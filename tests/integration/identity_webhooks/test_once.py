@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from identity_webhooks import Retry
+from identity_webhooks.handlers import Misuse
 from identity_webhooks.once import TABLE, create_table, once
 from tests.conftest import ROOT
 
@@ -51,40 +53,204 @@ def add(db: Connection | Session, word: str = "granted") -> None:
 def handler(engine: Engine, how: str) -> Callable[[], bool]:
     """Return what runs an effect once, through one of the forms of a database."""
 
-    def run() -> bool:  # noqa: PLR0911 (one form each)
-        match how:
-            case "engine":
-                return once(engine, "evt_1:p.grant")(add)
-            case "connection":
-                with engine.connect() as db:
-                    return once(db, "evt_1:p.grant")(add)
-            case "own transaction":
-                with engine.begin() as db:
-                    return once(db, "evt_1:p.grant")(add)
-            case "session":
-                with Session(engine) as session:
-                    return once(session, "evt_1:p.grant")(add)
-            case "session that has read":
-                with Session(engine) as session:
-                    session.execute(text("SELECT * FROM effects"))
-                    return once(session, "evt_1:p.grant")(add)
-            case "begun session":
-                with sessionmaker(engine).begin() as session:
-                    return once(session, "evt_1:p.grant")(add)
-            case _:
-                session = scoped_session(sessionmaker(engine))
-                try:
-                    return once(session, "evt_1:p.grant")(add)
-                finally:
-                    session.remove()
+    def run() -> bool:
+        with opened(engine, how) as database:
+            return once(database, "evt_1:p.grant")(add)
 
     return run
 
 
+@contextmanager
+def opened(engine: Engine, how: str) -> Iterator[Any]:  # noqa: PLR0912, PLR0915
+    """Open a database in one of the ways that a handler may."""
+    nothing, autocommit = text("SELECT * FROM effects"), {"isolation_level": "AUTOCOMMIT"}
+    match how:
+        case "engine":
+            yield engine
+        case "connection":
+            with engine.connect() as db:
+                yield db
+        case "connection that has committed":
+            with engine.connect() as db:
+                db.execute(nothing)
+                db.commit()
+                yield db
+        case "connection that has read":
+            with engine.connect() as db:
+                db.execute(nothing)
+                yield db
+        case "connection that was begun":
+            with engine.begin() as db:
+                yield db
+        case "connection with a savepoint":
+            with engine.begin() as db, db.begin_nested():
+                yield db
+        case "session":
+            with Session(engine) as session:
+                yield session
+        case "session without autobegin":
+            with Session(engine, autobegin=False) as session:
+                yield session
+        case "session that has read":
+            with Session(engine) as session:
+                session.execute(nothing)
+                yield session
+        case "session that has written":
+            with Session(engine) as session:
+                session.execute(text("UPDATE effects SET word = word"))
+                yield session
+        case "session that was begun":
+            with sessionmaker(engine).begin() as session:
+                yield session
+        case "session with a savepoint":
+            with Session(engine) as session, session.begin_nested():
+                yield session
+        case "session on a connection":
+            with engine.connect() as db, Session(db) as session:
+                yield session
+        case "session on a connection that has read":
+            with engine.connect() as db, Session(db) as session:
+                db.execute(nothing)
+                yield session
+        case "session on a connection that was begun":
+            with engine.begin() as db, Session(db) as session:
+                yield session
+        case "scoped session":
+            scoped = scoped_session(sessionmaker(engine))
+            yield scoped
+            scoped.remove()
+        case "scoped session that has read":
+            scoped = scoped_session(sessionmaker(engine))
+            scoped.execute(nothing)
+            yield scoped
+            scoped.remove()
+        case "autocommit by option":
+            yield engine.execution_options(**autocommit)
+        case "autocommit of a connection":
+            with engine.connect().execution_options(**autocommit) as db:
+                yield db
+        case "autocommit of a session":
+            with Session(engine.execution_options(**autocommit)) as session:
+                yield session
+        case "autocommit of an engine":
+            url = engine.url
+            own = sqlalchemy.create_engine(url, **autocommit)
+            yield own
+            own.dispose()
+        case _:
+            raise AssertionError(how)
+
+
 FORMS = (
-    *("engine", "connection", "own transaction"),
-    *("session", "session that has read", "begun session", "scoped session"),
+    *("engine", "connection", "connection that has committed"),
+    *("session", "session without autobegin", "session that has read", "session that has written"),
+    *("session on a connection", "scoped session", "scoped session that has read"),
 )
+"""In which the effect is committed together with its key."""
+
+LOST = "in a transaction already"
+REFUSED = {
+    "connection that has read": LOST,
+    "connection that was begun": LOST,
+    "connection with a savepoint": LOST,
+    "session that was begun": "was begun for it",
+    "session with a savepoint": "in a savepoint",
+    "session on a connection that has read": "bound to a connection that is in a transaction",
+    "session on a connection that was begun": "bound to a connection that is in a transaction",
+    "autocommit by option": "AUTOCOMMIT",
+    "autocommit of a connection": "AUTOCOMMIT",
+    "autocommit of a session": "AUTOCOMMIT",
+    "autocommit of an engine": "AUTOCOMMIT",
+}
+"""In which an effect could be lost, or had without its key."""
+
+
+@pytest.mark.parametrize(("how", "words"), REFUSED.items(), ids=REFUSED)
+def test_a_transaction_that_once_does_not_commit_is_refused(how, words, engine) -> None:
+    with pytest.raises(Misuse, match=words), opened(engine, how) as database:
+        once(database, "evt_1:p.grant")(add)
+    assert effects(engine) == []
+    with opened(engine, "engine") as database:
+        if "AUTOCOMMIT" in words:
+            with engine.begin() as db:  # committed by then, which nobody can undo
+                db.execute(text(f"DELETE FROM {TABLE}"))  # noqa: S608
+        assert once(database, "evt_1:p.grant")(add) is True
+
+
+def test_what_emits_begin_itself_is_no_autocommit(tmp_path: Path) -> None:
+    """SQLAlchemy's recipe for SQLite."""
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/effects.db")
+    sqlalchemy.event.listen(engine, "connect", lambda raw, _: setattr(raw, "isolation_level", None))
+    sqlalchemy.event.listen(engine, "begin", lambda db: db.exec_driver_sql("BEGIN"))
+    with engine.begin() as db:
+        db.execute(text("CREATE TABLE effects (word VARCHAR(100))"))
+    create_table(engine)
+    assert [once(engine, "k")(add), once(engine, "k")(add)] == [True, False]
+    assert effects(engine) == ["granted"]
+    engine.dispose()
+
+
+def commits(db: Any) -> None:
+    db.commit()
+    add(db, "after")
+
+
+def rolls_back(db: Any) -> None:
+    add(db)
+    db.rollback()
+
+
+def rolls_back_and_goes_on(db: Any) -> None:
+    add(db)
+    db.rollback()
+    add(db, "after")
+
+
+def closes(db: Any) -> None:
+    add(db)
+    db.close()
+
+
+def returns_something(db: Any) -> Any:
+    return db.execute(text("SELECT 1"))
+
+
+def swallows_an_error(db: Any) -> None:
+    with suppress(sqlalchemy.exc.DBAPIError):
+        db.execute(text("SELECT * FROM nowhere"))
+
+
+@pytest.mark.parametrize("how", FORMS)
+@pytest.mark.parametrize(
+    "effect",
+    [rolls_back, rolls_back_and_goes_on, closes, commits, returns_something],
+    ids=lambda effect: effect.__name__,
+)
+def test_an_effect_that_ends_the_transaction_is_no_success(effect, how, engine) -> None:
+    with (
+        pytest.raises((Misuse, sqlalchemy.exc.InvalidRequestError)),
+        opened(engine, how) as database,
+    ):
+        once(database, "k")(effect)
+    assert effects(engine) in ([], ["after"]) if effect is commits else effects(engine) == []
+
+
+@pytest.mark.parametrize("how", FORMS)
+def test_an_error_that_is_caught_loses_no_effect(how, engine) -> None:
+    """PostgreSQL rolls back at the commit, and says nothing; SQLite goes on."""
+
+    def effect(db: Any) -> None:
+        add(db)
+        swallows_an_error(db)
+
+    with opened(engine, how) as database:
+        if engine.dialect.name == "sqlite":
+            assert once(database, "k")(effect) is True
+            assert effects(engine) == ["granted"]
+        else:
+            with pytest.raises(Misuse, match="an error was caught in the function below it"):
+                once(database, "k")(effect)
+            assert effects(engine) == []
 
 
 @pytest.mark.parametrize("how", FORMS)
@@ -179,19 +345,19 @@ def test_a_missing_table_says_what_makes_it(engine) -> None:
 def test_a_coroutine_is_no_effect(engine) -> None:
     async def later(db: Connection) -> None: ...
 
-    with pytest.raises(TypeError, match="nothing of it ran"):
+    with pytest.raises(Misuse, match="nothing of it ran"):
         once(engine, "k")(later)
     assert once(engine, "k")(add) is True
 
 
 @pytest.mark.parametrize(
     "database",
-    [None, object(), {"url": "sqlite://"}],
+    [None, object(), {"url": "sqlite://"}, add, sessionmaker()],
     ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_database_is_refused(database: Any) -> None:
-    with pytest.raises(TypeError, match="once takes an engine, a connection or a session"):
-        once(database, "k")(add)
+    with pytest.raises(Misuse, match="once takes an engine, a connection or a session"):
+        once(database, "k")
 
 
 DJANGO = """
@@ -200,7 +366,8 @@ import django
 from django.conf import settings
 settings.configure(DATABASES={"default": %(database)s}, USE_TZ=True)
 django.setup()
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
+from identity_webhooks.handlers import Misuse
 from identity_webhooks.once import create_table, once
 
 with connection.cursor() as cursor:
@@ -209,26 +376,103 @@ with connection.cursor() as cursor:
     cursor.execute("CREATE TABLE effects (word VARCHAR(100))")
 create_table(connection)
 
+def count():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT COUNT(*) FROM effects")
+        return cursor.fetchone()[0]
+
 def effect(db):
     with db.cursor() as cursor:
         cursor.execute("INSERT INTO effects VALUES ('granted')")
 
 def fail(db):
     effect(db)
-    raise ValueError
+    raise ValueError("no")
 
-try:
-    once("default", "k")(fail)
-except ValueError:
-    pass
-print(once(connection, "k")(effect), once("default", "k")(effect))
-with transaction.atomic():
-    print(once(connection, "other")(effect))
+def undo(db):
+    effect(db)
     transaction.set_rollback(True)
-with connection.cursor() as cursor:
-    cursor.execute("SELECT COUNT(*) FROM effects")
-    print(cursor.fetchone()[0])
+
+def commit(db):
+    effect(db)
+    db.commit()
+
+def swallow(db):
+    effect(db)
+    try:
+        with db.cursor() as cursor:
+            cursor.execute("SELECT * FROM nowhere")
+    except DatabaseError:
+        pass
+
+def read_before():
+    count()
+    return once("default", "k")(effect)
+
+def nested():
+    with transaction.atomic():
+        return once("default", "k")(effect)
+
+def autocommit_off():
+    transaction.set_autocommit(False)
+    try:
+        return once("default", "k")(effect)
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+
+def in_a_test():
+    from django.test import TestCase
+    class Test(TestCase):
+        def test(self):
+            self.answers = [once("default", "k")(effect), once("default", "k")(effect), count()]
+    Test.setUpClass()
+    test = Test("test")
+    result = test.run()
+    Test.tearDownClass()
+    return test.answers if result.wasSuccessful() else result.errors
+
+forms = {
+    "alias": lambda: once("default", "k")(effect),
+    "connection": lambda: once(connection, "k")(effect),
+    "read before": read_before,
+    "fails": lambda: once("default", "k")(fail),
+    "nested": nested,
+    "autocommit off": autocommit_off,
+    "set_rollback": lambda: once("default", "k")(undo),
+    "commit": lambda: once("default", "k")(commit),
+    "swallow": lambda: once("default", "k")(swallow),
+    "in a test": in_a_test,
+}
+for name, form in forms.items():
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM identity_webhooks_once")
+        cursor.execute("DELETE FROM effects")
+    try:
+        answer = form()
+    except Exception as error:
+        answer = f"{type(error).__name__}: {error}"
+    left = count()
+    again = once("default", "k")(effect)
+    print(name, answer, left, again, count(), sep=" | ")
 """
+
+DJANGO_FORMS = {
+    "alias": "True | 1 | False | 1",
+    "connection": "True | 1 | False | 1",
+    "read before": "True | 1 | False | 1",
+    "fails": "ValueError: no | 0 | True | 1",
+    "nested": "Misuse: v.once is in a transaction.atomic block, which may undo it: use it outside,"
+    " and write into its function what belongs together | 0 | True | 1",
+    "autocommit off": "Misuse: the autocommit of Django's connection is off, and v.once would not"
+    " be committed: leave it on | 0 | True | 1",
+    "set_rollback": "Misuse: the function below v.once has ended its transaction: leave commit and"
+    " rollback to v.once, and raise to undo | 0 | True | 1",
+    "commit": "TransactionManagementError: This is forbidden when an 'atomic' block is active."
+    " | 0 | True | 1",
+    "in a test": "[True, False, 1] | 0 | True | 1",
+}
+"""By form of use: what comes back, the effects left, what a second one says, and the effects."""
 
 
 @pytest.mark.parametrize("vendor", ["postgresql", "sqlite3"])
@@ -249,8 +493,14 @@ def test_django(vendor, tmp_path, request) -> None:
         check=False,
     )
     assert done.stderr == ""
-    # A failure, then once and again; in a transaction that is rolled back; what is left.
-    assert done.stdout.split() == ["True", "False", "True", "1"]
+    said = dict(line.split(" | ", 1) for line in done.stdout.splitlines())
+    swallowed = said.pop("swallow")
+    assert said == DJANGO_FORMS
+    if vendor == "sqlite3":
+        assert swallowed == "True | 1 | False | 1"
+    else:
+        assert swallowed.startswith("Misuse: the transaction of v.once has failed (")
+        assert swallowed.endswith(" | 0 | True | 1")
 
 
 WORKER = """

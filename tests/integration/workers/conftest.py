@@ -6,8 +6,12 @@ import itertools
 import json
 import logging
 import math
+import socket
+import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +105,61 @@ def sandbox(_sandbox: Sandbox) -> Iterator[Sandbox]:
 def fake() -> Iterator[FakeStripe]:
     with serving(FakeStripe(now=int(time.time()))) as fake:
         yield fake
+
+
+@pytest.fixture
+def drip() -> Iterator[Callable[..., int]]:
+    """Start a server that answers a byte each twentieth of a second, for ever; its port.
+
+    It sends `begin` at once and then the bytes of `drops`, again and again. With a context it talks
+    TLS, or drips where the handshake would be.
+    """
+    ended = threading.Event()
+    servers: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def serve(server: socket.socket, begin: bytes, drops: bytes, context: Any) -> None:
+        while not ended.is_set():
+            with suppress(OSError):
+                connection, _ = server.accept()
+                connection.settimeout(5)
+                if context:
+                    connection = context.wrap_socket(connection, server_side=True)
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(begin)
+                    for drop in itertools.cycle(drops):
+                        if ended.wait(0.05):
+                            return
+                        connection.sendall(bytes([drop]))
+
+    def start(begin: bytes, drops: bytes, context: ssl.SSLContext | None = None) -> int:
+        server = socket.create_server(("127.0.0.1", 0))
+        server.settimeout(0.2)
+        servers.append(server)
+        threads.append(threading.Thread(target=serve, args=(server, begin, drops, context)))
+        threads[-1].start()
+        return int(server.getsockname()[1])
+
+    yield start
+    ended.set()
+    for thread in threads:
+        thread.join(10)
+    for server in servers:
+        server.close()
+
+
+STATUS = b"HTTP/1.1 200 OK\r\n"
+DRIPS = {
+    "the status": (b"HTTP/1.1 2", b"0"),
+    "the headers": (STATUS + b"X-Long: ", b"x"),
+    "one header after another": (STATUS, b"A: b\r\n"),
+    "interim answers": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "the body": (STATUS + b"Content-Length: 1000000\r\n\r\n", b"x"),
+    "chunks": (STATUS + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "a body without an end": (STATUS + b"\r\n", b"x"),
+}
+"""What a server drips: what it sends at once, and what it sends byte by byte."""
 
 
 class Desk:

@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from identity_webhooks import REASONS
 from identity_webhooks.testing import conformance, run, verification
 from tests.conftest import free_port
+from tests.integration.workers.conftest import DRIPS
+from workers.handlers import forward as forwarding
 from workers.handlers.forward import Forward, is_public
 
 SECRET = "whsec_Rm9yd2FyZFNlY3JldE9mMzJCeXRlczEyMzQ1Njc4"
@@ -163,9 +166,15 @@ def test_no_redirect_is_followed(status: int, start) -> None:
 
 def test_nobody_there() -> None:
     result = run(forward(f"http://127.0.0.1:{free_port()}").send, verification())
-    assert result.reason == "retry: the receiver cannot be reached: NewConnectionError"
+    assert result.reason == "retry: the receiver cannot be reached: ConnectionRefusedError"
     result = run(forward("https://nowhere.invalid").send, verification())
     assert result.reason == "retry: the receiver's host is not found"
+
+
+HUNG_UP = {
+    f"retry: the receiver cannot be reached: {name}"
+    for name in ("RemoteDisconnected", "ConnectionResetError", "BrokenPipeError")
+}
 
 
 def hang_up(server: socket.socket) -> None:
@@ -177,7 +186,80 @@ def test_one_that_hangs_up() -> None:
         threading.Thread(target=hang_up, args=[server]).start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         result = run(forward(url).send, verification())
-    assert result.reason == "retry: the receiver cannot be reached: ProtocolError"
+    assert result.reason in HUNG_UP
+
+
+@pytest.mark.parametrize("what", ["the status", "the headers", "one header after another"])
+def test_one_that_drips_its_answer_holds_nobody(what, drip, monkeypatch) -> None:
+    monkeypatch.setattr(forwarding, "WITHIN", 0.5)
+    port, began = drip(*DRIPS[what]), time.monotonic()
+    result = run(forward(f"http://127.0.0.1:{port}").send, verification())
+    assert result.reason == "retry: the receiver cannot be reached: TimeoutError"
+    assert 0.4 < time.monotonic() - began < 3
+
+
+def test_interim_answers_hold_nobody(drip, monkeypatch) -> None:
+    monkeypatch.setattr(forwarding, "WITHIN", 0.5)
+    port, began = drip(*DRIPS["interim answers"]), time.monotonic()
+    assert run(forward(f"http://127.0.0.1:{port}").send, verification()).status == "retry"
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("what", ["the body", "chunks", "a body without an end"])
+def test_a_body_is_not_waited_for(what, drip) -> None:
+    began = time.monotonic()
+    result = run(forward(f"http://127.0.0.1:{drip(*DRIPS[what])}").send, verification())
+    assert result.status == "done"
+    assert time.monotonic() - began < 3
+
+
+def test_one_that_drips_its_handshake_or_says_nothing(drip, monkeypatch, silent) -> None:
+    monkeypatch.setattr(forwarding, "WITHIN", 0.5)
+    monkeypatch.setattr(forwarding, "CONNECT", 0.5)
+    for url in (f"https://127.0.0.1:{silent}", f"http://127.0.0.1:{silent}"):
+        began = time.monotonic()
+        result = run(forward(url).send, verification())
+        assert result.reason == "retry: the receiver cannot be reached: TimeoutError"
+        assert time.monotonic() - began < 3
+    # A record of TLS, of which the rest comes byte by byte.
+    port, began = drip(b"\x16\x03\x03\x40\x00", b"\x00"), time.monotonic()
+    assert run(forward(f"https://127.0.0.1:{port}").send, verification()).status == "retry"
+    assert time.monotonic() - began < 3
+
+
+def test_dripping_over_tls(certificate, drip, monkeypatch) -> None:
+    monkeypatch.setattr(forwarding, "WITHIN", 0.7)
+    monkeypatch.setitem(os.environ, "SSL_CERT_FILE", str(certificate))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    port, began = drip(*DRIPS["the headers"], context), time.monotonic()
+    result = run(forward(f"https://localhost:{port}").send, verification())
+    assert result.reason == "retry: the receiver cannot be reached: TimeoutError"
+    assert time.monotonic() - began < 4
+
+
+def test_all_addresses_of_a_host_have_one_limit(monkeypatch, silent) -> None:
+    """Each takes no connection, or is silent in the handshake."""
+    answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", silent))]
+    answers += [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", silent)) for n in "23"]
+    lookup = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *a, **k: answers if "." not in host else lookup(host, *a, **k),
+    )
+    monkeypatch.setattr(forwarding, "WITHIN", 0.6)
+    monkeypatch.setattr(forwarding, "CONNECT", 0.4)
+    began = time.monotonic()
+    assert run(forward("https://hooks").send, verification()).status == "retry"
+    assert time.monotonic() - began < 1.5
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
 
 
 def test_conformance(receiver: Receiver) -> None:
@@ -193,9 +275,14 @@ PRIVATE = (
     *("0.0.0.0", "100.64.0.1", "192.0.0.1", "198.18.0.1", "203.0.113.1", "224.0.0.1"),  # noqa: S104
     *("240.0.0.1", "255.255.255.255"),
     *("::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1"),
+    *("0.1.2.3", "100.127.255.254", "192.88.99.1", "192.0.2.1", "198.51.100.1", "239.1.1.1"),
     # An address of IPv4 in one of IPv6.
     *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::a00:1"),
+    *("64:ff9b::8.8.8.8", "::127.0.0.1", "::8.8.8.8", "::ffff:0:127.0.0.1"),
     *("2002:7f00:1::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2"),
+    # Those of one site, of documentation, of tests, to be discarded, of nobody yet.
+    *("fec0::1", "3fff::1", "2001:2::1", "2001:10::1", "100::1", "5f00::1", "4000::1", "fe80::1%1"),
+    *("ff0e::1", "::ffff:224.0.0.1", "::ffff:100.64.0.1"),
 )
 PUBLIC = ("1.1.1.1", "8.8.8.8", "172.15.0.1", "172.32.0.1", "2606:4700::1111", "::ffff:1.1.1.1")
 
@@ -277,9 +364,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_certificate_has_to_be_of_the_host_and_trusted(certificate, monkeypatch, start) -> None:
     receiver = start(certificate)
     port = receiver.server.server_port
-    refused = "retry: the receiver cannot be reached: SSLError"
+    refused = "retry: the receiver cannot be reached: SSLCertVerificationError"
     assert run(forward(f"https://localhost:{port}").send, verification()).reason == refused
     monkeypatch.setitem(os.environ, "SSL_CERT_FILE", str(certificate))
     assert run(forward(f"https://localhost:{port}").send, verification()).status == "done"
     assert run(forward(f"https://127.0.0.1:{port}").send, verification()).reason == refused
-    assert len(receiver.verified()) == 1
+    # A dot at the end says that the name is whole; certificates name it without.
+    assert run(forward(f"HTTPS://localhost.:{port}").send, verification()).status == "done"
+    assert len(receiver.verified()) == 2

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
-from identity_webhooks import Dead, Discard, Retry, Verification, on, on_dead
+from identity_webhooks import Dead, Discard, Retry, Verification, on, on_dead, on_start, on_stop
 from identity_webhooks.event import Event
-from service.inbox import AcceptResult, Inbox
+from service.inbox import AcceptResult, Inbox, Progress
+from service.settings import Settings
 from tests.conftest import wait_until
-from workers import hooks
+from workers import hooks, plugins
+from workers.jobs import Processor
+from workers.router import Failed, Router
 
 PLUGIN = """
 import os, threading
@@ -85,6 +91,9 @@ def test_start_and_stop_are_called_in_the_process_that_runs_handlers(
     wait_until(lambda: "event_settled" in log.read_text())
     process.terminate()
     assert process.wait(30) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    loaded = {line["plugin"]: line["running"] for line in lines if line["event"] == "plugin_loaded"}
+    assert loaded == {"audit": ["log_event"], "living": ["handle", "start", "stop"]}
     words = [word for word, _ in life()]
     assert words[0] == "imported"
     assert sorted(words[1:3]) == ["start", "thread"]
@@ -94,9 +103,10 @@ def test_start_and_stop_are_called_in_the_process_that_runs_handlers(
 
 
 def test_a_process_of_its_own_calls_them_too(worker, redis, sandbox) -> None:
-    process, log, life = worker(OWN="1")
+    process, _, life = worker(OWN="1")
     accept(redis, sandbox)
-    wait_until(lambda: "event_settled" in log.read_text())
+    # Its own event: periodic takes others in that the sandbox has, and they are settled sooner.
+    wait_until(lambda: "handle" in [word for word, _ in life()], within=60)
     own = next(pid for word, pid in life() if word == "handle")
     assert ["start", own] in life()
     process.terminate()
@@ -163,6 +173,113 @@ class TestDead:
         assert len(self.settle(desk, failing, bad)) == 1
         name = "hook_failed" if behaviour == "raises" else "hook_hangs"
         assert desk.logged(name)[0]["handler"] == "p.bad"
+
+
+TWINS = """
+from identity_webhooks import Discard, Verification, on, on_dead, on_start
+
+TOLD = []
+
+@on("verified")
+def {name}(v: Verification) -> None:
+    raise Discard("no such user")
+
+@on_start
+def start() -> None:
+    TOLD.append("{name} starts")
+
+@on_dead
+def alarm(dead) -> None:
+    TOLD.append(dead.handler)
+"""
+
+
+def test_plugins_of_one_name_have_hooks_of_their_own(tmp_path, monkeypatch, desk, request) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+        (tmp_path / name / "shop.py").write_text(TWINS.format(name=name))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    router = plugins.load(Settings(audit=False, handlers=("one.shop", "two.shop")))
+    assert [handler.name for handler in router.handlers] == ["shop.one", "shop.two"]
+    told = {name: sys.modules[f"{name}.shop"].TOLD for name in ("one", "two")}
+    processor = Processor(desk.inbox, router, desk.sandbox.api(), desk.metrics, desk.stop)
+    event = desk.accept("verified", desk.sandbox.session("verified"))
+    assert desk.settle(processor, event).state == "dead"
+    assert told == {"one": ["shop.one"], "two": ["shop.two"]}
+    # As `own_process=True` and `run` have them: those of one plugin.
+    hooks.Hooks(router, {router.handlers[1].plugin}).start()
+    assert told == {"one": ["shop.one"], "two": ["shop.two", "two starts"]}
+    # A handler that is no longer there has left its name alone.
+    claim = SimpleNamespace(event=event, identity="k")
+    hooks.Hooks(router).tell_dead(claim, "shop.gone", Progress("dead", 1))
+    assert told["one"][-1] == told["two"][-1] == "shop.gone"
+    for name in ("one", "one.shop", "two", "two.shop"):
+        del sys.modules[name]
+
+
+class TestSignals:
+    MISUSES: ClassVar = {
+        "ignores SIGTERM": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+        "handles SIGINT": lambda: signal.signal(signal.SIGINT, lambda *_: None),
+        "takes SIGCHLD": lambda: signal.signal(signal.SIGCHLD, lambda *_: None),
+        "blocks SIGTERM": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}),
+    }
+
+    @pytest.mark.parametrize("misuse", MISUSES.values(), ids=MISUSES)
+    def test_what_a_start_does_about_them_is_put_right(self, misuse, desk) -> None:
+        before = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+        @on("verified")
+        def handle(v: Verification) -> None: ...
+
+        @on_start
+        def start() -> None:
+            misuse()
+
+        router = Router()
+        router.add(type("Plugin", (), {"h": staticmethod(handle), "s": staticmethod(start)})(), "p")
+        hooks.Hooks(router).start()
+        now = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        assert now == before
+        (said,) = desk.logged("signals_restored")
+        assert said["handler"] == "p.start"
+        assert said["faults"][0].split(" SIG")[0] in {"sets what is done about", "blocks"}
+
+    def test_one_that_does_nothing_about_them_is_let_be(self, desk) -> None:
+        router = Router()
+        mark = on("verified")(lambda v: None)
+        mark.__name__ = "handle"
+        router.add(type("Plugin", (), {"h": staticmethod(mark)})(), "p")
+        hooks.Hooks(router).start()
+        assert desk.logged("signals_restored") == []
+
+
+@pytest.mark.parametrize("moment", [on_start, on_stop, on_dead], ids=lambda m: m.__name__)
+def test_a_hook_that_returns_something_has_failed(moment, desk) -> None:
+    """Such as a coroutine, of which nothing ran."""
+
+    async def later() -> None: ...
+
+    @on("verified")
+    def handle(v: Verification) -> None: ...
+
+    hook = moment((lambda dead: later()) if moment is on_dead else lambda: later())  # noqa: PLW0108
+    hook.__name__ = "hook"
+    router = Router()
+    router.add(type("Plugin", (), {"h": staticmethod(handle), "k": staticmethod(hook)})(), "p")
+    called = hooks.Hooks(router)
+    if moment is on_start:
+        with pytest.raises(Failed, match="nothing of it ran"):
+            called.start()
+    elif moment is on_stop:
+        called.stop()
+    else:
+        event = desk.accept("verified", desk.sandbox.session("verified"))
+        called.tell_dead(SimpleNamespace(event=event, identity="k"), "p.h", Progress("dead", 1))
+    (said,) = desk.logged("hook_failed")
+    assert said["reason"].startswith("returned a coroutine, and nothing of it ran")
 
 
 def test_what_one_handler_changes_the_next_does_not_see(desk) -> None:

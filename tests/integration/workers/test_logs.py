@@ -89,5 +89,5 @@ def test_of_a_worker(server, redis, sandbox, processes, tmp_path, canary) -> Non
     } <= said
     assert any(line["logger"] == "py.warnings" for line in read)
     (failed,) = [line for line in read if line["event"] == "handler_failed"]
-    assert failed["reason"].startswith("failed: ValueError at router.py:")
+    assert failed["reason"].startswith("failed: ValueError at answers.py:")
     assert failed["reason"].endswith(" quoting")

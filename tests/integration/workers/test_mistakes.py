@@ -6,17 +6,23 @@ handler runs, in words that stand in the log and in the event's record.
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import StaticPool
 
 from identity_webhooks import Discard, Retry, Verification, on
+from identity_webhooks.once import TABLE, create_table
 from service.settings import Settings
 from workers import plugins
 
@@ -130,6 +136,44 @@ REFUSED: dict[str, tuple[str, int, str]] = {
         4,
         "acme.f: reason= would hide its other events",
     ),
+    "no reason among the reasons": (
+        '@on("requires_input", reason=[])\ndef f(v): ...',
+        4,
+        "acme.f: reason= is empty, so that it would never run: leave it out for every reason",
+    ),
+    "a reason twice": (
+        '@on("requires_input", reason=["abandoned", "abandoned"])\ndef f(v): ...',
+        4,
+        "acme.f: names the reason 'abandoned' twice",
+    ),
+    "a reason of another type": (
+        '@on("requires_input", reason={"abandoned": 1})\ndef f(v): ...',
+        4,
+        "acme.f: unknown reason {'abandoned': 1}",
+    ),
+    "an event twice": (
+        '@on("verified", "verified")\ndef f(v): ...',
+        4,
+        "acme.f: names the event 'verified' twice",
+    ),
+    "an event besides all": (
+        '@on("*", "verified")\ndef f(v): ...',
+        4,
+        "acme.f: names '*', which is all of them, and others",
+    ),
+    "events as a list": ('@on(["verified"])\ndef f(v): ...', 4, "acme.f: unknown event ['verif"),
+    "an empty list of events": ("@on([])\ndef f(v): ...", 4, "acme.f: unknown event []"),
+    "a field twice": (
+        '@on("verified", needs=["verified_outputs.dob", "verified_outputs.dob"])\ndef f(v): ...',
+        4,
+        "acme.f: names the field in needs 'verified_outputs.dob' twice",
+    ),
+    "a field of another type": (
+        '@on("verified", needs=b"verified_outputs.dob")\ndef f(v): ...',
+        4,
+        "acme.f: unknown field in needs b'verified_outputs.dob'",
+    ),
+    "no field but nothing": ('@on("*", needs=None)\ndef f(v): ...', 4, "acme.f: unknown field in"),
     "a reason without its event": (
         '@on("verified", reason="abandoned")\ndef f(v): ...',
         4,
@@ -204,6 +248,20 @@ REFUSED: dict[str, tuple[str, int, str]] = {
         0,
         "opens a connection to 127.0.0.1:",
     ),
+    **{
+        f"at import: {what}": (
+            f"import signal\n{statement}\n@on('verified')\ndef f(v): ...",
+            0,
+            f"{what} when it is imported, which the worker does itself: take that out, and mark",
+        )
+        for what, statement in {
+            "sets what is done about SIGTERM": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+            "sets what is done about SIGINT": "signal.signal(signal.SIGINT, lambda *_: None)",
+            "sets what is done about SIGPIPE": "signal.signal(signal.SIGPIPE, signal.SIG_DFL)",
+            "sets what is done about SIGCHLD": "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+            "blocks SIGTERM": "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})",
+        }.items()
+    },
     "a start that wants something": (
         "from identity_webhooks import on_start\n@on_start\ndef f(v): ...\n@on('*')\ndef g(v): ...",
         5,
@@ -242,10 +300,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     monkeypatch.setenv("CRM_TOKEN", SECRET)
 
     def write(**modules: str) -> None:
-        for name, text in modules.items():
-            path = tmp_path / f"{name.replace('__', '/')}.py"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(dedent(text), encoding="utf-8")
+        for name, source in modules.items():
+            path = tmp_path / f"{re.sub('__(?!init|$)', '/', name)}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(dedent(source), encoding="utf-8")
         importlib.invalidate_caches()
 
     yield write
@@ -345,6 +403,75 @@ class TestElsewhere:
         ]
 
 
+class TestSubmodules:
+    """Of a package, that nobody imports: their `on` never runs."""
+
+    MARKING = HEAD + '@on("verified")\ndef f(v): ...\n'
+
+    def refused(self, write: Write, **modules: str) -> list[str]:
+        write(**{"acme____init__": self.MARKING, **modules})
+        return refusal("acme")
+
+    @pytest.mark.parametrize(
+        ("source", "line"),
+        [
+            (MARKING, 4),
+            ("import identity_webhooks as iw\n\n@iw.on('verified')\ndef f(v): ...", 3),
+            ("from identity_webhooks import on as when\n@when('verified')\ndef f(v): ...", 2),
+            ("from workers import on\nclass Crm:\n    @on('verified')\n    def f(self, v): ...", 3),
+            ("from identity_webhooks import on_dead\n@on_dead\ndef f(dead): ...", 2),
+            ("def g():\n    from identity_webhooks import on\n    @on('*')\n    def f(v): ...", 3),
+        ],
+    )
+    def test_each_is_refused_with_file_and_line(self, source, line, write, tmp_path) -> None:
+        (said,) = self.refused(write, acme__refunds=source)
+        assert said == (
+            "HANDLERS acme: acme.refunds marks a function, and nothing imports it: name it, too,"
+            f" in HANDLERS or by an entry point ({tmp_path}/acme/refunds.py:{line})"
+        )
+
+    def test_deep_ones_too_and_none_is_run(self, write) -> None:
+        said = self.refused(
+            write,
+            acme__deep____init__="raise SystemExit\n",
+            acme__deep__er____init__="raise SystemExit\n",
+            acme__deep__er__refunds=self.MARKING + "raise SystemExit\n",
+        )
+        assert [line.split(" marks ")[0] for line in said] == [
+            "HANDLERS acme: acme.deep.er.refunds"
+        ]
+
+    @pytest.mark.parametrize(
+        ("name", "source"),
+        [
+            ("acme__refunds", "def on(*_): ...\n@on\ndef f(v): ..."),
+            ("acme__refunds", "from identity_webhooks import on\n"),
+            ("acme__refunds", "from identity_webhooks import on\ndef f(v) ...\n"),
+            ("acme__refunds", "from .identity_webhooks import on\n@on\ndef f(v): ..."),
+            ("acme__test_refunds", MARKING),
+            ("acme__tests____init__", MARKING),
+            ("acme__conftest", MARKING),
+        ],
+    )
+    def test_what_marks_nothing_of_ours_and_tests_are_let_be(self, name, source, write) -> None:
+        write(**{"acme____init__": self.MARKING, name: source})
+        assert plugins.load(Settings(audit=False, handlers=("acme",))).handlers
+
+    def test_one_that_is_named_itself_is_collected(self, write) -> None:
+        write(acme____init__=self.MARKING, acme__refunds=self.MARKING)
+        router = plugins.load(Settings(audit=False, handlers=("acme", "acme.refunds")))
+        assert [handler.name for handler in router.handlers] == ["acme.f", "refunds.f"]
+
+
+class TestSettingsOfOneName:
+    def test_the_variable_is_that_of_the_class_that_failed(self, write, monkeypatch) -> None:
+        """Another class of this name is newer, with other fields."""
+        crm = "class Crm(BaseSettings):\n    model_config = {{'env_prefix': '{0}'}}\n    {1}: str\n"
+        other = HEAD + crm.format("two_", "token")
+        write(two=other, one=HEAD + crm.format("one_", "url") + "import two\nCrm()\n")
+        assert refusal("one") == ["HANDLERS one: setting ONE_URL: Field required"]
+
+
 async def coroutine() -> None: ...
 
 
@@ -368,7 +495,55 @@ def returning(make: Callable[[], object]) -> Callable[[Verification], Any]:
     return handle
 
 
-NOTHING_RAN = "and nothing of it ran: handlers are plain functions that return None"
+class Manager:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def using(use: Callable[[Verification], object]) -> Callable[[Verification], Any]:
+    def handle(v: Verification) -> None:
+        use(v)
+
+    return handle
+
+
+def effect(_: object) -> None: ...
+
+
+def enters(v: Verification) -> None:
+    with v.once("default"):  # type: ignore[attr-defined]
+        pass
+
+
+def asks(v: Verification) -> None:
+    if v.once("default"):
+        effect(v)
+
+
+def loops(v: Verification) -> None:
+    for _ in v.once("default"):  # type: ignore[attr-defined]
+        pass
+
+
+def swallows(v: Verification) -> None:
+    with suppress(Retry):
+        raise Retry("later")
+
+
+DATABASE = create_engine("sqlite://", poolclass=StaticPool)
+create_table(DATABASE)
+
+
+def twice(v: Verification) -> None:
+    v.once(DATABASE)(effect)
+    v.once(DATABASE)(effect)
+
+
+NOT_RUN = "failed: v.once(...) has run nothing: write @v.once(engine) above a function that takes a"
+NO_DATABASE = "failed: v.once takes an engine, a connection or a session of SQLAlchemy, or a connec"
+NO_MANAGER = "failed: v.once is no context manager, and tells nothing by itself: write @v.once(engi"
+LOOKED_AT = "which nobody looks at: return None, and raise Retry or Discard if it is not done"
+NOTHING_RAN = "and nothing of it ran: write a plain function that returns None"
 FAILS: dict[str, tuple[Callable[[Verification], Any], str, str]] = {
     "a coroutine comes back": (
         returning(coroutine),
@@ -384,6 +559,80 @@ FAILS: dict[str, tuple[Callable[[Verification], Any], str, str]] = {
         returning(lambda: map(print, [1])),
         "retry",
         f"failed: returned a map, {NOTHING_RAN}",
+    ),
+    "a future comes back": (
+        returning(concurrent.futures.Future),
+        "retry",
+        f"failed: returned a Future, {LOOKED_AT}",
+    ),
+    "a context manager comes back": (
+        returning(Manager),
+        "retry",
+        f"failed: returned a Manager, {LOOKED_AT}",
+    ),
+    **{
+        f"{value!r} comes back": (
+            returning(lambda value=value: value),  # type: ignore[misc]
+            "retry",
+            f"failed: returned a {type(value).__name__}, {LOOKED_AT}",
+        )
+        for value in (False, True, 0, "", "ok", (), ("retry", 30), [], {})
+    },
+    "a function comes back": (
+        returning(lambda: effect),
+        "retry",
+        f"failed: returned a function, {LOOKED_AT}",
+    ),
+    "Retry is made and not raised": (
+        using(lambda _: Retry("later")),
+        "retry",
+        "failed: made Retry(...) and did not raise it: write raise Retry(...)",
+    ),
+    "Discard is made and not raised": (
+        using(lambda _: Discard("gone")),
+        "retry",
+        "failed: made Discard(...) and did not raise it: write raise Discard(...)",
+    ),
+    "one's own Retry is made and not raised": (
+        using(lambda _: Closed()),
+        "retry",
+        "failed: made Closed(...) and did not raise it: write raise Closed(...)",
+    ),
+    "once without parentheses": (using(lambda v: v.once(effect)), "retry", NO_DATABASE),
+    "once of a url": (using(lambda v: v.once(("sqlite://",))), "retry", NO_DATABASE),
+    "once that decorates nothing": (using(lambda v: v.once("default")), "retry", NOT_RUN),
+    "once that is entered": (enters, "retry", NO_MANAGER),
+    "once that is asked": (asks, "retry", NO_MANAGER),
+    "once that is gone through": (loops, "retry", NO_MANAGER),
+    "once of what a function returned": (
+        using(lambda v: v.once(DATABASE)(effect(v))),  # type: ignore[func-returns-value]
+        "retry",
+        "failed: v.once was given a NoneType to run: write @v.once(engine) above a function",
+    ),
+    "once of an async function": (
+        using(lambda v: v.once(DATABASE)(lambda db: coroutine())),  # type: ignore[arg-type]
+        "retry",
+        f"failed: the function below v.once returned a coroutine, {NOTHING_RAN}",
+    ),
+    "once of a function that returns something": (
+        using(lambda v: v.once(DATABASE)(lambda db: db)),  # type: ignore[arg-type, return-value]
+        "retry",
+        f"failed: the function below v.once returned a Connection, {LOOKED_AT}",
+    ),
+    "once twice": (
+        twice,
+        "retry",
+        "failed: v.once was used before in this run with the same name, so that this effect would",
+    ),
+    "once with a name that is none": (
+        using(lambda v: v.once(DATABASE, "my invoice")),
+        "retry",
+        "failed: the name of a v.once is up to 100 letters, digits, dots and dashes, such as",
+    ),
+    "an outcome as a text": (
+        using(lambda v: v.outcome == "verified"),  # type: ignore[comparison-overlap]
+        "retry",
+        "failed: v.outcome is no text: write v.outcome.kind == 'verified'",
     ),
     "Retry comes back": (
         returning(lambda: Retry("later")),
@@ -457,6 +706,47 @@ def test_each_fails_in_words(function, status, words, desk) -> None:
     assert progress.reason.startswith(words)
     (logged,) = desk.logged("handler_failed")
     assert logged["reason"] == progress.reason
+
+
+def test_what_is_right_is_done(desk) -> None:
+    """An answer that is raised and caught, and effects that have names."""
+    with DATABASE.begin() as db:
+        db.execute(text(f"DELETE FROM {TABLE}"))  # noqa: S608
+
+    @on("verified")
+    def handle(v: Verification) -> None:
+        swallows(v)
+        for name in ("", "invoice", "mail"):
+            assert v.once(DATABASE, name)(effect) is True
+
+    event = desk.accept("verified", desk.sandbox.session("verified"))
+    desk.turn(desk.processor(handle))
+    progress = desk.record(event).handlers["p.handle"]
+    assert (progress.status, progress.reason) == ("done", "")
+    with DATABASE.connect() as db:
+        keys = db.scalars(text(f"SELECT idempotency_key FROM {TABLE}")).all()  # noqa: S608
+    prefix = f"{event.key}:p.handle"
+    assert sorted(keys) == [prefix, f"{prefix}:invoice", f"{prefix}:mail"]
+
+
+def test_an_effect_that_failed_may_be_tried_again_in_the_same_run(desk) -> None:
+    calls = []
+
+    def fails_first(_: object) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise LookupError
+
+    @on("verified")
+    def handle(v: Verification) -> None:
+        with suppress(LookupError):
+            v.once(DATABASE, "again")(fails_first)
+        assert v.once(DATABASE, "again")(fails_first) is True
+
+    event = desk.accept("verified", desk.sandbox.session("verified"))
+    desk.turn(desk.processor(handle))
+    assert desk.record(event).handlers["p.handle"].status == "done"
+    assert len(calls) == 2
 
 
 def test_a_timedelta_is_a_delay(desk) -> None:

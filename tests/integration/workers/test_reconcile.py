@@ -288,6 +288,8 @@ def test_what_is_older_than_what_is_known_is_not_asked_for(
     reconciler.run(int(time.time()) - 20 * 86_400)
     days = (time.time() - asked[0]) / 86_400
     assert asked_for - 0.01 < days < asked_for + 0.01
+
+
 def test_how_a_pass_ended_is_noted_for_each_account(sandbox, inbox, redis) -> None:
     session = sandbox.session("verified", account="acct_1")
     inbox.move_watermark(0, "acct_1")

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import ROOT
 
 PLUGIN = """
-import os
+import os, threading
 from identity_webhooks import Discard, Retry, Verification, on, on_start
 
 READY = []
@@ -35,7 +35,24 @@ def grant(v: Verification) -> None:
             raise Retry(f"{name} is too early", delay=30)
         case "discard":
             raise Discard("no such user")
+        case "thread":
+            thread = threading.Thread(target=fail, args=[name])
+            thread.start()
+            thread.join()
+        case "finalizer":
+            Finalized(name)
+        case "own end":
+            threading.Timer(0.3, fail, args=[name]).start()
     v.log.info("granted", subject=v.subject, reason=f"{v.sensitive.dob:%Y} {name}")
+
+def fail(name: str) -> None:
+    raise ValueError(f"no account for {name}")
+
+class Finalized:
+    def __init__(self, name: str) -> None:
+        self.name = name
+    def __del__(self) -> None:
+        fail(self.name)
 
 @on("requires_input", reason="abandoned")
 def remind(v: Verification) -> None: ...
@@ -97,6 +114,25 @@ def test_how_it_ended(behave, code, status, text, delay, run, sandbox) -> None:
     answer = json.loads(done.stdout)
     assert (done.returncode, answer["status"], answer["delay"]) == (code, status, delay)
     assert answer["text"].endswith(text)
+
+
+@pytest.mark.parametrize(
+    ("behave", "event"),
+    [
+        ("thread", "thread_failed"),
+        ("finalizer", "finalizer_failed"),
+        ("own end", "thread_failed"),
+    ],
+)
+def test_what_a_thread_of_the_handler_raises_is_shown_without_its_text(
+    behave, event, run, sandbox, canary
+) -> None:
+    session = sandbox.session("verified")
+    done = run(session.id, "--handler", "shop.grant", BEHAVE=behave)
+    assert done.returncode == 0, done.stderr
+    assert canary not in done.stdout + done.stderr
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["error"] for line in said if line["event"] == event] == ["ValueError"]
 
 
 def test_a_dry_run_calls_nothing(run, sandbox) -> None:

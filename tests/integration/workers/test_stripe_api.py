@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 
 import pytest
 
 from identity_webhooks.event import Event
-from workers import stripe_api
+from tests.integration.workers.conftest import DRIPS
+from workers import http, stripe_api
 from workers.failures import StripeFailure
+from workers.stripe_api import StripeApi
 
 CONNECTED, NESTED = "acct_1Connected", "acct_1Parent/acct_1Child"
 ACCOUNTS = pytest.mark.parametrize(
@@ -25,6 +28,45 @@ def refused(call: Any) -> StripeFailure:
 
 def ids(page: Any) -> list[str]:
     return [each.id for each in page.data]
+
+
+@pytest.mark.parametrize("what", [*DRIPS])
+def test_an_answer_has_one_limit_however_slowly_it_comes(what, drip, monkeypatch) -> None:
+    monkeypatch.setattr(http, "READ_TIMEOUT", 0.5)
+    monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 0)
+    api = StripeApi("sk_test_workers", base=f"http://127.0.0.1:{drip(*DRIPS[what])}", retries=0)
+    began = time.monotonic()
+    failure = refused(lambda: api.retrieve_session("vs_1"))
+    assert failure.status is None, failure
+    assert 0.4 < time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("what", ["the status", "the headers"])
+def test_so_has_that_of_a_proxy(what, drip, monkeypatch) -> None:
+    monkeypatch.setattr(http, "READ_TIMEOUT", 0.5)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{drip(*DRIPS[what])}")
+    api = StripeApi("sk_test_workers", base="https://stripe.test", retries=0)
+    began = time.monotonic()
+    refused(lambda: api.retrieve_session("vs_1"))
+    assert 0.4 < time.monotonic() - began < 3
+
+
+def test_the_limit_of_one_answer_is_not_that_of_the_next_request(sandbox, monkeypatch) -> None:
+    """On a connection that is kept."""
+    limits = []
+    send = socket.socket.sendall
+
+    def sendall(sock: socket.socket, *rest: Any) -> None:
+        limits.append(sock.gettimeout())
+        send(sock, *rest)
+
+    monkeypatch.setattr(socket.socket, "sendall", sendall)
+    api, session = sandbox.api(), sandbox.session()
+    limits.clear()
+    for _ in range(3):
+        api.retrieve_session(session.id)
+    assert len(limits) >= 3
+    assert all(limit in {http.CONNECT_TIMEOUT, http.READ_TIMEOUT} for limit in limits)
 
 
 @ACCOUNTS

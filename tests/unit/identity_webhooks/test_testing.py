@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import date
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -158,6 +161,16 @@ def good(v: Verification) -> None:
     v.log.info("granted", subject=v.subject, status=str(grant))
 
 
+@on("*")
+def good_for_some(v: Verification) -> None:
+    """Has an effect for one kind of event, which is not the first."""
+    if v.event.kind == "canceled":
+
+        @v.once(engine)
+        def undo(db: Connection) -> None:
+            db.execute(text("INSERT INTO effects VALUES ('canceled')"))
+
+
 @on("verified")
 def not_idempotent(v: Verification) -> None:
     insert("effects", v.event.session)
@@ -240,6 +253,52 @@ def runs_nothing(v: Verification) -> Any:
     return later()
 
 
+@on("*")
+def does_nothing(v: Verification) -> None:
+    v.log.info("seen", outcome=v.outcome.kind)
+
+
+@on("verified")
+def discards_everything(v: Verification) -> None:
+    raise Discard("no")
+
+
+@on("verified")
+def shares_a_name(v: Verification) -> None:
+    for word in ("one", "two"):
+
+        @v.once(engine)
+        def grant(db: Connection, word: str = word) -> None:
+            db.execute(text("INSERT INTO effects VALUES (:word)"), {"word": word})
+
+
+connections: list[sqlite3.Connection] = []
+
+
+@on("verified")
+def leaves_a_transaction_open(v: Verification) -> None:
+    db = sqlite3.connect(str(folder / "effects.db"), timeout=0.05)
+    connections.append(db)
+    db.execute("INSERT OR IGNORE INTO effects VALUES ('granted')")
+    db.commit()
+
+
+folder: Path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Path]:
+    """A database in a file, of which a connection can be locked out."""
+    global folder  # noqa: PLW0603 (as above)
+    folder = tmp_path
+    with closing(sqlite3.connect(tmp_path / "effects.db")) as db:
+        db.execute("CREATE TABLE effects (word PRIMARY KEY)")
+    yield tmp_path / "effects.db"
+    for db in connections:
+        db.close()
+    connections.clear()
+
+
 BAD: dict[str, tuple[Callable[..., Any], str]] = {
     "not marked": (nothing, "nothing is not marked with @on(...): no worker would run it."),
     "twice": (not_idempotent, "It has its effect twice when it is run twice with one key."),
@@ -256,6 +315,9 @@ BAD: dict[str, tuple[Callable[..., Any], str]] = {
     "print": (prints, "It lets last_name out by print, logging or a warning."),
     "error": (raises_a_name, "It lets first_name out in the text of what it raises."),
     "coroutine": (runs_nothing, "It returned a coroutine, and nothing of it ran"),
+    "nothing": (does_nothing, "It has no effect, whatever the event: what effects= returns is"),
+    "discard": (discards_everything, "It has no effect, whatever the event: what effects= returns"),
+    "one name": (shares_a_name, "It fails: v.once was used before in this run with the same name"),
 }
 
 
@@ -266,10 +328,38 @@ class TestConformance:
         assert [sentence for sentence in found if finding in sentence], found
         assert all(sentence.endswith(".") for sentence in found)
 
-    @pytest.mark.parametrize("handler", [good, audit.log_event])
+    @pytest.mark.parametrize("handler", [good, good_for_some])
     def test_a_good_one_has_no_findings(self, handler) -> None:
         assert conformance(handler, effects=effects, reset=reset) == []
         assert conformance(handler) == []
+
+    def test_one_without_an_effect_of_its_own(self) -> None:
+        assert conformance(audit.log_event) == []
+
+    def test_a_lock_that_is_left_is_a_finding(self, file: Path) -> None:
+        def ask(statement: str) -> list[Any]:
+            with closing(sqlite3.connect(file, timeout=0.05, isolation_level=None)) as db:
+                return db.execute(statement).fetchall()
+
+        (said,) = conformance(
+            leaves_a_transaction_open,
+            effects=lambda: ask("SELECT * FROM effects"),
+            reset=lambda: ask("DELETE FROM effects"),
+        )
+        assert "it leaves behind what is in the way afterwards (OperationalError" in said
+
+    def test_effects_that_cannot_be_looked_at_are_a_finding(self) -> None:
+        def broken() -> None:
+            raise LookupError
+
+        said = "Its effects cannot be looked at or undone after it was run: LookupError in broken."
+        assert conformance(good, effects=broken, reset=reset) == [said]
+        assert conformance(good, effects=effects, reset=broken) == [said]
+
+    @pytest.mark.parametrize("given", [{"effects": effects}, {"reset": reset}])
+    def test_half_of_what_it_needs_is_refused(self, given) -> None:
+        with pytest.raises(TypeError, match="both effects= and reset="):
+            conformance(good, **given)
 
     def test_every_kind_of_event_is_tried(self) -> None:
         seen = []

@@ -10,10 +10,13 @@ import json
 import logging
 import logging.config
 import math
+import queue
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, ClassVar
 
 import pytest
@@ -587,6 +590,77 @@ class TestEmailAddresses:
     def test_no_text_takes_long(self) -> None:
         for text in ("a" * 1_000_000 + "@", "a@" * 500_000, "a." * 500_000 + "@", "@a-" * 300_000):
             logs.redact(text)
+
+
+class Left:
+    """A thread that is started in a block and goes on when that has ended."""
+
+    def __init__(self, begin: Callable[[], None] = lambda: None) -> None:
+        self._asked: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[str] = queue.SimpleQueue()
+        with logs.masking(["Jenny"]):
+            self._thread = threading.Thread(target=self._work, args=[begin])
+            self._thread.start()
+            assert self._told.get(timeout=10) == "begun"
+
+    def _work(self, begin: Callable[[], None]) -> None:
+        begin()
+        self._told.put("begun")
+        for text in iter(self._asked.get, None):
+            self._told.put(logs.redact(text))
+
+    def masks(self, text: str) -> str:
+        self._asked.put(text)
+        return self._told.get(timeout=10)
+
+    def end(self) -> None:
+        self._asked.put(None)
+        self._thread.join(10)
+
+
+class TestThreadsThatOutliveTheirBlock:
+    """Such as a handler may start, and leave to itself."""
+
+    @pytest.fixture
+    def leave(self) -> Iterator[Callable[..., Left]]:
+        left: list[Left] = []
+
+        def leave(*begin: Callable[[], None]) -> Left:
+            left.append(Left(*begin))
+            return left[-1]
+
+        yield leave
+        for each in left:
+            each.end()
+
+    def test_they_mask_what_it_masked(self, leave) -> None:
+        left = leave()
+        assert left.masks("Jenny") == "[personal]"
+        with logs.masking(["Bob"]):
+            assert left.masks("Jenny and Bob") == "[personal] and [personal]"
+            assert logs.redact("Jenny") == "Jenny", "a block has its own values alone"
+        assert left.masks("Jenny and Bob") == "[personal] and Bob"
+        assert logs.redact("Jenny") == "[personal]", "so has what such a thread may start"
+
+    def test_nothing_is_kept_when_they_have_ended(self, leave) -> None:
+        left, other = leave(), leave()
+        left.end()
+        assert other.masks("Jenny") == "[personal]"
+        other.end()
+        assert logs.redact("Jenny") == "Jenny"
+        assert logs._outlived == []
+
+    def test_for_a_thread_of_ours_nothing_is_kept(self, leave) -> None:
+        left = leave(logs.is_ours)
+        assert left.masks("Jenny") == "Jenny"
+        assert logs._outlived == []
+
+    def test_a_thread_of_a_pool_masks_in_a_context_of_the_handler(self) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(int).result()
+            with logs.masking(["Jenny"]):
+                context = copy_context()
+            assert pool.submit(context.run, logs.redact, "Jenny").result() == "[personal]"
 
 
 class TestHookedExceptions:

@@ -441,6 +441,17 @@ class TestFaults:
             (f"postgres://:{MARKER}@db/shop", "write postgresql+psycopg://"),
             (f"mysql://:{MARKER}@db/shop", "should start with postgresql+psycopg://"),
             (MARKER, "should start with postgresql+psycopg://"),
+            (f"postgresqls://:{MARKER}@db/shop", "should start with postgresql+psycopg://"),
+            (f"postgresql+asyncpg://:{MARKER}@db/shop", "names a driver for asyncio"),
+            ("sqlite+aiosqlite:////data/x.db", "names a driver for asyncio"),
+            *(
+                (url, "is a database in memory: name a file")
+                for url in (
+                    *("sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite://"),
+                    *("sqlite:///?timeout=3", "sqlite:///file::memory:?cache=shared&uri=true"),
+                    "sqlite:///file:x?mode=memory&uri=true",
+                )
+            ),
         ],
     )
     def test_databases(self, faults: Faults, url: str, fault: str) -> None:
@@ -463,6 +474,11 @@ class TestFaults:
             (f"https://[{MARKER}", "URL 1 cannot be read"),
             (f"https://a.example/{MARKER},https://A.example/2", "the same host and port"),
             (f"http://a.example/{MARKER}", "should start with https:// (FORWARD_PRIVATE=1 allows"),
+            (f"HTTP://a.example/{MARKER}", "should start with https:// (FORWARD_PRIVATE=1 allows"),
+            (f"hTTp://a.example/{MARKER}", "should start with https:// (FORWARD_PRIVATE=1 allows"),
+            (f"https://./{MARKER}", "URL 1 should start with https:// and a host"),
+            (f"https://a.example/{MARKER},https://a.example.", "the same host and port"),
+            (f"https://a.example/{MARKER},https://a.example:443", "the same host and port"),
         ],
     )
     def test_urls_to_forward_to(self, faults: Faults, urls: str, fault: str) -> None:
@@ -472,15 +488,18 @@ class TestFaults:
         assert fault in line
         assert MARKER not in line
 
-    @pytest.mark.parametrize("value", ["whsec_short", "whsec_%%%", FORWARD_SECRET[6:], MARKER])
+    @pytest.mark.parametrize(
+        "value", ["whsec_short", "whsec_%%%", "whsec_", FORWARD_SECRET[6:], MARKER]
+    )
     def test_secrets_to_forward_with(self, faults: Faults, value: str) -> None:
         given = {"FORWARD_TO": "https://a.example", "FORWARD_SECRET": value}
         (line,) = faults("worker", **WORKER, **given)
         assert line.startswith("FORWARD_SECRET: should be whsec_ and the base64")
 
     def test_forwarding_needs_a_secret(self, faults: Faults, load: Load) -> None:
-        (line,) = faults("worker", **WORKER, FORWARD_TO="https://a.example")
-        assert line.startswith("FORWARD_SECRET: missing. Set it to")
+        for empty in ({}, {"FORWARD_SECRET": ""}, {"FORWARD_SECRET": " '' "}):
+            (line,) = faults("worker", **WORKER, FORWARD_TO="https://a.example", **empty)
+            assert line.startswith("FORWARD_SECRET: missing. Set it to")
         assert load("web", **WEB, FORWARD_TO="https://a.example").forward_to, "not web's secret"
 
 

@@ -1,0 +1,81 @@
+"""`python -m workers new-handler`: which names a package may have."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from workers.new_handler import CannotStart, create
+
+REFUSED = {
+    # What is no name of a distribution.
+    **dict.fromkeys(
+        ("", "Acme", "acme_identity", "acme--identity", "-acme", "acme-", "1acme", "../acme", "ä"),
+        "is no name: lower-case words with dashes, as in acme-identity",
+    ),
+    **dict.fromkeys(
+        ("class", "match", "import", "print", "list", "class-checks", "type-checks", "id-checks"),
+        "is a word of Python's",
+    ),
+    **dict.fromkeys(("json", "logging", "string", "signal", "ast"), "is a module of Python's"),
+    # Installed with the service, or a part of it.
+    **dict.fromkeys(
+        ("stripe", "redis", "rq", "flask", "click", "urllib3", "pydantic", "pydantic-settings"),
+        "is there already, and one would hide the other",
+    ),
+    **dict.fromkeys(
+        ("service", "workers", "identity-webhooks", "stripe-identity-sandbox", "tests", "deploy"),
+        "is there already, and one would hide the other",
+    ),
+    # With settings or a plugin that the service has.
+    **dict.fromkeys(
+        ("stripe-checks", "redis-checks", "identity-checks", "worker-checks", "inbox-checks"),
+        "its settings begin with",
+    ),
+    **dict.fromkeys(("audit-checks",), "a handler that is built in is called audit"),
+    # Its first word becomes a name in the code, which has one like it.
+    **dict.fromkeys(
+        ("run-checks", "users-checks", "text-checks", "verification-checks", "pytest-checks", "v"),
+        "has a meaning of its own in the code that is written",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "words"), REFUSED.items(), ids=[*map(repr, REFUSED)])
+def test_each_is_refused_with_a_reason(name: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(CannotStart) as caught:
+        create(name, tmp_path)
+    assert words in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_module_of_python_is_refused(tmp_path: Path) -> None:
+    names = [name for name in sys.stdlib_module_names if name.isalnum() and name.islower()]
+    assert len(names) > 100
+    for name in names:
+        with pytest.raises(CannotStart):
+            create(name, tmp_path)
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_is_there_is_not_written_over(what: str, tmp_path: Path) -> None:
+    there = tmp_path / "acme-checks"
+    there.mkdir() if what == "folder" else there.touch()
+    with pytest.raises(CannotStart, match="is there already"):
+        create("acme-checks", tmp_path)
+    assert list(there.rglob("*")) == []
+
+
+@pytest.mark.parametrize("name", ["acme-identity", "acme", "json-checks", "a1", "kyc", "our-own"])
+def test_a_good_name_makes_a_package_of_python(name: str, tmp_path: Path) -> None:
+    written = create(name, tmp_path)
+    module = name.replace("-", "_")
+    assert tmp_path / name / module / "__init__.py" in written
+    for path in written:
+        text = path.read_text(encoding="utf-8")
+        assert "shop" not in text.lower()
+        if path.suffix == ".py":
+            ast.parse(text)
