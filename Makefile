@@ -59,11 +59,13 @@ containers: $(VENV) ## image and compose.yaml on a container engine (Debian, as 
 # Measuring coverage nearly doubles the CPU that tests take: CI does it.
 PYTEST = $(BIN)/$(if $(CI),coverage run,python) -m pytest -q --no-header
 
-.PHONY: bench profile soak chaos mutants
+.PHONY: bench profile distance soak chaos mutants
 bench: $(VENV) ## how fast, with the numbers printed
 	@$(BIN)/python -m pytest tests/benchmarks -s
 profile: $(VENV) ## flame graphs of receiver and worker under load, in var/bench (Linux, as root)
 	@$(BIN)/python -m tests.benchmarks.profile
+distance: $(VENV) ## what a Redis far away costs: the table in docs/scaling.md
+	@$(BIN)/python -m tests.benchmarks.latency.distance
 soak: $(VENV) ## steady load for long; nothing may grow (MINUTES, RATE)
 	@$(BIN)/python -m tests.benchmarks.soak --minutes $(or $(MINUTES),30) --rate $(or $(RATE),40)
 chaos: $(VENV) ## kill, freeze and cut everything; nothing may be lost

@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import redis
 
-from service.inbox import AcceptResult, Reply, memory_is_short, probe
+from service import connection
+from service.inbox import AcceptResult, Reply, memory_is_short, pending_limit, probe
 from service.inbox.connections import Connections
-from service.inbox.inbox import MEMORY_LIMIT
+from service.inbox.inbox import EVENT_SIZE, MEMORY_LIMIT
 from service.inbox.record import text_of
 from service.inbox.scripts import Scripts, pack_command, sources
 from service.redis_errors import CAUSES, Cause, UnsafeRedis, explain
@@ -30,9 +31,6 @@ PERIOD = 5.0
 OLDEST = {"Redis": (7, 0), "Valkey": (7, 2)}
 """The oldest versions that do. Scripts say by flags that they run on a full Redis, which Redis 7.0
 brought (https://redis.io/docs/latest/develop/programmability/eval-intro/). Valkey began at 7.2."""
-
-EVENT = 1000
-"""Bytes of Redis that a pending event takes, about (docs/performance.md)."""
 
 INBOX_IS_FULL = "the inbox is at its limit (INBOX_LIMIT): are the workers running?"
 """The one reason not to accept that is not about Redis."""
@@ -159,7 +157,8 @@ def judge(info: Info, settings: Settings, *, accepting: Exception | None) -> lis
         _append_only(info),
         _eviction(info),
         _memory(info),
-        _connections(info),
+        _inbox(info, settings),
+        _connections(info, settings),
         _accepting(accepting),
     ]
     vouched = settings.vouched
@@ -249,16 +248,46 @@ def _memory(info: Info) -> Finding:
 
 def _room(used: int, limit: int) -> str:
     if not limit:
-        return f"{used >> 20} MB in use, of no limit: INBOX_LIMIT has to fit the machine"
-    events = int((limit * MEMORY_LIMIT - used) / EVENT)
+        return (
+            f"{used >> 20} MB in use, of no limit (maxmemory): INBOX_LIMIT has to fit the machine"
+        )
+    events = int((limit * MEMORY_LIMIT - used) / EVENT_SIZE)
     return f"{used >> 20} MB in use of {limit >> 20} MB: room for about {events:,} events"
 
 
-def _connections(info: Info) -> Finding:
+def inbox_limit(info: Info, settings: Settings) -> int:
+    """Return the pending events above which no new one is accepted: as set, or as fits Redis."""
+    return settings.inbox_limit or pending_limit(info)
+
+
+def _inbox(info: Info, settings: Settings) -> Finding:
+    source = (
+        "INBOX_LIMIT"
+        if settings.inbox_limit
+        else "as fits its maxmemory; INBOX_LIMIT sets another number"
+        if info.get("maxmemory", "") not in {"", "0"}
+        else "without a maxmemory to go by; INBOX_LIMIT sets another number"
+    )
+    text = f"takes up to {inbox_limit(info, settings):,} pending events ({source})"
+    return Finding("inbox", "good", text)
+
+
+def _connections(info: Info, settings: Settings) -> Finding:
     used, limit = info.get("connected_clients", ""), info.get("maxclients", "")
-    if used.isdigit() and limit.isdigit():
-        return Finding("connections", "good", f"{used} of {limit} in use")
-    return Finding("connections", "unknown", "Redis does not tell how many it takes")
+    if not (used.isdigit() and limit.isdigit()):
+        return Finding("connections", "unknown", "Redis does not tell how many it takes")
+    fit = connection.workers_that_fit(
+        int(limit), settings.web_concurrency, settings.worker_concurrency
+    )
+    said = (
+        f"room for one web service and {fit} workers"
+        if fit
+        else (
+            "too few for one web service and a worker: choose a larger plan, or lower"
+            " WEB_CONCURRENCY or WORKER_CONCURRENCY"
+        )
+    )
+    return Finding("connections", "good", f"{used} of {limit} in use: {said}")
 
 
 def _accepting(error: Exception | None) -> Finding:

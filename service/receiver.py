@@ -11,7 +11,7 @@ another event type, or the other mode    200    counted; sending it again would 
 not proven to come from Stripe           400    nothing is stored
 signed, but no event                     400    nothing is stored
 too large                                413    nothing is stored
-inbox full, or Redis in trouble          503    "not now": Stripe keeps it and sends it again
+full, short of memory, Redis in trouble  503    "not now": Stripe keeps it and sends it again
 ======================================== ====== ==============================================
 
 Knows neither Flask nor a server, and asks Redis nothing: both the server's loop and the Flask route
@@ -118,7 +118,8 @@ class Receiver:
 
     def failed(self, event: Event, error: Exception) -> Answer:
         """Return the answer when Redis refused, or did not answer, or may not be used."""
-        answer = "full" if isinstance(error, redis.OutOfMemoryError) else "redis_failed"
+        is_short = isinstance(error, redis.OutOfMemoryError)
+        answer = AcceptResult.SHORT_OF_MEMORY if is_short else "redis_failed"
         return self._answered(answer, event, **explain(error).fields())
 
     def refuse(self, status: int, reason: str, hint: str | None = None) -> Answer:
@@ -129,7 +130,8 @@ class Receiver:
         return Answer(status, {"received": False, "error": reason, "hint": hint})
 
     def _answered(self, answer: str, event: Event | None, **more: str | None) -> Answer:
-        status = 503 if answer in {AcceptResult.FULL, "redis_failed"} else 200
+        is_refusal = isinstance(answer, AcceptResult) and answer.is_refusal
+        status = 503 if is_refusal or answer == "redis_failed" else 200
         self._metrics.count("deliveries", answer)
         if event is not None:
             say = log.info if status == 200 else log.error

@@ -81,12 +81,10 @@ def workers() -> list[Row]:
 def connections() -> list[Row]:
     """Workers that fit beside web, one periodic process and two commands, by the plan."""
     web = WEB_PROCESSES * (connection.WEB + connection.LINK)
-    others = web + connection.PERIODIC + 2 * connection.TOOL
-    rows: list[Row] = []
-    for plan in PLANS:
-        each = connection.RQ + connection.worker_connections(CONCURRENCY)
-        rows.append((f"{plan:,}", web, max(0, (plan - others) // each)))
-    return rows
+    return [
+        (f"{plan:,}", web, connection.workers_that_fit(plan, WEB_PROCESSES, CONCURRENCY))
+        for plan in PLANS
+    ]
 
 
 def burst() -> list[Row]:

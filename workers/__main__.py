@@ -223,10 +223,8 @@ def reconcile(
             found = reconciling.Reconciler.from_settings(settings, inbox).run(
                 start, [account] if account else None, dry_run=dry_run, progress=show
             )
-        except reconciling.InboxFull:
-            click.echo(
-                "the inbox is full (INBOX_LIMIT): run it again when it has drained", err=True
-            )
+        except reconciling.InboxFull as full:
+            click.echo(f"{full}: run it again when it has drained", err=True)
             return 1
         # Of the one that was asked for by name nothing can be said.
         code = 1 if found.failed or (account and found.gone) else 0

@@ -61,7 +61,13 @@ log = logs.get(__name__)
 
 
 class InboxFull(Exception):
-    """The inbox takes no more; the pass has to be repeated."""
+    """The inbox takes no more; the pass has to be repeated. The text says why."""
+
+    def __init__(self, answer: AcceptResult) -> None:
+        is_short = answer is AcceptResult.SHORT_OF_MEMORY
+        super().__init__(
+            "Redis is short of memory" if is_short else "the inbox is at its limit (INBOX_LIMIT)"
+        )
 
 
 @dataclass
@@ -233,8 +239,8 @@ class Reconciler:
             known = self._inbox.find(event.key)
             return known.state if known else AcceptResult.NEW
         answer = self._inbox.accept(event)
-        if answer is AcceptResult.FULL:
-            raise InboxFull
+        if answer.is_refusal:
+            raise InboxFull(answer)
         return answer
 
     def _events(self, since: int, account: str | None) -> Iterator[Event]:

@@ -45,7 +45,10 @@ Linked = Literal["first", "second", "lost"]
 
 
 class AcceptResult(StrEnum):
-    """What accepting an event found. FULL alone means that it was not accepted."""
+    """What accepting an event found.
+
+    It was not accepted where the inbox is FULL (INBOX_LIMIT) or Redis is SHORT_OF_MEMORY.
+    """
 
     NEW = "new"
     PENDING = "pending"
@@ -53,6 +56,12 @@ class AcceptResult(StrEnum):
     DEAD = "dead"
     REOPENED = "reopened"
     FULL = "full"
+    SHORT_OF_MEMORY = "short_of_memory"
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the event was not accepted."""
+        return self in {AcceptResult.FULL, AcceptResult.SHORT_OF_MEMORY}
 
 
 class Refused(StrEnum):
@@ -94,7 +103,8 @@ class Limits:
     """What scripts are told with each call.
 
     Attributes:
-        pending: pending events above which no new one is accepted.
+        pending: pending events above which no new one is accepted; 0 while Redis is short of
+            memory.
         reopen_dead: whether accepting a dead event again makes it pending.
         api_rate: calls of Stripe's API a second that all workers share; 0 for no limit.
     """
@@ -240,7 +250,8 @@ class Pipeline:
         flat = [part for item in fields.items() for part in item]
         limits = self._limits.pending, int(self._limits.reopen_dead)
         args = event.key, *limits, event.account or "", *flat
-        return self._add(_accept_result, "accept", *args)
+        read = _accept_result if self._limits.pending else _accept_result_of_short_memory
+        return self._add(read, "accept", *args)
 
     def claim(self, count: int = 1) -> Reply[list[Answer]]:
         """Pop up to `count` wake-ups and claim their events, in one step; empty if there is none.
@@ -389,6 +400,11 @@ def to_ms(seconds: float) -> int:
 
 def _accept_result(raw: Any) -> AcceptResult:
     return AcceptResult(text_of(raw))
+
+
+def _accept_result_of_short_memory(raw: Any) -> AcceptResult:
+    result = _accept_result(raw)
+    return AcceptResult.SHORT_OF_MEMORY if result is AcceptResult.FULL else result
 
 
 def _seconds_or_lost(raw: Any) -> float | None:

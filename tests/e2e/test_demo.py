@@ -191,7 +191,7 @@ def test_a_fresh_clone_shows_its_first_event_in_20_seconds(tmp_path):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
 
     done = subprocess.run(
-        commands[0], shell=True, cwd=clone, capture_output=True, text=True, timeout=280, check=False
+        commands[0].split(), cwd=clone, capture_output=True, text=True, timeout=280, check=False
     )
 
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

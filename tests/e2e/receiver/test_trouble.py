@@ -78,7 +78,7 @@ def test_redis_frozen(receiver, server) -> None:
 def test_redis_full(receiver, server) -> None:
     with server.client() as client:
         client.config_set("maxmemory", "1kb")
-        refuses_in_time(receiver, receiver.event(), because="full")
+        refuses_in_time(receiver, receiver.event(), because="short_of_memory")
         assert receiver.get("/readyz").status_code == 503
         client.config_set("maxmemory", "0")
     assert accepted(receiver, receiver.event()) == "new"

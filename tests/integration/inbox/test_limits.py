@@ -16,7 +16,7 @@ def fill(inbox: Inbox) -> int:
     """Accept events until no more are taken; how many were."""
     for number in range(100_000):
         inbox._next_probe = 0.0  # look at every one
-        if inbox.accept(event(str(number), session=str(number))) is AcceptResult.FULL:
+        if inbox.accept(event(str(number), session=str(number))).is_refusal:
             return number
     return 100_000
 
@@ -51,13 +51,24 @@ def test_above_the_limit_a_known_event_is_told_its_state(
         assert answers == [AcceptResult.DONE, AcceptResult.DEAD, AcceptResult.PENDING]
         assert inbox.accept(event("snap", session="t")) is AcceptResult.PENDING
         if short_of != "all memory":
-            assert inbox.accept(event("new")) is AcceptResult.FULL
+            is_memory = short_of == "memory"
+            expected = AcceptResult.SHORT_OF_MEMORY if is_memory else AcceptResult.FULL
+            assert inbox.accept(event("new")) is expected
+
+
+@pytest.mark.parametrize(
+    ("maxmemory", "limit"), [("50mb", 20_971), ("512mb", 214_748), ("0", 100_000)]
+)
+def test_without_a_limit_redis_tells_how_many_fit(new_server, maxmemory, limit) -> None:
+    with new_server("--maxmemory", maxmemory).client() as client:
+        assert Inbox(client).room() == limit
+        assert Inbox(client, limit=7).room() == 7
 
 
 def test_nothing_new_is_taken_in_when_redis_is_four_fifths_full(new_server) -> None:
     server = new_server("--maxmemory", "6mb")
     with server.client() as client:
-        inbox = Inbox(client)
+        inbox = Inbox(client, limit=10**9)
         taken = fill(inbox)
         memory = client.info("memory")
 

@@ -283,7 +283,7 @@ def test_short_of_memory_what_is_known_is_still_acknowledged(
             admin.config_set("maxmemory", int(admin.info("memory")["used_memory"] * 1.1))
             assert any("memory" in fault for fault in await faults(link))
         assert await accept() is AcceptResult.PENDING
-        assert await accept(2) is AcceptResult.FULL
+        assert await accept(2) is AcceptResult.SHORT_OF_MEMORY
 
     with_link(use, own.url)
 

@@ -215,7 +215,23 @@ def test_how_much_room_there_is(new_server: Callable[..., Server]) -> None:
         r"\d MB in use of 50 MB: room for about (\d+),\d+ events", found["memory"].text
     )
     assert 35 < int(said[1]) <= 41
-    assert re.fullmatch(r"\d of 40 in use", found["connections"].text)
+    assert re.fullmatch(
+        r"\d of 40 in use: room for one web service and 6 workers", found["connections"].text
+    )
+    assert found["inbox"].text == (
+        "takes up to 20,971 pending events (as fits its maxmemory; INBOX_LIMIT sets another number)"
+    )
+    assert (
+        "takes up to 7 pending events (INBOX_LIMIT)" in look(own.url, inbox_limit=7)["inbox"].text
+    )
+
+
+def test_too_few_connections_are_said_and_no_reason_to_refuse(
+    new_server: Callable[..., Server],
+) -> None:
+    found = look(new_server("--maxclients", "16").url)
+    assert "too few for one web service and a worker" in found["connections"].text
+    assert not found["connections"].is_fault
 
 
 def test_looking_leaves_no_event_behind(redis: Redis, server: Server) -> None:
