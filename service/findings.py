@@ -147,9 +147,8 @@ def judge(info: Info, settings: Settings, *, accepting: Exception | None) -> lis
         settings: with what the operator vouches for.
         accepting: why an event that was tried was not accepted.
     """
-    if "sentinel" in {info.get("redis_mode"), info.get("server_mode")}:
-        text = "this is a Sentinel, which holds nothing: give REDIS_URL the address of the primary"
-        return [Finding("sentinel", "bad", text)]
+    if of_another_kind := _of_another_kind(info):
+        return [of_another_kind]
     found = [
         _version(info),
         _cluster(info),
@@ -176,9 +175,17 @@ def _version(info: Info) -> Finding:
     return Finding("version", "unknown", "Redis does not tell: commands were tried")
 
 
-def _cluster(info: Info) -> Finding:
+def _of_another_kind(info: Info) -> Finding | None:
+    """Return the one finding on a server that cannot be used at all."""
+    if "sentinel" in {info.get("redis_mode"), info.get("server_mode")}:
+        text = "this is a Sentinel, which holds nothing: give REDIS_URL the address of the primary"
+        return Finding("sentinel", "bad", text)
     if info.get("cluster_enabled") == "1":
         return Finding("cluster", "bad", CAUSES["CROSSSLOT"].hint)
+    return None
+
+
+def _cluster(info: Info) -> Finding:
     if info.get("cluster_enabled") == "0":
         return Finding("cluster", "good", "not a cluster")
     return Finding("cluster", "unknown", "Redis does not tell: it was tried")
@@ -318,9 +325,10 @@ class Look:
     found: list[Finding]
 
 
-def look(ask: Ask, settings: Settings) -> Look:
-    """Ask Redis what it is, and try to accept an event.
+def look(ask: Ask, settings: Settings, *, for_workers: bool = False) -> Look:
+    """Ask Redis what it is, and try to accept an event; or also all that workers need.
 
+    Nothing is tried on a server of another kind: in a cluster it could not be taken out again.
     May raise `redis.RedisError`: Redis cannot be reached.
     """
     trial = probe.Probe()
@@ -332,13 +340,16 @@ def look(ask: Ask, settings: Settings) -> Look:
     if cannot_be_asked(answer):
         raise answer
     info = parse_info(answer)
+    if of_another_kind := _of_another_kind(info):
+        return Look(info, [], [of_another_kind])
     asked = questions(info)
     pipe, reply = trial.pipeline()
     commands = b"".join(pack_command(*each) for each in asked)
     *answers, last = ask(commands + pipe.pack(), len(asked) + 1)
     pipe.set_replies([refused or last])
     info = completed(info, dict(zip(asked, answers, strict=True)))
-    return Look(info, asked, judge(info, settings, accepting=refusal_of(reply)))
+    found = judge(info, settings, accepting=refusal_of(reply))
+    return Look(info, asked, found + (look_for_workers(ask) if for_workers else []))
 
 
 def cannot_be_asked(answer: Any) -> bool:

@@ -14,7 +14,8 @@ from service.inbox.scripts import Scripts, pack_command, sources
 _EVENT = Event("probe", "created", "snapshot", "vs_probe", 0, livemode=False)
 
 # The number of the job is the last one given, as nothing else happens meanwhile. Where accepting
-# was refused before that, no job has that name.
+# was refused before that, no job has that name. A cluster of one shard lets scripts use keys of
+# many slots, but single commands not: taking both keys out by one command tells it.
 _TRIAL = f"""
 local function accept(ARGV)
 {sources()["accept"]}
@@ -22,7 +23,13 @@ end
 local done, answer = pcall(accept, ARGV)
 local id = '{_EVENT.key}-' .. tostring(redis.pcall('GET', '{keys.SEQUENCE}'))
 redis.pcall('LREM', '{keys.QUEUE_KEY}', -1, id)
-redis.pcall('DEL', '{keys.RECORD}{_EVENT.key}', '{keys.JOB}' .. id)
+local record, job = '{keys.RECORD}{_EVENT.key}', '{keys.JOB}' .. id
+local gone = redis.pcall('DEL', record, job)
+if type(gone) == 'table' then
+  redis.pcall('DEL', record)
+  redis.pcall('DEL', job)
+  if done then done, answer = false, gone end
+end
 redis.pcall('ZREM', '{keys.DUE}', '{_EVENT.key}')
 if not done then error({{err = type(answer) == 'table' and answer.err or answer}}) end
 return answer
