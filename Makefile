@@ -1,6 +1,7 @@
-# Needs make and Python 3.11 or newer; everything else comes from requirements-dev.txt.
+# Needs make and Python 3.11 or newer; everything else comes from the requirements files.
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO := .venv/demo-installed
 VENV := .venv/installed
 
 .DEFAULT_GOAL := help
@@ -12,9 +13,9 @@ help: ## what this file can do
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo dev
-demo: $(VENV) ## the whole path on this machine: every event, to the end, in a table
+demo: $(DEMO) ## the whole path on this machine: every event, to the end, in a table
 	@$(BIN)/python -m deploy.demo
-dev: $(VENV) ## the same processes, to work with; Ctrl-C stops them (PORT, SANDBOX_PORT, REDIS_PORT)
+dev: $(DEMO) ## the same processes, to work with; Ctrl-C stops them (PORT, SANDBOX_PORT, REDIS_PORT)
 	@$(BIN)/python -m deploy.local
 
 .PHONY: test lint types contracts unit integration e2e coverage chaos-short containers
@@ -58,11 +59,13 @@ containers: $(VENV) ## image and compose.yaml on a container engine (Debian, as 
 # Measuring coverage nearly doubles the CPU that tests take: CI does it.
 PYTEST = $(BIN)/$(if $(CI),coverage run,python) -m pytest -q --no-header
 
-.PHONY: bench profile soak chaos mutants
+.PHONY: bench profile distance soak chaos mutants
 bench: $(VENV) ## how fast, with the numbers printed
 	@$(BIN)/python -m pytest tests/benchmarks -s
 profile: $(VENV) ## flame graphs of receiver and worker under load, in var/bench (Linux, as root)
 	@$(BIN)/python -m tests.benchmarks.profile
+distance: $(VENV) ## what a Redis far away costs: the table in docs/scaling.md
+	@$(BIN)/python -m tests.benchmarks.latency.distance
 soak: $(VENV) ## steady load for long; nothing may grow (MINUTES, RATE)
 	@$(BIN)/python -m tests.benchmarks.soak --minutes $(or $(MINUTES),30) --rate $(or $(RATE),40)
 chaos: $(VENV) ## kill, freeze and cut everything; nothing may be lost
@@ -92,6 +95,7 @@ lock: $(VENV) ## requirements*.txt from pyproject.toml; UPGRADE=1 takes newer re
 	@test -x $(BIN)/uv || $(BIN)/pip install -q uv
 	@$(LOCK) pyproject.toml --extra service -o requirements.txt
 	@$(LOCK) pyproject.toml --extra service --group dev -o requirements-dev.txt
+	@$(LOCK) pyproject.toml --extra service --group demo -c requirements-dev.txt -o requirements-demo.txt
 env-example: $(VENV) ## deploy/env.example from the settings
 	@$(BIN)/python -m deploy.env_example > deploy/env.example
 handlers-page: $(VENV) ## the tables of docs/handlers.md, from the code
@@ -102,7 +106,7 @@ trial: $(VENV) ## make a plugin from nothing, and put the transcript into docs/h
 	@$(BIN)/python -m deploy.trial --write
 scaling-page: $(VENV) ## the tables of docs/scaling.md, from docs/performance.md and the code
 	@$(BIN)/python -m tests.scaling_page
-readme-demo: $(VENV) ## run the demo and put its output into README.md
+readme-demo: $(DEMO) ## run the demo and put its output into README.md
 	@$(BIN)/python -m deploy.readme_demo
 
 sandbox-pictures: $(VENV) ## docs/images: the pages of the sandbox (needs Chromium)
@@ -111,11 +115,28 @@ sandbox-pictures: $(VENV) ## docs/images: the pages of the sandbox (needs Chromi
 LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-$(VENV): requirements-dev.txt
+# What a file lists is the whole of it: pip looks for no more. Left to compile, it would take one file
+# after the other, also the 1,600 of stripe that no process reads.
+INSTALL := install -q --disable-pip-version-check --no-compile --no-deps --require-hashes
+# Putting a pip into .venv takes as long as half of the packages: the demo uses that of $(PYTHON).
+HAS_PIP := import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (22, 3))
+
+# Made anew when either file changes, so that nothing is left of what they no longer list.
+$(DEMO): requirements-demo.txt requirements-dev.txt
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: install Python 3.11 or newer, or name it: make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) -V 2>&1): Python 3.11 or newer is needed; name it: make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
-	@echo "building .venv from requirements-dev.txt (about a minute) ..."
-	@$(PYTHON) -m venv --clear .venv
-	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@echo "building .venv from requirements-demo.txt (about 10 seconds) ..."
+	@$(PYTHON) -m venv --clear --without-pip .venv
+	@if $(PYTHON) -c '$(HAS_PIP)' 2>/dev/null; then pip="$(PYTHON) -m pip --python .venv"; else \
+		$(BIN)/python -m ensurepip --default-pip >/dev/null; pip=$(BIN)/pip; fi; \
+		$$pip $(INSTALL) -r requirements-demo.txt
+	@$(BIN)/python -m compileall -q -j 0 -x '/stripe/' .venv/lib
+	@touch $@
+
+$(VENV): $(DEMO)
+	@echo "adding requirements-dev.txt to .venv (about a minute) ..."
+	@$(BIN)/python -m ensurepip --default-pip >/dev/null
+	@$(BIN)/pip $(INSTALL) -r requirements-dev.txt
+	@$(BIN)/python -m compileall -q -j 0 .venv/lib
 	@touch $@

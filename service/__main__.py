@@ -74,9 +74,7 @@ def check(role: Role | None, as_json: bool) -> None:
         _refuse("\n".join(faults))
     with connection.connect(settings) as client:
         ask = findings.asking(client)
-        found = findings.look(ask, settings).found
-        if "worker" in roles:
-            found += findings.look_for_workers(ask)
+        found = findings.look(ask, settings, for_workers="worker" in roles).found
     if as_json:
         click.echo(json.dumps([asdict(each) for each in found], indent=2))
     else:

@@ -52,6 +52,13 @@ def worker_connections(concurrency: int) -> int:
     return 1 + math.ceil(concurrency / 10)
 
 
+def workers_that_fit(limit: int, web_processes: int, concurrency: int) -> int:
+    """Return how many workers may run on a Redis that takes so many connections, beside one web
+    service, a periodic process (`--no-periodic` for the workers) and two commands."""
+    others = web_processes * (WEB + LINK) + PERIODIC + 2 * TOOL
+    return max(0, (limit - others) // (RQ + worker_connections(concurrency)))
+
+
 class Pool(redis.ConnectionPool):
     """Connections of a process, up to `max_connections`, for any number of threads.
 

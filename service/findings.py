@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import redis
 
-from service.inbox import AcceptResult, Reply, keys, memory_is_short, probe
+from service import connection
+from service.inbox import AcceptResult, Reply, keys, memory_is_short, pending_limit, probe
 from service.inbox.connections import Connections
-from service.inbox.inbox import MEMORY_LIMIT
+from service.inbox.inbox import EVENT_SIZE, MEMORY_LIMIT
 from service.inbox.record import text_of
 from service.inbox.scripts import Scripts, pack_command, sources
 from service.redis_errors import CAUSES, Cause, UnsafeRedis, explain
@@ -30,9 +31,6 @@ PERIOD = 5.0
 OLDEST = {"Redis": (7, 0), "Valkey": (7, 2)}
 """The oldest versions that do. Scripts say by flags that they run on a full Redis, which Redis 7.0
 brought (https://redis.io/docs/latest/develop/programmability/eval-intro/). Valkey began at 7.2."""
-
-EVENT = 1000
-"""Bytes of Redis that a pending event takes, about (docs/performance.md)."""
 
 INBOX_IS_FULL = "the inbox is at its limit (INBOX_LIMIT): are the workers running?"
 """The one reason not to accept that is not about Redis."""
@@ -155,9 +153,8 @@ def judge(info: Info, settings: Settings, *, accepting: Exception | None) -> lis
         settings: with what the operator vouches for.
         accepting: why an event that was tried was not accepted.
     """
-    if "sentinel" in {info.get("redis_mode"), info.get("server_mode")}:
-        text = "this is a Sentinel, which holds nothing: give REDIS_URL the address of the primary"
-        return [Finding("sentinel", "bad", text)]
+    if of_another_kind := _of_another_kind(info):
+        return [of_another_kind]
     found = [
         _version(info),
         _cluster(info),
@@ -165,7 +162,8 @@ def judge(info: Info, settings: Settings, *, accepting: Exception | None) -> lis
         _append_only(info),
         _eviction(info),
         _memory(info),
-        _connections(info),
+        _inbox(info, settings),
+        _connections(info, settings),
         _accepting(accepting),
     ]
     vouched = settings.vouched
@@ -183,9 +181,17 @@ def _version(info: Info) -> Finding:
     return Finding("version", "unknown", "Redis does not tell: commands were tried")
 
 
-def _cluster(info: Info) -> Finding:
+def _of_another_kind(info: Info) -> Finding | None:
+    """Return the one finding on a server that cannot be used at all."""
+    if "sentinel" in {info.get("redis_mode"), info.get("server_mode")}:
+        text = "this is a Sentinel, which holds nothing: give REDIS_URL the address of the primary"
+        return Finding("sentinel", "bad", text)
     if info.get("cluster_enabled") == "1":
         return Finding("cluster", "bad", CAUSES["CROSSSLOT"].hint)
+    return None
+
+
+def _cluster(info: Info) -> Finding:
     if info.get("cluster_enabled") == "0":
         return Finding("cluster", "good", "not a cluster")
     return Finding("cluster", "unknown", "Redis does not tell: it was tried")
@@ -254,16 +260,46 @@ def _memory(info: Info) -> Finding:
 
 def _room(used: int, limit: int) -> str:
     if not limit:
-        return f"{used >> 20} MB in use, of no limit: INBOX_LIMIT has to fit the machine"
-    events = int((limit * MEMORY_LIMIT - used) / EVENT)
+        return (
+            f"{used >> 20} MB in use, of no limit (maxmemory): INBOX_LIMIT has to fit the machine"
+        )
+    events = int((limit * MEMORY_LIMIT - used) / EVENT_SIZE)
     return f"{used >> 20} MB in use of {limit >> 20} MB: room for about {events:,} events"
 
 
-def _connections(info: Info) -> Finding:
+def inbox_limit(info: Info, settings: Settings) -> int:
+    """Return the pending events above which no new one is accepted: as set, or as fits Redis."""
+    return settings.inbox_limit or pending_limit(info)
+
+
+def _inbox(info: Info, settings: Settings) -> Finding:
+    source = (
+        "INBOX_LIMIT"
+        if settings.inbox_limit
+        else "as fits its maxmemory; INBOX_LIMIT sets another number"
+        if info.get("maxmemory", "") not in {"", "0"}
+        else "without a maxmemory to go by; INBOX_LIMIT sets another number"
+    )
+    text = f"takes up to {inbox_limit(info, settings):,} pending events ({source})"
+    return Finding("inbox", "good", text)
+
+
+def _connections(info: Info, settings: Settings) -> Finding:
     used, limit = info.get("connected_clients", ""), info.get("maxclients", "")
-    if used.isdigit() and limit.isdigit():
-        return Finding("connections", "good", f"{used} of {limit} in use")
-    return Finding("connections", "unknown", "Redis does not tell how many it takes")
+    if not (used.isdigit() and limit.isdigit()):
+        return Finding("connections", "unknown", "Redis does not tell how many it takes")
+    fit = connection.workers_that_fit(
+        int(limit), settings.web_concurrency, settings.worker_concurrency
+    )
+    said = (
+        f"room for one web service and {fit} workers"
+        if fit
+        else (
+            "too few for one web service and a worker: choose a larger plan, or lower"
+            " WEB_CONCURRENCY or WORKER_CONCURRENCY"
+        )
+    )
+    return Finding("connections", "good", f"{used} of {limit} in use: {said}")
 
 
 def _accepting(error: Exception | None) -> Finding:
@@ -294,9 +330,10 @@ class Look:
     found: list[Finding]
 
 
-def look(ask: Ask, settings: Settings) -> Look:
-    """Ask Redis what it is, and try to accept an event.
+def look(ask: Ask, settings: Settings, *, for_workers: bool = False) -> Look:
+    """Ask Redis what it is, and try to accept an event; or also all that workers need.
 
+    Nothing is tried on a server of another kind: in a cluster it could not be taken out again.
     May raise `redis.RedisError`: Redis cannot be reached.
     """
     trial = probe.Probe()
@@ -308,13 +345,16 @@ def look(ask: Ask, settings: Settings) -> Look:
     if cannot_be_asked(answer):
         raise answer
     info = parse_info(answer)
+    if of_another_kind := _of_another_kind(info):
+        return Look(info, [], [of_another_kind])
     asked = questions(info)
     pipe, reply = trial.pipeline()
     commands = b"".join(pack_command(*each) for each in asked)
     *answers, last = ask(commands + pipe.pack(), len(asked) + 1)
     pipe.set_replies([refused or last])
     info = completed(info, dict(zip(asked, answers, strict=True)))
-    return Look(info, asked, judge(info, settings, accepting=refusal_of(reply)))
+    found = judge(info, settings, accepting=refusal_of(reply))
+    return Look(info, asked, found + (look_for_workers(ask) if for_workers else []))
 
 
 def cannot_be_asked(answer: Any) -> bool:

@@ -120,7 +120,7 @@ class Page:
         # Else it is told what the instance counted itself, and that Redis does not answer.
         with suppress(redis.RedisError):
             found = self.follow()
-            accepting = found.pending < self._limit and not faults(self._look())
+            accepting = found.pending < (self._limit or found.room) and not faults(self._look())
         followed = self._followed.read()
         values = {HANDLER: followed.get("handlers", []), SECRET: self._secrets}
         counts = {"web": self._own.read(), "all": followed.get("totals", {})}
@@ -132,7 +132,9 @@ class Page:
 
     def _gauges(self, found: Survey | None, *, accepting: bool) -> Iterator[Metric]:
         values = _values(found, self._secrets) if found else {}
-        values |= {"redis_up": {(): int(found is not None)}, "inbox_limit": {(): self._limit}}
+        values["redis_up"] = {(): int(found is not None)}
+        if limit := self._limit or (found and found.room):
+            values["inbox_limit"] = {(): limit}
         values["accepting"] = {(): int(accepting)}
         for name, (sentence, labels) in GAUGES.items():
             family = GaugeMetricFamily(_PREFIX + name, sentence, labels=labels)

@@ -11,7 +11,7 @@ another event type, or the other mode    200    counted; sending it again would 
 not proven to come from Stripe           400    nothing is stored
 signed, but no event                     400    nothing is stored
 too large                                413    nothing is stored
-inbox full, or Redis in trouble          503    "not now": Stripe keeps it and sends it again
+full, short of memory, Redis in trouble  503    "not now": Stripe keeps it and sends it again
 ======================================== ====== ==============================================
 
 Knows neither Flask nor a server, and asks Redis nothing: both the server's loop and the Flask route

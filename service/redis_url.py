@@ -39,6 +39,11 @@ def parse(url: str) -> dict[str, Any]:
         ValueError: in words, which quote nothing but the names of options.
     """
     if not url.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
+        if "sentinel" in url.partition(":")[0].lower():
+            raise ValueError(
+                "names Sentinels: give it an address that leads to the primary, such as that of"
+                " HAProxy (deploy/haproxy.cfg)"
+            )
         raise ValueError("should start with redis://, rediss:// or unix://")
     try:
         parts = urlsplit(url)

@@ -156,11 +156,12 @@ class Settings(BaseSettings):
         default=False,
         description="Deprecated: 1 vouches for all that REDIS_VOUCH_FOR lists one by one.",
     )
-    inbox_limit: int = Field(
-        default=100_000,
+    inbox_limit: int | None = Field(
+        default=None,
         ge=1,
         description="Pending events above which deliveries are answered 503, so that Stripe"
-        " keeps them. One pending event takes about 1 kB of Redis.",
+        " keeps them. One takes about 1 kB of Redis. Default: as many as take two fifths of its"
+        " maxmemory; 100,000 where it has none.",
     )
     retention_days: int = Field(
         default=35,

@@ -122,7 +122,7 @@ def take(client: redis.Redis, settings: Settings) -> Status:
     prefix = "verified_with|"
     return Status(
         problems=problems,
-        accepting=not faults and seen.pending < settings.inbox_limit,
+        accepting=not faults and seen.pending < (settings.inbox_limit or seen.room),
         last_delivery=min(accepted, default=None),
         processing=bool(seen.alive("worker")) and seen.paused is None,
         processes={role: len(seen.alive(role)) for role in ("web", "worker", "periodic")},
@@ -155,7 +155,7 @@ def _of_redis(faults: list[findings.Finding]) -> Iterator[Problem]:
 
 def problems_of(seen: Survey, settings: Settings) -> Iterator[Problem]:
     """Yield what is wrong with deliveries and events, not with Redis itself."""
-    if seen.pending >= settings.inbox_limit:
+    if seen.pending >= (settings.inbox_limit or seen.room):
         text = f"{findings.INBOX_IS_FULL} {seen.pending} events are pending"
         yield Problem("InboxFull", text, "start workers; deliveries are answered 503 meanwhile")
     yield from _of_processes(seen)

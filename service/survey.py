@@ -17,7 +17,7 @@ import msgspec
 import redis
 
 from service import processes
-from service.inbox import keys
+from service.inbox import keys, pending_limit
 from service.inbox.record import fields_of, progress_of, text_of
 from service.processes import Seen
 
@@ -74,6 +74,7 @@ class Survey:
         reconciled: how the last passes ended; '' is one's own account.
         through: when the last whole pass of each account began, as an age.
         memory, memory_limit: bytes that Redis uses and may use; 0 is no limit, None unknown.
+        room: pending events that fit, where INBOX_LIMIT is not set.
         seen: ages of what was last counted when: series -> seconds (service/metrics.py).
     """
 
@@ -93,6 +94,7 @@ class Survey:
     through: Mapping[str, float]
     memory: int | None
     memory_limit: int | None
+    room: int
     seen: Mapping[str, float]
 
     def alive(self, role: processes.Role) -> list[Seen]:
@@ -154,6 +156,7 @@ def survey(client: redis.Redis) -> Survey:
         through=_through(told["watermark"], told["accounts"] or (), now),
         memory=_number(told["memory"], "used_memory"),
         memory_limit=_number(told["memory"], "maxmemory"),
+        room=pending_limit(told["memory"]),
         seen={
             text_of(name): max(0.0, now - int(at) / 1000)
             for name, at in (told["seen"] or {}).items()

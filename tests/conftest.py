@@ -350,6 +350,16 @@ def redis(server: Server) -> Iterator[Redis]:
 
 
 @pytest.fixture
+def one_shard(new_server: Callable[..., Server]) -> Server:
+    """A cluster of one node, which has all slots."""
+    server = new_server("--cluster-enabled", "yes")
+    with server.client() as client:
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        wait_until(lambda: client.cluster("info")["cluster_state"] == "ok")
+    return server
+
+
+@pytest.fixture
 def new_server(processes: Processes, traces: Traces, tmp_path: Path) -> Callable[..., Server]:
     """Start a server of the test's own; `new_server("--appendonly", "no")`."""
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from service import connection
+from service.inbox import pending_limit
 from service.inbox.inbox import MEMORY_LIMIT
 from service.inbox.keys import KEEP
 from service.settings import Settings
+from stripe_identity_sandbox.lifetimes import RETRIES
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, MEASURED = DOCS / "scaling.md", DOCS / "performance.md"
@@ -27,6 +31,12 @@ CALL = 0.2
 MONTH = 30
 """Days."""
 SMALLEST_INBOX = 10_000
+MEMORY = (512, 2_048, 8_192)
+"""Megabytes of Redis in the simulation."""
+STEP = 10
+"""Seconds of the simulation."""
+WAITS = RETRIES["live"]
+"""Seconds that Stripe waits before it delivers again, as the sandbox plays it."""
 WEB_PROCESSES = Settings.model_fields["web_concurrency"].default
 CONCURRENCY = Settings.model_fields["worker_concurrency"].default
 LIVE, TEST = (
@@ -91,24 +101,79 @@ def workers() -> list[Row]:
 def connections() -> list[Row]:
     """Workers that fit beside web, one periodic process and two commands, by the plan."""
     web = WEB_PROCESSES * (connection.WEB + connection.LINK)
-    others = web + connection.PERIODIC + 2 * connection.TOOL
-    rows: list[Row] = []
-    for plan in PLANS:
-        each = connection.RQ + connection.worker_connections(CONCURRENCY)
-        rows.append((f"{plan:,}", web, max(0, (plan - others) // each)))
-    return rows
+    return [
+        (f"{plan:,}", web, connection.workers_that_fit(plan, WEB_PROCESSES, CONCURRENCY))
+        for plan in PLANS
+    ]
 
 
 def burst() -> list[Row]:
-    """A thousand events a second for an hour, and a million that wait."""
+    """What Redis takes of a core and of memory."""
     share = redis_us() / 1e6
     return [
         ("of one core of Redis, 1,000 events a second", f"{1_000 * share:.0%}"),
         ("events a second at which Redis has no time left", f"{_round_down(1 / share):,}"),
-        ("events that wait after an hour of 1,000 a second", f"{(1_000 - LIVE) * 3_600:,}"),
         ("memory of Redis for a million that wait", _mb(1e6 * bytes_of("pending"))),
-        (f"time until a million are worked off at {LIVE} a second", f"{1e6 / LIVE / 3_600:.1f} h"),
     ]
+
+
+@dataclass
+class Course:
+    """How a burst went, in seconds and events."""
+
+    limit: int
+    full_at: int | None = None
+    with_stripe: int = 0
+    given_up: int = 0
+    over_at: int = 0
+
+
+def simulate(rate: int, seconds: int, limit: int) -> Course:
+    """Deliver `rate` events a second for so long, to an inbox that takes `limit`.
+
+    Stripe sends what is answered 503 again after the waits of its schedule, and then gives up;
+    workers take as many a second as Stripe's limit allows. Reconciliation is left out.
+    """
+    course = Course(limit)
+    due: dict[int, Counter[int]] = defaultdict(Counter)  # by moment: deliveries by their tries
+    inbox = kept = now = 0
+    while now < seconds or inbox or kept:
+        inbox -= min(inbox, LIVE * STEP)
+        arriving = due.pop(now, Counter())
+        kept -= arriving.total()
+        if now < seconds:
+            arriving[0] += rate * STEP
+        for tries, count in sorted(arriving.items(), reverse=True):
+            taken = min(count, limit - inbox)
+            inbox += taken
+            if refused := count - taken:
+                course.full_at = now if course.full_at is None else course.full_at
+                if tries == len(WAITS):
+                    course.given_up += refused
+                else:
+                    due[now + int(WAITS[tries])][tries + 1] += refused
+                    kept += refused
+        course.with_stripe = max(course.with_stripe, kept)
+        now += STEP
+    course.over_at = now
+    return course
+
+
+def simulation() -> list[Row]:
+    """A thousand events a second for an hour, and a million within seconds, by Redis' memory."""
+    rows: list[Row] = []
+    for name, rate, seconds in (
+        ("1,000/s for 1 h", 1_000, 3_600),
+        ("a million in 10 s", 100_000, 10),
+    ):
+        for maxmemory in MEMORY:
+            limit = pending_limit({"maxmemory": maxmemory << 20})
+            course = simulate(rate, seconds, limit)
+            full = "never" if course.full_at is None else f"{course.full_at / 60:.0f} min"
+            left = f"{course.over_at / 3_600:.0f} h"
+            cells = (f"{limit:,}", full, f"{course.with_stripe:,}", f"{course.given_up:,}", left)
+            rows.append((name, f"{maxmemory:,} MB", *cells))
+    return rows
 
 
 def render() -> dict[str, str]:
@@ -128,6 +193,13 @@ def render() -> dict[str, str]:
             ("connections of the plan", "web's", "workers that fit"), connections()
         ),
         "burst": _table(("", ""), burst()),
+        "simulation": _table(
+            (
+                *("events", "`maxmemory`", "`INBOX_LIMIT`", "full after", "most that Stripe keeps"),
+                *("left to reconciliation", "all handled after"),
+            ),
+            simulation(),
+        ),
         "facts": (
             f"- {LIVE} calls a second in live mode, {TEST} in test mode, are what all workers make"
             " together (`STRIPE_API_RATE`).\n"

@@ -76,8 +76,8 @@ def wait_for_redis(settings: Settings, stop: Stop) -> bool:
         try:
             with connection.connect(settings) as client:
                 ask = findings.asking(client)
-                found = findings.look(ask, settings).found
-                findings.require([*found, *findings.look_for_workers(ask)])
+                found = findings.look(ask, settings, for_workers=True).found
+                findings.require(found)
         except UnsafeRedis:
             raise
         except redis.RedisError as error:

@@ -1,6 +1,6 @@
 """The inbox: the durable record of every event, in Redis. What others use of it stands here."""
 
-from service.inbox.inbox import Inbox, memory_is_short
+from service.inbox.inbox import Inbox, memory_is_short, pending_limit
 from service.inbox.pipeline import (
     AcceptResult,
     Answer,
@@ -35,5 +35,6 @@ __all__ = [
     "Status",
     "Swept",
     "memory_is_short",
+    "pending_limit",
     "save_progress_at_end",
 ]

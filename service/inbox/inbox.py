@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
@@ -38,6 +39,12 @@ MEMORY_LIMIT, MEMORY_PROBE = 0.8, 5.0
 """Share of Redis' `maxmemory` above which no new event is accepted, and seconds between two looks.
 The rest is for working off what is there: at its limit Redis refuses all writes."""
 
+EVENT_SIZE = 1000
+"""Bytes of Redis that a pending event takes, about (docs/performance.md)."""
+
+PENDING_LIMIT = 100_000
+"""Pending events above which no new one is accepted, where Redis has no `maxmemory` to tell."""
+
 
 class Inbox:
     """The state machine of events, on one Redis. Every method may raise `redis.RedisError`."""
@@ -46,14 +53,18 @@ class Inbox:
         self,
         client: redis.Redis,
         *,
-        limit: int = 100_000,
+        limit: int | None = None,
         reopen_dead: bool = False,
         api_rate: int = 0,
         keep: int = keys.KEEP,
     ) -> None:
-        """See `Limits` for the options. `keep`: seconds a done record is kept."""
+        """See `Limits` for the options; without `limit` it is `pending_limit`.
+
+        `keep`: seconds a done record is kept.
+        """
         self._redis, self._keep = client, keep
-        self._limits = Limits(limit, reopen_dead, api_rate)
+        self._limit_is_set = limit is not None
+        self._limits = Limits(limit or PENDING_LIMIT, reopen_dead, api_rate)
         self._full = Limits(0, reopen_dead, api_rate)
         self._scripts = Scripts(sources(keep))
         self._connections = Connections(client, self._scripts)
@@ -291,6 +302,8 @@ class Inbox:
             with suppress(redis.ResponseError):  # this user may not ask: see service/findings.py
                 info = self._redis.info("memory")
             self._short_of_memory = memory_is_short(info)
+            if not self._limit_is_set:
+                self._limits = replace(self._limits, pending=pending_limit(info))
         return self._short_of_memory
 
 
@@ -302,3 +315,16 @@ def memory_is_short(info: Mapping[str, Any]) -> bool:
     except (KeyError, ValueError):
         return False
     return limit > 0 and used / limit >= MEMORY_LIMIT
+
+
+def pending_limit(info: Mapping[str, Any]) -> int:
+    """Return how many pending events Redis has room for, by its INFO.
+
+    They may take half of what is used before Redis is short of memory; the other half is for events
+    that are settled, which are kept for weeks. `PENDING_LIMIT` where there is no `maxmemory`.
+    """
+    try:
+        limit = int(info["maxmemory"])
+    except (KeyError, ValueError):
+        limit = 0
+    return max(1, int(limit * MEMORY_LIMIT / 2 / EVENT_SIZE)) if limit > 0 else PENDING_LIMIT

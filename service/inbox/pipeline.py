@@ -99,7 +99,8 @@ class Limits:
     """What scripts are told with each call.
 
     Attributes:
-        pending: pending events above which no new one is accepted.
+        pending: pending events above which no new one is accepted; 0 while Redis is short of
+            memory.
         reopen_dead: whether accepting a dead event again makes it pending.
         api_rate: calls of Stripe's API a second that all workers share; 0 for no limit.
     """

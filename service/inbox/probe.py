@@ -14,7 +14,8 @@ from service.inbox.scripts import Scripts, pack_command, sources
 _EVENT = Event("probe", "created", "snapshot", "vs_probe", 0, livemode=False)
 
 # The number of the job is the last one given, as nothing else happens meanwhile. Where accepting
-# was refused before that, no job has that name.
+# was refused before that, no job has that name. A cluster of one shard lets a script use keys of
+# many slots, but no single command: the last one tells it, after which Valkey 9 refuses all others.
 _TRIAL = f"""
 local function accept(ARGV)
 {sources()["accept"]}
@@ -22,7 +23,9 @@ end
 local done, answer = pcall(accept, ARGV)
 local id = '{_EVENT.key}-' .. tostring(redis.pcall('GET', '{keys.SEQUENCE}'))
 redis.pcall('LREM', '{keys.QUEUE_KEY}', -1, id)
-redis.pcall('DEL', '{keys.RECORD}{_EVENT.key}', '{keys.JOB}' .. id)
+local record, job = '{keys.RECORD}{_EVENT.key}', '{keys.JOB}' .. id
+redis.pcall('DEL', record)
+redis.pcall('DEL', job)
 redis.pcall('ZREM', '{keys.DUE}', '{_EVENT.key}')
 local hours = redis.pcall('ZRANGE', '{keys.HOURS}', -1, -1)
 local hour = tonumber(hours[1])
@@ -34,6 +37,8 @@ if hour then
     redis.pcall('ZREM', '{keys.HOURS}', hours[1])
   end
 end
+local both = redis.pcall('DEL', record, job)
+if done and type(both) == 'table' then done, answer = false, both end
 if not done then error({{err = type(answer) == 'table' and answer.err or answer}}) end
 return answer
 """

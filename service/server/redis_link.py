@@ -14,7 +14,7 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import hiredis
@@ -59,7 +59,8 @@ class RedisLink:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._scripts = Scripts(sources(settings.keep))
-        self._limits = Limits(settings.inbox_limit, settings.reopen_dead_on_redelivery)
+        # How many pending events there may be is known once Redis was looked at.
+        self._limits = Limits(reopen_dead=settings.reopen_dead_on_redelivery)
         self._memory = Memory()
         self._loop = asyncio.get_running_loop()
         self._connection: _Connection | None = None
@@ -275,6 +276,8 @@ class RedisLink:
         except UnsafeRedis as unsafe:
             self.trouble = unsafe
         self._memory_is_short = memory_is_short(info)
+        limit = findings.inbox_limit(info, self._settings)
+        self._limits = replace(self._limits, pending=limit)
         if before is not None and self.trouble is None:
             log.info("redis_reached")
         if self.trouble is not None and str(before) != str(self.trouble):

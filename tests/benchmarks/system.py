@@ -23,6 +23,7 @@ from service.inbox import Inbox
 from tests.benchmarks import machine
 from tests.benchmarks.machine import CACHE, Server
 from tests.benchmarks.receiver import events
+from tests.chaos.proxy import Proxy
 
 SECRET = "whsec_bench0123456789abcdefghijklmnopqrstuv"
 WEB_PROCESSES = 2
@@ -45,6 +46,7 @@ class System:
     """The running processes, by their process ids, and what was noted."""
 
     redis: Server
+    redis_url: str
     api_ms: int
     concurrency: int
     notes: Path
@@ -60,7 +62,7 @@ class System:
             "PORT": str(self.web_port),
             "WEB_CONCURRENCY": str(WEB_PROCESSES),
             "WORKER_CONCURRENCY": str(self.concurrency),
-            "REDIS_URL": self.redis.url,
+            "REDIS_URL": self.redis_url,
             "INBOX_LIMIT": "10000000",
             "STRIPE_WEBHOOK_SECRET": SECRET,
             "STRIPE_API_KEY": "sk_test_bench",
@@ -121,10 +123,18 @@ class System:
 
 
 @contextmanager
-def surroundings(*, api_ms: int = 0, concurrency: int = 20) -> Iterator[System]:
-    """Start Redis and the fake API, and nothing of ours yet."""
-    with machine.redis_server() as redis:
-        system = System(redis, api_ms, concurrency, CACHE / f"notes-{redis.port}")
+def surroundings(*, api_ms: int = 0, concurrency: int = 20, away_ms: float = 0) -> Iterator[System]:
+    """Start Redis and the fake API, and nothing of ours yet.
+
+    `away_ms`: how long the way to Redis and back takes the service.
+    """
+    with machine.redis_server() as redis, ExitStack() as stack:
+        url = redis.url
+        if away_ms:
+            proxy = stack.enter_context(Proxy(redis.port))
+            proxy.delay = away_ms / 2000
+            url = f"redis://127.0.0.1:{proxy.port}/0"
+        system = System(redis, url, api_ms, concurrency, CACHE / f"notes-{redis.port}")
         system.notes.touch()
         try:
             with machine.fake_api(system.api_port, api_ms):
@@ -134,9 +144,12 @@ def surroundings(*, api_ms: int = 0, concurrency: int = 20) -> Iterator[System]:
 
 
 @contextmanager
-def everything(*, api_ms: int = 0, concurrency: int = 20) -> Iterator[System]:
+def everything(*, api_ms: int = 0, concurrency: int = 20, away_ms: float = 0) -> Iterator[System]:
     """Start it all, and see it work."""
-    with surroundings(api_ms=api_ms, concurrency=concurrency) as system, ExitStack() as stack:
+    with (
+        surroundings(api_ms=api_ms, concurrency=concurrency, away_ms=away_ms) as system,
+        ExitStack() as stack,
+    ):
         system.periodic = stack.enter_context(system.running("periodic"))
         system.worker = stack.enter_context(system.running("worker"))
         system.web = stack.enter_context(system.running("web"))

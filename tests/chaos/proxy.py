@@ -91,15 +91,19 @@ class Proxy:
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool = False
     ) -> None:
+        due = 0.0  # when the last part arrives; those on their way do not hold up each other
         while part := await reader.read(65_536):
-            if self.delay:
-                await asyncio.sleep(self.delay)
             if self.rate:
                 await asyncio.sleep(len(part) / self.rate)
             if replies and self._drops():
                 raise ConnectionResetError
+            if self.delay or due > self._loop.time():
+                due = max(due, self._loop.time() + self.delay)
+                self._loop.call_at(due, writer.write, part)
+                continue
             writer.write(part)
             await writer.drain()
+        await asyncio.sleep(max(0.0, due - self._loop.time()))
         if not writer.is_closing():
             writer.write_eof()
 

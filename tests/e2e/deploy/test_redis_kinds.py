@@ -29,7 +29,7 @@ ROWS = {name: (web, worker, said.strip("` ")) for name, web, worker, said in CEL
 
 
 @pytest.fixture
-def make(new_server, processes, free_port, wait_until, behind_tls):
+def make(request, new_server, processes, free_port, wait_until, behind_tls):
     """Return what makes the Redis of each row: the environment that leads to it."""
 
     def at(port: int, user: str = "", scheme: str = "redis", **more: str) -> dict[str, str]:
@@ -79,6 +79,7 @@ def make(new_server, processes, free_port, wait_until, behind_tls):
     return {
         "with `appendonly yes` and `noeviction`": lambda: at(new_server().port),
         "a cluster": lambda: at(new_server("--cluster-enabled", "yes").port),
+        "a cluster of one shard": lambda: at(request.getfixturevalue("one_shard").port),
         "a Sentinel": lambda: at(
             imitation(new_server().port, "redis_mode=sentinel", "server_mode=sentinel")
         ),
@@ -192,6 +193,14 @@ def test_what_the_page_says(name, make, processes, free_port, wait_until) -> Non
         assert "Traceback" not in checked.stderr
 
 
+@pytest.mark.parametrize("command", ["replay evt_1", "end evt_1"])
+def test_a_command_on_a_cluster_says_so(command, one_shard) -> None:
+    done = service("events", *command.split(), env={"REDIS_URL": one_shard.url})
+    assert done.returncode == 69
+    assert "this Redis is a cluster" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def refused(text: str, said: str) -> bool:
     assert text.count("refusing to start: ") == 1, text
     assert "Traceback" not in text
@@ -199,8 +208,12 @@ def refused(text: str, said: str) -> bool:
 
 
 def check(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return service("check", env=env)
+
+
+def service(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "service", "check"],
+        [sys.executable, "-m", "service", *arguments],
         cwd=ROOT,
         env={"PATH": "/usr/bin:/bin"} | env,
         capture_output=True,

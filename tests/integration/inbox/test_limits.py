@@ -57,10 +57,19 @@ def test_above_the_limit_a_known_event_is_told_its_state(
             assert inbox.accept(event("new")) is why
 
 
+@pytest.mark.parametrize(
+    ("maxmemory", "limit"), [("50mb", 20_971), ("512mb", 214_748), ("0", 100_000)]
+)
+def test_without_a_limit_redis_tells_how_many_fit(new_server, maxmemory, limit) -> None:
+    with new_server("--maxmemory", maxmemory).client() as client:
+        assert Inbox(client).room() == limit
+        assert Inbox(client, limit=7).room() == 7
+
+
 def test_nothing_new_is_taken_in_when_redis_is_four_fifths_full(new_server) -> None:
     server = new_server("--maxmemory", "6mb")
     with server.client() as client:
-        inbox = Inbox(client)
+        inbox = Inbox(client, limit=10**9)
         taken = fill(inbox)
         memory = client.info("memory")
 

@@ -30,9 +30,8 @@ def stack() -> Iterator[ExitStack]:
 def look(url: str, **changes: object) -> dict[str, Finding]:
     settings = Settings(redis_url=url, **changes)
     with connection.connect(settings) as client:
-        ask = findings.asking(client)
-        found = findings.look(ask, settings).found
-        return {each.name: each for each in [*found, *findings.look_for_workers(ask)]}
+        found = findings.look(findings.asking(client), settings, for_workers=True).found
+        return {each.name: each for each in found}
 
 
 def states(found: dict[str, Finding]) -> dict[str, str]:
@@ -215,7 +214,38 @@ def test_how_much_room_there_is(new_server: Callable[..., Server]) -> None:
         r"\d MB in use of 50 MB: room for about (\d+),\d+ events", found["memory"].text
     )
     assert 35 < int(said[1]) <= 41
-    assert re.fullmatch(r"\d of 40 in use", found["connections"].text)
+    assert re.fullmatch(
+        r"\d of 40 in use: room for one web service and 6 workers", found["connections"].text
+    )
+    assert found["inbox"].text == (
+        "takes up to 20,971 pending events (as fits its maxmemory; INBOX_LIMIT sets another number)"
+    )
+    assert (
+        "takes up to 7 pending events (INBOX_LIMIT)" in look(own.url, inbox_limit=7)["inbox"].text
+    )
+
+
+def test_too_few_connections_are_said_and_no_reason_to_refuse(
+    new_server: Callable[..., Server],
+) -> None:
+    found = look(new_server("--maxclients", "16").url)
+    assert "too few for one web service and a worker" in found["connections"].text
+    assert not found["connections"].is_fault
+
+
+def test_nothing_is_tried_in_a_cluster_unless_it_does_not_tell(
+    one_shard: Server, stack: ExitStack
+) -> None:
+    assert states(look(one_shard.url)) == {"cluster": "bad"}
+    with one_shard.client() as client:
+        assert client.dbsize() == 0, "what is tried could not be taken out again"
+    found = look(imitate(stack, one_shard.port, cluster_enabled=None))
+    with one_shard.client() as client:
+        assert client.zcard("iw:due") == client.llen("rq:queue:identity") == 0
+    assert found["cluster"].state == "unknown"
+    assert "this Redis is a cluster" in found["accepting"].text
+    with pytest.raises(UnsafeRedis):
+        findings.require(found.values())
 
 
 def test_looking_leaves_no_event_behind(redis: Redis, server: Server) -> None:

@@ -49,7 +49,8 @@ class Books:
         none: Any = {}
         return Survey(
             *(1e9, 0.0, 3, 2, 1, 4.5, 6.5, none, Counter(failed=1), none, self.running),
-            *(("stripe: key 401", 9.0), none, {"": 7.0}, 10, 100, {"verified_with|new": 2.0}),
+            *(("stripe: key 401", 9.0), none, {"": 7.0}, 10, 100, 50),
+            {"verified_with|new": 2.0},
         )
 
     def says(self, id_: str, counts: dict[str, float], *, age: float = 1, **more: Any) -> None:

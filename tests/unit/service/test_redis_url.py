@@ -55,7 +55,10 @@ ACCEPTED = {
 
 REFUSED = {
     f"http://{CANARY}": "should start with redis://, rediss:// or unix://",
-    f"redis+sentinel://{CANARY}": "should start with",
+    f"redis+sentinel://{CANARY}": "names Sentinels",
+    f"rediss+sentinel://:{CANARY}@a:1,b:2/main/0": "names Sentinels",
+    f"SENTINEL://{CANARY}": "names Sentinels",
+    f"redis-ha://{CANARY}": "should start with",
     f"redis://:{CANARY}/x@h:6379/0": "the password needs percent-encoding",
     f"redis://:{CANARY}#x@h:6379/0": "the password needs percent-encoding",
     f"redis://:{CANARY}?x@h:6379/0": "the password needs percent-encoding",

@@ -80,9 +80,7 @@ class TestComplete:
             load("tool").inbox_limit = 1
 
     def test_empty_variables_are_unset(self, load: Load) -> None:
-        assert (
-            load("web", **WEB, REDIS_URL="", INBOX_LIMIT="", STRIPE_LOG="").inbox_limit == 100_000
-        )
+        assert load("web", **WEB, REDIS_URL="", INBOX_LIMIT="", STRIPE_LOG="").inbox_limit is None
 
     def test_handlers_are_split(self, load: Load) -> None:
         assert load("tool", HANDLERS="a.b, c.d:e,,").handlers == ("a.b", "c.d:e")

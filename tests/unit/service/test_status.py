@@ -36,6 +36,7 @@ WELL = Survey(
     through={"": 100.0},
     memory=10,
     memory_limit=100,
+    room=100,
     seen={"verified_with|default": 5.0, "deliveries|new": 5.0},
 )
 STATES: list[tuple[str, dict[str, Any], str]] = [
