@@ -176,7 +176,9 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
                     )
         return world
 
-    from stripe_identity_sandbox.server import serve as run  # noqa: PLC0415 -- the other commands need no server
+    # The other commands need no server.
+    from stripe_identity_sandbox.connections import CannotListen  # noqa: PLC0415
+    from stripe_identity_sandbox.server import serve as run  # noqa: PLC0415
     from stripe_identity_sandbox.store import Store, Unusable  # noqa: PLC0415
 
     try:
@@ -185,7 +187,10 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
     except Unusable as error:
         raise click.BadParameter(str(error), param_hint="'--state'") from error
     close = store.close if store else None
-    run(host, port, make_world, close, as_json=as_json, in_order=in_order)
+    try:
+        run(host, port, make_world, close, as_json=as_json, in_order=in_order)
+    except CannotListen as error:
+        raise click.BadParameter(str(error), param_hint=f"'{error.option}'") from error
 
 
 def _both(url: str | None, secret: str | None, names: str) -> bool:

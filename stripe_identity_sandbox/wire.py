@@ -3,6 +3,7 @@
 Texts without a note are on public record; of the others, the note says what they are modelled on.
 """
 
+import secrets
 import string
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -62,6 +63,11 @@ class ApiError(Exception):
             "type": self.kind or None,
         }
         return {"error": {name: value for name, value in error.items() if value is not None}}
+
+
+def new_request_id() -> str:
+    """Return an id for a request."""
+    return f"req_{secrets.token_hex(7)}"
 
 
 # -- form parameters -------------------------------------------------------------------------
