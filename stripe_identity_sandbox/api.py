@@ -284,7 +284,7 @@ class Api:
                     id=asked.id,
                     method=request.method,
                     path=request.path,
-                    params=asked.params,
+                    params=None if asked.params is None else json.dumps(asked.params),
                     account=sent.get("Stripe-Account") or sent.get("Stripe-Context"),
                     version=version,
                     idempotency_key=sent.get("Idempotency-Key"),

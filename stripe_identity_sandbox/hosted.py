@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from flask import Flask, redirect, render_template, request
+from flask import Flask, redirect, render_template
 
-from stripe_identity_sandbox import checks
+from stripe_identity_sandbox import checks, given
 from stripe_identity_sandbox.objects import Json, Session
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
@@ -36,7 +36,8 @@ def install(app: Flask, world: World) -> None:
 
     @app.post("/start/test_<token>")
     def finish(token: str) -> Any:
-        outcome = request.form.get("outcome", "")
+        chosen = given.form()
+        outcome = chosen.get("outcome", "")
         with world.step():
             session = world.links.session(token)
             if session is None:
@@ -51,7 +52,7 @@ def install(app: Flask, world: World) -> None:
             else:
                 if outcome not in checks.OUTCOMES:
                     raise ApiError(400, f"There is no outcome '{outcome}'.")
-                _, how = TIMES.get(request.form.get("when", ""), TIMES["now"])
+                _, how = TIMES.get(chosen.get("when", ""), TIMES["now"])
                 world.submit(session, outcome, **how)
                 title = "Thank you"
                 text = "The data was submitted. Your app would go on here: it gave no return_url."

@@ -14,7 +14,7 @@ from flask import Flask, Response, redirect, render_template, request
 from markupsafe import Markup
 from werkzeug.wrappers import Response as Redirect
 
-from stripe_identity_sandbox import faults
+from stripe_identity_sandbox import faults, given
 from stripe_identity_sandbox.control import delivery_view, event_of, session_of
 from stripe_identity_sandbox.faults import Faults
 from stripe_identity_sandbox.hosted import gone
@@ -120,7 +120,7 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
 
     @app.post("/_sandbox/")
     def act() -> Redirect:
-        form = request.form.to_dict()
+        form = given.form()
         back = form.get("back", "/_sandbox/")
         with world.step():
             action = ACTIONS.get(form.get("action", ""))

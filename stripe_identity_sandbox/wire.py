@@ -23,8 +23,8 @@ MAX_EXPAND_DEPTH = 4
 MAX_DEPTH = 32
 
 
-#: Characters of a parameter that an error quotes.
-MAX_QUOTED = 100
+#: Characters of a parameter that an error quotes, and of all that it says.
+MAX_QUOTED, MAX_SAID = 100, 2000
 
 
 class ApiError(Exception):
@@ -43,9 +43,9 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = message if len(message) <= MAX_SAID else f"{message[:MAX_SAID]} ..."
         self.code = code
-        self.param = param
+        self.param = param and param[:MAX_SAID]
         self.kind = kind
         self.headers = headers or {}
         #: The operation ran and came to this: such an answer is kept for its idempotency key.
