@@ -25,7 +25,7 @@ def install(app: Flask, world: World) -> None:
         with world.step():
             session = world.links.session(token)
             if session is None:
-                return gone()
+                return _gone()
             return render_template(
                 "start.html",
                 session=session,
@@ -41,7 +41,7 @@ def install(app: Flask, world: World) -> None:
         with world.step():
             session = world.links.session(token)
             if session is None:
-                return gone()
+                return _gone()
             if outcome == "leave":
                 world.links.close(session)
                 title = "You walked away"
@@ -61,11 +61,16 @@ def install(app: Flask, world: World) -> None:
             return render_template("done.html", title=title, text=text, session=session)
 
 
-def gone() -> tuple[str, int]:
-    """Return the page of a link that opens nothing."""
-    title = "This link does not work any more"
-    text = "It was used, it expired, or its session is closed. Retrieve the session for a new one."
+def closed(title: str, text: str) -> tuple[str, int]:
+    """Return a page that says why there is nothing."""
     return render_template("done.html", title=title, text=text, session=None), 404
+
+
+def _gone() -> tuple[str, int]:
+    return closed(
+        "This link does not work any more",
+        "It was used, it expired, or its session is closed. Retrieve the session for a new one.",
+    )
 
 
 def _steps(session: Session) -> list[tuple[str, str]]:

@@ -29,11 +29,12 @@ def sdk(version: str) -> Path:
 
 
 @pytest.mark.parametrize("version", ["5.0.0", "12.0.1", "13.1.0"])
-def test_stripe_python(sandbox: Any, version: str) -> None:
+def test_stripe_python(sandbox: Any, line_of_the_page: Any, version: str) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-W", "ignore"),
             *(str(Path(__file__).with_name("old_python.py")), sandbox.url, version),
+            line_of_the_page("python", 1),
         ],
         env={"PYTHONPATH": str(sdk(version)), "PATH": os.environ["PATH"]},
         capture_output=True,
