@@ -115,6 +115,53 @@ def test_pytest(tmp_path: Path, with_the_command: dict[str, str]) -> None:
     assert "1 passed" in done.stdout
 
 
+def test_pytest_says_when_a_sandbox_does_not_start(
+    tmp_path: Path, with_the_command: dict[str, str]
+) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "def test_it(start_stripe_sandbox): start_stripe_sandbox('--port', 'x')\n"
+    )
+    plugin = ["-p", "stripe_identity_sandbox.pytest_plugin", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *plugin, str(tmp_path)],
+        cwd=tmp_path,
+        env=with_the_command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "RuntimeError: The sandbox did not start with ('--port', 'x')" in done.stdout
+    assert "Invalid value for '--port'" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["installed", "missing"])
+def test_node_says_when_a_sandbox_does_not_start(
+    node_example: tuple[Path, list[str]], with_the_command: dict[str, str], command: str
+) -> None:
+    folder, _ = node_example
+    (folder / "it.test.mjs").write_text(
+        'import test from "node:test";\nimport { startSandbox } from "./sandbox.mjs";\n'
+        'test("it", (context) => startSandbox(context, "--port", "x"));\n'
+    )
+    node = shutil.which("node")
+    assert node
+    path = with_the_command["PATH"] if command == "installed" else str(folder)
+    done = subprocess.run(
+        [node, "--test", "it.test.mjs"],
+        cwd=folder,
+        env=with_the_command | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    wanted = "did not start with --port,x" if command == "installed" else "ENOENT"
+    assert wanted in done.stdout
+
+
 def test_the_page_s_line_for_python(sandbox: Any, line_of_the_page: Any) -> None:
     names: dict[str, Any] = {"stripe": stripe}
     exec(line_of_the_page("python"), names)  # noqa: S102 -- our own page
