@@ -1,6 +1,7 @@
 """``stripe-identity-sandbox``: run the sandbox, and drive one that runs."""
 
 import contextlib
+import functools
 import math
 import time
 from datetime import UTC, datetime
@@ -348,8 +349,8 @@ def play(sandbox: Remote, /, file: Path, at_once: bool, seed: int | None) -> Non
     except ModuleNotFoundError as error:
         raise click.ClickException("A scenario is YAML: pip install pyyaml") from error
 
-    def advance(seconds: float) -> None:
-        sandbox.control("clock", advance=seconds)
+    def advance(now: float, at: float) -> None:
+        sandbox.control("clock", advance=at - now)
 
     def change(session: str | None, name: str) -> str:
         if session is None:
@@ -367,7 +368,8 @@ def play(sandbox: Remote, /, file: Path, at_once: bool, seed: int | None) -> Non
         for fault in played.faults:
             id_ = sandbox.control("faults", **fault)["id"]
             undo.callback(sandbox.call, "DELETE", f"/_sandbox/faults/{id_}")
-        sessions = scenario.play(played, wait=advance if at_once else time.sleep, do=change)
+        sleep = functools.partial(scenario.sleep, time.monotonic())
+        sessions = scenario.play(played, wait=advance if at_once else sleep, do=change)
     sandbox.show({"sessions": sessions}, *sessions)
 
 
