@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import resource
 import selectors
 import socket
 import struct
@@ -25,8 +26,8 @@ from stripe_identity_sandbox.wire import ApiError, new_request_id
 #: Threads are started when they are needed. More than ``faults.MOST_WAITING``, so that answers that
 #: wait leave room for others.
 THREADS = 64
-#: Connections at a time: fewer than the files that a process may have open on any system.
-MOST_CONNECTIONS = 200
+#: Connections at a time, and files that are left for all else that is open.
+MOST_CONNECTIONS, SPARE_FILES = 1000, 100
 #: Connections that wait to be accepted.
 BACKLOG = 1024
 #: Seconds after which a client that reads no more of its answer frees its thread.
@@ -84,9 +85,12 @@ class Application(BaseApplication):
 
     def load_config(self) -> None:
         """Set what differs from gunicorn's defaults."""
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limited = files != resource.RLIM_INFINITY
+        room = min(MOST_CONNECTIONS, files - SPARE_FILES) if limited else MOST_CONNECTIONS
         for name, value in {
             "threads": THREADS,
-            "worker_connections": MOST_CONNECTIONS,
+            "worker_connections": room,
             "keepalive": 75,
             # A long URL or header gets an answer of the application, not gunicorn's own page.
             "limit_request_line": 0,
@@ -153,7 +157,7 @@ class Worker(ThreadWorker):
 
     A thread gets a request when all of it is here, and is free when its answer is sent. Before and
     after, the one thread that accepts connections looks after them: clients that are silent hold no
-    other. When there are ``MOST_CONNECTIONS``, the one that has waited longest ends.
+    other. When there are too many, the one that has waited longest ends.
     """
 
     #: Called before the process ends.
@@ -168,7 +172,7 @@ class Worker(ThreadWorker):
 
     def accept(self, listener: socket.socket) -> None:
         """Take a connection, without a thread."""
-        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+        with contextlib.suppress(OSError):  # it is gone again, or no file is left
             client, address = listener.accept()
             self.nr_conns += 1
             self._ask(TConn(self.cfg, client, address, listener.getsockname()))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import resource
 import socket
 import subprocess
 import sys
@@ -191,6 +192,19 @@ def test_a_long_header_gets_stripes_envelope(sandbox: Any) -> None:
 # -- nobody holds it ---------------------------------------------------------------------------
 
 
+#: More connections than there may be.
+MANY = 1100
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Leave room for them in this process."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, min(most, MANY + 500)), most))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+
+
 @pytest.fixture
 def connect(run: Any) -> Iterator[Callable[[bytes], socket.socket]]:
     """A sandbox, and a way to send it bytes and then be silent."""
@@ -279,14 +293,31 @@ def test_answers_that_wait_leave_threads_for_the_control_routes(connect: Any) ->
         "TLS",
     ],
 )
+@pytest.mark.usefixtures("many_files")
 def test_silent_clients_hold_nobody(connect: Any, part: bytes) -> None:
     """Not even more of them than there may be connections."""
-    for _ in range(300):
+    for _ in range(MANY):
         connect(part)
     began = time.monotonic()
     for _ in range(3):
         assert answered(connect(ASK + b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
     assert time.monotonic() - began < 5, "they have no thread, and no place in the line"
+
+
+def test_few_files_leave_room_for_fewer(run: Any) -> None:
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+    try:
+        sandbox = run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+    address = ("127.0.0.1", int(sandbox.url.rpartition(":")[2]))
+    with contextlib.ExitStack() as stack:
+        for _ in range(400):
+            stack.enter_context(socket.create_connection(address, 30))
+        one = stack.enter_context(socket.create_connection(address, 30))
+        one.sendall(ASK + b"\r\n\r\n")
+        assert answered(one).startswith(b"HTTP/1.1 200")
 
 
 def dribble(connection: socket.socket, data: bytes) -> None:
