@@ -167,8 +167,14 @@ def test_the_page_s_line_for_python(sandbox: Any, line_of_the_page: Any) -> None
     exec(line_of_the_page("python"), names)  # noqa: S102 -- our own page
     made = names["client"].v1.identity.verification_sessions.create({"type": "document"})
     assert made.url.startswith(sandbox.url)
-    with pytest.raises(stripe.InvalidRequestError, match="Unrecognized request URL"):
-        names["client"].v1.files.create({"purpose": "dispute_evidence", "file": BytesIO(b"x")})
+    client = names["client"]
+    for send in (
+        lambda: client.v1.files.create({"purpose": "dispute_evidence", "file": BytesIO(b"x")}),
+        lambda: client.oauth.token({"grant_type": "authorization_code", "code": "x"}),
+        lambda: client.v2.billing.meter_event_stream.create({"events": []}),
+    ):
+        with pytest.raises(stripe.InvalidRequestError, match="Unrecognized request URL"):
+            send()
 
 
 def test_the_page_s_line_for_node(sandbox: Any, line_of_the_page: Any, node_sdk: Path) -> None:
@@ -176,15 +182,23 @@ def test_the_page_s_line_for_node(sandbox: Any, line_of_the_page: Any, node_sdk:
         const Stripe = require({str(node_sdk / "node_modules" / "stripe")!r});
         {line_of_the_page("js")}
         const file = {{ purpose: "dispute_evidence", file: {{ data: "x", name: "x.txt" }} }};
-        stripe.identity.verificationSessions.create({{ type: "document" }})
-          .then((session) => console.log(session.url))
-          .then(() => stripe.files.create(file)).catch((error) => console.log(error.message));
+        const token = {{ grant_type: "authorization_code", code: "x" }};
+        (async () => {{
+          const made = await stripe.identity.verificationSessions.create({{ type: "document" }});
+          console.log(made.url);
+          for (const send of [
+            () => stripe.files.create(file),
+            () => stripe.oauth.token(token),
+            () => stripe.v2.billing.meterEventStream.create({{ events: [] }}),
+          ]) await send().catch((error) => console.log(error.message));
+        }})();
     """
     done = subprocess.run(
         ["node", "-e", script], capture_output=True, text=True, timeout=20, check=False
     )
     assert done.stdout.startswith(sandbox.url), done.stderr
-    assert "Unrecognized request URL (POST: /v1/files)" in done.stdout, "no upload leaves, either"
+    for path in ("/v1/files", "/oauth/token", "/v2/billing/meter_event_stream"):
+        assert f"Unrecognized request URL (POST: {path})" in done.stdout, "nothing leaves"
 
 
 def test_the_page_s_line_for_curl(sandbox: Any, line_of_the_page: Any) -> None:
