@@ -123,6 +123,19 @@ def test_mistakes(run: Any) -> None:
     assert "--deliver-to and --secret go together" in both.output
 
 
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"1", b'{"detail": "x"}', b'{"error": "x"}']
+)
+def test_another_server_than_a_sandbox(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(*_: object, **__: object) -> urllib3.HTTPResponse:
+        return urllib3.HTTPResponse(body, status=404)
+
+    monkeypatch.setattr(urllib3, "request", answer)
+    result = CliRunner().invoke(main, ["create", "--url", "http://127.0.0.1:9"])
+    assert result.exit_code == 1
+    assert "No sandbox answers at http://127.0.0.1:9; start one with" in result.output
+
+
 @pytest.mark.parametrize("option", ["--deliver-to", "--deliver-thin-to"])
 @pytest.mark.parametrize(
     "value", ["foo", "", "127.0.0.1:8000", "ftp://x.example", "http://", "http://a b/"]
