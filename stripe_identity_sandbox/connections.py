@@ -10,22 +10,26 @@ import resource
 import selectors
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from gunicorn.app.base import BaseApplication
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from stripe_identity_sandbox.faults import MOST_WAITING
 from stripe_identity_sandbox.wire import ApiError, new_request_id
 
-#: Threads are started when they are needed. More than ``faults.MOST_WAITING``, so that answers that
-#: wait leave room for others.
-THREADS = 64
+#: Answers that may wait at a time for their clients to read.
+MOST_SLOW = 16
+#: Threads are started when they are needed. These are more than may wait, so that others are
+#: answered.
+THREADS = MOST_WAITING + MOST_SLOW + 16
 #: Connections at a time, and files that are left for all else that is open.
 MOST_CONNECTIONS, SPARE_FILES = 1000, 100
 #: Connections that wait to be accepted.
@@ -152,6 +156,41 @@ class _Incoming:
         self.whole = True
 
 
+class _Answering:
+    """The socket of a connection while a thread answers on it.
+
+    What the system takes at once is sent. ``places`` bounds the threads that wait for clients to
+    read the rest; a client that finds none free is dropped.
+    """
+
+    def __init__(self, connected: socket.socket, places: threading.Semaphore) -> None:
+        self._connected = connected
+        self._places = places
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connected, name)
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of it.
+
+        Raises:
+            BrokenPipeError: the client does not read.
+        """
+        rest = memoryview(data)
+        with contextlib.suppress(BlockingIOError):
+            rest = rest[self._connected.send(rest, socket.MSG_DONTWAIT) :]
+        if not rest:
+            return
+        if not self._places.acquire(blocking=False):
+            raise BrokenPipeError(errno.EPIPE, "too many do not read")
+        try:
+            self._connected.sendall(rest)
+        except BlockingIOError as error:
+            raise BrokenPipeError(errno.EPIPE, "it does not read") from error
+        finally:
+            self._places.release()
+
+
 class Worker(ThreadWorker):
     """gunicorn's threaded worker without a master: a second process would have a second state.
 
@@ -169,6 +208,16 @@ class Worker(ThreadWorker):
         #: Connections whose last answer is sent: what the client still sends is thrown away for a
         #: while, because closing at once would take the answer from it.
         self._ending: dict[TConn, None] = {}
+        self._places = threading.BoundedSemaphore(MOST_SLOW)
+
+    def handle(self, conn: TConn) -> Any:
+        """Answer a request; returns whether the connection is kept."""
+        connected = conn.sock
+        conn.sock = cast("socket.socket", _Answering(connected, self._places))
+        try:
+            return super().handle(conn)
+        finally:
+            conn.sock = connected
 
     def accept(self, listener: socket.socket) -> None:
         """Take a connection, without a thread."""

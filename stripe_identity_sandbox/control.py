@@ -22,7 +22,7 @@ from stripe_identity_sandbox.objects import (
     endpoint_view,
 )
 from stripe_identity_sandbox.operations.base import PERMISSIONS
-from stripe_identity_sandbox.recorder import view
+from stripe_identity_sandbox.recorder import as_json
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
 
@@ -149,7 +149,8 @@ def install(  # noqa: PLR0915 -- a list of routes
         if unknown := ", ".join(sorted(named.keys() - {"method", "path"})):
             raise ApiError(400, f"Unknown filter: {unknown}. There are method and path.")
         with world.step():
-            return jsonify([view(one) for one in world.recorder.all(**named)])
+            text = as_json(world.recorder.all(**named))
+        return Response(text, mimetype="application/json")
 
     @app.delete("/_sandbox/requests")
     def clear_requests() -> Response:

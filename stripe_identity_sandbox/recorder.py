@@ -11,7 +11,7 @@ import msgspec
 from stripe_identity_sandbox.objects import Json, Session
 
 #: So many of the newest are kept, in memory only, and fewer when they are long (in bytes).
-KEPT, KEPT_BYTES = 1000, 33_554_432
+KEPT, KEPT_BYTES = 1000, 8_388_608
 
 
 class Exchange(msgspec.Struct):
@@ -55,7 +55,7 @@ class Recorder:
         self._kept.append(exchange)
         self._lengths.append(length)
         self._bytes += length
-        while len(self._kept) > KEPT or self._bytes > KEPT_BYTES:
+        while len(self._kept) > KEPT or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
             self._kept.popleft()
             self._bytes -= self._lengths.popleft()
 
@@ -104,6 +104,20 @@ def view(one: Exchange) -> Json:
     shown: Json = msgspec.to_builtins(one)
     texts = {"params": one.params, "answer": one.answer}
     return shown | {name: json.loads(text) if text else None for name, text in texts.items()}
+
+
+def as_json(exchanges: list[Exchange]) -> bytes:
+    """Return exchanges as ``view`` shows them; what is JSON already is not read again."""
+    return msgspec.json.encode(
+        [
+            msgspec.structs.asdict(one) | {"params": _raw(one.params), "answer": _raw(one.answer)}
+            for one in exchanges
+        ]
+    )
+
+
+def _raw(text: str | None) -> msgspec.Raw | None:
+    return msgspec.Raw(text.encode()) if text else None
 
 
 def _key(exchange: Exchange) -> tuple[str | None, str] | None:

@@ -304,6 +304,32 @@ def test_silent_clients_hold_nobody(connect: Any, part: bytes) -> None:
     assert time.monotonic() - began < 5, "they have no thread, and no place in the line"
 
 
+def test_answers_that_nobody_reads_hold_nobody(run: Any) -> None:
+    sandbox = run()
+    sessions = sandbox.client().v1.identity.verification_sessions
+    for _ in range(100):
+        sessions.create({"type": "document", "metadata": {str(n): "x" * 500 for n in range(10)}})
+    for _ in range(20):
+        sessions.list({"limit": 100})
+    whole_list = requests.get(f"{sandbox.url}/_sandbox/requests", timeout=20)
+    assert len(whole_list.content) > 7_000_000, "more than the system keeps for a client"
+    address = ("127.0.0.1", int(sandbox.url.rpartition(":")[2]))
+    ask = b"GET /_sandbox/requests HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            silent = stack.enter_context(socket.socket())
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            silent.connect(address)
+            silent.sendall(ask)
+        began = time.monotonic()
+        clock = requests.get(f"{sandbox.url}/_sandbox/clock", timeout=30)
+        assert clock.status_code == 200
+        assert time.monotonic() - began < 8, "less than what one of them may take"
+        read = requests.get(f"{sandbox.url}/_sandbox/clock", timeout=30)
+        assert read.status_code == 200
+    assert requests.get(f"{sandbox.url}/_sandbox/requests", timeout=30).content
+
+
 def test_few_files_leave_room_for_fewer(run: Any) -> None:
     before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))

@@ -1,5 +1,6 @@
 """The commands against an application without a socket."""
 
+import io
 import itertools
 import json
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_mistakes(run: Any) -> None:
 )
 def test_another_server_than_a_sandbox(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(*_: object, **__: object) -> urllib3.HTTPResponse:
-        return urllib3.HTTPResponse(body, status=404)
+        return urllib3.HTTPResponse(io.BytesIO(body), status=404)
 
     monkeypatch.setattr(urllib3, "request", answer)
     result = CliRunner().invoke(main, ["create", "--url", "http://127.0.0.1:9"])

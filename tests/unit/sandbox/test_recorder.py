@@ -222,14 +222,17 @@ def test_long_exchanges_leave_room_for_fewer(world: World) -> None:
         for number in range(100):
             world.recorder.note(exchange(f"req_{number}", "x" * 1_000_000), world.sessions)
         kept = world.recorder.all()
-        assert 30 <= len(kept) <= 34
+        assert len(kept) == 8
         assert kept[-1].id == "req_99"
         for number in range(KEPT + 1):
             world.recorder.note(exchange(f"req_short_{number}", "x"), world.sessions)
         assert len(world.recorder.all()) == KEPT
         world.recorder.clear()
-        world.recorder.note(exchange("req_long", "x" * 30_000_000), world.sessions)
-        assert len(world.recorder.all()) == 1, "what was forgotten takes no room"
+        world.recorder.note(exchange("req_long", "x" * 8_000_000), world.sessions)
+        world.recorder.note(exchange("req_short", "x"), world.sessions)
+        assert len(world.recorder.all()) == 2, "what was forgotten takes no room"
+        world.recorder.note(exchange("req_longer", "x" * 30_000_000), world.sessions)
+        assert [one.id for one in world.recorder.all()] == ["req_longer"]
 
 
 def exchange(id_: str, answer: str) -> Exchange:
