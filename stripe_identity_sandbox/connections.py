@@ -104,7 +104,7 @@ class Application(BaseApplication):
             self.cfg.set(name, value)
 
 
-class _Incoming:
+class Incoming:
     """The bytes of a connection's next request, until llhttp finds its end."""
 
     def __init__(self) -> None:
@@ -204,7 +204,7 @@ class Worker(ThreadWorker):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._asking: dict[TConn, _Incoming] = {}
+        self._asking: dict[TConn, Incoming] = {}
         #: Connections whose last answer is sent: what the client still sends is thrown away for a
         #: while, because closing at once would take the answer from it.
         self._ending: dict[TConn, None] = {}
@@ -237,7 +237,7 @@ class Worker(ThreadWorker):
 
     def _ask(self, conn: TConn, received: bytes = b"") -> None:
         """Wait for the next request; a part of it may be here."""
-        self._asking[conn] = _Incoming()
+        self._asking[conn] = Incoming()
         self._watch(conn, self.cfg.keepalive)
         if received:
             self._take(conn, received)
