@@ -19,6 +19,11 @@ import stripe
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
+#: With the plugin, as its entry point would load it.
+PYTEST = (
+    *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+    *("-p", "stripe_identity_sandbox.pytest_plugin"),
+)
 
 
 @pytest.fixture
@@ -46,15 +51,7 @@ def node_example(tmp_path: Path) -> tuple[Path, list[str]]:
 @pytest.mark.timeout(180)
 def test_node(node_example: tuple[Path, list[str]], with_the_command: dict[str, str]) -> None:
     folder, (install_and_test, play) = node_example
-    done = subprocess.run(
-        ["sh", "-ec", install_and_test],
-        cwd=folder,
-        env=with_the_command,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    done = run_in(folder, with_the_command, "sh", "-ec", install_and_test, seconds=110)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pass 1" in done.stdout
     play_with_it(play, folder, with_the_command)
@@ -94,6 +91,20 @@ def play_with_it(block: str, folder: Path, environment: dict[str, str]) -> None:
         process.stdout.close()
 
 
+def run_in(
+    folder: Path, environment: dict[str, str], *command: str | Path, seconds: float = 60
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
 def free_port() -> str:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return str(server.getsockname()[1])
@@ -101,16 +112,7 @@ def free_port() -> str:
 
 def test_pytest(tmp_path: Path, with_the_command: dict[str, str]) -> None:
     shutil.copy(EXAMPLES / "pytest" / "test_verification.py", tmp_path)
-    plugin = ["-p", "stripe_identity_sandbox.pytest_plugin"]  # as its entry point would load it
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, str(tmp_path)],
-        cwd=tmp_path,
-        env=with_the_command,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_in(tmp_path, with_the_command, *PYTEST, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
 
@@ -121,16 +123,7 @@ def test_pytest_says_when_a_sandbox_does_not_start(
     (tmp_path / "test_it.py").write_text(
         "def test_it(start_stripe_sandbox): start_stripe_sandbox('--port', 'x')\n"
     )
-    plugin = ["-p", "stripe_identity_sandbox.pytest_plugin", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *plugin, str(tmp_path)],
-        cwd=tmp_path,
-        env=with_the_command,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_in(tmp_path, with_the_command, *PYTEST, tmp_path)
     assert done.returncode == 1
     assert "RuntimeError: The sandbox did not start with ('--port', 'x')" in done.stdout
     assert "Invalid value for '--port'" in done.stdout
@@ -148,15 +141,7 @@ def test_node_says_when_a_sandbox_does_not_start(
     node = shutil.which("node")
     assert node
     path = with_the_command["PATH"] if command == "installed" else str(folder)
-    done = subprocess.run(
-        [node, "--test", "it.test.mjs"],
-        cwd=folder,
-        env=with_the_command | {"PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = run_in(folder, with_the_command | {"PATH": path}, node, "--test", "it.test.mjs")
     assert done.returncode == 1
     wanted = "did not start with --port,x" if command == "installed" else "ENOENT"
     assert wanted in done.stdout
