@@ -1,6 +1,7 @@
 """``stripe-identity-sandbox``: run the sandbox, and drive one that runs."""
 
 import contextlib
+import functools
 import math
 import time
 from datetime import UTC, datetime
@@ -176,7 +177,9 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
                     )
         return world
 
-    from stripe_identity_sandbox.server import serve as run  # noqa: PLC0415 -- the other commands need no server
+    # The other commands need no server.
+    from stripe_identity_sandbox.connections import CannotListen  # noqa: PLC0415
+    from stripe_identity_sandbox.server import serve as run  # noqa: PLC0415
     from stripe_identity_sandbox.store import Store, Unusable  # noqa: PLC0415
 
     try:
@@ -185,7 +188,10 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument an option
     except Unusable as error:
         raise click.BadParameter(str(error), param_hint="'--state'") from error
     close = store.close if store else None
-    run(host, port, make_world, close, as_json=as_json, in_order=in_order)
+    try:
+        run(host, port, make_world, close, as_json=as_json, in_order=in_order)
+    except CannotListen as error:
+        raise click.BadParameter(str(error), param_hint=f"'{error.option}'") from error
 
 
 def _both(url: str | None, secret: str | None, names: str) -> bool:
@@ -343,8 +349,8 @@ def play(sandbox: Remote, /, file: Path, at_once: bool, seed: int | None) -> Non
     except ModuleNotFoundError as error:
         raise click.ClickException("A scenario is YAML: pip install pyyaml") from error
 
-    def advance(seconds: float) -> None:
-        sandbox.control("clock", advance=seconds)
+    def advance(now: float, at: float) -> None:
+        sandbox.control("clock", advance=at - now)
 
     def change(session: str | None, name: str) -> str:
         if session is None:
@@ -362,7 +368,8 @@ def play(sandbox: Remote, /, file: Path, at_once: bool, seed: int | None) -> Non
         for fault in played.faults:
             id_ = sandbox.control("faults", **fault)["id"]
             undo.callback(sandbox.call, "DELETE", f"/_sandbox/faults/{id_}")
-        sessions = scenario.play(played, wait=advance if at_once else time.sleep, do=change)
+        sleep = functools.partial(scenario.sleep, time.monotonic())
+        sessions = scenario.play(played, wait=advance if at_once else sleep, do=change)
     sandbox.show({"sessions": sessions}, *sessions)
 
 

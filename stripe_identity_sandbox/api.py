@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import re
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -285,7 +284,7 @@ class Api:
                     id=asked.id,
                     method=request.method,
                     path=request.path,
-                    params=asked.params,
+                    params=None if asked.params is None else json.dumps(asked.params),
                     account=sent.get("Stripe-Account") or sent.get("Stripe-Context"),
                     version=version,
                     idempotency_key=sent.get("Idempotency-Key"),
@@ -323,7 +322,7 @@ class Asked:
     fault: Fault | None = None
     #: The id of what is kept for its idempotency key.
     answer: str | None = None
-    id: str = field(default_factory=lambda: f"req_{secrets.token_hex(7)}")
+    id: str = field(default_factory=wire.new_request_id)
 
 
 def _asked(op: Operation | None) -> Asked:

@@ -7,9 +7,9 @@ import secrets
 from typing import Literal, TypeVar
 
 import msgspec
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, jsonify
 
-from stripe_identity_sandbox import checks
+from stripe_identity_sandbox import checks, given
 from stripe_identity_sandbox.faults import Faults
 from stripe_identity_sandbox.lifetimes import ROLL_OVERLAP, Seconds
 from stripe_identity_sandbox.objects import (
@@ -22,9 +22,9 @@ from stripe_identity_sandbox.objects import (
     endpoint_view,
 )
 from stripe_identity_sandbox.operations.base import PERMISSIONS
-from stripe_identity_sandbox.recorder import view
+from stripe_identity_sandbox.recorder import as_json
 from stripe_identity_sandbox.state import World
-from stripe_identity_sandbox.wire import ApiError, json_object
+from stripe_identity_sandbox.wire import ApiError
 
 
 class Submit(msgspec.Struct, forbid_unknown_fields=True):
@@ -91,21 +91,9 @@ def read(shape: type[Body]) -> Body:
         ApiError: it has not this shape.
     """
     try:
-        return msgspec.convert(given(), shape, strict=False)
+        return msgspec.convert(given.fields(), shape, strict=False)
     except msgspec.ValidationError as error:
         raise ApiError(400, str(error)) from error
-
-
-def given() -> Json:
-    """Return the fields of the request's body, which may be empty.
-
-    Raises:
-        ApiError: it is no form and no JSON object.
-    """
-    if not request.is_json:
-        return request.form.to_dict()
-    body = request.get_data()
-    return json_object(body) if body else {}
 
 
 def session_of(world: World, id_: str) -> Session:
@@ -157,11 +145,12 @@ def install(  # noqa: PLR0915 -- a list of routes
 
     @app.get("/_sandbox/requests")
     def list_requests() -> Response:
-        named = request.args.to_dict()
+        named = given.query()
         if unknown := ", ".join(sorted(named.keys() - {"method", "path"})):
             raise ApiError(400, f"Unknown filter: {unknown}. There are method and path.")
         with world.step():
-            return jsonify([view(one) for one in world.recorder.all(**named)])
+            text = as_json(world.recorder.all(**named))
+        return Response(text, mimetype="application/json")
 
     @app.delete("/_sandbox/requests")
     def clear_requests() -> Response:
@@ -244,7 +233,7 @@ def install(  # noqa: PLR0915 -- a list of routes
 
     @app.post("/_sandbox/faults")
     def add_fault() -> Response:
-        fields = given()
+        fields = given.fields()
         with world.step():
             try:
                 fault = faults.add(fields)

@@ -38,8 +38,8 @@ API = {
 }
 
 
-#: Answers that may wait at the same time; the server has more threads (``server.THREADS``), so that
-#: the control routes and the pages still answer.
+#: Answers that may wait at the same time. The server has more threads (``connections.THREADS``), so
+#: that the control routes and the pages still answer.
 MOST_WAITING = 48
 
 

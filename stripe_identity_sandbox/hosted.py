@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from flask import Flask, redirect, render_template, request
+from flask import Flask, redirect, render_template
 
-from stripe_identity_sandbox import checks
+from stripe_identity_sandbox import checks, given
 from stripe_identity_sandbox.objects import Json, Session
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.wire import ApiError
@@ -25,7 +25,7 @@ def install(app: Flask, world: World) -> None:
         with world.step():
             session = world.links.session(token)
             if session is None:
-                return gone()
+                return _gone()
             return render_template(
                 "start.html",
                 session=session,
@@ -36,11 +36,12 @@ def install(app: Flask, world: World) -> None:
 
     @app.post("/start/test_<token>")
     def finish(token: str) -> Any:
-        outcome = request.form.get("outcome", "")
+        chosen = given.form()
+        outcome = chosen.get("outcome", "")
         with world.step():
             session = world.links.session(token)
             if session is None:
-                return gone()
+                return _gone()
             if outcome == "leave":
                 world.links.close(session)
                 title = "You walked away"
@@ -51,7 +52,7 @@ def install(app: Flask, world: World) -> None:
             else:
                 if outcome not in checks.OUTCOMES:
                     raise ApiError(400, f"There is no outcome '{outcome}'.")
-                _, how = TIMES.get(request.form.get("when", ""), TIMES["now"])
+                _, how = TIMES.get(chosen.get("when", ""), TIMES["now"])
                 world.submit(session, outcome, **how)
                 title = "Thank you"
                 text = "The data was submitted. Your app would go on here: it gave no return_url."
@@ -60,11 +61,16 @@ def install(app: Flask, world: World) -> None:
             return render_template("done.html", title=title, text=text, session=session)
 
 
-def gone() -> tuple[str, int]:
-    """Return the page of a link that opens nothing."""
-    title = "This link does not work any more"
-    text = "It was used, it expired, or its session is closed. Retrieve the session for a new one."
+def closed(title: str, text: str) -> tuple[str, int]:
+    """Return a page that says why there is nothing."""
     return render_template("done.html", title=title, text=text, session=None), 404
+
+
+def _gone() -> tuple[str, int]:
+    return closed(
+        "This link does not work any more",
+        "It was used, it expired, or its session is closed. Retrieve the session for a new one.",
+    )
 
 
 def _steps(session: Session) -> list[tuple[str, str]]:

@@ -14,10 +14,10 @@ from flask import Flask, Response, redirect, render_template, request
 from markupsafe import Markup
 from werkzeug.wrappers import Response as Redirect
 
-from stripe_identity_sandbox import faults
+from stripe_identity_sandbox import faults, given
 from stripe_identity_sandbox.control import delivery_view, event_of, session_of
 from stripe_identity_sandbox.faults import Faults
-from stripe_identity_sandbox.hosted import gone
+from stripe_identity_sandbox.hosted import closed
 from stripe_identity_sandbox.lifetimes import DAY, Seconds
 from stripe_identity_sandbox.objects import (
     REPORT_EXPANDS,
@@ -55,12 +55,18 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
             **values,
         )
 
+    @app.get("/")
+    def front() -> Redirect:
+        # What the sandbox prints is opened in a browser, too.
+        return redirect("/_sandbox/")
+
     @app.get("/_sandbox")
     @app.get("/_sandbox/")
     def sessions() -> str:
-        page = max(request.args.get("page", 1, int), 1)
         with world.step():
             newest = list(world.sessions.values())[::-1]
+            pages = max(-(-len(newest) // ROWS), 1)
+            page = min(max(request.args.get("page", 1, int), 1), pages)
             rows = newest[(page - 1) * ROWS : page * ROWS]
             return show(
                 "sessions.html",
@@ -68,7 +74,7 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
                 rows=[(session, _delivered(world, session)) for session in rows],
                 count=len(newest),
                 page=page,
-                pages=max(-(-len(newest) // ROWS), 1),
+                pages=pages,
             )
 
     @app.get("/_sandbox/sessions/<id_>")
@@ -76,7 +82,10 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
         with world.step():
             session = world.sessions.get(id_)
             if session is None:
-                return gone()
+                return closed(
+                    "There is no such session",
+                    "A sandbox that was started without --state forgets its sessions when it ends.",
+                )
             return show(
                 "session.html",
                 session=session,
@@ -120,7 +129,7 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
 
     @app.post("/_sandbox/")
     def act() -> Redirect:
-        form = request.form.to_dict()
+        form = given.form()
         back = form.get("back", "/_sandbox/")
         with world.step():
             action = ACTIONS.get(form.get("action", ""))

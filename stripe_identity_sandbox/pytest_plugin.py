@@ -38,7 +38,10 @@ class Sandbox:
 
 @pytest.fixture
 def start_stripe_sandbox() -> Iterator[Callable[..., Sandbox]]:
-    """Start sandboxes with options of ``serve``, all of which end with the test."""
+    """Start sandboxes with options of ``serve``, all of which end with the test.
+
+    The fixture's value raises RuntimeError when one does not start.
+    """
     started: list[subprocess.Popen[str]] = []
 
     def start(*options: str) -> Sandbox:
@@ -56,7 +59,10 @@ def start_stripe_sandbox() -> Iterator[Callable[..., Sandbox]]:
         )
         started.append(process)
         assert process.stdout  # noqa: S101 -- it was asked for
-        return Sandbox(json.loads(process.stdout.readline())["url"])
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"The sandbox did not start with {options}: see its stderr.")
+        return Sandbox(json.loads(line)["url"])
 
     yield start
     for process in started:

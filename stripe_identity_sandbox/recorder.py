@@ -10,8 +10,8 @@ import msgspec
 
 from stripe_identity_sandbox.objects import Json, Session
 
-#: So many of the newest are kept, in memory only.
-KEPT = 1000
+#: So many of the newest are kept, in memory only, and fewer when they are long (in bytes).
+KEPT, KEPT_BYTES = 1000, 8_388_608
 
 
 class Exchange(msgspec.Struct):
@@ -24,7 +24,8 @@ class Exchange(msgspec.Struct):
     id: str
     method: str
     path: str
-    params: Json | None
+    #: As JSON, like the answer.
+    params: str | None
     account: str | None
     version: str | None
     idempotency_key: str | None
@@ -40,14 +41,23 @@ class Recorder:
     """The exchanges, oldest first. Callers hold the world's lock."""
 
     def __init__(self) -> None:
-        self._kept: deque[Exchange] = deque(maxlen=KEPT)
+        self._kept: deque[Exchange] = deque()
+        #: Their lengths when they came.
+        self._lengths: deque[int] = deque()
+        self._bytes = 0
 
     def note(self, exchange: Exchange, sessions: Mapping[str, Session]) -> None:
         """Keep an exchange; ``sessions`` are all there are, and say which were redacted."""
         shown = [sessions[id_] for id_ in exchange.sessions if id_ in sessions]
         if any(session.redaction == "redacted" for session in shown):
             _empty(exchange)
+        length = len(exchange.params or "") + len(exchange.answer or "")
         self._kept.append(exchange)
+        self._lengths.append(length)
+        self._bytes += length
+        while len(self._kept) > KEPT or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
+            self._kept.popleft()
+            self._bytes -= self._lengths.popleft()
 
     def erase(self, session: Session) -> None:
         """Forget what the exchanges that show a session hold.
@@ -79,6 +89,8 @@ class Recorder:
         """Forget all; return how many there were."""
         count = len(self._kept)
         self._kept.clear()
+        self._lengths.clear()
+        self._bytes = 0
         return count
 
 
@@ -88,9 +100,24 @@ def sessions_in(*texts: str) -> list[str]:
 
 
 def view(one: Exchange) -> Json:
-    """Return an exchange as JSON, its answer taken apart."""
+    """Return an exchange as JSON, its parameters and its answer taken apart."""
     shown: Json = msgspec.to_builtins(one)
-    return shown | {"answer": json.loads(one.answer) if one.answer else None}
+    texts = {"params": one.params, "answer": one.answer}
+    return shown | {name: json.loads(text) if text else None for name, text in texts.items()}
+
+
+def as_json(exchanges: list[Exchange]) -> bytes:
+    """Return exchanges as ``view`` shows them; what is JSON already is not read again."""
+    return msgspec.json.encode(
+        [
+            msgspec.structs.asdict(one) | {"params": _raw(one.params), "answer": _raw(one.answer)}
+            for one in exchanges
+        ]
+    )
+
+
+def _raw(text: str | None) -> msgspec.Raw | None:
+    return msgspec.Raw(text.encode()) if text else None
 
 
 def _key(exchange: Exchange) -> tuple[str | None, str] | None:

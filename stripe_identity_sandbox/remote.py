@@ -41,12 +41,13 @@ class Remote:
                 sent = body if method == "POST" else None
                 answer = urllib3.request(method, self.url + path, headers=headers, json=sent)
             result = answer.json()
-        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            refusal = result["error"]["message"] if answer.status >= 400 else None
+        except (urllib3.exceptions.HTTPError, ValueError, KeyError, TypeError) as error:
             raise click.ClickException(
                 f"No sandbox answers at {self.url}; start one with: stripe-identity-sandbox serve"
             ) from error
-        if answer.status >= 400:
-            raise click.ClickException(result["error"]["message"])
+        if refusal:
+            raise click.ClickException(refusal)
         return result
 
     def create(self, form: dict[str, str]) -> Any:

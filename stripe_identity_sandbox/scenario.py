@@ -6,6 +6,7 @@ life and every fault, before anything of it happens.
 
 import heapq
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -137,22 +138,30 @@ def timeline(scenario: Scenario) -> list[Step]:
     return steps
 
 
+def sleep(begun: float, _: float, at: float) -> None:
+    """Wait for a second of a scenario that began at this time of ``time.monotonic``.
+
+    What the steps before it took is not waited for again.
+    """
+    time.sleep(max(begun + at - time.monotonic(), 0.0))
+
+
 def play(
     scenario: Scenario,
     *,
-    wait: Callable[[float], None],
+    wait: Callable[[float, float], None],
     do: Callable[[str | None, str], str],
 ) -> list[str]:
     """Play a scenario; return the ids of its sessions.
 
-    ``wait`` lets so many seconds pass. ``do`` makes a change of a session, given by its id (None: a
-    new one), and returns the id.
+    ``wait`` lets the time pass from one second of the scenario to another. ``do`` makes a change of
+    a session, given by its id (None: a new one), and returns the id.
     """
     ids: dict[int, str] = {}
     now = 0.0
     for step in timeline(scenario):
         if step.at > now:
-            wait(step.at - now)
+            wait(now, step.at)
             now = step.at
         ids[step.session] = do(ids.get(step.session), step.change)
     return list(ids.values())

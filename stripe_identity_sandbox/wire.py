@@ -3,6 +3,7 @@
 Texts without a note are on public record; of the others, the note says what they are modelled on.
 """
 
+import secrets
 import string
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -22,8 +23,8 @@ MAX_EXPAND_DEPTH = 4
 MAX_DEPTH = 32
 
 
-#: Characters of a parameter that an error quotes.
-MAX_QUOTED = 100
+#: Characters of a parameter that an error quotes, and of all that it says.
+MAX_QUOTED, MAX_SAID = 100, 2000
 
 
 class ApiError(Exception):
@@ -42,9 +43,9 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = message if len(message) <= MAX_SAID else f"{message[:MAX_SAID]} ..."
         self.code = code
-        self.param = param
+        self.param = param and param[:MAX_SAID]
         self.kind = kind
         self.headers = headers or {}
         #: The operation ran and came to this: such an answer is kept for its idempotency key.
@@ -62,6 +63,11 @@ class ApiError(Exception):
             "type": self.kind or None,
         }
         return {"error": {name: value for name, value in error.items() if value is not None}}
+
+
+def new_request_id() -> str:
+    """Return an id for a request."""
+    return f"req_{secrets.token_hex(7)}"
 
 
 # -- form parameters -------------------------------------------------------------------------

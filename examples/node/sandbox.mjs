@@ -8,8 +8,11 @@ export async function startSandbox(test, ...options) {
   const started = spawn("stripe-identity-sandbox", ["serve", "--port", "0", "--json", ...options], {
     stdio: ["ignore", "pipe", "inherit"],
   });
+  await once(started, "spawn");
   test.after(() => started.kill());
-  const [line] = await once(createInterface({ input: started.stdout }), "line");
+  const lines = createInterface({ input: started.stdout });
+  const [line] = await Promise.race([once(lines, "line"), once(lines, "close")]);
+  if (!line) throw new Error(`The sandbox did not start with ${options}: see its stderr.`);
   const { url } = JSON.parse(line);
   // Calls a control route: control("sessions/vs_1/submit", { outcome: "document_expired" }).
   const control = async (path, body, method = "POST") => {

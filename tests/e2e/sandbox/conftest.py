@@ -168,14 +168,13 @@ def node_sdk(node_package: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def line_of_the_page(sandbox: Sandbox) -> Callable[[str], str]:
+def line_of_the_page(sandbox: Sandbox) -> Callable[..., str]:
     """How docs/sandbox.md points a client of a language at a sandbox: at the one of the tests."""
     page = (ROOT / "docs" / "sandbox.md").read_text()
 
-    def line(language: str) -> str:
-        block = re.search(rf" *```{language}\n(.*?) *```", page, re.DOTALL)
-        assert block
-        assert "12111" in block[1]
-        return textwrap.dedent(block[1]).strip().replace("12111", sandbox.url.rpartition(":")[2])
+    def line(language: str, number: int = 0) -> str:
+        block = re.findall(rf" *```{language}\n(.*?) *```", page, re.DOTALL)[number]
+        assert "12111" in block
+        return textwrap.dedent(block).strip().replace("12111", sandbox.url.rpartition(":")[2])
 
     return line

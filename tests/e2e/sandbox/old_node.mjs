@@ -1,11 +1,11 @@
-// What an old stripe-node does, against a sandbox. Arguments: the folder of the SDK, the address.
+// What an old stripe-node does, against a sandbox. Arguments: the folder of the SDK, the address, and
+// the lines of the page that make a client for it.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 
-const [folder, url] = process.argv.slice(2);
+const [folder, url, lines] = process.argv.slice(2);
 const Stripe = createRequire(`${folder}/`)("stripe");
-const { hostname, port } = new URL(url);
-const stripe = new Stripe("sk_test_old", { host: hostname, port, protocol: "http", telemetry: false });
+const stripe = new Function("Stripe", `${lines}; return stripe;`)(Stripe);
 const sessions = stripe.identity.verificationSessions;
 
 const made = await sessions.create({
@@ -28,3 +28,14 @@ await stripe.webhookEndpoints.del(endpoint.id);
 assert.equal((await sessions.cancel(made.id)).status, "canceled");
 assert.equal((await sessions.redact(made.id)).redaction.status, "processing");
 await assert.rejects(sessions.create({ type: "visa" }), { code: undefined, statusCode: 400 });
+
+// What an SDK sends to addresses of its own comes here, too.
+const file = { purpose: "dispute_evidence", file: { data: "x", name: "x.txt" } };
+const elsewhere = [
+  () => stripe.files.create(file),
+  () => stripe.oauth.token({ grant_type: "authorization_code", code: "x" }),
+  () => stripe.oauth.deauthorize({ client_id: "ca_x", stripe_user_id: "acct_1" }),
+  ...(stripe.v2 ? [() => stripe.v2.billing.meterEventStream.create({ events: [] })] : []),
+];
+for (const send of elsewhere) await assert.rejects(send(), { message: /^Unrecognized request URL/ });
+assert.ok(made.url.startsWith(url));

@@ -1,17 +1,20 @@
-"""What an old stripe-python does, against a sandbox: argv are its url and the SDK's version.
+"""What an old stripe-python does, against a sandbox: argv are its url, the SDK's version, and the
+line of the page that sets the url.
 
 Run with that version first on the path. The module-level API is the only one old versions have.
 """
 
 import sys
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 
 import stripe
 
-url, version = sys.argv[1:]
+url, version, line = sys.argv[1:]
 assert version == stripe.VERSION if hasattr(stripe, "VERSION") else stripe.version.VERSION
 
-stripe.api_base = url
+exec(line)  # noqa: S102 -- of our own page
+assert stripe.api_base == url
 stripe.api_key = "sk_test_old"
 Session = stripe.identity.VerificationSession
 InvalidRequestError = (
@@ -80,3 +83,10 @@ if version.startswith("13."):
     for names in (kinds, kinds[:1]):
         events = client.v2.core.events.list({"object_id": made.id, "types": names}).data
         assert [event.type for event in events] == names[::-1]
+
+refused = ""
+try:
+    stripe.File.create(purpose="dispute_evidence", file=BytesIO(b"x"))
+except InvalidRequestError as error:
+    refused = str(error)
+assert "Unrecognized request URL" in refused, "no upload leaves, either"

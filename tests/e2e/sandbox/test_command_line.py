@@ -84,6 +84,33 @@ def test_mistakes_are_explained(sandbox: Any) -> None:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "option", "what_to_do"),
+    [
+        (["--host", "nobody.invalid"], "--host", "try 127.0.0.1"),
+        (["--host", "a..b"], "--host", "try 127.0.0.1"),
+        (["--host", "192.0.2.1"], "--host", "no address of this machine"),
+        (["--port", "TAKEN"], "--port", "choose another one; 0 takes any"),
+    ],
+)
+def test_where_it_cannot_listen_is_said_at_once(
+    sandbox: Any, words: list[str], option: str, what_to_do: str
+) -> None:
+    taken = sandbox.url.rpartition(":")[2]
+    words = [taken if word == "TAKEN" else word for word in words]
+    done = subprocess.run(
+        [sys.executable, "-m", "stripe_identity_sandbox", "serve", *words],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"Invalid value for '{option}'" in done.stderr
+    assert what_to_do in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_scenario_is_played_by_the_clock(run: Any, tmp_path: Path) -> None:
     sandbox = run()
     file = tmp_path / "scenario.yaml"

@@ -19,6 +19,11 @@ import stripe
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
+#: With the plugin, as its entry point would load it.
+PYTEST = (
+    *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+    *("-p", "stripe_identity_sandbox.pytest_plugin"),
+)
 
 
 @pytest.fixture
@@ -46,15 +51,7 @@ def node_example(tmp_path: Path) -> tuple[Path, list[str]]:
 @pytest.mark.timeout(180)
 def test_node(node_example: tuple[Path, list[str]], with_the_command: dict[str, str]) -> None:
     folder, (install_and_test, play) = node_example
-    done = subprocess.run(
-        ["sh", "-ec", install_and_test],
-        cwd=folder,
-        env=with_the_command,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    done = run_in(folder, with_the_command, "sh", "-ec", install_and_test, seconds=110)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pass 1" in done.stdout
     play_with_it(play, folder, with_the_command)
@@ -94,6 +91,20 @@ def play_with_it(block: str, folder: Path, environment: dict[str, str]) -> None:
         process.stdout.close()
 
 
+def run_in(
+    folder: Path, environment: dict[str, str], *command: str | Path, seconds: float = 60
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
 def free_port() -> str:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return str(server.getsockname()[1])
@@ -101,18 +112,39 @@ def free_port() -> str:
 
 def test_pytest(tmp_path: Path, with_the_command: dict[str, str]) -> None:
     shutil.copy(EXAMPLES / "pytest" / "test_verification.py", tmp_path)
-    plugin = ["-p", "stripe_identity_sandbox.pytest_plugin"]  # as its entry point would load it
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, str(tmp_path)],
-        cwd=tmp_path,
-        env=with_the_command,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_in(tmp_path, with_the_command, *PYTEST, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+def test_pytest_says_when_a_sandbox_does_not_start(
+    tmp_path: Path, with_the_command: dict[str, str]
+) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "def test_it(start_stripe_sandbox): start_stripe_sandbox('--port', 'x')\n"
+    )
+    done = run_in(tmp_path, with_the_command, *PYTEST, tmp_path)
+    assert done.returncode == 1
+    assert "RuntimeError: The sandbox did not start with ('--port', 'x')" in done.stdout
+    assert "Invalid value for '--port'" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["installed", "missing"])
+def test_node_says_when_a_sandbox_does_not_start(
+    node_example: tuple[Path, list[str]], with_the_command: dict[str, str], command: str
+) -> None:
+    folder, _ = node_example
+    (folder / "it.test.mjs").write_text(
+        'import test from "node:test";\nimport { startSandbox } from "./sandbox.mjs";\n'
+        'test("it", (context) => startSandbox(context, "--port", "x"));\n'
+    )
+    node = shutil.which("node")
+    assert node
+    path = with_the_command["PATH"] if command == "installed" else str(folder)
+    done = run_in(folder, with_the_command | {"PATH": path}, node, "--test", "it.test.mjs")
+    assert done.returncode == 1
+    wanted = "did not start with --port,x" if command == "installed" else "ENOENT"
+    assert wanted in done.stdout
 
 
 def test_the_page_s_line_for_python(sandbox: Any, line_of_the_page: Any) -> None:
@@ -120,8 +152,14 @@ def test_the_page_s_line_for_python(sandbox: Any, line_of_the_page: Any) -> None
     exec(line_of_the_page("python"), names)  # noqa: S102 -- our own page
     made = names["client"].v1.identity.verification_sessions.create({"type": "document"})
     assert made.url.startswith(sandbox.url)
-    with pytest.raises(stripe.InvalidRequestError, match="Unrecognized request URL"):
-        names["client"].v1.files.create({"purpose": "dispute_evidence", "file": BytesIO(b"x")})
+    client = names["client"]
+    for send in (
+        lambda: client.v1.files.create({"purpose": "dispute_evidence", "file": BytesIO(b"x")}),
+        lambda: client.oauth.token({"grant_type": "authorization_code", "code": "x"}),
+        lambda: client.v2.billing.meter_event_stream.create({"events": []}),
+    ):
+        with pytest.raises(stripe.InvalidRequestError, match="Unrecognized request URL"):
+            send()
 
 
 def test_the_page_s_line_for_node(sandbox: Any, line_of_the_page: Any, node_sdk: Path) -> None:
@@ -129,15 +167,23 @@ def test_the_page_s_line_for_node(sandbox: Any, line_of_the_page: Any, node_sdk:
         const Stripe = require({str(node_sdk / "node_modules" / "stripe")!r});
         {line_of_the_page("js")}
         const file = {{ purpose: "dispute_evidence", file: {{ data: "x", name: "x.txt" }} }};
-        stripe.identity.verificationSessions.create({{ type: "document" }})
-          .then((session) => console.log(session.url))
-          .then(() => stripe.files.create(file)).catch((error) => console.log(error.message));
+        const token = {{ grant_type: "authorization_code", code: "x" }};
+        (async () => {{
+          const made = await stripe.identity.verificationSessions.create({{ type: "document" }});
+          console.log(made.url);
+          for (const send of [
+            () => stripe.files.create(file),
+            () => stripe.oauth.token(token),
+            () => stripe.v2.billing.meterEventStream.create({{ events: [] }}),
+          ]) await send().catch((error) => console.log(error.message));
+        }})();
     """
     done = subprocess.run(
         ["node", "-e", script], capture_output=True, text=True, timeout=20, check=False
     )
     assert done.stdout.startswith(sandbox.url), done.stderr
-    assert "Unrecognized request URL (POST: /v1/files)" in done.stdout, "no upload leaves, either"
+    for path in ("/v1/files", "/oauth/token", "/v2/billing/meter_event_stream"):
+        assert f"Unrecognized request URL (POST: {path})" in done.stdout, "nothing leaves"
 
 
 def test_the_page_s_line_for_curl(sandbox: Any, line_of_the_page: Any) -> None:

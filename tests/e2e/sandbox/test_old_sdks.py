@@ -29,11 +29,12 @@ def sdk(version: str) -> Path:
 
 
 @pytest.mark.parametrize("version", ["5.0.0", "12.0.1", "13.1.0"])
-def test_stripe_python(sandbox: Any, version: str) -> None:
+def test_stripe_python(sandbox: Any, line_of_the_page: Any, version: str) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-W", "ignore"),
             *(str(Path(__file__).with_name("old_python.py")), sandbox.url, version),
+            line_of_the_page("python", 1),
         ],
         env={"PYTHONPATH": str(sdk(version)), "PATH": os.environ["PATH"]},
         capture_output=True,
@@ -44,10 +45,13 @@ def test_stripe_python(sandbox: Any, version: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_stripe_node(sandbox: Any, node_package: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("version", ["14.0.0", "21.0.0"])
+def test_stripe_node(
+    sandbox: Any, line_of_the_page: Any, node_package: Callable[[str], Path], version: str
+) -> None:
     script = Path(__file__).with_name("old_node.mjs")
     done = subprocess.run(
-        ["node", str(script), str(node_package("stripe@14.0.0")), sandbox.url],
+        ["node", script, node_package(f"stripe@{version}"), sandbox.url, line_of_the_page("js", 1)],
         capture_output=True,
         text=True,
         timeout=30,

@@ -1,9 +1,12 @@
 """The process: how it starts, stops, and what it refuses."""
 
 import contextlib
+import json
+import resource
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,21 +117,38 @@ def test_pages_of_other_origins_are_not_served(sandbox: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "status"),
+    ("host", "served"),
     [
-        *(("127.0.0.1", 200), ("127.0.0.2:80", 200), ("localhost:1", 200), ("a.localhost", 200)),
-        *(("[::1]:5", 200), ("LOCALHOST", 200), ("evil.example", 403), ("evil.example:12111", 403)),
-        *(("127.0.0.1.evil.example", 403), ("localhost.evil.example", 403), ("10.0.0.1", 403)),
-        ("[", 403),
+        *(("127.0.0.1", True), ("127.0.0.2:80", True), ("localhost:1", True), ("10.0.0.1", True)),
+        *(("a.localhost", True), ("[::1]:5", True), ("LOCALHOST", True), ("[", False)),
+        *(("evil.example", False), ("evil.example:12111", False), ("sandbox", False)),
+        *(("127.0.0.1.evil.example", False), ("localhost.evil.example", False)),
     ],
 )
-def test_control_routes_are_served_by_the_sandbox_s_own_names(
-    sandbox: Any, host: str, status: int
-) -> None:
-    """A page of a site whose name was made to mean this machine does not reach them."""
-    for path in ("/_sandbox/clock", "/_sandbox/", "/_sandbox/nothing"):
-        answer = requests.get(f"{sandbox.url}{path}", headers={"Host": host}, timeout=5)
-        assert answer.status_code == (404 if path.endswith("nothing") and status == 200 else status)
+def test_it_is_served_by_addresses_and_its_own_names(sandbox: Any, host: str, served: bool) -> None:
+    """A page of a site whose name was made to mean this machine reads nothing."""
+    session = sandbox.client().v1.identity.verification_sessions.create({"type": "document"})
+    places = {
+        *("/_sandbox/clock", "/_sandbox/requests", "//_sandbox/requests", "/%5fsandbox/requests"),
+        *("/_sandbox/", "/_sandbox/log", "/_sandbox/setup", "/_sandbox/changes?since=0"),
+        *(session.url.removeprefix(sandbox.url), "/v1/identity/verification_sessions"),
+        *(f"/_sandbox/sessions/{session.id}", "/v2/core/events"),
+    }
+    for place in places:
+        answer = requests.get(
+            sandbox.url + place, headers={"Host": host}, auth=("sk_test_x", ""), timeout=5
+        )
+        assert answer.status_code == (200 if served else 403), place
+        assert served or session.id not in answer.text
+    posted = requests.post(f"{sandbox.url}/_sandbox/clock", json={"advance": 0}, timeout=5,
+                           headers={"Host": host})  # fmt: skip
+    assert posted.status_code == (200 if served else 403)
+
+
+def test_the_name_it_listens_on_is_its_own(run: Any) -> None:
+    sandbox = run("--host", "localhost")
+    answer = requests.get(f"{sandbox.url}/_sandbox/clock", headers={"Host": "localhost"}, timeout=5)
+    assert answer.status_code == 200
 
 
 def test_who_listens_on_every_address_has_names_that_are_not_known(run: Any) -> None:
@@ -172,6 +192,19 @@ def test_a_long_header_gets_stripes_envelope(sandbox: Any) -> None:
 # -- nobody holds it ---------------------------------------------------------------------------
 
 
+#: More connections than there may be.
+MANY = 1100
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Leave room for them in this process."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, min(most, MANY + 500)), most))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+
+
 @pytest.fixture
 def connect(run: Any) -> Iterator[Callable[[bytes], socket.socket]]:
     """A sandbox, and a way to send it bytes and then be silent."""
@@ -197,9 +230,21 @@ def whole(connection: socket.socket) -> bytes:
     return b"".join(iter(lambda: connection.recv(1000), b""))
 
 
+def until(connection: socket.socket, word: bytes, times: int = 1) -> bytes:
+    """Return what is answered, as soon as a word came so many times."""
+    got = b""
+    while got.count(word) < times:
+        piece = connection.recv(1000)
+        assert piece, got
+        got += piece
+    return got
+
+
 ASK = (
-    b"GET /v1/identity/verification_sessions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk_test_x"
+    b"GET /v1/identity/verification_sessions HTTP/1.1\r\nHost: localhost\r\n"
+    b"Authorization: Bearer sk_test_x"
 )
+FORM = ASK.replace(b"GET", b"POST") + b"\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 
 
 def test_pages_that_watch_hold_no_thread(connect: Any) -> None:
@@ -226,12 +271,148 @@ def test_answers_that_wait_leave_threads_for_the_control_routes(connect: Any) ->
     assert answered(connect(ASK + b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
 
-def test_half_a_request_holds_its_thread_for_seconds_only(connect: Any) -> None:
-    for _ in range(80):
-        connect(ASK)
-    # One that waits in the line behind them, and one that comes when their connections are ended.
-    for _ in range(2):
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"",
+        b"GET",
+        ASK,
+        FORM + b"Content-Length: 100\r\n\r\ntype=doc",
+        FORM + b"Content-Length: 99999999\r\n\r\ntype=doc",
+        FORM + b"Transfer-Encoding: chunked\r\n\r\n",
+        FORM + b"Transfer-Encoding: chunked\r\n\r\n5\r\ntype",
+        FORM + b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n",
+        ASK + b"\r\nConnection: close\r\n\r\n",
+        ASK + b"\r\n\r\n",
+        ASK + b"\r\n\r\n" + FORM + b"Content-Length: 100\r\n\r\ntype=doc",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+    ],
+    ids=[
+        *("nothing", "a word", "half a head", "half a body", "too long a body", "no chunk"),
+        *("half a chunk", "a question", "one that stays", "one that keeps", "one and a half"),
+        "TLS",
+    ],
+)
+@pytest.mark.usefixtures("many_files")
+def test_silent_clients_hold_nobody(connect: Any, part: bytes) -> None:
+    """Not even more of them than there may be connections."""
+    for _ in range(MANY):
+        connect(part)
+    began = time.monotonic()
+    for _ in range(3):
         assert answered(connect(ASK + b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    # With threads of their own, each of which waits for seconds, they would take minutes.
+    assert time.monotonic() - began < 15, "they have no thread, and no place in the line"
+
+
+def test_answers_that_nobody_reads_hold_nobody(run: Any) -> None:
+    sandbox = run()
+    sessions = sandbox.client().v1.identity.verification_sessions
+    for _ in range(100):
+        sessions.create({"type": "document", "metadata": {str(n): "x" * 500 for n in range(10)}})
+    for _ in range(20):
+        sessions.list({"limit": 100})
+    whole_list = requests.get(f"{sandbox.url}/_sandbox/requests", timeout=20)
+    assert len(whole_list.content) > 7_000_000, "more than the system keeps for a client"
+    address = ("127.0.0.1", int(sandbox.url.rpartition(":")[2]))
+    ask = b"GET /_sandbox/requests HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            silent = stack.enter_context(socket.socket())
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            silent.connect(address)
+            silent.sendall(ask)
+        began = time.monotonic()
+        clock = requests.get(f"{sandbox.url}/_sandbox/clock", timeout=30)
+        assert clock.status_code == 200
+        assert time.monotonic() - began < 8, "less than what one of them may take"
+        read = requests.get(f"{sandbox.url}/_sandbox/clock", timeout=30)
+        assert read.status_code == 200
+    assert requests.get(f"{sandbox.url}/_sandbox/requests", timeout=30).content
+
+
+def test_few_files_leave_room_for_fewer(run: Any) -> None:
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+    try:
+        sandbox = run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+    address = ("127.0.0.1", int(sandbox.url.rpartition(":")[2]))
+    with contextlib.ExitStack() as stack:
+        for _ in range(400):
+            stack.enter_context(socket.create_connection(address, 30))
+        one = stack.enter_context(socket.create_connection(address, 30))
+        one.sendall(ASK + b"\r\n\r\n")
+        assert answered(one).startswith(b"HTTP/1.1 200")
+
+
+def dribble(connection: socket.socket, data: bytes) -> None:
+    """Send bytes in pieces that arrive one by one."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for at in range(0, len(data), 7):
+        connection.sendall(data[at : at + 7])
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 27\r\n\r\ntype=document&metadata[a]=b",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\ntype=\r\n8;x=y\r\ndocument\r\n"
+        b"e\r\n&metadata[a]=b\r\n0\r\nX: y\r\n\r\n",
+        b"Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 27\r\n\r\n"
+        b"type=document&metadata[a]=b",
+        b"Content-Length: 40\r\nupgrade: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: b\r\n\r\n"
+        b"type=document&metadata[a]=b\nupgrade: c\r\n",
+    ],
+    ids=["length", "chunks", "upgrade", "upgrades"],
+)
+def test_requests_come_in_pieces_or_several_at_once(connect: Any, body: bytes) -> None:
+    one = connect(b"")
+    dribble(one, FORM + body)
+    until(one, b'"a": "b')
+    one.sendall((ASK + b"\r\n\r\n") * 3)
+    assert until(one, b'"has_more"', 3).count(b"HTTP/1.1 200") == 3
+
+
+def test_a_client_that_asks_before_it_sends_is_told_to(connect: Any) -> None:
+    one = connect(FORM + b"Content-Length: 13\r\nExpect: 100-continue\r\n\r\n")
+    assert one.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    one.sendall(b"type=document")
+    assert b"200 OK" in until(one, b'"url"')
+
+
+@pytest.mark.parametrize(
+    ("long", "status"),
+    [
+        (b"Content-Length: 1048577\r\n\r\n", b"413"),
+        (b"Content-Length: 17000000\r\n\r\n" + b"x" * 17_000_000, b"413"),
+        (b"Transfer-Encoding: chunked\r\n\r\n" + b"3E8\r\n%s\r\n" % (b"x" * 1000) * 3000, b"413"),
+        (b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 400_000, b"413"),
+        (b"X: %s\r\n" % (b"x" * 3_000_000), b"413"),
+        (b"Content-Length: x\r\n\r\n", b"400"),
+        (b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", b"400"),
+    ],
+    ids=["announced", "sent", "chunks", "small chunks", "head", "no number", "two ends"],
+)
+def test_what_is_too_long_or_has_no_end_gets_stripes_envelope(
+    connect: Any, long: bytes, status: bytes
+) -> None:
+    one = connect(FORM + long)
+    got = whole(one)
+    assert got.startswith(b"HTTP/1.1 " + status)
+    error = json.loads(got.partition(b"\r\n\r\n")[2])["error"]
+    assert error["type"] == "invalid_request_error"
+    assert answered(connect(ASK + b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+def test_the_longest_body_that_the_api_takes(sandbox: Any) -> None:
+    metadata = {f"{number}".rjust(40, "\U0001f600"): "\U0001f600" * 500 for number in range(50)}
+    session = sandbox.client().v1.identity.verification_sessions.create(
+        {"type": "document", "metadata": metadata}
+    )
+    assert session.metadata.to_dict() == metadata
 
 
 @pytest.mark.parametrize(

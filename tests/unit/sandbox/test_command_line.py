@@ -1,5 +1,6 @@
 """The commands against an application without a socket."""
 
+import io
 import itertools
 import json
 from pathlib import Path
@@ -121,6 +122,19 @@ def test_mistakes(run: Any) -> None:
     assert run("trigger", "nonsense").exit_code == 2
     both = CliRunner().invoke(main, ["serve", "--deliver-to", "http://x"])
     assert "--deliver-to and --secret go together" in both.output
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"1", b'{"detail": "x"}', b'{"error": "x"}']
+)
+def test_another_server_than_a_sandbox(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(*_: object, **__: object) -> urllib3.HTTPResponse:
+        return urllib3.HTTPResponse(io.BytesIO(body), status=404)
+
+    monkeypatch.setattr(urllib3, "request", answer)
+    result = CliRunner().invoke(main, ["create", "--url", "http://127.0.0.1:9"])
+    assert result.exit_code == 1
+    assert "No sandbox answers at http://127.0.0.1:9; start one with" in result.output
 
 
 @pytest.mark.parametrize("option", ["--deliver-to", "--deliver-thin-to"])

@@ -123,6 +123,16 @@ def test_override_and_pages_of_the_list(api: Api) -> None:
     assert session not in first
 
 
+def test_every_address_that_a_browser_may_open_says_something(api: Api) -> None:
+    front = api.client.get("/")
+    assert (front.status_code, front.headers["Location"]) == (302, "/_sandbox/")
+    assert "There is no such session" in api.client.get("/_sandbox/sessions/vs_1").text
+    assert "does not work any more" in api.client.get("/start/test_1").text
+    session = api.create()["id"]
+    for page in ("0", "-5", "2", "9" * 30, "x", ""):
+        assert session in api.client.get(f"/_sandbox/?page={page}").text, page
+
+
 def test_changes_are_told_once(api: Api) -> None:
     before = api.world.version
     api.create()

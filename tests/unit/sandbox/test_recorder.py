@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from stripe_identity_sandbox.objects import Answer
-from stripe_identity_sandbox.recorder import Exchange
+from stripe_identity_sandbox.recorder import KEPT, Exchange
 from stripe_identity_sandbox.state import World
 
 from .conftest import DESTINATIONS, REPORTS, SESSIONS, Api
@@ -119,7 +119,7 @@ def test_an_answer_that_is_on_its_way_during_a_redaction(world: World) -> None:
         session = world.create({"type": "document"})
         world.redact(session, delay=0.0)
         late = Exchange(
-            id="req_1", method="GET", path="/v1/x", params={"a": "PERSONAL"}, account=None,
+            id="req_1", method="GET", path="/v1/x", params='{"a": "PERSONAL"}', account=None,
             version=None, idempotency_key=None, status=200, answer="PERSONAL", fault=None,
             sessions=[session.id],
         )  # fmt: skip
@@ -189,8 +189,9 @@ def test_an_answer_to_keep_that_is_on_its_way_during_a_redaction(world: World) -
 
 
 def test_only_the_api_s_paths_are_kept(api: Api) -> None:
-    for path in ("/", "/favicon.ico", "/v1", "/v10/x", "/start/test_x", "/_sandbox/nothing"):
+    for path in ("/favicon.ico", "/v1", "/v10/x", "/start/test_x", "/_sandbox/nothing"):
         assert api.get(path).status_code == 404
+    api.get("/")
     api.client.post("/_sandbox/clock", json={"advance": -1})
     assert requests(api) == []
     api.get("/v1/nothing")
@@ -214,3 +215,28 @@ def test_parameters_are_as_the_sandbox_reads_them(api: Api, write: Any) -> None:
     assert made["params"] == asked
     assert refused["params"]["options"] == asked["options"]
     assert refused["params"]["nonsense"] == "1"
+
+
+def test_long_exchanges_leave_room_for_fewer(world: World) -> None:
+    with world.step():
+        for number in range(100):
+            world.recorder.note(exchange(f"req_{number}", "x" * 1_000_000), world.sessions)
+        kept = world.recorder.all()
+        assert len(kept) == 8
+        assert kept[-1].id == "req_99"
+        for number in range(KEPT + 1):
+            world.recorder.note(exchange(f"req_short_{number}", "x"), world.sessions)
+        assert len(world.recorder.all()) == KEPT
+        world.recorder.clear()
+        world.recorder.note(exchange("req_long", "x" * 8_000_000), world.sessions)
+        world.recorder.note(exchange("req_short", "x"), world.sessions)
+        assert len(world.recorder.all()) == 2, "what was forgotten takes no room"
+        world.recorder.note(exchange("req_longer", "x" * 30_000_000), world.sessions)
+        assert [one.id for one in world.recorder.all()] == ["req_longer"]
+
+
+def exchange(id_: str, answer: str) -> Exchange:
+    return Exchange(
+        id=id_, method="GET", path="/v1/x", params=None, account=None, version=None,
+        idempotency_key=None, status=200, answer=answer, fault=None, sessions=[],
+    )  # fmt: skip

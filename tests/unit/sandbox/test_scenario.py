@@ -1,10 +1,11 @@
 """Scenarios: which lives are led, when, and what is refused."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from stripe_identity_sandbox.scenario import Life, Scenario, play, read, timeline
+from stripe_identity_sandbox.scenario import Life, Scenario, play, read, sleep, timeline
 
 LIFE = "created, 3s, document_expired, 1h, verified, 4d, redacted"
 
@@ -38,11 +39,40 @@ def test_playing_waits_and_does() -> None:
         return session or f"vs_{len(log)}"
 
     scenario = Scenario([Life("created, 5s, verified")], sessions=2, every="2s")
-    assert play(scenario, wait=log.append, do=do) == ["vs_1", "vs_3"]
+
+    def wait(now: float, at: float) -> None:
+        log.append(at - now)
+
+    assert play(scenario, wait=wait, do=do) == ["vs_1", "vs_3"]
     assert log == [
         *((None, "created"), 2.0, (None, "created"), 3.0),
         *(("vs_1", "verified"), 2.0, ("vs_3", "verified")),
     ]
+
+
+def test_a_slow_app_does_not_stretch_a_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        now = 1000.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+        def sleep(self, seconds: float) -> None:
+            assert seconds >= 0
+            self.now += seconds
+
+    clock = Clock()
+    monkeypatch.setattr("stripe_identity_sandbox.scenario.time", clock)
+    begun: list[float] = []
+
+    def do(session: str | None, _: str) -> str:
+        begun.append(clock.now - 1000)
+        clock.now += 0.9 if len(begun) != 5 else 2.5
+        return session or f"vs_{len(begun)}"
+
+    scenario = Scenario([Life("created")], sessions=9, every="1s")
+    play(scenario, wait=partial(sleep, clock.now), do=do)
+    assert begun == pytest.approx([0, 1, 2, 3, 4, 6.5, 7.4, 8.3, 9.2]), "late, and caught up"
 
 
 @pytest.mark.parametrize(
