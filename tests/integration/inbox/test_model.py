@@ -610,7 +610,8 @@ class InboxMachine(RuleBasedStateMachine):
     def pause(self, lose: bool) -> None:
         self.lose_reply = lose
         self.inbox.pause(STEP, "why")
-        if self.pause_kept_until <= self.now or self.paused_until < self.now + STEP:
+        # One that would end at the same moment was made a little earlier.
+        if self.pause_kept_until <= self.now or self.paused_until <= self.now + STEP:
             self.paused_until = self.pause_kept_until = self.now + STEP
 
     @rule(lose=lost)
