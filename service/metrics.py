@@ -110,14 +110,14 @@ TABLE: dict[str, Counted] = {
         "all",
         "Wake-ups by what claiming the event answered.",
         ("answer",),
-        (("claimed", "quarantined", "gone", "done", "dead", "leased", "early", "busy"),),
+        (("claimed", "quarantined", "gone", "done", "dead", "leased", "early", "busy", "held"),),
     ),
     "fetches": Counted(
         "all", "What asking Stripe about an event ended in.", ("result",), (_FETCHED,)
     ),
     "handler_runs": Counted(
         "all",
-        "Handlers by how they fared: done, retry (failed), waiting (for Stripe: not run), dead,"
+        "Handlers by how they fared: done, retry (failed), waiting (for Stripe, or its own process: not run), dead,"
         " superseded, skipped, lost (run, and the claim passed to another worker).",
         (HANDLER, "status"),
         ((), _STATUSES),
