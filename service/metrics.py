@@ -117,8 +117,9 @@ TABLE: dict[str, Counted] = {
     ),
     "handler_runs": Counted(
         "all",
-        "Handlers by how they fared: done, retry (failed), waiting (for Stripe, or its own process: not run), dead,"
-        " superseded, skipped, lost (run, and the claim passed to another worker).",
+        "Handlers by how they fared: done, retry (failed), waiting (not run: Stripe did not answer,"
+        " or its own process is busy), dead, superseded, skipped, lost (run, and the claim passed"
+        " to another worker).",
         (HANDLER, "status"),
         ((), _STATUSES),
     ),

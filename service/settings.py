@@ -35,6 +35,9 @@ Role = Literal["web", "worker", "tool"]
 VOUCHABLE = ("append-only", "eviction", "memory", "primary")
 """What the operator may vouch for in place of Redis (service/findings.py)."""
 
+API_RATE = 20
+"""Calls of Stripe's API a second, where none is set: four fifths of 25."""
+
 SENT_AGAIN = 30
 """Days for which Stripe sends and lists events again (https://docs.stripe.com/webhooks)."""
 NO_FORWARD_SECRET = (  # the fault, no secret
@@ -119,8 +122,9 @@ class Settings(BaseSettings):
     stripe_api_rate: int | None = Field(
         default=None,
         ge=0,
-        description="Calls a second that all workers together make; 0 for no limit. Default: 80 in"
-        " live mode, 20 in test mode, four fifths of what Stripe allows; none on the sandbox.",
+        description="Calls a second that all workers together make; 0 for no limit. Default: 20,"
+        " four fifths of what Stripe allows of one endpoint; none on the sandbox. Raise it when"
+        " Stripe has raised the limit of your account.",
     )
     stripe_webhook_tolerance: int = Field(
         default=TOLERANCE,
@@ -209,8 +213,8 @@ class Settings(BaseSettings):
         default=20,
         ge=1,
         le=200,
-        description="Events a worker process works on at once, each on a thread. 20 calls of 200 ms"
-        " are Stripe's limit in live mode, 100 a second. Set to 1 if a handler is not thread-safe.",
+        description="Events a worker process works on at once, each on a thread, which mostly"
+        " waits for Stripe, or for what a handler calls. Set to 1 if a handler is not thread-safe.",
     )
     port: int | None = Field(
         default=None,
@@ -325,13 +329,14 @@ class Settings(BaseSettings):
     def api_rate(self) -> int:
         """Calls of Stripe's API a second: as set, else below Stripe's limits, 0 for none.
 
-        The limits are 100 in live mode and 25 in test mode (https://docs.stripe.com/rate-limits).
+        Stripe allows 25 calls a second of each endpoint, in live mode, too, where an account has
+        100 in all (https://docs.stripe.com/rate-limits). An event takes one of the session's.
         """
         if self.stripe_api_rate is not None:
             return self.stripe_api_rate
         if self.stripe_api_base != _STRIPE:
             return 0
-        return 80 if self.livemode else 20
+        return API_RATE
 
     @field_validator("stripe_webhook_secret", mode="before")
     @classmethod

@@ -50,8 +50,8 @@ def _lasts(rule: Rule) -> str:
     return f"{hours} h{since}" if hours else f"{minutes} s{since}"
 
 
-def _wait(rule: Rule) -> str:
-    if rule.lasts == 0 or rule.who in {"nobody", "account"}:
+def _wait(call: Call, rule: Rule) -> str:
+    if rule.lasts == 0 or rule.who == "nobody" or call == "list":
         return "-"
     if rule.shortest:
         return f"{rule.shortest:g} s"
@@ -62,7 +62,7 @@ def render() -> str:
     """Return the two tables as Markdown."""
     answered = "".join(f"| {kind} | {words} |\n" for kind, words in answers().items())
     rows = "".join(
-        f"| {call} | `{KEYS[call]}` | {', '.join(kinds)} | {rule.who} | {_wait(rule)} |"
+        f"| {call} | `{KEYS[call]}` | {', '.join(kinds)} | {rule.who} | {_wait(call, rule)} |"
         f" {_lasts(rule)} | {_then(rule)} | {'`stripe_refuses_our_key`' if rule.alarm else '-'} |\n"
         for call in RULES
         for rule, kinds in _by_rule(call).items()

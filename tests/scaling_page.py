@@ -39,10 +39,7 @@ WAITS = RETRIES["live"]
 """Seconds that Stripe waits before it delivers again, as the sandbox plays it."""
 WEB_PROCESSES = Settings.model_fields["web_concurrency"].default
 CONCURRENCY = Settings.model_fields["worker_concurrency"].default
-LIVE, TEST = (
-    Settings(stripe_livemode=mode, stripe_api_base="https://api.stripe.com").api_rate
-    for mode in (True, False)
-)
+RATE = Settings(stripe_api_base="https://api.stripe.com").api_rate
 
 Row = Sequence[object]
 
@@ -91,7 +88,7 @@ def workers() -> list[Row]:
     """Workers for as many events as Stripe allows, by what handlers take."""
     rows: list[Row] = []
     for seconds in HANDLERS:
-        at_once = math.ceil(LIVE * (CALL + seconds))
+        at_once = math.ceil(RATE * (CALL + seconds))
         count = math.ceil(at_once / CONCURRENCY)
         used = count * (connection.RQ + connection.worker_connections(CONCURRENCY))
         rows.append((f"{seconds:g} s", at_once, count, used))
@@ -138,7 +135,7 @@ def simulate(rate: int, seconds: int, limit: int) -> Course:
     due: dict[int, Counter[int]] = defaultdict(Counter)  # by moment: deliveries by their tries
     inbox = kept = now = 0
     while now < seconds or inbox or kept:
-        inbox -= min(inbox, LIVE * STEP)
+        inbox -= min(inbox, RATE * STEP)
         arriving = due.pop(now, Counter())
         kept -= arriving.total()
         if now < seconds:
@@ -201,8 +198,7 @@ def render() -> dict[str, str]:
             simulation(),
         ),
         "facts": (
-            f"- {LIVE} calls a second in live mode, {TEST} in test mode, are what all workers make"
-            " together (`STRIPE_API_RATE`).\n"
+            f"- {RATE} calls a second are what all workers make together (`STRIPE_API_RATE`).\n"
             f"- A worker takes {CONCURRENCY} events at once (`WORKER_CONCURRENCY`).\n"
             f"- Two web processes accepted {measured('identity-webhooks')[0]:,.0f} deliveries a"
             " second where that was measured.\n"

@@ -63,7 +63,7 @@ def _is(status: int) -> range:
 
 
 ANSWERS: tuple[Answer, ...] = (
-    # A lock is of one object, a limit is of everyone
+    # A lock is of one object, a limit is of an account
     # (https://docs.stripe.com/rate-limits#object-lock-timeouts).
     Answer(None, frozenset({"lock_timeout"}), None, "locked"),
     Answer(_is(409), None, None, "locked"),
@@ -133,9 +133,10 @@ class Rule:
 
     Attributes:
         who: who waits. `event`: this event; `handlers`: those that need the fields, while the
-            others run; `everyone`: no worker claims an event meanwhile, and in the row of
-            `sensitive` the handlers wait, too; `account`: this account, until the next pass;
-            `nobody`: the work goes on without the answer.
+            others run; `everyone`: no worker claims an event meanwhile; `account`: none of this
+            connected account is claimed, or of one's own account none at all, and a list is asked
+            for again in the next pass; `nobody`: the work goes on without the answer. In the rows
+            of `sensitive` the handlers wait in any case.
         shortest, longest: seconds to wait. Waits grow with the time that has passed, with jitter.
         lasts: seconds after which it is not waited for any longer. They count from when the event
             was accepted or put back, or with `since_result` from when the report was made. An
@@ -168,6 +169,8 @@ has no IP allow-list (https://docs.stripe.com/identity/access-verification-resul
 
 _UNTIL_IT_PASSES = Rule("event")
 _SHORTLY = Rule("event", longest=4)
+# Limits are counted by account (https://docs.stripe.com/rate-limits).
+_LIMITED = Rule("account")
 _UNTIL_A_PERSON_ACTS = Rule("event", shortest=60, alarm=True)
 _WHILE_SHOWN = replace(
     _UNTIL_A_PERSON_ACTS,
@@ -184,7 +187,7 @@ RULES: dict[Call, dict[FailureKind, Rule]] = {
     "session": {
         "unreachable": _UNTIL_IT_PASSES,
         "broken": _UNTIL_IT_PASSES,
-        "limited": Rule("everyone"),
+        "limited": _LIMITED,
         "locked": _SHORTLY,
         "key": replace(_UNTIL_A_PERSON_ACTS, who="everyone"),
         "forbidden": _UNTIL_A_PERSON_ACTS,
@@ -206,7 +209,7 @@ RULES: dict[Call, dict[FailureKind, Rule]] = {
     "thin event": {
         "unreachable": _UNTIL_IT_PASSES,
         "broken": _UNTIL_IT_PASSES,
-        "limited": Rule("everyone"),
+        "limited": _LIMITED,
         "locked": _SHORTLY,
         "key": replace(_UNTIL_A_PERSON_ACTS, who="everyone"),
         # Its handlers need the session, not the id of the other form.
@@ -218,7 +221,7 @@ RULES: dict[Call, dict[FailureKind, Rule]] = {
     "sensitive": {
         "unreachable": Rule("handlers"),
         "broken": Rule("handlers"),
-        "limited": Rule("everyone"),
+        "limited": _LIMITED,
         "locked": Rule("handlers", longest=4),
         "key": _WHILE_SHOWN,
         "forbidden": _WHILE_SHOWN,
@@ -296,8 +299,9 @@ class Judge:
             return Verdict(None, f"stripe: {failure}: {rule.then}")
         delay = max(rule.shortest, backoff(_rounds(claim.age), rule.longest))
         delay += failure.retry_after or 0
-        if rule.who == "everyone":
-            self._inbox.pause(min(delay, rule.longest), f"stripe: {failure}")
+        if rule.who in {"everyone", "account"}:
+            account = claim.event.account or "" if rule.who == "account" else ""
+            self._inbox.pause(min(delay, rule.longest), f"stripe: {failure}", account)
         return Verdict(delay, f"stripe: {failure}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.scaling_page import LIVE, PAGE, STEP, measured, page, simulate
+from tests.scaling_page import PAGE, RATE, STEP, measured, page, simulate
 
 
 def test_it_is_up_to_date() -> None:
@@ -19,11 +19,11 @@ def test_a_simulated_burst_ends_when_its_events_are_worked_off() -> None:
     course = simulate(1_000, 60, limit=10**9)
     assert course.full_at is None
     assert course.with_stripe == course.given_up == 0
-    assert 0 <= course.over_at - 60_000 / LIVE <= 2 * STEP
+    assert 0 <= course.over_at - 60_000 / RATE <= 2 * STEP
 
 
 def test_what_a_simulated_inbox_does_not_take_is_kept_by_stripe_or_given_up() -> None:
     course = simulate(1_000, 60, limit=1_000)
     assert course.full_at == 0
-    assert course.with_stripe == 60_000 - 1_000 - 5 * LIVE * STEP
+    assert course.with_stripe == 60_000 - 1_000 - 5 * RATE * STEP
     assert course.given_up > 0

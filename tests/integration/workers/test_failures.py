@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from typing import Any
 
 import pytest
@@ -215,8 +216,21 @@ def test_of_an_event(call, answer, expected, desk, fake) -> None:
     assert desk.record(bench.beside).state in ({"done", "pending"} if word == "all" else {"done"})
 
 
-def fault_call(call: str) -> str:
-    return "session" if call == "report" else call
+@pytest.mark.parametrize("call", ["report", "thin event", "sensitive"])
+def test_a_limit_of_a_connected_account_holds_up_no_other(call, desk, fake) -> None:
+    bench = Bench(desk, fake, call)
+    other = desk.accept("verified", fake.session(3, "acct_1"), account="acct_1", form="thin")
+    behind = desk.accept("verified", fake.session(4, "acct_1"), account="acct_1", form="thin")
+    about = other.id if call == "thin event" else other.session
+    fake.fault = Fault(call, KEY_OF[call], about, Answer(429, "rate_limit"))
+    for _ in range(4):
+        desk.turn(bench.processor)
+    assert {desk.record(each).state for each in (bench.event, bench.beside)} == {"done"}
+    assert {desk.record(each).state for each in (other, behind)} == {"pending"}
+    assert desk.inbox.paused() is None
+    until, why = desk.inbox.paused("acct_1")
+    assert "limited 429" in why
+    assert time.time() < until < time.time() + 61
 
 
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "list"])

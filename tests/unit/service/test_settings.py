@@ -525,7 +525,7 @@ class TestNothingShown:
 @pytest.mark.parametrize(
     ("env", "rate"),
     [
-        ({"STRIPE_API_KEY": "sk_live_abcdefgh"}, 80),
+        ({"STRIPE_API_KEY": "sk_live_abcdefgh"}, 20),
         ({"STRIPE_API_KEY": "sk_test_abcdefgh"}, 20),
         ({"STRIPE_API_KEY": "sk_test_abcdefgh", "STRIPE_API_BASE": "http://127.0.0.1:1"}, 0),
         ({"STRIPE_API_KEY": "sk_test_abcdefgh", "STRIPE_API_RATE": "7"}, 7),
