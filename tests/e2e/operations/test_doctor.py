@@ -135,7 +135,7 @@ def test_wrong_events_are_among_the_first_that_the_doctor_says(events, said, cli
 @pytest.mark.parametrize(
     ("lacking", "said"),
     [
-        ("event_read", "STRIPE_API_KEY: may not read events (forbidden 403"),
+        ("event_read", "STRIPE_API_KEY: may not read events (list: forbidden 403"),
         ("verification_session_read", "STRIPE_API_KEY: may not read sessions (forbidden 403"),
         ("webhook_read", "STRIPE_API_KEY may not read webhook endpoints"),
     ],
