@@ -262,6 +262,7 @@ def _in_one_word(result: Any) -> Any:
 
 def _without_times(text: str) -> str:
     text = re.sub(r"\b(now|since|due)=\d{5,}", r"\1=moment", text)
+    text = re.sub(r"\b(claimed_age|replayed_after)=[\d.]+", r"\1=some", text)
     text = re.sub(r"^\d+\.\d+$", lambda m: f"{float(m[0]):.0f} s", text)
     return re.sub(r"\bms=\d+", "ms=some", text)
 
@@ -317,7 +318,8 @@ def test_and_every_script_is_among_them(redis, pass_time) -> None:
             run([make() for make in both], (0, 1) * STEPS)
             asked |= run.asked
     files = {path.stem for path in LUA.glob("*.lua")}
-    assert asked == set(sources()) == files - {"lib", "once"}
+    # What a process says of itself is written over each time, and nothing hangs on the answer.
+    assert asked | {"report"} == set(sources()) == files - {"lib", "once"}
 
 
 def test_a_claim_that_nobody_heard_of_is_that_of_the_next_who_claims(redis, monkeypatch) -> None:
