@@ -117,13 +117,17 @@ def opened(engine: Engine, how: str) -> Iterator[Any]:  # noqa: PLR0912, PLR0915
                 yield session
         case "scoped session":
             scoped = scoped_session(sessionmaker(engine))
-            yield scoped
-            scoped.remove()
+            try:
+                yield scoped
+            finally:
+                scoped.remove()
         case "scoped session that has read":
             scoped = scoped_session(sessionmaker(engine))
             scoped.execute(nothing)
-            yield scoped
-            scoped.remove()
+            try:
+                yield scoped
+            finally:
+                scoped.remove()
         case "autocommit by option":
             yield engine.execution_options(**autocommit)
         case "autocommit of a connection":
@@ -135,8 +139,10 @@ def opened(engine: Engine, how: str) -> Iterator[Any]:  # noqa: PLR0912, PLR0915
         case "autocommit of an engine":
             url = engine.url
             own = sqlalchemy.create_engine(url, **autocommit)
-            yield own
-            own.dispose()
+            try:
+                yield own
+            finally:
+                own.dispose()
         case _:
             raise AssertionError(how)
 
