@@ -20,6 +20,7 @@ from service.inbox import Inbox, Record
 from service.redis_errors import UnsafeRedis, explain
 from service.settings import Role, Settings, SettingsError
 from service.text import table
+from service.version import version_option
 
 State = Literal["pending", "done", "dead", "all"]
 
@@ -27,6 +28,7 @@ _GUNICORN_CONF = Path(__file__).resolve().parents[1] / "deploy/gunicorn.conf.py"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@version_option
 def main() -> None:
     """Run the web process, check it, look at the inbox of REDIS_URL and put events back.
 

@@ -24,6 +24,7 @@ from service.arguments import ACCOUNT, HANDLER, SESSION
 from service.inbox import Inbox
 from service.settings import Role, Settings
 from service.text import table
+from service.version import version_option
 from workers import api_commands, beat, new_handler, plugins, single_run
 from workers import reconcile as reconciling
 from workers.exits import refuse_or
@@ -36,6 +37,7 @@ from workers.failures import StripeFailure
     default=True,
     help="Whether to run a periodic process beside it (see `periodic`). Default: yes.",
 )
+@version_option
 @click.pass_context
 def main(context: click.Context, periodic: bool) -> None:
     """Run a worker (without a command), or one of the tools below.
