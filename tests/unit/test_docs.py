@@ -29,13 +29,14 @@ import workers.__main__
 from deploy import docs_site
 from tests.conftest import ROOT
 
-TRACKED = subprocess.run(
+LISTED = subprocess.run(
     ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
     cwd=ROOT,
     check=True,
     capture_output=True,
     text=True,
 ).stdout.split()
+TRACKED = sorted({page for page in LISTED if (ROOT / page).exists()})
 PAGES = [page for page in TRACKED if not page.startswith(("tests/benchmarks/", ".github/"))]
 READERS = [page for page in docs_site.pages() if page.startswith("docs/")]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
