@@ -19,7 +19,7 @@ dev: $(DEMO) ## the same processes, to work with; Ctrl-C stops them (PORT, SANDB
 	@$(BIN)/python -m deploy.local
 
 .PHONY: test lint types contracts unit integration e2e coverage chaos-short containers
-test: lint types contracts unit integration e2e $(if $(CI),coverage) chaos-short ## everything that must hold; stops at the first group that does not
+test: lint types contracts docs unit integration e2e $(if $(CI),coverage) chaos-short ## everything that must hold; stops at the first group that does not
 	@echo "== all groups passed"
 lint: $(VENV) ## style and formatting
 	@echo "== lint"
@@ -29,7 +29,7 @@ lint: $(VENV) ## style and formatting
 types: $(VENV) ## types, strictly
 	@echo "== types"
 	@$(BIN)/mypy
-	@$(BIN)/mypy -m deploy.local -m deploy.demo -m deploy.env_example -m deploy.readme_demo -m deploy.credentials -m deploy.handlers_page -m deploy.privacy_page -m deploy.trial
+	@$(BIN)/mypy -m deploy.local -m deploy.demo -m deploy.env_example -m deploy.readme_demo -m deploy.credentials -m deploy.docs_site -m deploy.handlers_page -m deploy.privacy_page -m deploy.reference -m deploy.release_check -m deploy.trial
 	@$(BIN)/python -m pytest -q --no-header tests/typing
 contracts: $(VENV) ## who may import whom
 	@echo "== contracts"
@@ -87,7 +87,7 @@ sbom: ## what is in the image identity-webhooks: a CycloneDX document and the li
 	@docker build -q -f deploy/Dockerfile.sbom -t identity-webhooks-sbom . >/dev/null
 	@mkdir -p var/sbom && docker run --rm --network none identity-webhooks-sbom | tar -C var/sbom -xf -
 
-.PHONY: format lock env-example readme-demo handlers-page privacy-page trial scaling-page sandbox-pictures
+.PHONY: docs format lock env-example readme-demo handlers-page privacy-page trial scaling-page reference release-check sandbox-pictures
 format: $(VENV) ## let ruff write
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -106,6 +106,13 @@ trial: $(VENV) ## make a plugin from nothing, and put the transcript into docs/h
 	@$(BIN)/python -m deploy.trial --write
 scaling-page: $(VENV) ## the tables of docs/scaling.md, from docs/performance.md and the code
 	@$(BIN)/python -m tests.scaling_page
+docs: $(VENV) ## the docs as a site, in var/site/public; fails on a dead link
+	@echo "== docs"
+	@$(BIN)/python -m deploy.docs_site
+reference: $(VENV) ## docs/reference: settings, metrics, commands, handler API, events, from the code
+	@$(BIN)/python -m deploy.reference
+release-check: $(VENV) ## whether this commit can be released: version, changelog, label, tag
+	@$(BIN)/python -m deploy.release_check
 readme-demo: $(DEMO) ## run the demo and put its output into README.md
 	@$(BIN)/python -m deploy.readme_demo
 

@@ -25,11 +25,12 @@ def _entry(name: str, field: FieldInfo) -> str:
     sentence = textwrap.fill(
         field.description or "", 98, initial_indent="# ", subsequent_indent="# "
     )
-    default = _plain(field.default)
+    default = plain(field.default)
     return f"{sentence}\n{'# ' if default else ''}{name.upper()}={default}\n"
 
 
-def _plain(default: object) -> str:
+def plain(default: object) -> str:
+    """Return a default as it is written in the environment."""
     if isinstance(default, SecretStr):
         return default.get_secret_value()
     if isinstance(default, bool):

@@ -16,6 +16,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs/privacy.md"
 TEXT = """\
 # Where data is
 
+For those who answer for personal data: what is kept, where, for how long, and who can see it.
+
 Made from the code by `make privacy-page`: what the service keeps, where, for how long, and how it is erased.
 
 ## In memory, while an event is worked on

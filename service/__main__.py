@@ -18,11 +18,13 @@ from service.event_commands import events
 from service.findings import Finding
 from service.redis_errors import UnsafeRedis, explain
 from service.settings import Role, Settings, SettingsError
+from service.version import version_option
 
 _GUNICORN_CONF = Path(__file__).resolve().parents[1] / "deploy/gunicorn.conf.py"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@version_option
 def main() -> None:
     """Run the web process, check it, look at the inbox of REDIS_URL and put events back.
 

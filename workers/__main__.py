@@ -28,6 +28,7 @@ from service.repair import Repair, operator
 from service.settings import Role, Settings
 from service.text import table
 from workers import api_commands, beat, doctor, endpoints, new_handler, plugins, single_run
+from service.version import version_option
 from workers import reconcile as reconciling
 from workers.exits import refuse_or
 from workers.failures import StripeFailure
@@ -39,6 +40,7 @@ from workers.failures import StripeFailure
     default=True,
     help="Whether to run a periodic process beside it (see `periodic`). Default: yes.",
 )
+@version_option
 @click.pass_context
 def main(context: click.Context, periodic: bool) -> None:
     """Run a worker (without a command), or one of the tools below.

@@ -93,7 +93,16 @@ def test_what_is_in_the_image(engine) -> None:
     version = python.split(":")[1].split("-")[0].replace(".", ", ")
     packages = set(re.findall(r"^COPY (\w+) \1$", dockerfile, re.MULTILINE))
     assert {"service", "workers"} < packages
-    assert said == f"10001 {sorted(packages)} ({version})\n"
+    assert said == f"10001 {sorted({*packages, 'pyproject.toml'})} ({version})\n"
+
+
+def test_the_image_says_one_version(engine) -> None:
+    label = '{{index .Config.Labels "org.opencontainers.image.version"}}'
+    of_the_label = engine.run("docker", "image", "inspect", "-f", label, "identity-webhooks")
+    run = ("docker", "run", "--rm", "--read-only", "--network", "none", "identity-webhooks")
+    for package in ("service", "workers"):
+        said = engine.run(*run, "python", "-m", package, "--version")
+        assert said == f"identity-webhooks {of_the_label}"
 
 
 def test_labels_health_and_size(engine) -> None:

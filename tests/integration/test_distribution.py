@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from service.version import version
 from tests.conftest import ROOT
 
 LOADED = """
@@ -30,6 +31,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*pip, *offline, "-w", folder, ROOT], check=True, capture_output=True)
     (made,) = folder.iterdir()
     return made
+
+
+def test_its_version_is_that_of_the_service(wheel) -> None:
+    assert wheel.name.split("-")[1] == version()
 
 
 def test_it_holds_one_package_with_its_types(wheel) -> None:
