@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import click
@@ -100,7 +100,9 @@ def metric_tables() -> str:
     def labels_of(labels: tuple[str, ...]) -> str:
         return " ".join(f"`{each}`" for each in labels)
 
-    counters = [(name_of(n), labels_of(e.labels), e.sentence) for n, e in TABLE.items() if not e.buckets]
+    counters = [
+        (name_of(n), labels_of(e.labels), e.sentence) for n, e in TABLE.items() if not e.buckets
+    ]
     histograms = [
         (name_of(n), labels_of(e.labels), " ".join(f"{b:g}" for b in e.buckets), e.sentence)
         for n, e in TABLE.items()
@@ -113,7 +115,8 @@ def metric_tables() -> str:
     return _page(
         "Metrics",
         "For those who watch the service: what `/metrics` of each web process shows.",
-        "How they are made and added up: [operations.md](../operations.md#metrics-alerts-and-the-dashboard).",
+        "How they are made and added up:"
+        " [operations.md](../operations.md#metrics-alerts-and-the-dashboard).",
         "## Counters",
         _table(("name", "labels", "meaning"), counters),
         "## Histograms",

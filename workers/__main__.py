@@ -27,8 +27,8 @@ from service.inbox import Inbox
 from service.repair import Repair, operator
 from service.settings import Role, Settings
 from service.text import table
-from workers import api_commands, beat, doctor, endpoints, new_handler, plugins, single_run
 from service.version import version_option
+from workers import api_commands, beat, doctor, endpoints, new_handler, plugins, single_run
 from workers import reconcile as reconciling
 from workers.exits import refuse_or
 from workers.failures import StripeFailure

@@ -56,7 +56,10 @@ BY_LANGUAGE = {
     ("docs/sandbox.md", "sh"): "tests/e2e/sandbox/conftest.py",
     ("docs/sandbox.md", "yaml"): "tests/unit/sandbox/test_scenario.py",
 }
-"""Tests that take the one block of a language from a page."""
+"""Tests that take the blocks of a language from a page."""
+
+TAKEN = {("docs/sandbox.md", "python"): 2, ("docs/sandbox.md", "js"): 2}
+"""How many they take, where it is not one."""
 
 
 def read(page: str) -> str:
@@ -230,8 +233,9 @@ def test_every_block_of_code_is_run_or_says_why_not(page: str) -> None:
 
 
 @pytest.mark.parametrize(("page", "language"), BY_LANGUAGE)
-def test_a_block_that_is_taken_by_its_language_is_the_only_one(page: str, language: str) -> None:
-    assert [found for _, found, _ in code(page)].count(language) == 1
+def test_no_block_of_a_language_that_is_taken_is_left_out(page: str, language: str) -> None:
+    count = [found for _, found, _ in code(page)].count(language)
+    assert count == TAKEN.get((page, language), 1)
 
 
 @pytest.mark.parametrize("page", PAGES)
