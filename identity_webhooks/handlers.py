@@ -1,4 +1,4 @@
-"""What a handler is marked with, and what it may raise.
+"""The decorators that mark handlers, and the exceptions that handlers may raise.
 
 `on` marks a function and writes the mark down in `MARKS`. It registers nothing and refuses nothing:
 the worker collects the marked functions when it loads plugins, and says what is wrong with those it
@@ -56,8 +56,8 @@ class Misuse(TypeError):
 class _Answer(Exception):
     """What `Retry` and `Discard` have in common.
 
-    They never refuse their arguments. They are made where a handler gives up on an event, and a
-    TypeError there would stand for the reason, for three days of retries.
+    They accept any arguments. They are raised where a handler gives up on an event, and a TypeError
+    there would replace the reason, for three days of retries.
 
     Attributes:
         reason: the handler's own words.

@@ -1,1 +1,1 @@
-"""Receives: verify, accept, answer. Also what both processes share."""
+"""The web process: verify a delivery, accept its event, respond. Also what all processes share."""

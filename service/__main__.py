@@ -1,4 +1,4 @@
-"""`python -m service`: run the web process, check it, and look after the inbox."""
+"""`python -m service`: run the web process, check it, and manage the inbox."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def serve() -> None:
     """Receive deliveries until SIGTERM: gunicorn with deploy/gunicorn.conf.py.
 
     Listens on every address at PORT, else on 127.0.0.1:8000. gunicorn reads WEB_CONCURRENCY and
-    PORT as it is imported, and fails on what is no number: so they are checked before that.
+    PORT when it is imported and fails on anything but a number, so both are checked first.
     """
     settings = _settings("web")
     os.environ["WEB_CONCURRENCY"] = str(settings.web_concurrency)
@@ -58,12 +58,12 @@ def serve() -> None:
     type=click.Choice(["web", "worker"]),
     help="Check what this role needs (worker: periodic, too). Default: both.",
 )
-@click.option("--json", "as_json", is_flag=True, help="What is known of Redis, as an array.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def check(role: Role | None, as_json: bool) -> None:
     """Check the settings, and whether Redis does what it must: before a release, for example.
 
-    Lists what is known of Redis: good, bad, or unknown, where Redis does not tell. Which of it you
-    may vouch for is said with it (REDIS_VOUCH_FOR).
+    Lists each finding about Redis: good, bad, or unknown (Redis does not report it). A finding
+    that you may vouch for names the word to add to REDIS_VOUCH_FOR.
     """
     roles: tuple[Role, ...] = (role,) if role else ("web", "worker")
     faults: dict[str, None] = {}  # in order, each once
@@ -103,7 +103,7 @@ def _in_words(finding: Finding) -> str:
 def health() -> None:
     """Ask the web process of this machine whether it answers, at PORT or 8000.
 
-    Says nothing about Redis: no restart mends that. No proxy is used.
+    Does not check Redis, since a restart would not repair it. Uses no proxy.
     """
     port = _settings("tool").port or 8000
     web = http.client.HTTPConnection("127.0.0.1", port, timeout=3)

@@ -40,7 +40,7 @@ log = logs.get(__name__)
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """Build the application; what gunicorn is pointed at.
+    """Build the application: gunicorn's entry point.
 
     Exits with a message on standard error and code 3, on which gunicorn stops, when the settings
     are incomplete or Redis would lose events. gunicorn calls it once, before it forks: nothing in
@@ -60,11 +60,11 @@ def create_app(settings: Settings | None = None) -> Flask:
         sys.stderr.write(f"refusing to start: {error}\n")
         raise SystemExit(3) from None
     except redis.RedisError as error:
-        # Not a reason to stay down: deliveries are answered 503 until it is there and safe.
+        # The process starts anyway: deliveries get 503 until Redis answers and is safe.
         log.warning("redis_unreachable", **explain(error).fields())
     app = Flask("service", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    # Werkzeug cuts a body that comes in chunks there, silently: one byte more shows that it was.
+    # Werkzeug silently truncates a chunked body at this limit. One byte more makes that visible.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1
     app.url_map.merge_slashes = False  # Stripe follows no redirects
     app.before_request(_refuse_repeated_slash)
@@ -103,7 +103,7 @@ class Web:
         self._look_again = 0.0
 
     def look_at_redis(self) -> list[Finding]:
-        """Find out what this Redis is; of one that is not fit, the next delivery does so again."""
+        """Check this Redis. If it is unfit, the next delivery checks again."""
         self._look_again = 0.0
         found = findings.look(findings.asking(self.redis), self.settings).found
         if all(each.passes for each in found if each.is_fault):
@@ -111,7 +111,7 @@ class Web:
         return found
 
     def webhook(self) -> Response:
-        """Take one delivery: the whole way of an event into the inbox."""
+        """Handle one delivery: verify it and accept its event into the inbox."""
         return _response(self._take())
 
     def _take(self) -> Answer:
@@ -147,7 +147,7 @@ class Web:
         return body
 
     def readyz(self) -> Response:
-        """Say whether deliveries would be accepted now, and if not, why."""
+        """Respond whether deliveries would be accepted now and, if not, why."""
         try:
             faults = findings.faults(self.look_at_redis())
             if not faults and self._inbox.room() <= 0:
@@ -163,7 +163,7 @@ class Web:
     def http_error(self, error: HTTPException) -> tuple[dict[str, Any], int, dict[str, str]]:
         """Answer an error of HTTP in JSON. Unknown paths are logged and counted."""
         if isinstance(error, NotFound):
-            # A webhook endpoint with a wrong path gets nothing but 404s, until Stripe disables it.
+            # A webhook endpoint with a wrong path gets only 404s until Stripe disables it.
             method = request.method if request.method in _METHODS else "other"
             self.metrics.count("unknown_paths", method)
             # As it was sent: `request.path` has no repeated slash at its beginning.
@@ -177,7 +177,7 @@ class Web:
 def known_words(path: str) -> str:
     """Return a path with every segment masked that is not a word of webhook paths.
 
-    What is left shows how a wrong path differs from ours, and nothing that a stranger put in it.
+    The result shows how a wrong path differs from ours, but no text that the sender chose.
     """
     words = [word if word.lower() in _PATH_WORDS else "*" for word in path.split("/")[:10]]
     return "/".join(words)
@@ -189,7 +189,7 @@ def healthz() -> Response:
 
 
 def _refuse_repeated_slash() -> None:
-    """Have `//webhooks/stripe` be what it is, an unknown path: Werkzeug ignores the first slash."""
+    """Treat `//webhooks/stripe` as an unknown path, although Werkzeug drops the first slash."""
     if request.environ["PATH_INFO"].startswith("//"):
         raise NotFound
 

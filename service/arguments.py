@@ -1,6 +1,6 @@
-"""What commands take to name a thing: refused with exit code 2 if it cannot be a name of that kind.
+"""Argument types of the commands. A malformed id is refused with exit code 2.
 
-A mistyped id would else be asked for, found nowhere, and look as if there was nothing to do.
+Otherwise a mistyped id would be looked up, not found, and reported as nothing to do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Id(click.ParamType):  # type: ignore[type-arg]  # not to be named in click
     """The name of one thing, such as `acct_...`."""
 
     def __init__(self, name: str, pattern: str, example: str) -> None:
-        """Take what it is, the pattern of all of it, and how one looks."""
+        """Take the kind of thing, a pattern for the whole id, and an example."""
         self.name, self.example = name, example
         self._pattern = re.compile(pattern, re.ASCII)
 

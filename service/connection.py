@@ -1,6 +1,6 @@
 """The connections to Redis.
 
-A process has as many as docs/reliability.md says, and no more: small plans allow 20 or 40 in all.
+docs/reliability.md states the number per process, which is a limit: small plans allow 20 to 40.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ costs the receiver less than 2 s; redis-py's own defaults cost 59.6 s (measured)
 
 
 WAIT = 0.9
-"""Seconds to wait for one of the process's connections to get free. A round trip takes a
-millisecond, so by then Redis is in trouble."""
+"""Seconds to wait for a free connection of the pool. A round trip takes a millisecond, so a longer
+wait means that Redis is in trouble."""
 
 KEPT_IDLE = 20.0
 """Seconds after which a connection that nobody used is closed, when another comes back."""
@@ -63,11 +63,11 @@ class Pool(redis.ConnectionPool):
     """Connections of a process, up to `max_connections`, for any number of threads.
 
     redis-py's own pools cost more than a round trip (measured on 8.1): they look whether a
-    connection is still good, which the one retry makes needless, and feed meters nobody reads.
+    connection is still good, which one retry makes needless, and record unused metrics.
     """
 
     def reset(self) -> None:
-        """Begin with none: at the start, and in a process that was forked."""
+        """Drop all connections: at the start, and after a fork."""
         super().reset()
         self._turns = threading.Semaphore(self.max_connections)
         # When it came back, and the connection. The last one used is the next, so that those there
@@ -132,7 +132,7 @@ def connect(settings: Settings, connections: int = TOOL, **options: Any) -> redi
             "socket_timeout": TIMEOUT,
             "socket_connect_timeout": TIMEOUT,
             "retry": Retry(NoBackoff(), 1),
-            # A primary no longer: connect anew, its name may lead to another machine now.
+            # No longer the primary. Reconnect: the name may resolve to another machine now.
             "retry_on_error": [redis.ReadOnlyError],
             "health_check_interval": 0,
             "driver_info": None,  # CLIENT SETINFO, which Redis 7.0 and its users do not know

@@ -1,8 +1,8 @@
-"""What a Redis must be for this service, and what is known of the one we are given.
+"""Requirements on Redis, and what is known about the configured one.
 
 Each requirement ends in a `Finding`: good, bad, or unknown, where neither INFO nor another command
-tells. Unknown is not taken for good: the operator vouches for it by its name (`REDIS_VOUCH_FOR`),
-or the Redis is refused. Start, `/readyz`, deliveries and `python -m service check` use the same.
+tells. Unknown does not pass: the operator vouches for it by name (`REDIS_VOUCH_FOR`), or
+Redis is refused. Start, `/readyz`, deliveries and `python -m service check` use the same.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PERIOD = 5.0
 """Seconds between two looks of a web process at its Redis."""
 
 OLDEST = {"Redis": (7, 0), "Valkey": (7, 2)}
-"""The oldest versions that do. Scripts say by flags that they run on a full Redis, which Redis 7.0
-brought (https://redis.io/docs/latest/develop/programmability/eval-intro/). Valkey began at 7.2."""
+"""Oldest supported versions. Scripts declare by flags that they run on a full Redis: new in 7.0
+(https://redis.io/docs/latest/develop/programmability/eval-intro/). Valkey began with 7.2."""
 
 INBOX_IS_FULL = "the inbox is at its limit (INBOX_LIMIT): are the workers running?"
 """The one reason not to accept that is not about Redis."""
@@ -54,7 +54,7 @@ class Finding:
         name: what it is about; one of `VOUCHABLE` if the operator may vouch for it.
         state: good, bad or unknown.
         text: what it is, why it matters and what to do; for a good one only what it is.
-        passes: whether it is a state that ends, such as full memory: no reason not to start.
+        passes: whether the state is temporary, such as full memory: it prevents no start.
         vouched: whether the operator vouches for it.
     """
 
@@ -66,14 +66,14 @@ class Finding:
 
     @property
     def is_fault(self) -> bool:
-        """Whether events are not accepted for it. What nobody can vouch for was tried."""
+        """Whether it prevents accepting events. What cannot be vouched for was tried instead."""
         if self.state == "unknown" and self.name not in VOUCHABLE:
             return False
         return self.state != "good" and not self.vouched
 
     @property
     def may_be_vouched_for(self) -> bool:
-        """Whether the operator may outweigh it: a replica is one whatever anybody says."""
+        """Whether the operator may override it. That Redis is a replica cannot be overridden."""
         lossy = self.name in {"append-only", "eviction"}
         return self.name in VOUCHABLE and (lossy or self.state == "unknown")
 
@@ -113,7 +113,7 @@ def _of_role(answer: Any) -> str | None:
     return text_of(answer[0])
 
 
-# What tells a field of INFO that is not there: a command, and how its answer reads.
+# For a field that INFO lacks: the command that reports it, and how to read the reply.
 _OTHER_WAYS: dict[str, tuple[tuple[Command, Callable[[Any], str | None]], ...]] = {
     "aof_enabled": (
         (("CONFIG", "GET", "appendonly"), _yes_or_no),
@@ -178,7 +178,7 @@ def _version(info: Info) -> Finding:
             least = " or ".join(f"{each} {a}.{b}" for each, (a, b) in OLDEST.items())
             text = f"{least} or newer is needed, this is {name} {found[0]}: choose a newer one"
             return Finding("version", "bad", text)
-    return Finding("version", "unknown", "Redis does not tell: commands were tried")
+    return Finding("version", "unknown", "Redis does not report it: the commands were tried")
 
 
 def _of_another_kind(info: Info) -> Finding | None:
@@ -223,7 +223,7 @@ def _append_only(info: Info) -> Finding:
             return Finding("append-only", "good", "writes an append-only file")
     text = (
         "Redis does not tell whether it writes an append-only file; without one a restart loses"
-        " accepted events. Look it up with who runs it"
+        " accepted events. Ask its provider"
     )
     return Finding("append-only", "unknown", text)
 
@@ -240,7 +240,7 @@ def _eviction(info: Info) -> Finding:
         return Finding("eviction", "bad", text)
     text = (
         "Redis does not tell what it does when it is full (maxmemory-policy); only `noeviction`"
-        " keeps accepted events. Look it up with who runs it"
+        " keeps accepted events. Ask its provider"
     )
     return Finding("eviction", "unknown", text)
 
@@ -313,7 +313,7 @@ def _accepting(error: Exception | None) -> Finding:
 # --- looking --------------------------------------------------------------------------------------
 
 Ask = Callable[[bytes, int], list[Any]]
-"""Sends packed commands and returns so many replies, a refusal in place of what was refused."""
+"""Sends packed commands and returns one reply for each; for a refused command its error."""
 
 
 def asking(client: redis.Redis) -> Ask:
@@ -323,7 +323,7 @@ def asking(client: redis.Redis) -> Ask:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What Redis says of itself, what it had to be asked beside INFO, and what was found."""
+    """INFO, the replies to further questions, and the findings drawn from both."""
 
     info: Info
     asked: list[Command]

@@ -1,4 +1,4 @@
-"""What one request, one connection and one web process may take. Nobody else spells these."""
+"""Limits of a request, a connection and a web process. No other module defines one."""
 
 MAX_BODY = 262_144
 """Bytes of a body. A session has at most 50 metadata keys of 500 characters and no images; Stripe's
@@ -41,7 +41,7 @@ SEND_DEADLINE = 6.0
 
 KEEP_ALIVE = 95.0
 """Seconds an idle connection is kept. Longer than proxies keep theirs (nginx 60 s, Heroku's router
-90 s), so that it is the proxy who closes: a request that meets a closing connection is lost."""
+90 s), so that the proxy closes first: a request sent on a closing connection is lost."""
 
 LINGER = 2.0
 """Seconds a connection is read after its last response, for the client to close it first: closing

@@ -1,4 +1,4 @@
-"""One log for web, worker, gunicorn, RQ and stripe: one line per thing that happens.
+"""One log for web, worker, gunicorn, RQ and stripe: one line per event.
 
 JSON lines, or columns on a terminal. Three rules keep personal data and secrets out:
 
@@ -6,8 +6,8 @@ JSON lines, or columns on a terminal. Three rules keep personal data and secrets
   which keys were (`dropped`). Values are cut at 200 characters.
 * **Exceptions are types and places**: never their text, which may quote anything.
 * **Texts are masked**: API keys, signing secrets, passwords in URLs and e-mail addresses always;
-  and while an event is processed, every personal value that was fetched for it (`masking`), so that
-  even a handler's careless f-string does not leave the process.
+  and while an event is processed, every personal value that was fetched for it (`masking`), even
+  where a handler formats one into its message.
 
 Plugins may replace the logging configuration (Django's LOGGING, `basicConfig(force=True)`,
 `structlog.configure`); `restore` puts ours back. What `print` writes passes none of this.
@@ -134,9 +134,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
 
 
 def restore() -> list[str]:
-    """Make the configuration hold again; what had been changed, in words. Nothing before
-    `configure`.
-    """
+    """Restore the configuration; return what had been changed. Does nothing before `configure`."""
     if _Lines.handler is None:
         return []
     root, changed = logging.getLogger(), []
@@ -190,8 +188,8 @@ class _Lines:
     def _write(self, line: str) -> None:
         """Write a line, whole, in one call of the system.
 
-        There is no lock to be held meanwhile, neither here nor in the stream: threads that wait for
-        one, and then for the interpreter, would all be as late as the last of them (measured).
+        No lock is held, here or in the stream: threads that wait for a lock and then for the
+        interpreter would all finish as late as the last one (measured).
         """
         data = f"{line}\n".encode(errors="replace")
         with suppress(OSError, ValueError):  # closed: nobody reads any more
@@ -251,7 +249,7 @@ def _masks_of_others() -> list[Callable[[str], str]]:
 
 
 def _restore_at_times() -> None:
-    """Find what a handler has changed meanwhile, such as by `django.setup()`."""
+    """Detect a configuration changed by a handler, for example by `django.setup()`."""
     now = time.monotonic()
     if now - _Lines.restored < RESTORE_PERIOD:
         return
@@ -261,7 +259,7 @@ def _restore_at_times() -> None:
 
 
 class _Mask:
-    """Masks values in texts. Most texts hold none of them, which is seen without the pattern."""
+    """Masks values in texts. Most texts contain none, which a cheap check finds."""
 
     def __init__(self, words: frozenset[str]) -> None:
         self._words = words
@@ -351,8 +349,8 @@ class GunicornLogger(_GunicornBase):
 
 
 def _without_arguments(record: logging.LogRecord) -> bool:
-    """Leave of other people's messages their fixed text, and of the arguments what is known to be
-    safe: gunicorn's, RQ's names and numbers, and types.
+    """Reduce a message of another library to its fixed text and to arguments that are known to be
+    safe: all of gunicorn's, names and numbers of RQ's, and otherwise types.
     """
     sender = record.name.split(".")[0]
     if not isinstance(record.msg, str):

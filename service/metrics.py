@@ -108,7 +108,7 @@ TABLE: dict[str, Counted] = {
     ),
     "claims": Counted(
         "all",
-        "Wake-ups by what claiming the event answered.",
+        "Wake-ups by the result of claiming the event.",
         ("answer",),
         (("claimed", "quarantined", "gone", "done", "dead", "leased", "early", "busy", "held"),),
     ),
@@ -117,7 +117,7 @@ TABLE: dict[str, Counted] = {
     ),
     "handler_runs": Counted(
         "all",
-        "Handlers by how they fared: done, retry (failed), waiting (not run: Stripe did not answer,"
+        "Handler runs by result: done, retry (failed), waiting (not run: Stripe did not answer,"
         " or its own process is busy), dead, superseded, skipped, lost (run, and the claim passed"
         " to another worker).",
         (HANDLER, "status"),

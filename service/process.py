@@ -1,4 +1,4 @@
-"""What every long-running process of ours does about itself."""
+"""Hardening that every long-running process applies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PR_SET_DUMPABLE = 4
 def keep_memory_private() -> None:
     """Leave no core dump, and let no process of the same user read our memory or environment.
 
-    Personal data and keys are in there. Holds for the processes forked from here on. Debuggers and
+    Memory holds personal data and keys. Holds for the processes forked from here on. Debuggers and
     profilers then need root, or CAP_SYS_PTRACE. The second half is Linux's (prctl(2)).
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -27,7 +27,7 @@ def keep_memory_private() -> None:
 
 
 def hook_exceptions() -> None:
-    """Log what a thread, a finalizer or the program itself raises and nobody catches.
+    """Log uncaught exceptions of threads, finalizers and the main program.
 
     Python would print it with its text, past the pipeline.
     """

@@ -1,6 +1,6 @@
-"""The decision about a delivery: what it is, and what the sender is answered.
+"""The decision about a delivery, and the response to its sender.
 
-What the sender is told decides what it does next, so each answer is part of the delivery contract
+The response decides whether the sender repeats the delivery, so each is part of the contract
 (docs/design.md):
 
 ======================================== ====== ==============================================
@@ -11,11 +11,11 @@ another event type, or the other mode    200    counted; sending it again would 
 not proven to come from Stripe           400    nothing is stored
 signed, but no event                     400    nothing is stored
 too large                                413    nothing is stored
-full, short of memory, Redis in trouble  503    "not now": Stripe keeps it and sends it again
+full, short of memory, Redis in trouble  503    Stripe delivers it again later
 ======================================== ====== ==============================================
 
-Knows neither Flask nor a server, and asks Redis nothing: both the server's loop and the Flask route
-call it.
+Independent of Flask, of the server and of Redis: both the server's loop and the Flask route call
+it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from service.redis_errors import explain
 from service.settings import Settings
 
 RETRY_AFTER = 30
-"""Seconds, sent with 503. Stripe keeps its own schedule; other senders may heed it."""
+"""`Retry-After` of a 503, in seconds. Stripe follows its own schedule; other senders may use it."""
 
 HEADERS = (
     ("Cache-Control", "no-store"),
@@ -130,7 +130,7 @@ class Receiver:
         return self._answered(answer, event, **explain(error).fields())
 
     def refuse(self, status: int, reason: str, hint: str | None = None) -> Answer:
-        """Return the answer to a delivery that is not what it should be."""
+        """Return the response to an invalid delivery."""
         self._metrics.count("refusals", reason)
         log.warning("delivery_refused", status=status, reason=reason)
         hint = _HINTS[reason] if hint is None else hint

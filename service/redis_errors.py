@@ -1,4 +1,4 @@
-"""What an error of Redis, or of the way there, means, in words: one table, one function.
+"""What an error of Redis or of the network to it means, and what to do: one table, one function.
 
 Its text may quote an address, a user or a value, and is never shown. What is shown cannot be
 personal: the class, and Redis' own word, the name of an errno or what TLS says, which lead to a
@@ -44,12 +44,12 @@ _CERTIFICATE = "the certificate of Redis is refused: "
 
 CAUSES: dict[str, _Row] = {
     # Redis' own words (https://redis.io/docs/latest/develop/reference/protocol-spec/)
-    "OOM": _Row("Redis has used up its memory: give it more (maxmemory), or let events settle"),
+    "OOM": _Row("Redis is out of memory: raise maxmemory, or wait for events to settle"),
     "MISCONF": _Row("Redis cannot write its files: look into its log and at its disk"),
     "READONLY": _Row("a replica takes no writes: give REDIS_URL the primary's address"),
     "NOREPLICAS": _Row("Redis has fewer replicas than min-replicas-to-write asks for"),
     "LOADING": _Row("Redis has just started and reads its files: it takes a while"),
-    "BUSY": _Row("a script holds Redis: look for what else uses it (SLOWLOG)"),
+    "BUSY": _Row("a script blocks Redis: check what else uses it (SLOWLOG)"),
     "MASTERDOWN": _Row("this is a replica that has lost its primary: wait for the failover"),
     "NOSCRIPT": _Row("Redis forgot our scripts, as after a restart: they are loaded again"),
     "TRYAGAIN": _Row(_CLUSTER, lasting=True),
@@ -65,7 +65,7 @@ CAUSES: dict[str, _Row] = {
         lasting=True,
     ),
     "WRONGTYPE": _Row("a key of ours holds something else: does another application use it?"),
-    "STALE": _Row("a command came so late that it had been asked again: is the network slow?"),
+    "STALE": _Row("a command arrived after it had been repeated: check the network's latency"),
     # What Redis says without a word of its own
     "MAXCLIENTS": _Row("Redis takes no more connections: raise maxclients, or run fewer processes"),
     "UNKNOWN_COMMAND": _Row(
@@ -80,13 +80,11 @@ CAUSES: dict[str, _Row] = {
         "this Redis may lose events, or lacks what is needed: `python -m service check` says what"
     ),
     # The way there
-    "POOL": _Row(
-        "none of this process's connections to Redis got free: is Redis slow, or far away?"
-    ),
+    "POOL": _Row("no connection of this process's pool became free: check the latency of Redis"),
     "CLOSED": _Row(_CUT),
     "NOT_REDIS": _Row(f"what answers is not Redis, or expects TLS (rediss://): {_ADDRESS}"),
     "TIMEOUT": _Row(f"no answer in time: {_ADDRESS}, and what a firewall lets through"),
-    "TLS_TIMEOUT": _Row("no TLS in time: does Redis speak plain text (redis:// in REDIS_URL)?"),
+    "TLS_TIMEOUT": _Row("no TLS handshake in time: write redis:// if Redis uses no TLS"),
     "TLS": _Row("no TLS connection: does Redis speak TLS at this port, and of a version not old?"),
     "EAI": _Row("the name of the host cannot be resolved: check the host in REDIS_URL, and DNS"),
     "ECONNREFUSED": _Row(f"nothing listens there: {_ADDRESS}"),

@@ -64,7 +64,7 @@ _NEEDS: dict[Role, dict[str, str]] = {
 
 
 class SettingsError(Exception):
-    """The environment does not make a configuration. The text lists every fault, a line each."""
+    """The environment is no valid configuration. The text lists every fault, one per line."""
 
 
 class Settings(BaseSettings):
@@ -105,8 +105,8 @@ class Settings(BaseSettings):
     https_proxy: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("HTTPS_PROXY", "https_proxy"),
-        description="Proxy for the calls of Stripe's API, http://[user:password@]host:port. What it"
-        " hands on is encrypted for Stripe.",
+        description="Proxy for the calls of Stripe's API, http://[user:password@]host:port. The"
+        " connection through it is encrypted up to Stripe.",
     )
     no_proxy: str = Field(
         default="",
@@ -154,7 +154,7 @@ class Settings(BaseSettings):
         default=(),
         description="What you vouch for in place of Redis, separated by commas: append-only (events"
         " outlive a restart), eviction (no event is evicted), memory (you watch how full it is),"
-        " primary (it is no replica). Needed where Redis does not tell, or tells otherwise.",
+        " primary (it is no replica). Needed where Redis does not report it, or reports otherwise.",
     )
     accept_redis_loss: bool = Field(
         default=False,
@@ -531,7 +531,7 @@ def _mode(live: bool | None) -> str:
 
 
 def clean(value: str) -> str:
-    """Drop what stands around a value by mistake: blanks, a byte-order mark, a pair of quotes."""
+    """Strip blanks, a byte-order mark and one pair of quotes from around a value."""
     value = value.strip(_AROUND)
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         value = value[1:-1].strip(_AROUND)

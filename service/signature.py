@@ -1,7 +1,7 @@
 """Proof that a delivery comes from Stripe: `verify` checks it, `sign` makes it.
 
-Works on bytes, does no I/O and reads no clock, so that any byte sequence whatever ends in
-an answer or in one of the three errors below, never in something else.
+Works on bytes, does no I/O and reads no clock, so that any input ends
+in a result or in one of the three errors below.
 
 The scheme (https://docs.stripe.com/webhooks#verify-manually): the header
 `Stripe-Signature: t=<unix seconds>,v1=<hex>[,v1=<hex>...]` carries
@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 TOLERANCE = 300
-"""Seconds a timestamp may lie in the past or in the future: what Stripe's libraries allow."""
+"""Largest age of a timestamp in seconds, the default of Stripe's libraries; also its largest lead,
+which those do not check."""
 
 MAX_SIGNATURES = 16
 """`v1` entries looked at. Stripe sends one per active secret, of which there are two at most
@@ -56,7 +57,7 @@ class SignatureMismatch(SignatureError):
 
 
 class SignatureExpired(SignatureError):
-    """Rightly signed, but too long ago or too far ahead of our clock."""
+    """Correctly signed, but the timestamp is too far from our clock, in the past or the future."""
 
     code = "signature_expired"
 
@@ -118,7 +119,7 @@ def _parse(header: str) -> tuple[str, list[bytes]]:
             timestamps.append(value)
         elif scheme == "v1":
             entries += 1
-            # A misshapen entry proves nothing and harms nothing: Stripe's SDKs pass over it, too.
+            # A malformed entry is skipped, as Stripe's SDKs do.
             if _SIGNATURE.match(value):
                 candidates.append(value.encode())
     # Python's SDK takes the first `t`, Node's the last: two are refused rather than chosen from.

@@ -1,4 +1,4 @@
-"""Acts: claim, fetch, dispatch, settle."""
+"""The worker: claim events, fetch their sessions, run handlers, settle."""
 
 import importlib.util
 from pathlib import Path

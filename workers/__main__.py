@@ -45,8 +45,8 @@ from workers.failures import StripeFailure
 def main(context: click.Context, periodic: bool) -> None:
     """Run a worker (without a command), or one of the tools below.
 
-    A worker takes events from the inbox and runs the handlers, until SIGTERM: then it finishes
-    what it has in hand within 25 seconds, or gives it back.
+    A worker claims events from the inbox and runs their handlers. On SIGTERM it finishes its
+    events within 25 seconds, or releases them.
 
     Exit codes: 0 done, 1 Stripe refused, a fault was found or not healthy, 2 wrong usage, 69 Redis
     cannot be reached, 78 the settings, a plugin or Redis are not as they must be, 143 stopped by
@@ -60,7 +60,7 @@ def main(context: click.Context, periodic: bool) -> None:
 
 @main.command()
 def periodic() -> None:
-    """Wake what is past due: retries, events of workers that died, lost wake-ups.
+    """Wake events that are due: retries, events of dead workers, lost wake-ups.
 
     Also asks Stripe every five minutes what was missed (see `reconcile`). Every worker runs one
     beside it, unless started with --no-periodic. At least one has to run; any number may.
@@ -72,7 +72,7 @@ def periodic() -> None:
 
 @main.command()
 def health() -> None:
-    """Say whether the worker or periodic process of this container still beats.
+    """Check that the worker or periodic process of this container is alive.
 
     Looks at a file in the directory for temporary files (workers/beat.py), not at Redis. On a
     machine with several of them it says that at least one is alive.
@@ -155,14 +155,14 @@ def start_handler(name: str) -> None:
     metavar="PLUGIN.FUNCTION",
     help="As `handlers` lists them.",
 )
-@click.option("--dry-run", is_flag=True, help="Fetch and say what it would get; do not call it.")
+@click.option("--dry-run", is_flag=True, help="Fetch and print what it would get; do not call it.")
 @click.option("--account", type=ACCOUNT, metavar="ACCT", help="A connected account: acct_...")
 @click.option("--json", "as_json", is_flag=True, help="An object instead of sentences.")
 def run_handler(session: str, name: str, dry_run: bool, account: str | None, as_json: bool) -> None:
     """Run one handler for one session, as it stands now. SESSION: vs_...
 
     Redis is not used. The handler gets an idempotency key of its own (run-vs_...), so an effect
-    that a worker had is had again. Exceptions are shown with their text, personal values masked.
+    of a worker's run happens again. Exceptions are shown with their text, personal values masked.
 
     \b
     python -m workers run vs_... --handler acme.grant_access --dry-run
@@ -219,9 +219,9 @@ def reconcile(  # noqa: PLR0913 (one for each option)
     account: str | None,
     as_json: bool,
 ) -> None:
-    """Ask Stripe what was missed, and take it in.
+    """Compare Stripe's list of events with the inbox, and accept what is missing.
 
-    Safe at any time and any number of times: what the inbox knows stays as it is. Connected
+    Safe at any time and any number of times: known events are left unchanged. Connected
     accounts are asked for, too: those that events came from, and with STRIPE_CONNECTED_ACCOUNTS=1
     all that Stripe lists. With --since more than 30 days ago, sessions are looked at too, as
     Stripe lists no older events.
@@ -267,7 +267,7 @@ def reconcile(  # noqa: PLR0913 (one for each option)
             why = MEMORY_IS_SHORT if "memory" in str(full) else INBOX_IS_FULL
             click.echo(f"{why}. Then run it again", err=True)
             return 1
-        # Of the one that was asked for by name nothing can be said.
+        # An account named by --account that Stripe does not show is an error.
         code = 1 if found.failed or (account and found.gone) else 0
         if as_json:
             click.echo(json.dumps(reconciling.as_json(found), indent=2))

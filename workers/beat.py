@@ -1,9 +1,9 @@
-"""A sign of life that `python -m workers health` reads: a file with the time of the last beat.
+"""The heartbeat file that `python -m workers health` reads.
 
 The worker's parent process and the periodic process beat while their loops run, whether Redis
-answers or not: a health check that fails has the platform restart the process, and no restart
-mends Redis. A child that dies is replaced by its parent, and a handler that hangs is ended by the
-heartbeat; what is left is a process that is stopped, stuck or gone, and that stops beating.
+answers or not: a failed check makes the platform restart the process, which would not repair
+Redis. A dead child is replaced by its parent, and a hung handler is ended by the heartbeat thread;
+what remains is a process that is stopped, stuck or gone.
 """
 
 from __future__ import annotations

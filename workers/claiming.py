@@ -1,4 +1,4 @@
-"""Claiming events: what was claimed is kept alive from then on, the rest is counted."""
+"""Claim events, renew the claims, and count wake-ups that gave none."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Claimer:
         return []
 
     def begin(self, answers: Iterable[Answer]) -> list[Claim]:
-        """Keep what was claimed alive; what was refused comes again by itself, if it has to."""
+        """Start to renew a claim. A refused event is woken again by the sweep if it needs to be."""
         claims = []
         for answer in answers:
             if isinstance(answer, Claim):

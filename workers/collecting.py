@@ -1,7 +1,7 @@
 """Find the handlers of a plugin (a module, or an object with marked methods), and what is wrong.
 
-Nothing that `identity_webhooks.on` marked is left out in silence: what cannot be collected, or is
-collected and cannot work, is a fault that names file and line and says what to write instead.
+Every mark of `identity_webhooks.on` is either collected or reported: a fault names file and line,
+and what to write instead.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _methods(plugin: object, faults: list[str], seen: set[Mark]) -> Iterator[Fou
 def _marked_members(kind: type, seen: set[Mark]) -> dict[str, Mark]:
     """Return the marks of methods, inherited ones too. One that is overridden counts only as seen.
 
-    Unless what overrides it has no mark: then the handler would be lost without a word.
+    An override without a mark is a fault, since the handler would silently be lost.
     """
     marked: dict[str, Mark] = {}
     for base in reversed(kind.__mro__):

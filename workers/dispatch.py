@@ -1,7 +1,7 @@
-"""Running handlers: one after the other, each alone, and what each of them raised.
+"""Run handlers one after the other, and record the result of each.
 
-How a handler fared is written down before the next one starts, and of the last one together with
-the end of the event.
+A result is recorded before the next handler starts; that of the last one together with the end of
+the event.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class Dispatcher:
     def _process_of(self, handler: Handler, claim: Claim) -> OwnProcess | None:
         """Return the process that it runs in; None: in this one.
 
-        What may have killed the event's last worker, or has killed its process, runs in none that
-        has more to lose.
+        A handler that may have killed a worker, or has killed its process, runs in a process of its
+        own, so that it cannot end other events' runs.
         """
         is_suspect = claim.lapses or DIED in claim.so_far(handler.name).reason
         shared = self._for_suspects if is_suspect else None
@@ -208,7 +208,7 @@ class Dispatcher:
 def busy_wait(claim: Claim) -> float:
     """Return a wait in seconds for a process that is busy, which grows with the event's age.
 
-    So the looks of a long line cost little, and its end is not waited for much longer than needed.
+    So polling costs little, and an event starts soon after its process is free.
     """
     return random.uniform(0.1, max(2.0, claim.age / 2))  # noqa: S311 (no secret)
 

@@ -1,4 +1,4 @@
-"""How the work on an event ends for now: settled, or given back until later."""
+"""How a claim ends: the event is settled, or released until later."""
 
 from __future__ import annotations
 

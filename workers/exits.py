@@ -1,4 +1,4 @@
-"""How a command ends: what keeps it from its work, in words and as an exit code."""
+"""How a command ends: the message and the exit code for each failure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers import plugins
 
 
 def refuse_or(run: Callable[[], int]) -> None:
-    """Exit with what `run` returns, or with the code of what it could not do without."""
+    """Exit with what `run` returns, or with the exit code of the failure."""
     try:
         code = run()
     except (SettingsError, UnsafeRedis, plugins.PluginError) as error:

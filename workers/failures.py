@@ -1,4 +1,4 @@
-"""What each failure of Stripe's API means: who waits, for how long, what then, which alarm.
+"""What each failure of Stripe's API means: what waits, how long, what follows, whether to alarm.
 
 Two tables. `ANSWERS` reads an answer as a kind of failure; `RULES` says what a kind means for each
 of our calls. docs/reliability.md shows both (a test compares), and
@@ -48,8 +48,8 @@ KEYS: dict[Call, str] = {
 class Answer(NamedTuple):
     """Answers of Stripe, and the kind of failure they are; None: any.
 
-    `words`: whether the body is Stripe's error envelope. A page of a proxy's is not, and says
-    nothing of the session.
+    `words`: whether the body is Stripe's error envelope. A proxy's error page is not, and says
+    nothing about the session.
     """
 
     status: range | None

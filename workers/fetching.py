@@ -1,7 +1,7 @@
-"""What Stripe is asked about an event: which facts, with which key.
+"""Fetch what handlers need from Stripe: which objects, with which key.
 
-What each failure means stands in workers/failures.py. A look-up that only some handlers need
-(`needs=`) holds up nobody else.
+What each failure means stands in workers/failures.py. A request that only some handlers need
+(`needs=`) does not delay the others.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Fetcher:
         """
         names, needs = [h.name for h in needy], {need for h in needy for need in h.needs}
         if is_redacted(facts.session) or self._restricted_api is None:
-            # Without the key the loader lets nobody need anything.
+            # Without the key the loader refuses handlers with `needs=`.
             facts.sensitive = Sensitive(dict.fromkeys(SENSITIVE[need] for need in needs))
             return
         try:

@@ -1,8 +1,8 @@
-"""The second thread of a worker process: it keeps claims alive and ends what hangs.
+"""The heartbeat thread of a worker process: it renews claims and enforces timeouts.
 
-A handler runs in this process and cannot be interrupted safely, so one that overstays its timeout
-is ended together with the process: its attempt is recorded, everything else in flight is given
-back without spending an attempt, and the parent (workers/supervisor.py) starts a fresh process.
+A handler cannot be interrupted safely within its process, so one that exceeds its timeout is ended
+together with the process: its attempt is recorded, all other events are released without spending
+an attempt, and the parent (workers/supervisor.py) starts a fresh process.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Heartbeat:
                 self._started = True
 
     def end(self, claim: Claim) -> None:
-        """Let go of it: it is settled or given back."""
+        """Stop renewing the claim: the event is settled or released."""
         with self._lock:
             watched = self._watched.get(claim.event.key)
             if watched is not None and watched.claim is claim:
@@ -143,9 +143,9 @@ class Heartbeat:
             self._leave_locked(why)
 
     def _leave_locked(self, why: str) -> None:
-        """Give everything back, at once, and end the process.
+        """Release all events at once, and end the process.
 
-        Of the event whose handler hangs, other handlers may not have had their turn.
+        Other handlers of the hung event may not have run yet.
         """
         for watched in self._watched.values():
             try:

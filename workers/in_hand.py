@@ -1,9 +1,9 @@
-"""What a process has in hand, where its supervisor can read it when the process has died.
+"""Shared memory in which a process notes its events, for its supervisor to read after a crash.
 
 Shared memory with a line for each thread, written with no call of the system: which event, by which
-claim, and which handler of it runs. So a death tells what it may have been of, at no write to Redis
-for each handler. Beside the lines stands when the process last ran: the supervisor sees there that
-one has stalled.
+claim, and which handler of it runs. So the cause of a crash can be named without a write to Redis
+for each handler. A timestamp beside the lines shows when the process last ran, so that the
+supervisor detects a stall.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The way of one event: claim, fetch, dispatch, end.
+"""Process one event: claim, fetch, dispatch, end.
 
-The worker (workers/pool.py) calls `Processor.claim` and `Processor.process`; the latter is the
-story, read top to bottom. What is asked of Stripe stands in workers/fetching.py, what its failures
+The worker (workers/pool.py) calls `Processor.claim` and `Processor.process`; the latter
+shows all steps in order. What is asked of Stripe stands in workers/fetching.py, what its failures
 mean in workers/failures.py, how handlers are run in workers/dispatch.py, and how it ends in
 workers/ending.py.
 """
@@ -131,7 +131,7 @@ class Processor:
         return self._claimer.claim(count)
 
     def process(self, claim: Claim, *, and_claim: bool = False) -> Claim | None:
-        """Take the event one step on: run what is due, settle it or give it back.
+        """Process the event: run the handlers that are due, then settle or release it.
 
         With `and_claim`, the next event is claimed in the same round trip that ends this one, and
         returned if there is one. Nothing is raised, whatever happens.
@@ -153,7 +153,7 @@ class Processor:
         return self._first_of(following)
 
     def _work(self, claim: Claim) -> End | None:
-        """Run what is due; say how the claim ends, None when it is not ours any more."""
+        """Run the handlers that are due; return how the claim ends, None if it was lost."""
         subscribed, facts = self._router.match(claim.event.kind), None
         due = [handler for handler in subscribed if claim.is_due(handler.name)]
         with self._dispatcher.turn(claim, due) as is_its_turn:
@@ -170,7 +170,7 @@ class Processor:
         return None if claim.lost else end_of(claim, subscribed, facts)
 
     def _run(self, due: list[Handler], claim: Claim, facts: Facts) -> None:
-        """Run what is due: first all that can, so that nobody waits for what others need."""
+        """Run the handlers that are due: first those that need no sensitive fields."""
         needy = [each for each in due if each.needs and not facts.skips(each)]
         ready = [each for each in due if each not in needy]
         self._dispatcher.run(ready, claim, facts, to_the_end=not needy)

@@ -66,9 +66,9 @@ class OwnProcess:
 
     @contextmanager
     def turn(self) -> Iterator[bool]:
-        """Wait until no other event runs there. False, at once, if another one waits already.
+        """Wait until no other event runs there. False, at once, if another event already waits.
 
-        So a slow handler holds two threads of the worker, and the others go on.
+        So a slow handler occupies at most two threads of the worker.
         """
         if not self._next.acquire(blocking=False):
             yield False
@@ -156,7 +156,7 @@ _PROGRAM = "import sys; from workers.own_process import serve; serve(*sys.argv[1
 
 
 def serve(names: str, descriptor: str, idle: str) -> None:
-    """Be the process: run these handlers as asked, until the worker is gone or it is idle."""
+    """Entry point of the process: run handlers on request until the worker ends or it is idle."""
     process.keep_memory_private()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     # A stop is for the worker, which gives a handler time to end.

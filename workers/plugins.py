@@ -1,6 +1,6 @@
 """Find plugins and build the router of this process.
 
-Three doors, in this order; every plugin of a process, ours too, comes through one of them:
+Every plugin, built-in ones too, comes from one of three sources, loaded in this order:
 
 1. files in `workers/handlers/`;
 2. dotted paths in `HANDLERS`: `package.module` or `package.module:object`;
@@ -42,7 +42,7 @@ def load(settings: Settings) -> Router:
     """Load every plugin.
 
     Raises:
-        PluginError: when any plugin has a fault; a half-loaded process would lose events quietly.
+        PluginError: a plugin has a fault. Starting without it would silently skip its handlers.
     """
     router, faults = Router(), []
     made: list[tuple[str, Mark]] = []

@@ -1,7 +1,7 @@
 """The threads of a worker process, each of which runs one event at a time.
 
-A thread that is through with an event claims the next one itself, in the round trip that ends the
-first; the main thread claims for those that are idle.
+A thread that ends an event claims the next one in the same round trip; the main thread claims for
+idle threads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ask Stripe what was missed, and take it in as if it had just been delivered.
+"""Reconciliation: compare Stripe's list of events with the inbox, and accept what is missing.
 
 What Redis loses (a power cut, a failover) and what was never delivered (an outage longer than
 Stripe retries) is still in Stripe's list of events for 30 days. Every event found goes through the
@@ -39,7 +39,7 @@ from workers.stripe_api import PAGE, StripeApi
 from workers.verification import event_kind
 
 PERIOD = 300.0
-"""Seconds between two rounds: within so long, what Redis lost is back."""
+"""Seconds between two rounds, and so the longest time until a lost event is back."""
 
 OVERLAP = 600
 """Seconds a pass reaches back before the last one: Stripe's list lags behind [secondary]."""
@@ -219,7 +219,7 @@ class Reconciler:
                 known |= dict.fromkeys(self._paced(self._api.connected_accounts()))
             except StripeFailure as failure:
                 self._report(failure, "connected accounts", found)
-        # In another order each time: whoever comes behind two that fail is not always the same.
+        # In random order, so that two failing accounts do not always block the same others.
         connected = random.sample(list(known), len(known))
         return [*([] if self._api.is_organization else [None]), *connected]
 

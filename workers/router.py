@@ -1,4 +1,4 @@
-"""Which handlers an event goes to, and what their answers mean.
+"""Which handlers an event goes to, and what their results mean.
 
 `identity_webhooks.on` only marks a function; a `Router` takes the marked functions of plugins
 (workers/collecting.py finds them).

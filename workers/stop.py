@@ -28,7 +28,7 @@ class Stop:
     """
 
     parent: int | None = None
-    """A process id: when that is no longer our parent, nobody would stop or restart us."""
+    """Process id of the parent. The process stops when this is no longer its parent."""
 
     def __init__(self) -> None:
         self.requested_at: float | None = None

@@ -1,8 +1,8 @@
 """The API client: the eight operations of Stripe Identity, and events, on Stripe's own SDK.
 
 What the SDK leaves to its user is settled here: timeouts (its default is 80 s), retries (a
-`StripeClient` makes none by itself, measured), telemetry off, and for every failure an answer to
-"may it pass?".
+`StripeClient` makes none by itself, measured), telemetry off, and every failure
+raised as `StripeFailure`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PAGE = 100
 """Objects in a page of a list, at most."""
 
 LONGEST_RETRY_AFTER = 3600.0
-"""Seconds: after that we ask again whatever we were told."""
+"""Longest `Retry-After` that is honoured, in seconds."""
 
 _EXPAND = ["last_verification_report", "verified_outputs"]
 EVENT_TYPES = [

@@ -1,4 +1,4 @@
-"""The worker process that is started: a parent that keeps its children running.
+"""The parent process of a worker: it starts its children and restarts those that die.
 
 One child runs events; the other is a periodic process, unless that is wanted apart. The parent
 imports everything, checks everything, and forks; it holds no connection and no thread. When a child
@@ -203,7 +203,7 @@ def _ended(children: list[_Child]) -> list[_Child]:
 
 
 def _kill_stalled(child: _Child) -> None:
-    """Say what it stalled with, and kill it: it cannot heed anything else."""
+    """Log what it had in hand, and kill it: it reacts to no other signal."""
     name = "worker_stalled" if child.role == "worker" else "periodic_stalled"
     _report(name, child, child.in_hand.read(), pid=child.pid, limit=STALLED)
     if child.pid:
@@ -211,7 +211,7 @@ def _kill_stalled(child: _Child) -> None:
 
 
 def _report_death(child: _Child) -> None:
-    """Say of what it may have died. Its events are due again when their leases have run out."""
+    """Log what may have killed it. Its events are due again when their leases run out."""
     name = "worker_died" if child.role == "worker" else "periodic_died"
     _report(name, child, child.in_hand.bury(), exit_code=child.code)
 

@@ -1,4 +1,4 @@
-"""What Stripe said of an event's session: where it stands now, and what in it is personal."""
+"""The fetched session of an event: its outcome, its freshness, and its personal values."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def personal_values(session: dict[str, Any]) -> set[str]:
     return found
 
 
-# Words of Stripe's, not of the person; masking them would only blind the log.
+# Stripe's own words, not personal data: masking them would make logs useless.
 _NOT_PERSONAL = frozenset({"status", "type", "id_number_type", "code", "reason", "country"})
 
 

@@ -1,4 +1,4 @@
-"""The inbox: the durable record of every event, in Redis. What others use of it stands here."""
+"""The inbox: the durable record of every event, in Redis. Import it from here."""
 
 from service.inbox.inbox import Inbox, memory_is_short, pending_limit
 from service.inbox.pipeline import (

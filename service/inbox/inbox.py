@@ -37,7 +37,7 @@ from service.inbox.search import Filter, Search
 
 MEMORY_LIMIT, MEMORY_PROBE = 0.8, 5.0
 """Share of Redis' `maxmemory` above which no new event is accepted, and seconds between two looks.
-The rest is for working off what is there: at its limit Redis refuses all writes."""
+The rest is needed to process pending events: at its limit Redis refuses all writes."""
 
 EVENT_SIZE = 1000
 """Bytes of Redis that a pending event takes, about (docs/performance.md)."""
@@ -75,7 +75,7 @@ class Inbox:
     def pipeline(self) -> Iterator[Pipeline]:
         """Collect changes of state; they are sent in one piece at the end of the block.
 
-        The replies are there after the block. What fails is raised where a reply is read.
+        Replies are available after the block. An error is raised when its reply is read.
         """
         pipe = Pipeline(self._scripts, self._limits, self._memory)
         yield pipe
@@ -261,7 +261,7 @@ class Inbox:
         return sorted(map(text_of, cast("list[bytes]", self._redis.zrange(keys.ACCOUNTS, 0, -1))))
 
     def watermark(self, account: str | None = None) -> int | None:
-        """Up to when Stripe's events have been compared with the inbox, unix seconds.
+        """Time up to which Stripe's events have been reconciled, in unix seconds.
 
         None: not yet. Each connected account has a watermark of its own.
         """
@@ -308,8 +308,8 @@ class Inbox:
 
 
 def memory_is_short(info: Mapping[str, Any]) -> bool:
-    """Whether Redis is so full, by its INFO, that no new event is accepted; False if it is silent
-    about that."""
+    """Whether INFO reports so little free memory that no new event is accepted; False if INFO does
+    not report memory."""
     try:
         used, limit = int(info["used_memory"]), int(info["maxmemory"])
     except (KeyError, ValueError):

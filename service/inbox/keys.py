@@ -1,4 +1,4 @@
-"""Every Redis key of the service, and the times the inbox works with. Nobody else spells a key.
+"""Every Redis key of the service, and the durations of the inbox. No other module names a key.
 
 =========================== ====== ======= ===================================================
 key                         type   TTL     meaning
@@ -20,7 +20,7 @@ iw:listed                   string -       `all` once every event is in these li
 iw:audit                    list   -       what people had done: the last thousand, a line each
 iw:handlers                 hash   -       handler -> when a worker last started with it (unix s)
 iw:session:<account>:<vs>   string lease   "<event key> <token>": who works on this session
-iw:waiting:<account>:<vs>   list   -       events that found it busy, first come first
+iw:waiting:<account>:<vs>   list   -       events waiting for this session, oldest first
 iw:last:<month>:<xx>        hash   400 d   <account>:<vs> -> kind of the last event of this session
                                            that handlers heard in that month; <vs> ends in <xx>
 iw:pause                    string itself  until when no event is claimed (ms), and why
@@ -57,10 +57,10 @@ asked       nonce of the call that accepted it; absent once it was replayed or d
 lease       until when it is claimed; absent when nobody holds it
 token       fencing token of the last claim
 not_before  no claim before this moment
-waits       releases since anything was done: what the delay of the next one grows with
-lapses      leases that ran out unreleased since anything was done
+waits       releases since the last progress; the next delay grows with it
+lapses      leases that ran out since the last progress
 ran         which handler ran when the last process died that held the event
-outcome     what the handlers were told: verified, needs_input, ...
+outcome     the outcome handlers got: verified, needs_input, ...
 reason      why it waits, why it died, or the code of last_error the handlers were told
 settled     when it was finished
 h:<handler> status|attempts|ms since accepted|due again|reason|first failed at
@@ -108,12 +108,12 @@ MONTHS_KEPT = 15
 """Calendar months that `KEEP_LAST` can touch."""
 
 KEEP_ANSWER = 5.0
-"""Seconds the answer of a script is kept for whoever did not get it and asks again, which happens
-within two seconds (`TIMEOUT` in service/connection.py), or when the worker claims next."""
+"""Seconds a script's reply is kept for a caller that did not receive it. Such a caller repeats the
+call within two seconds (`TIMEOUT` in service/connection.py), or with the worker's next claim."""
 
 STEP = 5.0
-"""Seconds by which the clock of Redis has to be off to have been set. A caller may be late by less,
-and less costs no lease."""
+"""Smallest jump of the Redis clock, in seconds, that counts as a change of the clock. A smaller one
+cannot be told from a late caller, and ends no lease."""
 
 CATCH_UP = 0.01
 """Seconds by which each sweep, of which there are two a second, brings the clock of the inbox back

@@ -74,7 +74,7 @@ class Refused(StrEnum):
 
 
 Answer = Claim | Refused | Quarantined
-"""What claiming an event answered."""
+"""Result of claiming an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Reply(Generic[T]):
         self._read = read
         self._raw: Any = _UNSENT
         self.when_lost: Callable[[], None] | None = None
-        """Called when the command was sent and no reply came."""
+        """Note that the command was sent and no reply arrived."""
 
     def set(self, raw: Any) -> None:
         """Keep the raw reply of Redis, or the exception in its place."""
@@ -168,7 +168,7 @@ class Memory:
     """What one pipeline leaves for the next ones of a process. For any thread."""
 
     def __init__(self) -> None:
-        # Claims to which no reply came. They may have happened: whoever claims next asks for the
+        # Claims without a reply. They may have taken effect: the next claim repeats them
         # same, and gets the events that would otherwise wait for the end of a lease nobody has.
         self.unanswered: deque[Ask] = deque()
         # Slots that no pipeline has. One whose reply was lost does not come back.
@@ -187,7 +187,7 @@ class Memory:
             return Slot()
 
     def unanswered_for(self, count: int) -> Ask | None:
-        """Return what was not answered to whoever can take `count` events, and forget it."""
+        """Return and forget an unanswered claim of at most `count` events."""
         for _ in range(len(self.unanswered)):
             with suppress(IndexError):  # another thread was first
                 ask = self.unanswered.popleft()
@@ -283,7 +283,7 @@ class Pipeline:
     def save_progress(
         self, claim: Claim, handler: str, progress: Progress, delay: float = 0
     ) -> Reply[bool]:
-        """Write down how a handler fared; for `retry`, due again after `delay` seconds.
+        """Record a handler's result; for `retry`, due again after `delay` seconds.
 
         False when the claim was lost: nothing was written, and nothing more may be started.
         """
@@ -326,7 +326,7 @@ class Pipeline:
         return self._add(read, "sweep", limit, *self._memory.since_last_sweep())
 
     def replay(self, key: str, handlers: str = "dead", by: str = "") -> Reply[Replayed]:
-        """Run an event again that nobody works on: what died or waits, `all`, or the one named.
+        """Replay an unclaimed event: its dead and waiting handlers, `all`, or the one named.
 
         The record says who asked for it (`by`), if that is told.
 
@@ -368,9 +368,9 @@ class Pipeline:
         return self._add(bool, "acquire", task, to_ms(period))
 
     def spend_call(self) -> Reply[float]:
-        """Take a call of Stripe's API out of the rate that all processes share.
+        """Reserve one call of Stripe's API from the rate that all processes share.
 
-        0 when it is taken, else the seconds until asking again makes sense.
+        Returns 0 if reserved, else the seconds to wait before asking again.
         """
         return self._add(lambda raw: int(raw) / 1000, "spend", self._limits.api_rate)
 

@@ -1,7 +1,7 @@
-"""Whether a Redis does what the inbox asks of it: found out by doing it. No I/O.
+"""Commands that try whether a Redis supports what the inbox needs. No I/O.
 
-Accepting is tried by the very script, on an event that is none and is taken out again in the same
-step, so that nobody sees it. What else workers need is tried command by command.
+Accepting is tried with the real script and a fictitious event, which the same step removes, so
+that no worker sees it. What else workers need is tried command by command.
 """
 
 from __future__ import annotations

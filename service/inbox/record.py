@@ -26,7 +26,7 @@ Status = Literal["done", "skipped", "superseded", "retry", "dead"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How one handler fared with one event.
+    """Result of one handler for one event.
 
     Attributes:
         status: `done`, `skipped` (its reason filter did not fit), `superseded`, `retry`, `dead`.
@@ -234,12 +234,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quarantined:
-    """An event that is dead now, since its holders died `MAX_LAPSES` times in a row.
+    """An event that died because its workers died `MAX_LAPSES` times in a row.
 
     Attributes:
         event: the event.
         progress: how each handler had fared.
-        ran: the handler that ran when the last of them died; empty when nobody knows.
+        ran: the handler that ran when the last of them died; empty if unknown.
     """
 
     event: Event

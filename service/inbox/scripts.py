@@ -28,7 +28,7 @@ _TAKING_IN = ("replay", "retry", "adopt", "list")
 
 
 def constants(keep: int) -> dict[str, str | int | tuple[str, ...]]:
-    """Return what stands in front of each script: keys, times (ms, or s where KEEP) and limits."""
+    """Return the prelude of every script: keys, durations (ms; KEEP... in s) and limits."""
     return {
         "KEPT": KEPT,
         "RECORD": keys.RECORD,

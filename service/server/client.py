@@ -42,15 +42,14 @@ class Server(Protocol):
         """Log and count a request that is refused."""
 
     def relieve(self) -> None:
-        """Drop clients while requests take more memory than they may."""
+        """Drop clients while requests exceed their memory limit."""
 
 
 class Client(asyncio.Protocol):
     """A connection. It has a deadline at any time; the server ends those that are past it.
 
-    Its requests are seen to one after the other, one in each turn of the loop at most, so that one
-    who sends many at once waits longer than the others. What goes wrong with a client ends its
-    connection and nothing else.
+    Its requests are handled one after the other, at most one per turn of the loop, so that a client
+    that sends many does not delay the others. An error of a client ends only its connection.
     """
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
@@ -114,7 +113,7 @@ class Client(asyncio.Protocol):
         self._server.clients.discard(self)
 
     def pause_writing(self) -> None:
-        """Wait for a client that does not read, for a while."""
+        """Pause writing for a client that does not read, up to a deadline."""
         self._write_paused = True
         self._begin_waiting(SEND_DEADLINE)
 

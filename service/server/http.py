@@ -209,7 +209,7 @@ class HttpConnection:
         except httptools.HttpParserCallbackError:
             return self._refused or Refusal(400, "malformed_request")
         except httptools.HttpParserError:
-            # After the client's last request it is no concern of ours what follows.
+            # What follows the client's last request is ignored.
             return None if self.closing else Refusal(400, "malformed_request")
         return None
 

@@ -212,7 +212,7 @@ class RedisLink:
         self._unsent.extendleft(reversed(self._in_flight))
         self._in_flight.clear()
         log.warning("redis_connection_lost", **explain(error).fields())
-        # One that is refused again and again is not asked without a pause.
+        # Pause between attempts, also when Redis refuses each at once.
         is_new = self._loop.time() < self._connected_at + RETRY_PERIOD
         self._loop.call_later(RETRY_PERIOD if is_new else 0, self._open)
 

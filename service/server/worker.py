@@ -1,8 +1,8 @@
-"""The gunicorn worker class of the web process: one event loop, which waits for nobody.
+"""The gunicorn worker class of the web process: one event loop that never blocks.
 
 Deliveries are answered in the loop: those that are whole are decided together, Redis is asked once
 for all of them, and the loop goes on meanwhile. Health and readiness are answered in the loop, too.
-Everything else goes to the WSGI application on a few threads, so that no page holds a delivery.
+Everything else goes to the WSGI application on a few threads, so that no page delays a delivery.
 
 It speaks plain HTTP/1; TLS ends in front of it. After SIGTERM it goes on accepting and answering
 for `DRAIN_SECONDS`, with `Connection: close` and an unready `/readyz`, so that proxies leave in

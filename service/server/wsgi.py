@@ -44,7 +44,7 @@ def run(app: WSGIApplication, request: Request, client: str, server: tuple[str, 
 def environ(request: Request, client: str, server: tuple[str, int]) -> WSGIEnvironment:
     """Return the environment of a request.
 
-    `client` is the address of the peer; no header says that it speaks for another.
+    `client` is the address of the peer; forwarding headers are not evaluated.
     """
     _, _, query = request.target.partition("?")
     variables: dict[str, Any] = {

@@ -1,1 +1,1 @@
-"""Handlers in files: each module here is a plugin, loaded by the same call as everyone's."""
+"""Built-in handlers: each module here is a plugin, loaded like every other plugin."""

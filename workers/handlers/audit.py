@@ -1,4 +1,4 @@
-"""Writes one log line per event: the record of what happened, and the living example."""
+"""Log one line per event. Also the shortest example of a handler."""
 
 from identity_webhooks import Verification, on
 

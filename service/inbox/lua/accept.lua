@@ -3,7 +3,7 @@
 -- ARGV   nonce, key, limit of pending events, reopen dead ones (1 or 0), account or '', session, then
 --        the fields of the record: name, value, ...
 -- Answers new | pending | done | dead | reopened | full; `full` only of an event that is not known.
--- Whoever did not get the reply asks again with the same nonce. The record keeps the nonce while the
+-- A caller that got no reply repeats the call with the same nonce. The record keeps the nonce while the
 -- event is pending, which costs Redis less than a kept answer (once.lua): this script runs for every
 -- delivery.
 -- Redis runs it also when its memory is full, up to the first write.
@@ -17,7 +17,7 @@ if is_full or (state and not (state == 'dead' and ARGV[4] == '1')) then return s
 read_clock(redis.call('GET', CLOCK))
 local now = now_ms()
 if state then
-  -- With its memory full Redis refuses this, but nothing that comes behind a write.
+  -- A full Redis refuses this first write; once it has passed, none of the later ones is refused.
   if type(redis.pcall('INCR', SEQUENCE)) == 'table' then return state end
   reopen(key, 'dead', now, '')
   redis.call('HSET', RECORD .. key, 'asked', nonce)

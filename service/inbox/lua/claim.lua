@@ -1,6 +1,6 @@
--- Pop the next wake-ups and claim their events in the same step: whoever dies afterwards leaves leases
--- that run out, never an event in nobody's hands. The RQ job is used up with it; nothing of it
--- but the key in its id is read, so that a forged job can do no more than name an event.
+-- Pop the next wake-ups and claim their events in the same step: if the worker dies afterwards, its
+-- leases expire. The RQ job is deleted; only the event key in its id is read, so a forged job can do
+-- no more than name an event.
 -- Keeps all workers together within a rate of calls of Stripe's API, of which an event takes one,
 -- or two when it is thin and its other form is not known: a leaky bucket with room for a second.
 -- ARGV   how many at most; calls a second, 0 for no limit

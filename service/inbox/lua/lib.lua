@@ -402,8 +402,8 @@ local function claim(id, now)
     return {'held'}
   end
 
-  -- A lease that ran out unreleased: its holder died. One that kills its worker again and again
-  -- is set aside before it stops everything else.
+  -- A lapse: the worker died. An event that does so repeatedly is quarantined before it stops
+  -- all workers.
   local name = session_name(fields.account, fields.session)
   if ends then
     local event = event_of(key, fields)

@@ -10,7 +10,7 @@ local kept = redis.call('MGET', ANSWER .. slot, CLOCK)
 if kept[1] then
   local last, answer = string.match(kept[1], '^(%d+) (.*)$')
   if last == number then return cmsgpack.unpack(answer) end
-  -- Held up on its way for so long that its caller has asked again, and for other things since.
+  -- Arrived so late that its caller has repeated it and used the slot for other calls since.
   if tonumber(last) > tonumber(number) then error({err = 'STALE this was asked before'}) end
 end
 read_clock(kept[2])

@@ -1,4 +1,4 @@
--- Wake what is past due: retries, leases that ran out, wake-ups that got lost. Any number of
+-- Wake events that are due: retries, expired leases, lost wake-ups. Any number of
 -- sweepers may run: each event is looked at and moved in one step.
 -- A wake-up that still waits in the queue is not doubled: numbers rise along the queue, so one
 -- that is not lower than the head's has not been taken yet. It is looked at again after the
@@ -6,7 +6,7 @@
 -- every minute.
 --
 -- Before that it sees whether the clock of Redis was set. Back: the clock of the inbox goes on from
--- where it was, and is brought near that of Redis by and by. Forward: leases seem to have run out, also
+-- where it was, and gradually approaches that of Redis. Forward: leases seem to have run out, also
 -- those whose holders live; nothing is claimed for a lease, in which they renew them.
 -- ARGV   how many at most; what time it was at this caller's last sweep, and the ms since by the
 --        caller's own clock, which nobody sets (both '' at the first)
