@@ -87,7 +87,7 @@ sbom: ## what is in the image identity-webhooks: a CycloneDX document and the li
 	@docker build -q -f deploy/Dockerfile.sbom -t identity-webhooks-sbom . >/dev/null
 	@mkdir -p var/sbom && docker run --rm --network none identity-webhooks-sbom | tar -C var/sbom -xf -
 
-.PHONY: docs format lock env-example readme-demo handlers-page privacy-page trial scaling-page reference release-check sandbox-pictures
+.PHONY: docs format lock env-example readme-demo handlers-page privacy-page trial scaling-page reference release-check sandbox-pictures console-pictures
 format: $(VENV) ## let ruff write
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -118,6 +118,9 @@ readme-demo: $(DEMO) ## run the demo and put its output into README.md
 
 sandbox-pictures: $(VENV) ## docs/images: the pages of the sandbox (needs Chromium)
 	@$(BIN)/python tests/e2e/sandbox/screenshots.py
+
+console-pictures: $(VENV) ## docs/images: the pages of the console (needs Chromium)
+	@$(BIN)/python -m tests.console_pictures
 
 LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)

@@ -14,6 +14,7 @@ import click
 import redis
 
 from service import connection, findings, status
+from service.console.command import console
 from service.event_commands import events
 from service.findings import Finding
 from service.redis_errors import UnsafeRedis, explain
@@ -129,6 +130,7 @@ def _refuse(text: str) -> NoReturn:
     sys.exit(os.EX_CONFIG)
 
 
+main.add_command(console)
 main.add_command(events)
 
 

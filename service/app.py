@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from service import connection, findings, logs
+from service.console import pages
 from service.findings import Finding
 from service.inbox import Inbox
 from service.ledger import Ledger
@@ -73,6 +74,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.add_url_rule(READY_PATH, view_func=web.readyz)
     app.add_url_rule(METRICS_PATH, view_func=web.metrics_page)
     app.register_error_handler(HTTPException, web.http_error)
+    if web.settings.console_password_hash or web.settings.console_user_header:
+        app.register_blueprint(pages.blueprint(web.settings, web.redis))
     app.after_request(_harden)
     app.extensions["identity_webhooks"] = web
     return app
@@ -199,7 +202,8 @@ def _response(answer: Answer) -> Response:
 
 
 def _harden(response: Response) -> Response:
-    response.headers.extend(HEADERS)
+    for name, value in HEADERS:
+        response.headers.setdefault(name, value)
     if response.status_code == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER)
     return response

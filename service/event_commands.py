@@ -135,7 +135,7 @@ def list_events(room: Room, /, limit: int, as_json: bool, **given: Any) -> None:
             record.event.session,
             record.state,
             _time(record.accepted),
-            _next(record),
+            next_run(record),
             record.outcome,
             record.reason,
         )
@@ -178,14 +178,14 @@ def show(room: Room, thing: str, as_json: bool) -> None:
             click.echo(f"{name:12} {facts[name] or ''}".rstrip())
         click.echo(f"{'claims':12} {record.claims}")
         if record.state == "pending":
-            click.echo(f"{'next':12} {_next(record)}")
+            click.echo(f"{'next':12} {next_run(record)}")
         click.echo()
-    lines = sorted((each for record in records for each in _timeline(record)), key=lambda e: e[0])
+    lines = sorted((each for record in records for each in timeline(record)), key=lambda e: e[0])
     rows = [(_time(at, "milliseconds"), key, what) for at, key, what in lines]
     click.echo(table(("TIME", "EVENT", "WHAT"), rows))
 
 
-def _timeline(record: Record) -> list[tuple[datetime, str, str]]:
+def timeline(record: Record) -> list[tuple[datetime, str, str]]:
     """Return what is known to have happened to an event: moment, key, what."""
     event = record.event
     found = [(record.accepted, f"accepted: {event.kind}, {event.form}")]
@@ -561,7 +561,7 @@ def _iso(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds")
 
 
-def _next(record: Record) -> str:
+def next_run(record: Record) -> str:
     """Return when a pending event runs next, in words."""
     if record.state != "pending":
         return ""

@@ -9,6 +9,7 @@ set. All faults are reported in one error, none shows a secret.
 from __future__ import annotations
 
 import base64
+import ipaddress
 import os
 import re
 import ssl
@@ -28,6 +29,7 @@ from pydantic_settings import (
 )
 
 from service import redis_url
+from service.console import people
 from service.signature import TOLERANCE, Secret
 
 Role = Literal["web", "worker", "tool"]
@@ -216,6 +218,28 @@ class Settings(BaseSettings):
         description="Events a worker process works on at once, each on a thread, which mostly"
         " waits for Stripe, or for what a handler calls. Set to 1 if a handler is not thread-safe.",
     )
+    console_password_hash: Annotated[tuple[people.Person, ...], NoDecode] = Field(
+        default=(),
+        repr=False,
+        description="Switches on the console at /console/ (docs/console.md) for these people:"
+        " NAME=HASH, or NAME:read-only=HASH for one who may only look, separated by commas."
+        " `python -m service console hash NAME` asks for a password and prints it.",
+    )
+    console_user_header: str = Field(
+        default="",
+        description="Switches on the console for whoever a proxy names in this header, such as"
+        " X-Forwarded-User. The proxy has to check who they are, and to drop the header of others.",
+    )
+    console_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Addresses from which CONSOLE_USER_HEADER is believed, separated by commas:"
+        " 10.0.0.7 or 10.0.0.0/24.",
+    )
+    console_operators: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Who of those named in CONSOLE_USER_HEADER may act, separated by commas. All"
+        " others may only look.",
+    )
     port: int | None = Field(
         default=None,
         ge=1,
@@ -261,6 +285,8 @@ class Settings(BaseSettings):
             faults.append("STRIPE_LIVEMODE: set it to 1 or 0, or give STRIPE_API_KEY")
         if settings is not None:
             faults += [*settings._mode_faults(), *settings._forward_faults(role, named)]
+            if role == "web" and settings.console_user_header and not settings.console_proxies:
+                faults.append("CONSOLE_PROXIES: missing. Set it to the address of your proxy")
         if faults or settings is None:
             raise SettingsError("\n".join(["the settings are not complete:", *faults]))
         return settings
@@ -398,7 +424,33 @@ class Settings(BaseSettings):
             raise ValueError("should be whsec_ and the base64 of 24 to 64 random bytes")
         return value
 
-    @field_validator("handlers", "forward_to", "redis_vouch_for", mode="before")
+    @field_validator("console_password_hash", mode="before")
+    @classmethod
+    def _parse_people(cls, value: object) -> object:
+        return people.parse(value) if isinstance(value, str) else value
+
+    @field_validator("console_user_header")
+    @classmethod
+    def _check_header(cls, value: str) -> str:
+        # The server drops headers with an underscore: it could pose as a dash.
+        if value and not re.fullmatch(r"[A-Za-z0-9-]{1,64}", value):
+            raise ValueError("should be the name of a header, such as X-Forwarded-User")
+        return value
+
+    @field_validator("console_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for number, part in enumerate(value, 1):
+            try:
+                ipaddress.ip_network(part)
+            except ValueError:
+                raise ValueError(f"entry {number} is no address or network") from None
+        return value
+
+    @field_validator(
+        *("handlers", "forward_to", "redis_vouch_for", "console_proxies", "console_operators"),
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):

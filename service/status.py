@@ -161,23 +161,23 @@ def problems_of(seen: Survey, settings: Settings) -> Iterator[Problem]:
     yield from _of_processes(seen)
     if seen.paused:
         why, left = seen.paused
-        text = f"no event is claimed for {_time(left)}: {why}"
+        text = f"no event is claimed for {in_time(left)}: {why}"
         alert = "StripeRefusesKey" if _failure_of(why) == "key" else "Paused"
         yield Problem(alert, text, _cure_of_pause(why))
     if seen.overdue > BEHIND and seen.alive("worker") and not seen.paused:
         busy = f"{seen.in_flight} of {seen.slots} slots are busy"
-        text = f"{seen.queued} events wait, the first for {_time(seen.overdue)}; {busy}"
+        text = f"{seen.queued} events wait, the first for {in_time(seen.overdue)}; {busy}"
         yield Problem("Behind", text, "start more workers, or look which handler is slow")
     yield from _of_deliveries(seen)
     yield from _of_events(seen)
     yield from _of_reconciliation(seen)
     if seen.clock_ahead:
-        text = f"the clock of Redis was set back, {_time(seen.clock_ahead)} are not made up yet"
+        text = f"the clock of Redis was set back, {in_time(seen.clock_ahead)} are not made up yet"
         yield Problem("ClockSetBack", text, "see to the clock of its machine; nothing is lost")
 
 
 def _of_processes(seen: Survey) -> Iterator[Problem]:
-    waits = f"{seen.pending} events wait, the oldest is {_time(seen.oldest)} old"
+    waits = f"{seen.pending} events wait, the oldest is {in_time(seen.oldest)} old"
     if not seen.alive("worker"):
         text = f"no worker lives: {waits if seen.pending else 'no event will be processed'}"
         yield Problem("NoWorker", text, "start one: python -m workers")
@@ -203,22 +203,22 @@ def _of_deliveries(seen: Survey) -> Iterator[Problem]:
         default=float("inf"),
     )
     if signed < LATELY:
-        text = f"deliveries are refused for their signature, the last one {_time(signed)} ago"
+        text = f"deliveries are refused for their signature, the last one {in_time(signed)} ago"
         cure = "compare STRIPE_WEBHOOK_SECRET with the endpoint's secret in Stripe's Dashboard"
         yield Problem("SignatureRefused", text, f"{cure}, and look at the clock")
     elif (unsigned := seen.seen.get(_MALFORMED, LATELY)) < min(LATELY, accepted):
-        text = f"requests without a usable signature, the last one {_time(unsigned)} ago"
+        text = f"requests without a usable signature, the last one {in_time(unsigned)} ago"
         yield Problem("SignatureRefused", text, "if Stripe sends them, look at the proxy between")
     if (wrong := seen.seen.get("deliveries|other_mode", LATELY)) < LATELY:
-        text = f"deliveries of the other mode are not processed, the last one {_time(wrong)} ago"
+        text = f"deliveries of the other mode are not processed, the last one {in_time(wrong)} ago"
         cure = "python -m workers endpoint check; else change STRIPE_LIVEMODE and the keys"
         yield Problem("WrongMode", text, cure)
     if (ignored := seen.seen.get("deliveries|ignored", LATELY)) < LATELY:
-        text = f"events of other types are delivered, the last one {_time(ignored)} ago"
+        text = f"events of other types are delivered, the last one {in_time(ignored)} ago"
         yield Problem("WrongEvents", text, "python -m workers endpoint check")
     unknown = [age for name, age in seen.seen.items() if name.startswith("unknown_paths|POST")]
     if min(unknown, default=LATELY) < min(LATELY, accepted):
-        text = f"something posts to a path that does not exist, {_time(min(unknown))} ago"
+        text = f"something posts to a path that does not exist, {in_time(min(unknown))} ago"
         yield Problem("WrongPath", text, "the endpoint's URL has to end in /webhooks/stripe")
 
 
@@ -242,7 +242,9 @@ def _of_waits(seen: Survey) -> Iterator[Problem]:
             alert = _alert_of_wait(why)
             kinds[alert] = max(kinds.get(alert, (0, "")), (count, why))
     for alert, (count, why) in kinds.items():
-        text = f"{seen.waiting} events wait, the oldest is {_time(seen.oldest)} old; {count}: {why}"
+        text = (
+            f"{seen.waiting} events wait, the oldest is {in_time(seen.oldest)} old; {count}: {why}"
+        )
         yield Problem(alert, text, _CURES_OF_WAITS[alert])
 
 
@@ -265,17 +267,18 @@ def _of_reconciliation(seen: Survey) -> Iterator[Problem]:
     for account, last in seen.reconciled.items():
         if last.failed:
             name = account or "one's own account"
-            ago = _time(max(0.0, seen.now - last.at))
+            ago = in_time(max(0.0, seen.now - last.at))
             text = f"reconciliation of {name} failed {ago} ago: {last.failed}"
             yield Problem("NotReconciled", text, last.hint or "python -m workers reconcile")
     age = seen.through.get("")
     failed = any(last.failed for last in seen.reconciled.values())
     if age is not None and age > NOT_RECONCILED and not failed:
-        text = f"reconciliation last had a whole pass {_time(age)} ago"
+        text = f"reconciliation last had a whole pass {in_time(age)} ago"
         yield Problem("NotReconciled", text, "python -m workers reconcile")
 
 
-def _time(seconds: float) -> str:
+def in_time(seconds: float) -> str:
+    """Return a time in words: 40 s, 3 min."""
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -293,12 +296,14 @@ def in_words(status: Status) -> str:
     else:
         lines.append("well")
     lines.append("")
-    last = "" if status.last_delivery is None else f", last event {_time(status.last_delivery)} ago"
+    last = (
+        "" if status.last_delivery is None else f", last event {in_time(status.last_delivery)} ago"
+    )
     lines.append(f"accepting    {'yes' if status.accepting else 'NO'}{last}")
     if status.pending is None:
         return "\n".join(lines)
     living = ", ".join(f"{count} {role}" for role, count in status.processes.items())
-    first, oldest = _time(status.overdue or 0), _time(status.oldest or 0)
+    first, oldest = in_time(status.overdue or 0), in_time(status.oldest or 0)
     lines += [
         f"processing   {'yes' if status.processing else 'NO'}, {living};"
         f" {status.in_flight} of {status.slots} slots busy",
@@ -308,12 +313,12 @@ def in_words(status: Status) -> str:
     lines += [f"             {n} x {why}" for why, n in _first(status.waits)]
     lines.append(f"dead         {status.dead}")
     lines += [f"             {n} x {why}" for why, n in _first(status.died) if n]
-    passes = ", ".join(f"{name} {_time(age)} ago" for name, age in _first_ages(status.reconciled))
+    passes = ", ".join(f"{name} {in_time(age)} ago" for name, age in _first_ages(status.reconciled))
     lines.append(f"reconciled   {passes or 'not yet'}")
     if status.memory is not None:
         limit = f"{status.memory_limit >> 20} MB" if status.memory_limit else "no limit"
         lines.append(f"memory       {status.memory >> 20} MB of {limit}")
-    used = ", ".join(f"{name} {_time(age)} ago" for name, age in _first_ages(status.secrets))
+    used = ", ".join(f"{name} {in_time(age)} ago" for name, age in _first_ages(status.secrets))
     lines.append(f"secrets      {used or 'none was used yet'}")
     return "\n".join(lines)
 

@@ -18,6 +18,15 @@ iw:of:<month>:<xx>          list   35 d    "<three characters of its session> <e
 iw:listed                   string -       `all` once every event is in these lists; before that,
                                            when those of an older release were listed (unix s)
 iw:audit                    list   -       what people had done: the last thousand, a line each
+iw:outcomes:<day>           hash   40 d    <kind>|<outcome>|<reason> -> events of that day (UTC)
+                                           that handlers were through with
+iw:console:session:<hash>   string 12 h    who is logged in to the console by this cookie
+iw:console:failed:<name>    string 10 min  how often somebody tried to log in with this name
+iw:bulk:<id>                hash   1 d     how far an action of the console on many events is
+iw:bulk:<id>:keys           list   1 d     the events that it is still to be done with, and which
+                                           of their handlers run again
+iw:bulk:<id>:step           string 10 s    that a step of it is being made
+iw:bulks                    list   1 d     the last of these actions
 iw:handlers                 hash   -       handler -> when a worker last started with it (unix s)
 iw:session:<account>:<vs>   string lease   "<event key> <token>": who works on this session
 iw:waiting:<account>:<vs>   list   -       events waiting for this session, oldest first
@@ -64,6 +73,7 @@ outcome     the outcome handlers got: verified, needs_input, ...
 reason      why it waits, why it died, or the code of last_error the handlers were told
 settled     when it was finished
 h:<handler> status|attempts|ms since accepted|due again|reason|first failed at
+counted     that its outcome was counted (`iw:outcomes:<day>`) before it was put back
 trail       handler|attempt|ms since accepted|reason; of attempts that failed and were followed by
             another: the last few
 acts        <ms> <what> <who> <handlers>; what people had done with it: the last few
@@ -107,6 +117,9 @@ KEEP_LAST = 400 * 86_400
 MONTHS_KEPT = 15
 """Calendar months that `KEEP_LAST` can touch."""
 
+KEEP_OUTCOMES = 40 * 86_400
+"""Seconds that the counts of a day are kept: the console shows a month."""
+
 KEEP_ANSWER = 5.0
 """Seconds a script's reply is kept for a caller that did not receive it. Such a caller repeats the
 call within two seconds (`TIMEOUT` in service/connection.py), or with the worker's next claim."""
@@ -125,6 +138,8 @@ QUEUE = "identity"
 RECORD, DONE, DUE, DEAD = "iw:evt:", "iw:done:", "iw:due", "iw:dead"
 DEATHS, DEAD_OF, LOG, HOURS, OF = "iw:deaths", "iw:dead-of:", "iw:log:", "iw:hours", "iw:of:"
 LISTED, AUDIT, HANDLERS = "iw:listed", "iw:audit", "iw:handlers"
+OUTCOMES = "iw:outcomes:"
+CONSOLE, BULK, BULKS = "iw:console", "iw:bulk", "iw:bulks"
 SESSION, WAITING, LAST = "iw:session:", "iw:waiting:", "iw:last:"
 PAUSE, TURN, BUDGET, SEQUENCE = "iw:pause", "iw:turn:", "iw:budget", "iw:seq"
 ANSWER, CLOCK = "iw:answer:", "iw:clock"

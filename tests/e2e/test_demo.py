@@ -145,7 +145,8 @@ def test_dev_stays_until_ctrl_c_and_only_once_in_a_folder(start, tmp_path):
     here = tmp_path / "checkout"
     for name in ("deploy", "identity_webhooks", "service", "workers", "stripe_identity_sandbox"):
         shutil.copytree(ROOT / name, here / name)
-    shutil.copy(ROOT / "Procfile.dev", here)
+    for name in ("Procfile.dev", "pyproject.toml"):
+        shutil.copy(ROOT / name, here)
     run = start("deploy.local", cwd=here, LOG_FORMAT="console")
     run.wait_until_it_says("Ctrl-C stops everything")
 

@@ -302,6 +302,18 @@ local function heard(event, now, how)
   redis.call('EXPIRE', last, KEEP_LAST)
 end
 
+-- Outcomes of events that ended without their handlers' having had their turn.
+local NOTHING_RAN = {[''] = true, discarded = true, ended = true, as_done = true}
+
+-- Count how an event ended, under the day on which Stripe made it: once, also when it is replayed, and
+-- a change in two forms once.
+local function count_outcome(fields)
+  if fields.counted or fields.outcome == 'twin' or NOTHING_RAN[fields.outcome] then return end
+  local day = OUTCOMES .. int(math.floor(tonumber(fields.created) / 86400))
+  local name = table.concat({fields.kind, fields.outcome, string.match(fields.reason, '^[%w_]*$') or ''}, '|')
+  if redis.call('HINCRBY', day, name, 1) == 1 then redis.call('EXPIRE', day, KEEP_OUTCOMES) end
+end
+
 -- End an event. With a handler: how it fared goes into the record. Without an outcome, since nothing
 -- ran, that of an earlier end stays.
 local function settle(event, state, outcome, reason, now, ...)
@@ -319,6 +331,7 @@ local function settle(event, state, outcome, reason, now, ...)
     list_dead(event.key, fields, int(now))
     return
   end
+  count_outcome(fields)
   fields.took = int(now - event.accepted)
   redis.call('SET', DONE .. event.key, line_of(fields), 'EX', KEEP)
   redis.call('DEL', record)
@@ -331,9 +344,6 @@ local function leave_line(key, fields)
   redis.call('LREM', WAITING .. session_name(fields.account, fields.session), 0, key)
 end
 
--- Outcomes of events that ended without their handlers' having had their turn.
-local NOTHING_RAN = {[''] = true, discarded = true, ended = true, as_done = true}
-
 -- Begin with an event anew. `which`: 'dead' re-runs the handlers that died or wait for a retry, 'all'
 -- every one, anything else the handler of that name. Answers whether it did: not where there is no such
 -- handler. What died, or was ended, before its handlers had their turn has no need of one for 'dead',
@@ -344,6 +354,7 @@ local function reopen(key, which, now, who)
   local was_dead, no_outcome = fields.state == 'dead', NOTHING_RAN[fields.outcome]
   local is_cut_short = was_dead or (no_outcome and fields.outcome ~= '')
   local deaths = was_dead and {session = fields.session, reason = fields.reason}
+  if line and not no_outcome then fields.counted = 1 end
   if no_outcome then fields.outcome = nil end
   local list, again = {}, {}
   local left_out = which == 'dead' and is_cut_short or which == 'all' and fields.state ~= 'pending'

@@ -169,7 +169,7 @@ class TestCheck:
         names = [line.split()[0] for line in done.stdout.splitlines()]
         assert names == [
             *("settings", "version", "cluster", "primary", "append-only", "eviction", "memory"),
-            *("connections", "accepting", "commands"),
+            *("inbox", "connections", "accepting", "commands"),
         ]
         found = json.loads(
             run("service", "check", "--json", REDIS_URL=server.url, **COMPLETE).stdout

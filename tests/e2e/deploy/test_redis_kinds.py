@@ -193,7 +193,7 @@ def test_what_the_page_says(name, make, processes, free_port, wait_until) -> Non
         assert "Traceback" not in checked.stderr
 
 
-@pytest.mark.parametrize("command", ["replay evt_1", "end evt_1"])
+@pytest.mark.parametrize("command", ["replay evt_1", "discard evt_1"])
 def test_a_command_on_a_cluster_says_so(command, one_shard) -> None:
     done = service("events", *command.split(), env={"REDIS_URL": one_shard.url})
     assert done.returncode == 69

@@ -60,22 +60,30 @@ class System:
         )
         self.wait_until(lambda: said.read_text().endswith("}\n"), within=20)
         self.sandbox = json.loads(said.read_text())["url"]
-        self._start(
-            *("web", "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "--workers", "1"),
-            *("--bind", f"127.0.0.1:{self.port}", "service.app:create_app()"),
-        )
+        self.start_web(self.port)
         self._start("worker", "-m", "workers", "--no-periodic")
         self._start("periodic", "-m", "workers", "periodic")
         self.wait_until(self._ready, within=30)
 
-    def _start(self, name: str, *command: str) -> None:
+    def start_web(self, port: int, **extra: str) -> None:
+        """Start the web process, or a second one at a port of its own."""
+        self._start(
+            *("web", "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "--workers", "1"),
+            *("--bind", f"127.0.0.1:{port}", "service.app:create_app()"),
+            **extra,
+        )
+        self.wait_until(lambda: self._accepts(port), within=30)
+
+    def _start(self, name: str, *command: str, **extra: str) -> None:
         role = "web" if name == "web" else "worker"
-        self.started[name] = self.processes.python(*command, env=self.environment(role))
+        self.started[name] = self.processes.python(*command, env=self.environment(role) | extra)
 
     def _ready(self) -> bool:
+        return self._accepts(self.port) and "worker_started" in self.log("worker")
+
+    def _accepts(self, port: int) -> bool:
         with suppress(requests.ConnectionError):
-            ready = requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5)
-            return ready.status_code == 200 and "worker_started" in self.log("worker")
+            return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200
         return False
 
     def log(self, name: str) -> str:

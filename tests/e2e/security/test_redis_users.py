@@ -10,6 +10,7 @@ import pytest
 import requests
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
+from werkzeug.security import generate_password_hash
 
 ROLES = ("web", "worker", "tool", "probe")
 FORBIDDEN = [
@@ -80,6 +81,46 @@ def test_what_redis_lost_is_brought_back_and_nothing_is_refused(system) -> None:
         assert found["missed"] == again["missed"] != []
         system.settle(session)
         assert client.acl_log() == [], "something the service does is not allowed"
+
+
+def test_the_console_needs_nothing_else(system, free_port) -> None:
+    """Every page, and every action, by the user of the web process."""
+    session = system.verify()
+    system.settle(session)
+    (event, *_) = json.loads(system.command("service", "events", "list", "--json"))
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/console"
+    hashed = generate_password_hash("ZyxCanary7Q", "pbkdf2:sha256:1")
+    system.start_web(port, CONSOLE_PASSWORD_HASH=f"ann={hashed}")
+    browser = requests.Session()
+
+    def post(path: str, **fields: str) -> requests.Response:
+        page = browser.get(f"{url}/events", timeout=10).text
+        fields["proof"] = page.partition('name="proof" value="')[2].partition('"')[0]
+        answer = browser.post(url + path, fields, timeout=10)
+        with system.server.client() as client:
+            refused = [(each["object"], each["username"]) for each in client.acl_log()]
+        assert (answer.status_code, refused) == (200, []), answer.text
+        return answer
+
+    post("/login", name="ann", password="ZyxCanary7Q")
+    for path in (
+        *("/", "/events", "/events?state=dead", "/events?state=pending", "/handlers", "/outcomes"),
+        *(f"/events/{event['key']}", f"/sessions/{session}"),
+    ):
+        assert browser.get(url + path, timeout=10).status_code == 200
+    post("/pause", do="pause")
+    with system.server.client() as client:
+        before = client.zcard("iw:due")
+        system.verify()
+        system.wait_until(lambda: client.zcard("iw:due") > before)
+    for action in ("retry-now", "discard"):
+        begun = post("/actions", action=action, state="pending").url.removeprefix(url)
+        assert "Done." in post(begun, do="confirm").text
+    post("/pause", do="resume")
+    post("/logout")
+    with system.server.client() as client:
+        assert client.acl_log() == [], "something the console does is not allowed"
 
 
 @pytest.mark.parametrize("role", ROLES)

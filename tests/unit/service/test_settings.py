@@ -13,6 +13,7 @@ import pytest
 import stripe
 from pydantic import SecretStr
 
+from service.console import people
 from service.settings import Role, Settings, SettingsError
 from service.signature import Secret
 
@@ -92,6 +93,7 @@ class TestComplete:
 
 
 FORWARD_SECRET = "whsec_Rm9yd2FyZFNlY3JldE9mMzJCeXRlczEyMzQ1Njc4"
+PERSON = f"ann:read-only=pbkdf2:sha256:1$saltsalt${'0123456789abcdef' * 4}"
 # A value of each kind that settings have, and how it comes out.
 VALUES = {
     "STRIPE_WEBHOOK_SECRET": (WHSEC, (Secret("default", WHSEC.encode()),)),
@@ -121,6 +123,10 @@ VALUES = {
     ),
     "FORWARD_SECRET": (FORWARD_SECRET, FORWARD_SECRET),
     "FORWARD_PRIVATE": ("1", True),
+    "CONSOLE_PASSWORD_HASH": (PERSON, people.parse(PERSON)),
+    "CONSOLE_USER_HEADER": ("X-User", "X-User"),
+    "CONSOLE_PROXIES": ("10.0.0.1, ::1", ("10.0.0.1", "::1")),
+    "CONSOLE_OPERATORS": ("a@b.example,c", ("a@b.example", "c")),
     "HANDLERS": ("a.b,c", ("a.b", "c")),
     "WORKER_CONCURRENCY": ("7", 7),
     "PORT": ("5000", 5000),

@@ -1,0 +1,579 @@
+"""The console by Flask's client: who gets in, what each form does, and what is written down."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from html import unescape
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.security import check_password_hash, generate_password_hash
+from werkzeug.test import TestResponse
+
+from identity_webhooks.event import Event
+from service import connection, repair
+from service.__main__ import main
+from service.console import bulk, pages, people
+from service.inbox import Claim, Filter, Inbox, Progress
+from service.settings import Settings, SettingsError
+from tests.integration.claims import claim_of
+
+PASSWORD = "correct horse battery"
+HASH = generate_password_hash(PASSWORD, "pbkdf2:sha256:1")  # a weak one: tests make many
+PEOPLE = f"ann={HASH},guest:read-only={HASH}"
+PAGES = ("/", "/events", "/events/evt_1", "/sessions/vs_1", "/handlers", "/outcomes")
+
+
+@pytest.fixture
+def load(server, redis, monkeypatch) -> Callable[..., Settings]:
+    """Read the settings from these variables alone."""
+
+    def load(**variables: str) -> Settings:
+        for name, value in {"REDIS_URL": server.url, **variables}.items():
+            monkeypatch.setenv(name, value)
+        return Settings.load("tool")
+
+    return load
+
+
+@pytest.fixture
+def app(load) -> Callable[..., Flask]:
+    def app(**variables: str) -> Flask:
+        settings = load(**(variables or {"CONSOLE_PASSWORD_HASH": PEOPLE}))
+        app = Flask("test", static_folder=None)
+        app.register_blueprint(pages.blueprint(settings, connection.connect(settings)))
+        return app
+
+    return app
+
+
+class Browser:
+    """Flask's client, which fills in what a form of the page hides."""
+
+    def __init__(self, app: Flask, **options: Any) -> None:
+        self.client: FlaskClient = app.test_client()
+        self.options = options
+
+    def get(self, path: str) -> TestResponse:
+        return self.client.get(f"/console{path}", **self.options)
+
+    def post(self, path: str, on: str = "/events", **fields: str) -> TestResponse:
+        """Send a form as from the page `on`."""
+        proof = re.search(r'name="proof" value="(\w+)"', self.get(on).text)
+        return self.send(path, proof=proof[1] if proof else "", **fields)
+
+    def send(self, path: str, **fields: str) -> TestResponse:
+        return self.client.post(f"/console{path}", data=fields, **self.options)
+
+    def log_in(self, name: str = "ann", password: str = PASSWORD, **fields: str) -> TestResponse:
+        return self.post("/login", "/login", name=name, password=password, **fields)
+
+
+@pytest.fixture
+def ann(app) -> Browser:
+    browser = Browser(app())
+    assert browser.log_in().status_code == 303
+    return browser
+
+
+def accept(inbox: Inbox, name: str, **changes: Any) -> str:
+    fields = {"kind": "verified", "form": "snapshot", "session": "vs_1", "livemode": False}
+    event = Event(f"evt_{name}", created=inbox.now(), **(fields | changes))
+    inbox.accept(event)
+    return event.key
+
+
+def end(inbox: Inbox, key: str, outcome: str = "verified", reason: str = "") -> None:
+    claim = claim_of(inbox, key)
+    assert isinstance(claim, Claim)
+    inbox.save_progress(claim, "p.a", Progress("done"))
+    inbox.finish(claim, "done", outcome=outcome, reason=reason)
+
+
+def die(inbox: Inbox, key: str, reason: str = "failed: KeyError at crm.py:4 save") -> None:
+    claim = claim_of(inbox, key)
+    assert isinstance(claim, Claim)
+    inbox.save_progress(claim, "p.b", Progress("dead", 3, reason=reason))
+    inbox.finish(claim, "dead", outcome="verified", reason=f"p.b: {reason}")
+
+
+@pytest.fixture
+def inbox(redis) -> Inbox:
+    return Inbox(redis)
+
+
+class TestDoor:
+    @pytest.mark.parametrize("path", PAGES)
+    def test_nobody_sees_a_page_without_a_login(self, app, path) -> None:
+        answer = Browser(app()).get(path)
+        assert answer.status_code == 303
+        assert answer.location == f"/console/login?next=/console{path}"
+
+    def test_a_login_leads_to_the_page_that_was_asked_for(self, app) -> None:
+        browser = Browser(app())
+        answer = browser.log_in(next="/console/events?state=dead")
+        assert answer.location == "/console/events?state=dead"
+        assert browser.get("/").status_code == 200
+
+    @pytest.mark.parametrize(
+        "there", ["//evil.example/", "https://evil.example", "/console", "/other", "/console/\\x"]
+    )
+    def test_a_login_leads_to_no_other_place(self, app, there) -> None:
+        assert Browser(app()).log_in(next=there).location == "/console/"
+
+    @pytest.mark.parametrize(("name", "password"), [("ann", "wrong"), ("bob", PASSWORD), ("", "")])
+    def test_what_does_not_fit_is_refused_the_same_way(self, app, name, password) -> None:
+        browser = Browser(app())
+        answer = browser.log_in(name, password)
+        assert answer.status_code == 403
+        assert "Name and password do not fit." in answer.text
+        assert browser.get("/").status_code == 303
+
+    def test_after_ten_tries_the_right_password_has_to_wait_too(self, app, redis) -> None:
+        browser = Browser(app())
+        for _ in range(10):
+            assert browser.log_in("ann", "wrong").status_code == 403
+        answer = browser.log_in()
+        assert (answer.status_code, answer.headers["Retry-After"]) == (429, "600")
+        assert 0 < redis.ttl("iw:console:failed:ann") <= 600
+        assert browser.log_in("guest").status_code == 303, "of others nobody has tried"
+
+    def test_names_that_nobody_has_fill_no_memory(self, app, redis) -> None:
+        browser = Browser(app())
+        for number in range(3):
+            browser.log_in(f"nobody-{number}", "x")
+        assert redis.keys("iw:console:failed:*") == [b"iw:console:failed:"]
+
+    def test_a_login_is_known_by_its_hash_alone_and_ends(self, ann, redis) -> None:
+        cookie = ann.client.get_cookie("iw_console", path="/console/")
+        assert not [key for key in redis.keys("*") if cookie.value.encode() in key]
+        (session,) = redis.keys("iw:console:session:*")
+        assert 12 * 3600 - 60 < redis.ttl(session) <= 12 * 3600
+        ann.post("/logout")
+        assert not redis.exists(session)
+        assert ann.get("/").status_code == 303
+
+    def test_another_password_ends_a_login(self, ann, app) -> None:
+        other = generate_password_hash("another password", "pbkdf2:sha256:1")
+        again = Browser(app(CONSOLE_PASSWORD_HASH=f"ann={other}"))
+        cookie = ann.client.get_cookie("iw_console", path="/console/")
+        again.client.set_cookie("iw_console", cookie.value, path="/console/")
+        assert again.get("/").status_code == 303
+
+    def test_a_token_from_before_the_login_is_not_kept(self, app) -> None:
+        browser = Browser(app())
+        browser.get("/login")
+        before = browser.client.get_cookie("iw_console", path="/console/").value
+        browser.log_in()
+        assert browser.client.get_cookie("iw_console", path="/console/").value != before
+
+    @pytest.mark.parametrize(
+        ("host", "secure"),
+        [
+            ("localhost", False),
+            ("127.0.0.1:8000", False),
+            ("[::1]:8000", False),
+            ("console.example", True),
+            ("localhost.evil.example:8000", True),
+        ],
+    )
+    def test_the_cookie_leaves_this_machine_encrypted_only(self, app, host, secure) -> None:
+        answer = Browser(app(), headers={"Host": host}).get("/login")
+        cookie = answer.headers["Set-Cookie"]
+        assert ("Secure" in cookie) == secure
+        assert "HttpOnly" in cookie
+        assert "SameSite=Lax" in cookie
+
+    @pytest.mark.parametrize("path", [*PAGES, "/login", "/static/console.css", "/events/evt_none"])
+    def test_every_answer_has_the_strict_policy(self, ann, inbox, path) -> None:
+        accept(inbox, "1")
+        with ann.get(path) as answer:
+            policy = answer.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+        assert "unsafe" not in policy
+
+
+HEADER = {"CONSOLE_USER_HEADER": "X-Forwarded-User", "CONSOLE_PROXIES": "127.0.0.0/8,::1"}
+ANN = {"X-Forwarded-User": "ann@example.com"}
+
+
+class TestProxy:
+    def test_whom_the_proxy_names_may_look(self, app) -> None:
+        browser = Browser(app(**HEADER), headers=ANN)
+        assert "ann, read only" in browser.get("/").text
+        assert browser.post("/pause", "/", do="pause").status_code == 403
+
+    def test_and_act_where_the_settings_say_so(self, app, redis) -> None:
+        browser = Browser(app(**HEADER, CONSOLE_OPERATORS="ann@example.com"), headers=ANN)
+        assert browser.post("/pause", "/", do="pause").status_code == 303
+        assert repair.audit(redis, 1)[0].by == "ann", "and no address stands in Redis"
+
+    @pytest.mark.parametrize(
+        ("peer", "headers"),
+        [
+            ("10.0.0.1", ANN),
+            ("", ANN),
+            ("127.0.0.1", {}),
+            ("127.0.0.1", {"X-Forwarded-User": ""}),
+            ("127.0.0.1", {"X-Forwarded-User": "bob,ann@example.com"}),
+        ],
+    )
+    def test_nobody_else_is_believed(self, app, peer, headers) -> None:
+        browser = Browser(app(**HEADER), headers=headers, environ_overrides={"REMOTE_ADDR": peer})
+        assert browser.get("/").status_code == 303
+        assert "Your proxy logs people in" in browser.get("/login").text
+
+    def test_the_header_means_nothing_unless_it_is_set(self, app) -> None:
+        assert Browser(app(), headers=ANN).get("/").status_code == 303
+
+    def test_a_header_without_a_proxy_is_refused_at_the_start(self, load) -> None:
+        load(CONSOLE_USER_HEADER="X-Forwarded-User")
+        with pytest.raises(SettingsError, match="CONSOLE_PROXIES: missing"):
+            Settings.load("web")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x", "ann", "ann=", f"ann={PASSWORD}", "an n=HASH", "ann=HASH,ann=HASH", "=HASH", "ann=HASH$"],
+)
+def test_a_hash_that_is_none_is_refused_and_not_shown(load, value) -> None:
+    with pytest.raises(SettingsError, match="CONSOLE_PASSWORD_HASH") as error:
+        load(CONSOLE_PASSWORD_HASH=value.replace("HASH", HASH))
+    assert PASSWORD not in str(error.value)
+    assert HASH not in str(error.value)
+
+
+def test_the_command_prints_what_the_setting_takes(load) -> None:
+    made = people.entry("ann", PASSWORD, may_act=False)
+    (person,) = load(CONSOLE_PASSWORD_HASH=made).console_password_hash
+    assert (person.name, person.may_act) == ("ann", False)
+    assert person.password_hash not in repr(person)
+
+
+FORMS = [
+    ("/actions", {"action": "discard", "state": "dead"}),
+    ("/actions", {"action": "replay", "key": "evt_1"}),
+    ("/actions/0123456789ab", {"do": "confirm"}),
+    ("/pause", {"do": "pause"}),
+]
+
+
+@pytest.mark.parametrize(("password", "code"), [(PASSWORD, 0), ("short", 2)])
+def test_the_command_asks_for_a_long_password(load, password, code) -> None:
+    done = CliRunner().invoke(main, ["console", "hash", "ann"], input=f"{password}\n")
+    assert done.exit_code == code, done.output
+    if code == 0:
+        value = done.stdout.strip().removeprefix("CONSOLE_PASSWORD_HASH=")
+        (person,) = load(CONSOLE_PASSWORD_HASH=value).console_password_hash
+        assert check_password_hash(person.password_hash, password)
+
+
+class TestForms:
+    @pytest.mark.parametrize(("path", "fields"), [*FORMS, ("/logout", {})])
+    @pytest.mark.parametrize("proof", ["", "0" * 64, "é"])
+    def test_without_its_proof_none_does_anything(self, ann, redis, path, fields, proof) -> None:
+        before = sorted(redis.keys("*"))
+        answer = ann.send(path, proof=proof, **fields)
+        assert answer.status_code == 403
+        assert "out of date" in answer.text
+        assert sorted(redis.keys("*")) == before
+
+    def test_the_proof_of_another_session_is_none(self, ann, app) -> None:
+        other = Browser(app())
+        other.log_in()
+        proof = re.search(r'name="proof" value="(\w+)"', other.get("/").text)[1]
+        assert ann.send("/pause", proof=proof, do="pause").status_code == 403
+
+    @pytest.mark.parametrize("site", ["cross-site", "same-site"])
+    def test_one_that_another_site_sends_is_refused(self, ann, site) -> None:
+        ann.options["headers"] = {"Sec-Fetch-Site": site}
+        assert ann.post("/pause", "/", do="pause").status_code == 403
+
+    def test_a_login_form_needs_its_proof_too(self, app) -> None:
+        browser = Browser(app())
+        assert browser.send("/login", name="ann", password=PASSWORD).status_code == 403
+
+    @pytest.mark.parametrize(("path", "fields"), FORMS)
+    def test_who_may_only_look_does_nothing(self, app, inbox, redis, path, fields) -> None:
+        die(inbox, accept(inbox, "1"))
+        guest = Browser(app())
+        guest.log_in("guest")
+        before = sorted(redis.keys("*"))
+        assert guest.post(path, "/", **fields).status_code == 403
+        assert sorted(redis.keys("*")) == before
+
+    @pytest.mark.parametrize("path", [*PAGES, "/events?state=dead", "/events?state=pending"])
+    def test_who_may_only_look_is_offered_nothing(self, app, inbox, path) -> None:
+        die(inbox, accept(inbox, "1"))
+        accept(inbox, "2", session="vs_2")
+        guest = Browser(app())
+        guest.log_in("guest")
+        page = guest.get(path)
+        assert page.status_code == 200
+        assert re.findall(r'action="([^"]+)"', page.text.split("<main")[1]) in (
+            [],
+            ["/console/events"],
+        )
+
+    @pytest.mark.parametrize("path", ["/actions", "/actions/x", "/pause", "/logout"])
+    def test_no_address_does_anything(self, ann, path) -> None:
+        assert ann.get(path).status_code in {404, 405}
+
+
+class TestPages:
+    def test_events_are_found_as_by_the_command(self, ann, inbox) -> None:
+        die(inbox, accept(inbox, "dead"))
+        end(inbox, accept(inbox, "done", session="vs_2"), "needs_input", "document_expired")
+        accept(inbox, "pending", session="vs_3", account="acct_1")
+
+        def found(query: str) -> set[str]:
+            return set(re.findall(r">((?:acct_1-)?evt_\w+)</a>", ann.get(f"/events?{query}").text))
+
+        every = {"evt_dead", "evt_done", "acct_1-evt_pending"}
+        assert found("") == every
+        assert found("state=dead") == found("handler=p.b") == found("session=vs_1") == {"evt_dead"}
+        assert found("state=dead&reason=failed+KeyError") == {"evt_dead"}
+        assert found("reason=document_expired") == {"evt_done"}
+        assert found("account=acct_1") == {"acct_1-evt_pending"}
+        assert found("since=1h") == every
+        assert found("until=1h") == found("state=dead&handler=p.c") == set()
+
+    def test_what_is_mistyped_is_said_beside_it_and_nothing_is_looked_for(self, ann, inbox) -> None:
+        accept(inbox, "1")
+        page = ann.get("/events?session=vs1&since=yesterday&state=nonsense")
+        assert page.status_code == 200
+        assert page.text.count('aria-invalid="true"') == 2
+        assert "evt_1" not in page.text
+
+    def test_a_long_list_comes_in_pages(self, ann, inbox) -> None:
+        for number in range(120):
+            accept(inbox, f"{number:03}", session=f"vs_{number}")
+        seen, path = [], "/events?state=pending"
+        while path:
+            text = ann.get(path).text
+            seen += re.findall(r">(evt_\w+)</a>", text)
+            following = re.search(r'href="/console([^"]+)">Next page', text)
+            path = unescape(following[1]) if following else ""
+        assert sorted(seen) == [f"evt_{number:03}" for number in range(120)]
+
+    def test_an_event_by_either_id_and_its_session(self, ann, inbox) -> None:
+        key = accept(inbox, "1")
+        die(inbox, key)
+        text = ann.get(f"/events/{key}").text
+        assert "p.b: dead at attempt 3: failed: KeyError at crm.py:4 save" in text
+        assert "https://dashboard.stripe.com/test/events/evt_1" in text
+        text = ann.get("/sessions/vs_1").text
+        assert "https://dashboard.stripe.com/test/identity/verification-sessions/vs_1" in text
+        assert text.count('class="reached"') == 1
+
+    @pytest.mark.parametrize(
+        ("changes", "path"),
+        [
+            ({"livemode": True}, "/events/evt_1"),
+            ({"account": "acct_1"}, "/acct_1/test/events/evt_1"),
+            ({"account": "acct_0/acct_1", "livemode": True}, "/acct_1/events/evt_1"),
+        ],
+    )
+    def test_the_way_to_the_dashboard(self, ann, inbox, changes, path) -> None:
+        key = accept(inbox, "1", **changes)
+        assert f'"https://dashboard.stripe.com{path}"' in ann.get(f"/events/{key}").text
+
+    @pytest.mark.parametrize(
+        "path", ["/events/evt_none", "/events/x", "/sessions/vs_none", "/sessions/x", "/actions/x"]
+    )
+    def test_what_is_not_there_is_said(self, ann, path) -> None:
+        assert ann.get(path).status_code == 404
+
+    def test_handlers_tell_what_died_of_them_and_where(self, ann, inbox) -> None:
+        inbox.note_handlers(["p.a", "p.b"])
+        for number, reason in enumerate(["failed: KeyError at crm.py:4 save", "discarded: no"]):
+            die(inbox, accept(inbox, str(number)), reason)
+        text = ann.get("/handlers").text
+        assert "1: failed KeyError" in text
+        assert "1: discarded" in text
+        assert "No worker lives" in text
+
+    def test_outcomes_are_counted_once_by_day_and_reason(self, ann, inbox, redis) -> None:
+        end(inbox, accept(inbox, "1"))
+        end(inbox, accept(inbox, "2", kind="requires_input"), "needs_input", "document_expired")
+        end(inbox, accept(inbox, "3", kind="requires_input"), "needs_input", "document_expired")
+        key = accept(inbox, "4")
+        die(inbox, key)
+        assert inbox.replay(key) == "replayed"
+        end(inbox, key)
+        assert inbox.replay("evt_1", "all") == "replayed"
+        end(inbox, "evt_1")
+        today = inbox.now() // 86_400
+        assert redis.hgetall(f"iw:outcomes:{today}") == {
+            b"verified|verified|": b"2",
+            b"requires_input|needs_input|document_expired": b"2",
+        }
+        assert redis.ttl(f"iw:outcomes:{today}") > 30 * 86_400
+        text = ann.get("/outcomes").text
+        assert "Of 4 checks that came to an end, 50 of 100 verified." in text
+
+    def test_a_redis_that_cannot_be_asked_is_said(self, app, new_server) -> None:
+        server = new_server()
+        browser = Browser(app(CONSOLE_PASSWORD_HASH=PEOPLE, REDIS_URL=server.url))
+        browser.log_in()
+        server.stop()
+        answer = browser.get("/")
+        assert answer.status_code == 503
+        assert "Redis cannot be asked" in answer.text
+
+
+class TestActions:
+    def confirm(self, browser: Browser, path: str) -> str:
+        """Confirm an action, and go on until nothing is left; what the page says then."""
+        answer = browser.post(path, path, do="confirm")
+        for _ in range(10):
+            text = browser.get(path).text
+            if 'action="/console/actions' not in text:
+                return text
+            answer = browser.post(path, path)
+            assert answer.status_code == 303
+        pytest.fail("it does not end")
+
+    def begin(self, browser: Browser, **fields: str) -> str:
+        answer = browser.post("/actions", **fields)
+        assert answer.status_code == 303, answer.text
+        return str(answer.location).removeprefix("/console")
+
+    def test_one_event_is_replayed(self, ann, inbox, redis) -> None:
+        key = accept(inbox, "1")
+        die(inbox, key)
+        path = self.begin(ann, action="replay", key=key)
+        assert "Replay 1 event?" in ann.get(path).text
+        assert inbox.find(key).state == "dead", "not before it is confirmed"
+        assert repair.audit(redis, 9) == []
+        assert "Done." in self.confirm(ann, path)
+        record = inbox.find(key)
+        assert (record.state, record.acts[0].by, record.acts[0].what) == (
+            "pending",
+            "ann",
+            "replay",
+        )
+        (entry,) = repair.audit(redis, 9)
+        assert (entry.by, entry.action, entry.matched) == ("ann", "replay", 1)
+
+    def test_all_that_match_are_done_in_steps_and_no_other(self, ann, inbox, redis) -> None:
+        for number in range(250):
+            die(inbox, accept(inbox, f"{number:03}", session=f"vs_{number}"))
+        die(inbox, accept(inbox, "other", session="vs_other"), "discarded: no")
+        path = self.begin(ann, action="discard", state="dead", reason="failed KeyError")
+        assert "Discard 250 events?" in ann.get(path).text
+        ann.post(path, path, do="confirm")
+        text = ann.get(path).text
+        assert "Discard: 50 of 250" in text, "after a reload it stands where it was"
+        assert 'value="50"' in text
+        die(inbox, accept(inbox, "late", session="vs_late"))
+        assert "Discard: 250 of 250" in self.confirm(ann, path)
+        dead = [record.key for record in inbox.search.all(Filter(state="dead"))]
+        assert sorted(dead) == ["evt_late", "evt_other"]
+        (entry,) = repair.audit(redis, 9)
+        assert entry.matched == 250
+        assert entry.on == {"state": "dead", "reason": "failed KeyError"}
+        assert not redis.keys("iw:bulk:*:keys")
+
+    def test_what_matches_is_counted_in_steps(self, ann, inbox, monkeypatch) -> None:
+        monkeypatch.setattr(bulk, "LOOK", 200)
+        for number in range(450):
+            die(inbox, accept(inbox, f"{number:03}", session=f"vs_{number}"))
+        path = self.begin(ann, action="replay", state="dead")
+        assert "200 so far." in ann.get(path).text
+        ann.post(path, path)
+        ann.post(path, path)
+        assert "Replay 450 events?" in ann.get(path).text
+
+    def test_there_is_a_most(self, ann, inbox, monkeypatch) -> None:
+        monkeypatch.setattr(bulk, "MOST", 3)
+        monkeypatch.setattr(pages, "MOST", 3)
+        for number in range(5):
+            die(inbox, accept(inbox, str(number), session=f"vs_{number}"))
+        text = ann.get(self.begin(ann, action="replay", state="dead")).text
+        assert "Replay 3 events?" in text
+        assert "These are the first 3" in text
+
+    def test_an_action_can_be_stopped(self, ann, inbox) -> None:
+        for number in range(150):
+            die(inbox, accept(inbox, f"{number:03}", session=f"vs_{number}"))
+        path = self.begin(ann, action="discard", state="dead")
+        ann.post(path, path, do="confirm")
+        ann.post(path, path, do="stop")
+        assert "Stopped; 100 were left as they are." in ann.get(path).text
+        ann.post(path, "/events", do="confirm")
+        assert len(list(inbox.search.all(Filter(state="dead")))) == 100
+
+    def test_of_two_steps_at_once_one_does_something(self, ann, inbox, redis) -> None:
+        die(inbox, accept(inbox, "1"))
+        path = self.begin(ann, action="discard", state="dead")
+        redis.set(f"iw:bulk:{path.rpartition('/')[2]}:step", 1)
+        ann.post(path, path, do="confirm")
+        assert inbox.find("evt_1").state == "dead"
+
+    def test_what_waits_runs_now(self, ann, inbox) -> None:
+        claim = claim_of(inbox, accept(inbox, "1"))
+        inbox.save_progress(claim, "p.b", Progress("retry", 1, reason="failed: X"), delay=600)
+        inbox.release(claim, 600, "handlers wait for their retry")
+        path = self.begin(ann, action="retry-now", state="pending")
+        assert "Done." in self.confirm(ann, path)
+        assert inbox.find("evt_1").waits_until is None
+
+    def test_quarantined_ones_are_replayed_only_when_asked_for(self, ann, inbox, redis) -> None:
+        die(inbox, accept(inbox, "1"))
+        key = accept(inbox, "2", session="vs_2")
+        for _ in range(3):
+            claim_of(inbox, key)
+            redis.hset(f"iw:evt:{key}", "lease", 1)
+        claim_of(inbox, key)
+        text = ann.get(self.begin(ann, action="replay", state="dead")).text
+        assert "Replay 1 event?" in text
+        assert "1 left out" in text
+        asked = self.begin(ann, action="replay", state="dead", reason="quarantined")
+        assert "Replay 1 event?" in ann.get(asked).text
+
+    def test_a_handler_that_no_worker_has_is_refused(self, ann, inbox) -> None:
+        inbox.note_handlers(["p.a"])
+        die(inbox, accept(inbox, "1"))
+        answer = ann.post("/actions", action="replay", state="dead", handler="p.b")
+        assert answer.status_code == 409
+        assert (
+            ann.post("/actions", action="discard", state="dead", handler="p.b").status_code == 303
+        )
+
+    @pytest.mark.parametrize(
+        ("fields", "status"),
+        [
+            ({"action": "explode", "state": "dead"}, 400),
+            ({"action": "replay", "state": "all"}, 400),
+            ({"action": "replay", "state": "pending"}, 400),
+            ({"action": "retry-now", "state": "dead"}, 400),
+            ({"action": "discard", "state": "dead", "since": "yesterday"}, 400),
+            ({"action": "replay", "key": "evt_none"}, 409),
+            ({"action": "replay", "key": "nonsense"}, 404),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, ann, redis, fields, status) -> None:
+        assert ann.post("/actions", **fields).status_code == status
+        assert not redis.keys("iw:bulk*")
+
+    def test_workers_are_paused_and_go_on(self, ann, inbox, redis) -> None:
+        ann.post("/pause", "/", do="pause")
+        assert inbox.paused()[1] == "by ann"
+        assert "Have the workers go on" in ann.get("/").text
+        ann.post("/pause", "/", do="resume")
+        assert inbox.paused() is None
+        assert [entry.action for entry in repair.audit(redis, 9)] == ["resume", "pause"]
+
+    def test_a_relative_time_is_a_moment_once_an_action_has_begun(self, ann, inbox, redis) -> None:
+        die(inbox, accept(inbox, "1"))
+        path = self.begin(ann, action="discard", state="dead", since="2h")
+        spec = json.loads(redis.hget(f"iw:bulk:{path.rpartition('/')[2]}", "spec"))
+        since = datetime.fromisoformat(spec[3]["since"])
+        assert 7100 < (datetime.now(UTC) - since).total_seconds() < 7300
