@@ -166,7 +166,7 @@ def test_dev_stays_until_ctrl_c_and_only_once_in_a_folder(start, tmp_path):
     key = re.findall(r"curl -u (\w+):", run.output.read_text())[0]
     url = f"{shown['sandbox']}/v1/identity/verification_sessions"
     session = requests.post(url, {"type": "document"}, auth=(key, ""), timeout=10).json()["id"]
-    run.wait_until_it_says(f"outcome=created reason= session_id={session}")
+    run.wait_until_it_says(f"outcome=created session_id={session}")
     run.process.send_signal(signal.SIGINT)
     code, output = run.end(within=40)
 
