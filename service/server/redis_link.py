@@ -301,6 +301,10 @@ class _Opened:
 
         try:
             opened.connect()
+            # Redis cuts the connection of a client that sends 16 kB and has not logged in.
+            (first,) = ask(pack_command("PING"), 1)
+            if isinstance(first, redis.AuthenticationError):
+                raise first
             loads = [pack_command("SCRIPT", "LOAD", each) for each in scripts.sources.values()]
             ask(b"".join(loads), len(loads))  # what is refused here is found below
             seen = findings.look(ask, settings)
