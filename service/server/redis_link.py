@@ -301,10 +301,7 @@ class _Opened:
 
         try:
             opened.connect()
-            # Redis cuts the connection of a client that sends 16 kB and has not logged in.
-            (first,) = ask(pack_command("PING"), 1)
-            if isinstance(first, redis.AuthenticationError):
-                raise first
+            _require_login(ask)
             loads = [pack_command("SCRIPT", "LOAD", each) for each in scripts.sources.values()]
             ask(b"".join(loads), len(loads))  # what is refused here is found below
             seen = findings.look(ask, settings)
@@ -312,6 +309,17 @@ class _Opened:
             opened.disconnect()
             raise
         return cls(opened, seen)
+
+
+def _require_login(ask: Callable[[bytes, int], list[Any]]) -> None:
+    """Raise `redis.AuthenticationError` where Redis asks for a password.
+
+    Scripts are longer than 16 kB, and Redis cuts the connection of a client that sends so much and
+    has not logged in.
+    """
+    (reply,) = ask(pack_command("PING"), 1)
+    if isinstance(reply, redis.AuthenticationError):
+        raise reply
 
 
 class _Connection:
