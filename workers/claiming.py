@@ -13,7 +13,7 @@ from service.inbox import Answer, Claim, Inbox, Quarantined, Refused
 from service.metrics import Metrics
 from workers.heartbeat import Heartbeat
 from workers.in_hand import InHand
-from workers.story import settled
+from workers.summary import settled
 
 _WAITS = {Refused.PAUSED: 0.5, Refused.THROTTLED: 0.05}
 """Seconds between two looks whether a pause is over, or the rate of calls allows another."""

@@ -23,7 +23,7 @@ from workers.heartbeat import Heartbeat
 from workers.own_process import DIED, OwnProcess
 from workers.router import Failed, Handler, Router, place
 from workers.stop import Stop
-from workers.story import current
+from workers.summary import current
 from workers.verification import Facts
 
 log = logs.get(__name__)
@@ -169,8 +169,8 @@ class Dispatcher:
             order=claim.now,
         )
         progress, delay = Progress("done", attempt), 0.0
-        story, began = current(), time.monotonic()
-        if (waited := story.starts_handler()) is not None:
+        summary, began = current(), time.monotonic()
+        if (waited := summary.starts_handler()) is not None:
             self._metrics.observe("start_seconds", waited)
         try:
             if own := self._process_of(handler, claim):
@@ -191,8 +191,8 @@ class Dispatcher:
         except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)
             reason = _reason("failed", place(error))
             progress, delay = handler.failed(before, claim.now, reason)
-        story.ran[handler.name] = time.monotonic() - began
-        self._metrics.observe("handler_seconds", story.ran[handler.name], handler.name)
+        summary.ran[handler.name] = time.monotonic() - began
+        self._metrics.observe("handler_seconds", summary.ran[handler.name], handler.name)
         if progress.status != "done":
             log.warning(
                 "handler_failed",

@@ -12,7 +12,7 @@ from service.metrics import Metrics
 from workers.hooks import Hooks
 from workers.router import Handler
 from workers.stop import Stop
-from workers.story import current, settled
+from workers.summary import current, settled
 from workers.verification import Facts
 
 UNKNOWN_WAIT = 60.0

@@ -12,8 +12,8 @@ from service.inbox import Claim, Inbox
 from service.metrics import Metrics
 from workers.failures import Judge, StripeFailure, is_settled
 from workers.router import Handler
-from workers.story import settled
 from workers.stripe_api import StripeApi
+from workers.summary import settled
 from workers.verification import Facts, freshness
 
 log = logs.get(__name__)

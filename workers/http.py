@@ -26,8 +26,8 @@ from urllib3.util import make_headers, parse_url
 from service.metrics import Metrics
 from service.redis_errors import code_of
 from service.settings import Settings
-from workers import story
-from workers.story import StripeCall
+from workers import summary
+from workers.summary import StripeCall
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 3.0, 10.0
 """Seconds: for a connection to one address, and from the end of the request to the last byte of the
@@ -158,7 +158,7 @@ class PooledClient(stripe.HTTPClient):
         self._pool.clear()
 
     def _note(self, call: StripeCall) -> None:
-        story.current().calls.append(call)
+        summary.current().calls.append(call)
         if self._metrics is not None:
             self._metrics.observe("stripe_seconds", call.seconds, call.operation, call.status)
 

@@ -27,8 +27,8 @@ from workers.hooks import Hooks
 from workers.in_hand import InHand
 from workers.router import Handler, Router, backoff, place
 from workers.stop import Stop
-from workers.story import telling
 from workers.stripe_api import StripeApi
+from workers.summary import summarizing
 from workers.verification import Facts
 
 FAULT_CAP = 60.0
@@ -139,7 +139,7 @@ class Processor:
         event = claim.event
         following: Reply[list[Answer]] | None = None
         bound = bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind)
-        with bound, telling():
+        with bound, summarizing():
             try:
                 following = self._ender.end(claim, self._work(claim), and_claim=and_claim)
             except Exception as error:

@@ -183,7 +183,7 @@ class Pages:
             "console/event.html",
             record=record,
             next=next_run(record),
-            lines=_story([record]),
+            lines=_timelines([record]),
             offered=OFFERED.get(record.state, ()),
             dashboard=_dashboard(record, f"events/{record.event.id}"),
         )
@@ -201,7 +201,7 @@ class Pages:
             records=in_order,
             kinds={each.key: each.event.kind for each in in_order},
             reached={each.event.kind: each for each in in_order},
-            lines=_story(records),
+            lines=_timelines(records),
             dashboard=_dashboard(records[0], f"identity/verification-sessions/{session}"),
         )
 
@@ -382,7 +382,7 @@ def _quantile(counts: Mapping[str, float], handler: str, share: float) -> str | 
     return None
 
 
-def _story(records: list[Record]) -> list[tuple[datetime, str, str]]:
+def _timelines(records: list[Record]) -> list[tuple[datetime, str, str]]:
     return sorted((line for each in records for line in timeline(each)), key=lambda e: e[0])
 
 

@@ -43,7 +43,7 @@ def test_every_page_shows_what_there_is(console, plain, log_in) -> None:
     plain.get_by_role("link", name="failed KeyError").click()
     expect(plain).to_have_url(re.compile("state=dead&handler=mending.save"))
     plain.get_by_role("link", name=re.compile("^evt_")).click()
-    expect(plain.locator(".story")).to_contain_text("mending.save: dead at attempt 1")
+    expect(plain.locator(".timeline")).to_contain_text("mending.save: dead at attempt 1")
     plain.get_by_role("link", name=re.compile("^vs_")).click()
     expect(plain.locator(".machine .reached")).to_have_count(3)
     plain.get_by_role("link", name="Handlers").click()
@@ -148,9 +148,9 @@ def test_it_is_replayed_to_success(console, open_page, log_in) -> None:
         if page.locator("h1 .pill.done").count():
             break
         page.reload()
-    story = page.locator(".story")
-    expect(story).to_contain_text("replay dead, by ann")
-    expect(story).to_contain_text("done: verified")
+    timeline = page.locator(".timeline")
+    expect(timeline).to_contain_text("replay dead, by ann")
+    expect(timeline).to_contain_text("done: verified")
     page.goto(f"{console.url}/console/")
     acts = page.locator("section").filter(has_text="What people had done")
     expect(acts).to_contain_text("ann")

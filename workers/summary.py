@@ -1,4 +1,4 @@
-"""What is told of an event when it is settled: one line, which alone says how it went.
+"""What is logged of an event when it is settled: one line, which alone says how it went.
 
 While a thread works on an event it notes here which calls of Stripe were made, which handlers ran,
 and how long each took. The notes are of one claim: what an earlier one did stands in the record.
@@ -37,7 +37,7 @@ class StripeCall(NamedTuple):
 
 
 @dataclass
-class Story:
+class Summary:
     """Notes about the work on one claim. Times are seconds."""
 
     began: float = field(default_factory=time.monotonic)
@@ -66,23 +66,23 @@ class Story:
         return {name: round(s * 1000) for name, s in stages.items() if s is not None}
 
 
-_story: ContextVar[Story | None] = ContextVar("story", default=None)
+_summary: ContextVar[Summary | None] = ContextVar("summary", default=None)
 
 
 @contextmanager
-def telling() -> Iterator[Story]:
-    """Begin a story; what happens in the block on this thread is noted in it."""
-    story = Story()
-    token = _story.set(story)
+def summarizing() -> Iterator[Summary]:
+    """Begin a summary; what this thread does in the block is noted in it."""
+    summary = Summary()
+    token = _summary.set(summary)
     try:
-        yield story
+        yield summary
     finally:
-        _story.reset(token)
+        _summary.reset(token)
 
 
-def current() -> Story:
-    """Return the story that is being told, or one that nobody hears."""
-    return _story.get() or Story()
+def current() -> Summary:
+    """Return this thread's summary; outside of `summarizing` one that is thrown away."""
+    return _summary.get() or Summary()
 
 
 def settled(
@@ -99,8 +99,8 @@ def settled(
 
     `took`: seconds from accepted to settled, where known.
     """
-    story = current()
-    stages = story.stages() if claim else {}
+    summary = current()
+    stages = summary.stages() if claim else {}
     if claim is not None:
         stages["accepted_to_claim"] = round(claim.claimed_age * 1000)
     report = log.error if state == "dead" else log.info
@@ -116,13 +116,13 @@ def settled(
         state=state,
         outcome=outcome,
         reason=reason or None,
-        handlers=[_in_words(name, each, story) for name, each in sorted(progress.items())],
-        request_ids=story.request_ids,
+        handlers=[_in_words(name, each, summary) for name, each in sorted(progress.items())],
+        request_ids=summary.request_ids,
         stages_ms=stages,
         took_ms=None if took is None else round(took * 1000),
     )
 
 
-def _in_words(name: str, progress: Progress, story: Story) -> str:
-    ran = f" {story.ran[name] * 1000:.0f}ms" if name in story.ran else ""
+def _in_words(name: str, progress: Progress, summary: Summary) -> str:
+    ran = f" {summary.ran[name] * 1000:.0f}ms" if name in summary.ran else ""
     return f"{name} {progress.status} {progress.attempts}x{ran}"
