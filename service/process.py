@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import resource
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -11,7 +12,7 @@ from types import TracebackType
 
 from service import logs
 
-_PR_SET_DUMPABLE = 4
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
 def keep_memory_private() -> None:
@@ -24,6 +25,17 @@ def keep_memory_private() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def end_with_parent(*, at_once: bool) -> None:
+    """Have the kernel kill this process when the thread that started it is gone, or no longer.
+
+    For code that keeps the interpreter's lock, which no thread of ours could end. Linux only
+    (prctl(2)).
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if at_once else 0)
 
 
 def hook_exceptions() -> None:

@@ -33,6 +33,9 @@ SUSPECTS_IDLE = 10.0
 """Seconds without a suspect until the process that runs them ends: a lease, so that it runs all
 those of one death."""
 
+BUSY_CAP = 60.0
+"""Seconds: the longest wait for a process that is busy. After an outage all events are old."""
+
 BUSY = "other events wait for the handler's own process"
 """Why a handler waits, for the record."""
 
@@ -210,7 +213,7 @@ def busy_wait(claim: Claim) -> float:
 
     So polling costs little, and an event starts soon after its process is free.
     """
-    return random.uniform(0.1, max(2.0, claim.age / 2))  # noqa: S311 (no secret)
+    return random.uniform(0.1, min(BUSY_CAP, max(2.0, claim.age / 2)))  # noqa: S311 (no secret)
 
 
 def _reason(word: str, text: object) -> str:

@@ -188,7 +188,10 @@ def serve(names: str, descriptor: str, idle: str) -> None:
             )
             with logs.masking(personal):
                 own = dataclasses.replace(verification, log=log)
-                _send(worker, _answer(handlers[name], own))
+                process.end_with_parent(at_once=True)
+                answer = _answer(handlers[name], own)
+                process.end_with_parent(at_once=False)
+                _send(worker, answer)
 
 
 def _end_with(parent: int) -> None:

@@ -293,4 +293,5 @@ def kept_fields(line: str) -> dict[str, str]:
 
 def text_of(value: Any) -> str:
     """Return an answer of Redis as text."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    # A byte that is no text costs its character, not the event, nor others of the same reply.
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

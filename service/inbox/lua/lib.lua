@@ -106,6 +106,13 @@ local function fields_of(line)
   return fields
 end
 
+-- The beginning of a text, which ends with a whole character (UTF-8: a byte that goes on is 10xxxxxx).
+local function cut(text, most)
+  if #text <= most then return text end
+  while most > 0 and math.floor(string.byte(text, most + 1) / 64) == 2 do most = most - 1 end
+  return string.sub(text, 1, most)
+end
+
 -- Put an entry behind those of a list in one text, of which the last few stay.
 local function appended(entries, entry, most)
   entries = entries and entries .. ';' .. entry or entry
@@ -127,7 +134,7 @@ local function failed(fields, handler)
   local attempts, ms, reason =
     string.match(fields['h:' .. handler] or '', '^%a+|([1-9]%d*)|(%d+)|?%d*|?([^|]*)')
   if not attempts or string.sub(fields['h:' .. handler], 1, 4) == 'done' then return fields.trail end
-  reason = string.gsub(string.sub(reason, 1, 80), '[;%c]', ',')
+  reason = string.gsub(cut(reason, 80), '[;%c]', ',')
   return appended(fields.trail, table.concat({handler, attempts, ms, reason}, '|'), MAX_TRAIL)
 end
 
@@ -173,7 +180,7 @@ end
 local function cause_of(reason)
   local word, next_word = string.match(reason, '^(%a+): ([%w_.]+)')
   if word == 'failed' or word == 'stripe' then return word .. ' ' .. next_word end
-  return (string.gsub(string.sub(string.match(reason, '^[^:(|]*'), 1, 40), '%s+$', ''))
+  return (string.gsub(cut(string.match(reason, '^[^:(|]*'), 40), '%s+$', ''))
 end
 
 -- What a dead event died of: `handler|cause` for each handler that is dead, or the one of its own.

@@ -555,3 +555,31 @@ def test_times_are_those_of_redis(inbox, redis, monkeypatch) -> None:
     claim = claimed(inbox)
 
     assert abs(claim.now / 1000 - redis.time()[0]) < 5
+
+
+@pytest.mark.parametrize("length", range(70, 90))
+def test_a_reason_in_any_script_is_kept_readable(inbox, redis, length) -> None:
+    """Of a failed attempt its beginning is kept; it ends with a whole character."""
+    inbox.accept(event(session="1"))
+    inbox.accept(event("2", session="2"))
+    reason = f"retry: {'x' * (length % 3)}{'Ошибка€𝄞' * 20}"[:length]
+    for attempt in (1, 2):
+        claim = claimed(inbox)
+        inbox.save_progress(claim, "a.b", Progress("retry", attempt, reason=reason), delay=0)
+        inbox.release(claim, 0, reason)
+    again, other = claimed(inbox), claimed(inbox, "evt_2")
+    assert again.progress["a.b"].reason == reason
+    assert other.lapses == 0
+    save_progress_at_end(again, "a.b", Progress("done", 3))
+    inbox.finish(again, "done", outcome="verified")
+    first, _ = inbox.find("evt_1").attempts
+    assert reason.startswith(first.reason)
+    assert len(first.reason.encode()) in range(77, 81)
+
+
+def test_bytes_that_are_no_text_cost_no_other_event(inbox, redis) -> None:
+    for name in ("1", "2"):
+        inbox.accept(event(name, session=name))
+    redis.hset("iw:evt:evt_1", "trail", b"a.b|1|5|half a character \xd0")
+    assert [claim.event.id for claim in inbox.claim(2)] == ["evt_1", "evt_2"]
+    assert inbox.find("evt_1").key == "evt_1"

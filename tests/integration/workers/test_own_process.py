@@ -9,7 +9,7 @@ import pytest
 
 from identity_webhooks.testing import verification
 from service.settings import Settings
-from tests.conftest import CANARY, ROOT
+from tests.conftest import CANARY, ROOT, Processes, wait_until
 from workers import plugins
 from workers.own_process import IDLE, OwnProcess
 
@@ -42,3 +42,47 @@ def test_one_that_is_idle_ends_and_is_started_again(
     assert len(pids) == runs, "each ran once"
     assert 1 < len(set(pids)) <= runs
     assert own._end(10) == IDLE
+
+
+KEEPER = """
+import os, re, sys
+from pathlib import Path
+from identity_webhooks import on
+
+@on("verified", own_process=True, timeout=60)
+def keep(v):
+    Path(os.environ["EFFECTS"]).write_text(str(os.getpid()))
+    re.match("(a+)+$", "a" * 60 + "b")  # keeps the interpreter's lock, for years
+"""
+WORKER = """
+from identity_webhooks.testing import verification
+from service.settings import Settings
+from workers import plugins
+from workers.own_process import OwnProcess
+
+handlers = plugins.load(Settings.load("worker")).handlers
+(handler,) = (each for each in handlers if each.name == "keeper.keep")
+own = OwnProcess([handler])
+with own.turn():
+    own.run(handler, verification("verified"), [])
+"""
+
+
+def test_one_that_keeps_the_interpreter_ends_with_its_worker(
+    server, processes: Processes, tmp_path: Path
+) -> None:
+    (tmp_path / "keeper.py").write_text(KEEPER)
+    effects = tmp_path / "effects"
+    env = {
+        "HANDLERS": "keeper",
+        "PYTHONPATH": f"{ROOT}:{tmp_path}",
+        "EFFECTS": str(effects),
+        "REDIS_URL": server.url,
+        "STRIPE_API_KEY": f"sk_test_{CANARY}{'0' * 20}",
+    }
+    worker, _ = processes.python("-c", WORKER, env=env)
+    wait_until(lambda: effects.exists() and effects.read_text())
+    own = Path("/proc", effects.read_text())
+    worker.kill()
+    worker.wait(10)
+    wait_until(lambda: not own.exists() or "Z (zombie)" in (own / "status").read_text(), within=5)
