@@ -20,7 +20,7 @@ from service import logs
 from service.inbox import Claim, Inbox, Progress, save_progress_at_end
 from service.metrics import Metrics
 from workers.heartbeat import Heartbeat
-from workers.own_process import DIED, OwnProcess
+from workers.own_process import OwnProcess
 from workers.router import Failed, Handler, Router, place
 from workers.stop import Stop
 from workers.summary import current
@@ -79,8 +79,7 @@ class Dispatcher:
     def turn(self, claim: Claim, due: Sequence[Handler]) -> AbstractContextManager[bool]:
         """Wait for the event's turn, if it has to; False when there is no use in waiting.
 
-        A suspect runs when no other one does. Until then nothing of it is written down, so that it
-        stays one.
+        A suspect runs when no other one does.
         """
         if any(self._process_of(handler, claim) is self._for_suspects for handler in due):
             return self._for_suspects.turn()
@@ -120,8 +119,7 @@ class Dispatcher:
         A handler that may have killed a worker, or has killed its process, runs in a process of its
         own, so that it cannot end other events' runs.
         """
-        is_suspect = claim.lapses or DIED in claim.so_far(handler.name).reason
-        shared = self._for_suspects if is_suspect else None
+        shared = self._for_suspects if claim.suspect else None
         return self._own_processes.get(handler.name, shared)
 
     def _write_down(self, handler: Handler, claim: Claim, result: Result, *, last: bool) -> None:

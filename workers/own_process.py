@@ -39,9 +39,6 @@ from workers import plugins
 from workers.hooks import Hooks
 from workers.router import Failed, Handler, place
 
-DIED = "its process died"
-"""How the reason of a handler that ended its process begins."""
-
 IDLE = 95
 """Exit code of a process that ended since nothing was asked of it. No handler ran meanwhile."""
 
@@ -93,7 +90,7 @@ class OwnProcess:
         # It may have ended, being idle, just when it was asked.
         answer = self._ask(message, handler.timeout) or self._ask(message, handler.timeout)
         if answer is None:
-            raise Failed(f"{DIED} (exit code {IDLE})")
+            raise Failed(f"its process died (exit code {IDLE})")
         word, text, delay = answer
         if word == "retry":
             raise Retry(text, delay=delay)
@@ -121,7 +118,7 @@ class OwnProcess:
             code = self._end(5)  # it ends by itself
             if code == IDLE:
                 return None
-            raise Failed(f"{DIED} (exit code {code})") from None
+            raise Failed(f"its process died (exit code {code})") from None
 
     def _start(self) -> None:
         if self._process:

@@ -68,6 +68,7 @@ token       fencing token of the last claim
 not_before  no claim before this moment
 waits       releases since the last progress; the next delay grows with it
 lapses      leases that ran out since the last progress
+suspect     1 once a lease ran out: a handler of it may have killed the worker
 ran         which handler ran when the last process died that held the event
 outcome     the outcome handlers got: verified, needs_input, ...
 reason      why it waits, why it died, or the code of last_error the handlers were told

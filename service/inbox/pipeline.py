@@ -462,6 +462,7 @@ def _claim(raw: Any) -> Answer:
         progress=progress_of(fields),
         waits=int(fields.get("waits", 0)),
         lapses=int(fields.get("lapses", 0)),
+        suspect="suspect" in fields,
         twin=fields.get("twin"),
         reason=fields.get("reason", ""),
         now=int(now),

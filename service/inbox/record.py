@@ -187,6 +187,7 @@ class Claim:
         progress: how each handler fared so far.
         waits: releases since anything was done.
         lapses: claims that ended with their holder's death since anything was done.
+        suspect: whether any ever did.
         now: Redis TIME at the last answer, milliseconds.
         since: when the event was accepted or last re-opened, milliseconds.
         twin: the key of the same change in its other form, once that is known; empty if it has
@@ -211,6 +212,7 @@ class Claim:
     replayed_after: float = 0.0
     lost: bool = False
     unwritten: tuple[str | int, ...] = ()
+    suspect: bool = False
 
     @property
     def identity(self) -> str:

@@ -434,6 +434,9 @@ local function claim(id, now)
     end
     let_go(event, now)
     redis.call('HDEL', record, 'lease')
+    -- For good: whatever is written down of it meanwhile, a handler that kills may have still to run.
+    redis.call('HSET', record, 'suspect', '1')
+    fields.suspect, list[#list + 1], list[#list + 2] = '1', 'suspect', '1'
     fields.lapses = tostring(lapses)
     list[#list + 1], list[#list + 2] = 'lapses', fields.lapses -- the last one of a name counts
   end

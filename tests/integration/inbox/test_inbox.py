@@ -583,3 +583,45 @@ def test_bytes_that_are_no_text_cost_no_other_event(inbox, redis) -> None:
     redis.hset("iw:evt:evt_1", "trail", b"a.b|1|5|half a character \xd0")
     assert [claim.event.id for claim in inbox.claim(2)] == ["evt_1", "evt_2"]
     assert inbox.find("evt_1").key == "evt_1"
+
+
+MEANWHILE = {
+    "nothing": lambda inbox, claim: inbox.release(claim, 0, "worker stopped"),
+    "another handler is done": lambda inbox, claim: (
+        inbox.save_progress(claim, "a.other", Progress("done")),
+        inbox.release(claim, 0, "worker stopped"),
+    ),
+    "a handler waits for Stripe": lambda inbox, claim: (
+        inbox.save_progress(claim, "a.b", Progress("retry", 0, reason="stripe: broken 503")),
+        inbox.release(claim, 0, "stripe: broken 503"),
+    ),
+    "a handler fails": lambda inbox, claim: (
+        inbox.save_progress(claim, "a.b", Progress("retry", 1, reason="failed: E")),
+        inbox.release(claim, 0, "handlers wait for their retry"),
+    ),
+    "it dies and is replayed": lambda inbox, claim: (
+        inbox.finish(claim, "dead", outcome="", reason="a.b: failed: its process died"),
+        inbox.replay("evt_1"),
+    ),
+    "it waits and is replayed": lambda inbox, claim: (
+        inbox.save_progress(claim, "a.b", Progress("retry", 1, reason="failed: E")),
+        inbox.release(claim, 0, "handlers wait for their retry"),
+        inbox.replay("evt_1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MEANWHILE)
+def test_a_suspect_stays_one_until_it_is_done(inbox, pass_time, what) -> None:
+    inbox.accept(event("1"))
+    assert not claimed(inbox).suspect
+    pass_time(keys.LEASE)
+    again = claimed(inbox)
+    assert again.suspect
+    MEANWHILE[what](inbox, again)
+    pass_time(1)
+    last = claimed(inbox)
+    assert last.suspect
+    inbox.finish(last, "done", outcome="verified")
+    inbox.replay("evt_1", "all")
+    assert not claimed(inbox).suspect

@@ -80,6 +80,7 @@ class Modelled:
     token: int = 0
     waits: int = 0
     lapses: int = 0
+    suspect: bool = False
     reopened: float | None = None
     settled: float | None = None
     outcome: str | None = None
@@ -147,6 +148,7 @@ class Modelled:
                 "not_before": self.not_before,
                 "waits": str(self.waits) if self.waits else None,
                 "lapses": str(self.lapses) if self.lapses else None,
+                "suspect": "1" if self.suspect else None,
                 "ran": self.ran,
             }
         elif not self.reason:
@@ -256,6 +258,7 @@ class InboxMachine(RuleBasedStateMachine):
         modelled.waits = modelled.lapses = 0
         if state == "done":
             modelled.not_before = modelled.reopened = None
+            modelled.suspect = False
             self.heard.add(modelled.session)
             if modelled.twin:
                 self.events[modelled.twin].expires = True
@@ -323,6 +326,7 @@ class InboxMachine(RuleBasedStateMachine):
                 return
             self.let_go(key, modelled, modelled.token)
             modelled.lease = None
+            modelled.suspect = True
         held = self.lock(modelled.session)
         if held and held[0] != key:
             assert answer is Refused.BUSY
@@ -337,6 +341,7 @@ class InboxMachine(RuleBasedStateMachine):
         assert answer.event.key == key
         assert answer.twin == modelled.twin
         assert (answer.waits, answer.lapses) == (modelled.waits, modelled.lapses)
+        assert answer.suspect == modelled.suspect
         assert set(answer.progress) == set(modelled.handlers)
         modelled.lease = modelled.due = self.now + LEASE
         if modelled.not_before is not None:

@@ -73,7 +73,7 @@ def accept(desk, redis: Redis) -> Callable[..., Event]:
     def accept(*, suspect: bool = False) -> Event:
         event = desk.accept("verified", desk.sandbox.session("verified"))
         if suspect:
-            redis.hset(f"iw:evt:{event.key}", "lapses", 1)
+            redis.hset(f"iw:evt:{event.key}", mapping={"lapses": 1, "suspect": 1})
         return event
 
     return accept
@@ -116,7 +116,7 @@ def test_what_may_have_killed_a_worker_runs_in_a_process_beside_it(
 def test_a_handler_that_killed_its_process_has_one_again(
     desk, processor, accept, seen, monkeypatch
 ) -> None:
-    """Its attempt is written down, and its event is no suspect any more."""
+    """Its event stays a suspect until it is done."""
     ran: list[str] = []
 
     def run(_handler: object, v: Verification, _personal: object) -> None:
