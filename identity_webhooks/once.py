@@ -17,8 +17,9 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from identity_webhooks.answers import wrong_return
@@ -114,7 +115,8 @@ class Block:
         with _transaction(self._database) as open_:
             ran = open_.insert(self._key) == 1
             if ran:
-                answer: object = effect(open_.given)  # type: ignore[func-returns-value]
+                with open_.uncommitted():
+                    answer: object = effect(open_.given)  # type: ignore[func-returns-value]
                 if wrong := wrong_return(answer):
                     raise Misuse(f"the function below v.once {wrong}")
                 open_.check(self._key)
@@ -175,12 +177,15 @@ class _Open:
         dialect: of SQL.
         run: executes a statement with a key, and returns its result.
         whole: raises `Misuse` unless the transaction is still the one that was begun.
+        uncommitted: a block in which a commit raises `Misuse` before it is sent. Else the key would
+            be kept, and what the effect has still to do would be skipped for good.
     """
 
     given: Any
     dialect: str
     run: Callable[[str, str], Any]
     whole: Callable[[], None]
+    uncommitted: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def insert(self, key: str) -> int:
         """Write the key down; how many rows that are, 0 if it was there."""
@@ -280,7 +285,8 @@ def _begun(connection: Any) -> Iterator[_Open]:
         _refuse_autocommit(connection)
 
     with connection.begin() as begun:
-        yield _Open(connection, connection.dialect.name, _executor(connection), whole)
+        uncommitted = partial(_uncommitted, connection)
+        yield _Open(connection, connection.dialect.name, _executor(connection), whole, uncommitted)
 
 
 @contextmanager
@@ -312,11 +318,34 @@ def _session(session: Any) -> Iterator[_Open]:
         _refuse_autocommit(session.connection())
 
     try:
-        yield _Open(session, bind.dialect.name, _executor(session), whole)
+        uncommitted = partial(_uncommitted, session.connection(), session)
+        yield _Open(session, bind.dialect.name, _executor(session), whole, uncommitted)
         session.commit()
     except BaseException:
         session.rollback()
         raise
+
+
+@contextmanager
+def _uncommitted(connection: Any, session: Any = None) -> Iterator[None]:
+    """Refuse a commit of SQLAlchemy's, of the connection or of the session on it."""
+    from sqlalchemy import event  # noqa: PLC0415 (optional)
+
+    def refuse(ending: Any) -> None:
+        if ending is session and session.in_nested_transaction():
+            return  # of a savepoint
+        # SQLAlchemy takes a commit that raises for one that ended the transaction.
+        connection.connection.rollback()
+        raise Misuse(_ENDED)
+
+    heard = [(connection, "commit"), *([(session, "before_commit")] if session else [])]
+    for target, name in heard:
+        event.listen(target, name, refuse)
+    try:
+        yield
+    finally:
+        for target, name in heard:
+            event.remove(target, name, refuse)
 
 
 def _refuse_autocommit(connection: Any) -> None:

@@ -197,7 +197,19 @@ def test_what_emits_begin_itself_is_no_autocommit(tmp_path: Path) -> None:
 
 
 def commits(db: Any) -> None:
+    add(db)
     db.commit()
+    add(db, "after")
+
+
+def commits_at_its_end(db: Any) -> None:
+    add(db)
+    db.commit()
+
+
+def commits_below(db: Any) -> None:
+    add(db)
+    (db.connection() if hasattr(db, "get_bind") else db.get_transaction()).commit()
     add(db, "after")
 
 
@@ -229,7 +241,10 @@ def swallows_an_error(db: Any) -> None:
 @pytest.mark.parametrize("how", FORMS)
 @pytest.mark.parametrize(
     "effect",
-    [rolls_back, rolls_back_and_goes_on, closes, commits, returns_something],
+    [
+        *(rolls_back, rolls_back_and_goes_on, closes, returns_something),
+        *(commits, commits_at_its_end, commits_below),
+    ],
     ids=lambda effect: effect.__name__,
 )
 def test_an_effect_that_ends_the_transaction_is_no_success(effect, how, engine) -> None:
@@ -238,7 +253,25 @@ def test_an_effect_that_ends_the_transaction_is_no_success(effect, how, engine) 
         opened(engine, how) as database,
     ):
         once(database, "k")(effect)
-    assert effects(engine) in ([], ["after"]) if effect is commits else effects(engine) == []
+    assert effects(engine) == []
+    with opened(engine, how) as database:  # nor was its key kept: what is mended runs
+        assert once(database, "k")(add) is True
+
+
+@pytest.mark.parametrize("how", FORMS)
+def test_an_effect_may_use_savepoints(how, engine) -> None:
+    def effect(db: Any) -> None:
+        with db.begin_nested():
+            add(db)
+        with suppress(ValueError), db.begin_nested():
+            add(db, "undone")
+            raise ValueError
+        add(db, "after")
+
+    for expected in (True, False):
+        with opened(engine, how) as database:
+            assert once(database, "k")(effect) is expected
+    assert effects(engine) == ["after", "granted"]
 
 
 @pytest.mark.parametrize("how", FORMS)
