@@ -27,7 +27,9 @@ def connected(redis) -> int:
     return redis.info("clients")["connected_clients"] - 1
 
 
-def test_threads_share_as_many_as_there_may_be(redis, settings) -> None:
+def test_threads_share_as_many_as_there_may_be(redis, settings, monkeypatch) -> None:
+    # They ask without a pause, and whoever waits is not served in turn.
+    monkeypatch.setattr(connection, "WAIT", 30)
     before, most = connected(redis), 0
     with connection.connect(settings, 3) as client:
         inbox = Inbox(client)
