@@ -17,7 +17,7 @@ from typing import Any, Literal
 import redis
 
 from service import connection
-from service.inbox import AcceptResult, Reply, keys, memory_is_short, pending_limit, probe
+from service.inbox import AcceptResult, Reply, memory_is_short, pending_limit, probe
 from service.inbox.connections import Connections
 from service.inbox.inbox import EVENT_SIZE, MEMORY_LIMIT
 from service.inbox.record import text_of
@@ -37,7 +37,7 @@ INBOX_IS_FULL = "the inbox is at its limit (INBOX_LIMIT): are the workers runnin
 
 MEMORY_IS_SHORT = (
     "Redis is above four fifths of its memory: give it more (maxmemory). It does not drain by"
-    f" itself, as done events are kept for {keys.KEEP // 86_400} days"
+    " itself, as done events are kept for RETENTION_DAYS"
 )
 """The other limit: nothing may be pending at all."""
 

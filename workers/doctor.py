@@ -16,7 +16,7 @@ import redis
 
 from service import connection, findings, status
 from service.findings import Finding
-from service.inbox import keys
+from service.inbox.inbox import MEMORY_LIMIT
 from service.redis_errors import explain
 from service.settings import Role, Settings, SettingsError
 from service.survey import Survey, survey
@@ -25,8 +25,8 @@ from workers.exits import refuse_or
 from workers.failures import StripeFailure
 from workers.stripe_api import StripeApi
 
-DONE_EVENT = 430
-"""Bytes of Redis that a done event takes, about (docs/performance.md)."""
+DONE_EVENT = 477
+"""Bytes of Redis that a done event takes: the larger figure of docs/performance.md."""
 
 SAME_TIME = 5.0
 """Seconds by which two clocks may differ."""
@@ -109,7 +109,7 @@ def _of_redis(settings: Settings) -> Iterator[Finding]:
         for problem in status.problems_of(seen, settings):
             yield Finding(problem.alert, "bad", f"{problem.text}: {problem.cure}")
         yield _clock(seen)
-        yield from _memory_for_the_rate(seen)
+        yield from memory_for_the_rate(seen, settings.keep)
 
 
 def _clock(seen: Survey) -> Finding:
@@ -123,8 +123,11 @@ def _clock(seen: Survey) -> Finding:
     return Finding("clock", "bad", text)
 
 
-def _memory_for_the_rate(seen: Survey) -> Iterator[Finding]:
-    """Compare what events take until they are forgotten with the memory there is."""
+def memory_for_the_rate(seen: Survey, keep: int) -> Iterator[Finding]:
+    """Compare what events take until they are forgotten with the memory there is.
+
+    `keep`: seconds that a done event is kept.
+    """
     a_day = sum(
         each.process.counts.get(name, 0) / max(1.0, seen.now - each.process.started / 1000) * 86_400
         for each in seen.alive("worker")
@@ -133,8 +136,8 @@ def _memory_for_the_rate(seen: Survey) -> Iterator[Finding]:
     )
     if not seen.memory_limit or a_day < 1:
         return
-    needed = a_day * keys.KEEP / 86_400 * DONE_EVENT
-    room = seen.memory_limit * 0.8
+    needed = a_day * keep / 86_400 * DONE_EVENT
+    room = seen.memory_limit * MEMORY_LIMIT
     text = (
         f"{a_day:.0f} events a day take {needed / 2**20:.0f} MB in the end, of {room / 2**20:.0f}"
     )

@@ -30,9 +30,6 @@ CHUNK = 200
 KEYS = 5_000
 """Keys of events that are read in one round trip."""
 
-KEYS = 5_000
-"""Keys of events that are read in one round trip."""
-
 _CAUSE = re.compile(r"(failed|stripe): ([A-Za-z0-9_.]+)")
 _AFTER_CAUSE = re.compile(r"[:(|]")
 _RAN = re.compile(r"while (\S+) ran$")
