@@ -14,9 +14,9 @@ help: ## what this file can do
 
 .PHONY: demo dev
 demo: $(DEMO) ## the whole path on this machine: every event, to the end, in a table
-	@$(BIN)/python -m deploy.demo
+	@$(BIN)/python -m dev.demo
 dev: $(DEMO) ## the same processes, to work with; Ctrl-C stops them (PORT, SANDBOX_PORT, REDIS_PORT)
-	@$(BIN)/python -m deploy.local
+	@$(BIN)/python -m dev.local
 
 .PHONY: test lint types contracts unit integration e2e coverage chaos-short containers
 test: lint types contracts docs unit integration e2e $(if $(CI),coverage) chaos-short ## everything that must hold; stops at the first group that does not
@@ -29,7 +29,6 @@ lint: $(VENV) ## style and formatting
 types: $(VENV) ## types, strictly
 	@echo "== types"
 	@$(BIN)/mypy
-	@$(BIN)/mypy -m deploy.local -m deploy.demo -m deploy.env_example -m deploy.readme_demo -m deploy.credentials -m deploy.docs_site -m deploy.handlers_page -m deploy.privacy_page -m deploy.reference -m deploy.release_check -m deploy.trial
 	@$(BIN)/python -m pytest -q --no-header tests/typing
 contracts: $(VENV) ## who may import whom
 	@echo "== contracts"
@@ -97,24 +96,24 @@ lock: $(VENV) ## requirements*.txt from pyproject.toml; UPGRADE=1 takes newer re
 	@$(LOCK) pyproject.toml --extra service --group dev -o requirements-dev.txt
 	@$(LOCK) pyproject.toml --extra service --group demo -c requirements-dev.txt -o requirements-demo.txt
 env-example: $(VENV) ## deploy/env.example from the settings
-	@$(BIN)/python -m deploy.env_example > deploy/env.example
+	@$(BIN)/python -m dev.env_example > deploy/env.example
 handlers-page: $(VENV) ## the tables of docs/handlers.md, from the code
-	@$(BIN)/python -m deploy.handlers_page
+	@$(BIN)/python -m dev.handlers_page
 privacy-page: $(VENV) ## docs/privacy.md, from the code
-	@$(BIN)/python -m deploy.privacy_page
+	@$(BIN)/python -m dev.privacy_page
 trial: $(VENV) ## make a plugin from nothing, and put the transcript into docs/handlers.md
-	@$(BIN)/python -m deploy.trial --write
+	@$(BIN)/python -m dev.trial --write
 scaling-page: $(VENV) ## the tables of docs/scaling.md, from docs/performance.md and the code
 	@$(BIN)/python -m tests.scaling_page
 docs: $(VENV) ## the docs as a site, in var/site/public; fails on a dead link
 	@echo "== docs"
-	@$(BIN)/python -m deploy.docs_site
+	@$(BIN)/python -m dev.docs_site
 reference: $(VENV) ## docs/reference: settings, metrics, commands, handler API, events, from the code
-	@$(BIN)/python -m deploy.reference
+	@$(BIN)/python -m dev.reference
 release-check: $(VENV) ## whether this commit can be released: version, changelog, label, tag
-	@$(BIN)/python -m deploy.release_check
+	@$(BIN)/python -m dev.release_check
 readme-demo: $(DEMO) ## run the demo and put its output into README.md
-	@$(BIN)/python -m deploy.readme_demo
+	@$(BIN)/python -m dev.readme_demo
 
 sandbox-pictures: $(VENV) ## docs/images: the pages of the sandbox (needs Chromium)
 	@$(BIN)/python tests/e2e/sandbox/screenshots.py

@@ -11,7 +11,7 @@ from pathlib import Path
 import stripe
 from playwright.sync_api import Page, sync_playwright
 
-from deploy.local import API_KEY, LOOPBACK, ROOT, everything, free_port
+from dev.local import API_KEY, LOOPBACK, ROOT, everything, free_port
 from service import connection
 from service.console import people
 from service.inbox import Filter, Inbox

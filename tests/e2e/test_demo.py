@@ -78,7 +78,7 @@ def start(tmp_path):
 
 @pytest.fixture
 def demo(start):
-    return partial(start, "deploy.demo")
+    return partial(start, "dev.demo")
 
 
 def test_every_event_is_handled_and_nothing_is_left(demo):
@@ -143,15 +143,22 @@ def test_the_time_limit_fails_it(demo):
 
 def test_dev_stays_until_ctrl_c_and_only_once_in_a_folder(start, tmp_path):
     here = tmp_path / "checkout"
-    for name in ("deploy", "identity_webhooks", "service", "workers", "stripe_identity_sandbox"):
+    for name in (
+        "deploy",
+        "dev",
+        "identity_webhooks",
+        "service",
+        "workers",
+        "stripe_identity_sandbox",
+    ):
         shutil.copytree(ROOT / name, here / name)
     for name in ("Procfile.dev", "pyproject.toml"):
         shutil.copy(ROOT / name, here)
-    run = start("deploy.local", cwd=here, LOG_FORMAT="console")
+    run = start("dev.local", cwd=here, LOG_FORMAT="console")
     run.wait_until_it_says("Ctrl-C stops everything")
 
     again = subprocess.run(
-        [sys.executable, "-m", "deploy.local"],
+        [sys.executable, "-m", "dev.local"],
         cwd=here,
         check=False,
         capture_output=True,

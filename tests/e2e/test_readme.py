@@ -22,7 +22,7 @@ def test_the_first_handler_runs_in_the_demo(tmp_path: Path) -> None:
     (code,) = blocks("README.md", "python")
     (tmp_path / "first_handler.py").write_text(code, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.demo"],
+        [sys.executable, "-m", "dev.demo"],
         cwd=ROOT,
         env={**os.environ, "HANDLERS": "first_handler", "PYTHONPATH": str(tmp_path)},
         capture_output=True,
@@ -46,7 +46,7 @@ def test_the_transcript_of_a_first_plugin_is_what_happens() -> None:
         return sorted(re.sub(r"[ _]+", " ", text).splitlines())
 
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.trial"],
+        [sys.executable, "-m", "dev.trial"],
         cwd=ROOT,
         env=dict(os.environ),
         capture_output=True,
@@ -129,7 +129,7 @@ def test_the_tests_of_the_page_pass(written: Path) -> None:
 
 def test_the_handlers_of_the_page_run_in_the_demo(written: Path) -> None:
     modules = "shop_alarm,shop_crm"
-    said = run("python", "-m", "deploy.demo", path=written, HANDLERS=modules)
+    said = run("python", "-m", "dev.demo", path=written, HANDLERS=modules)
     assert "shop_alarm.close_account" in said
     assert "shop_crm.save" in said
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy import docs_site
+from dev import docs_site
 from service.version import version
 
 

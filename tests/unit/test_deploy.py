@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.local import procfile
+from dev.local import procfile
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]

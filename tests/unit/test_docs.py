@@ -26,7 +26,7 @@ import pytest
 import service.__main__
 import stripe_identity_sandbox.__main__
 import workers.__main__
-from deploy import docs_site
+from dev import docs_site
 from tests.conftest import ROOT
 
 LISTED = subprocess.run(

@@ -1,7 +1,7 @@
 import re
 from pathlib import Path
 
-from deploy.env_example import render
+from dev.env_example import render
 from service.settings import Settings
 
 TRACKED = Path(__file__).parents[2] / "deploy/env.example"

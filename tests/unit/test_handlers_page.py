@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.handlers_page import PAGE, page
+from dev.handlers_page import PAGE, page
 
 
 def test_the_tables_are_up_to_date() -> None:

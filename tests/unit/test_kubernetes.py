@@ -20,7 +20,7 @@ import pytest
 import yaml
 from rq import Queue
 
-from deploy.local import procfile
+from dev.local import procfile
 from service.app import WEBHOOK_PATH
 from service.inbox.keys import QUEUE
 from service.settings import Settings

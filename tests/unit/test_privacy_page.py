@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.privacy_page import PAGE, page, redis_keys
+from dev.privacy_page import PAGE, page, redis_keys
 from service.inbox import keys
 
 

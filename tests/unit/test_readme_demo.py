@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.readme_demo import BEGIN, END, excerpt
+from dev.readme_demo import BEGIN, END, excerpt
 from tests.conftest import ROOT
 
 PRINTED = """starting ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import identity_webhooks
-from deploy.reference import FOLDER, pages
+from dev.reference import FOLDER, pages
 from service.settings import Settings
 
 PAGES = pages()

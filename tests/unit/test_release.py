@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import service.__main__
 import workers.__main__
-from deploy import release_check
+from dev import release_check
 from service.version import version
 from tests.conftest import ROOT
 

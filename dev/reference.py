@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 import identity_webhooks
 import service.__main__
 import workers.__main__
-from deploy.env_example import plain
-from deploy.handlers_page import freshness_table
+from dev.env_example import plain
+from dev.handlers_page import freshness_table
 from identity_webhooks import KINDS, SENTENCES, Outcome, Verification, database, testing
 from identity_webhooks.event import TYPE_PREFIX
 from identity_webhooks.verification import SENSITIVE

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from deploy.local import ROOT
+from dev.local import ROOT
 from service.version import version
 
 

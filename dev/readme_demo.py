@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from deploy.local import ROOT
+from dev.local import ROOT
 
 BEGIN, END = "<!-- made by make readme-demo -->\n", "<!-- end -->\n"
 SHOWN = ("verified", "requires_input", "redacted")
@@ -30,7 +30,7 @@ def excerpt(output: str) -> str:
 def main() -> None:
     """Replace what stands between the marks, if the demo passes."""
     run = subprocess.run(
-        [sys.executable, "-m", "deploy.demo"],
+        [sys.executable, "-m", "dev.demo"],
         cwd=ROOT,
         check=True,
         stdout=subprocess.PIPE,

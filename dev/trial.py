@@ -15,8 +15,8 @@ from pathlib import Path
 
 import click
 
-from deploy.handlers_page import PAGE, between
-from deploy.local import ROOT
+from dev.handlers_page import PAGE, between
+from dev.local import ROOT
 
 MARK = "trial: made by make trial"
 COMMANDS = (
@@ -27,7 +27,7 @@ COMMANDS = (
     "cd acme-checks && .venv/bin/mypy",
     "acme-checks/.venv/bin/pip wheel -q --no-deps -w dist ./acme-checks",
     "acme-checks/.venv/bin/pip install -q --no-deps --target site dist/acme_checks-*.whl",
-    "PYTHONPATH=site ACME_DATABASE=sqlite:///acme.db .venv/bin/python -m deploy.demo | grep acme",
+    "PYTHONPATH=site ACME_DATABASE=sqlite:///acme.db .venv/bin/python -m dev.demo | grep acme",
 )
 WITHIN = 600
 """Seconds that all of it may take."""

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import click
 
-from deploy.local import ROOT
+from dev.local import ROOT
 from service.version import version
 
 CONFIG = ROOT / "docs/zensical.toml"
