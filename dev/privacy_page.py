@@ -16,9 +16,29 @@ PAGE = Path(__file__).resolve().parents[1] / "docs/privacy.md"
 TEXT = """\
 # Where data is
 
-For those who answer for personal data: what is kept, where, for how long, and who can see it.
+For those who answer for personal data: what is kept, where, for how long, who can see it, and how it is erased.
 
-Made from the code by `make privacy-page`: what the service keeps, where, for how long, and how it is erased.
+Keys, fields and columns on this page are those of the code (`make privacy-page`).
+
+## What leaves a process
+
+Names, documents and dates of birth stay in the memory of a worker and of its child processes; images are not fetched.
+What leaves a process about a person:
+
+| to | what |
+|---|---|
+| Redis | ids of session and account, times, codes: [In Redis](#in-redis) |
+| the log (standard output) | the same, and the subject: [In logs](#in-logs) |
+| Prometheus, by `/metrics` | nothing of one person |
+| a browser, by the [console](console.md) | ids, times, codes |
+| Stripe | the ids of the session and of the event, in the request that asks for them |
+| your handlers | the session, its report, and the fields of `needs=`. With `own_process=True`, and while an event is a suspect, over a pair of sockets to a child process of the worker |
+| `IDENTITY_DATABASE`, if set | ids, outcome, reason and subject: [its table](#in-the-database-of-the-built-in-handler-database) |
+| the URLs in `FORWARD_TO`, if set | ids, outcome, reason and subject: [the message](#what-the-built-in-handler-forward-sends) |
+| the terminal of an operator | `python -m workers sessions` and `python -m workers reports` print what Stripe answers, names included |
+
+The subject is what you put into `client_reference_id` or the metadata's `user_id`: use an id of yours there, no name
+and no e-mail address.
 
 ## In memory, while an event is worked on
 
@@ -31,8 +51,9 @@ for its identifiers and dropped.
 ## In Redis
 
 Identifiers, types, times, counts, codes of Stripe's, the masked texts of `Retry` and `Discard`, and the user names of
-operators who had something done with events. No names of those who verify themselves, no documents, no bodies. `<vs>` and `<account>` are Stripe's ids; together with Stripe's data they lead to a
-person, so they are pseudonymous, not anonymous.
+operators who had something done with events. No names of those who verify themselves, no documents, no bodies. `<vs>`
+and `<account>` are Stripe's ids; together with Stripe's data they lead to a person, so they are pseudonymous, not
+anonymous.
 
 | key | kept | what |
 |---|---|---|
@@ -45,7 +66,7 @@ replayed and done.
 
 One pipeline, with these keys and no others; texts are cut at 200 characters, and masked: secrets and e-mail
 addresses always, and while an event is worked on every personal value that was fetched for it. Exceptions are
-types and places. `subject` is what you put into `client_reference_id`.
+types and places in the code. The `subject` is logged by the built-in handler `audit` and by handlers of yours.
 
 {log_keys}
 
@@ -63,13 +84,12 @@ That takes up to four days; then the `redacted` event comes.
 ## What your handlers store
 
 The service does not know it. Store the session's id beside your user id; erase by it when the `redacted` event
-comes (docs/handlers.md). `identity_webhooks_once`, the table of `v.once`, holds event ids and handlers' names.
+comes ([handlers.md](handlers.md#personal-data)). `identity_webhooks_once`, the table of `v.once`, holds event ids and handlers' names.
 
 ## In the database of the built-in handler `database`
 
-`{table}`, when `IDENTITY_DATABASE` is set: {columns}. The subject is what you put into
-`client_reference_id` or the metadata's `user_id`. When a session is redacted, its subject and reason are erased, and
-nothing writes them again.
+`{table}`, when `IDENTITY_DATABASE` is set: {columns}. When a session
+is redacted, its subject and reason are erased, and nothing writes them again.
 
 - SQLite: no file of the database holds them when the handler is done (`secure_delete`, `VACUUM`, and the write-ahead
   log is emptied). The whole file is written anew for it, and locked meanwhile; while somebody else uses it, the handler
