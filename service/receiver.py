@@ -1,7 +1,7 @@
 """The decision about a delivery, and the response to its sender.
 
 The response decides whether the sender repeats the delivery, so each is part of the contract
-(docs/design.md):
+(docs/reliability.md):
 
 ======================================== ====== ==============================================
 case                                     answer why
