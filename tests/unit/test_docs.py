@@ -146,6 +146,38 @@ def test_a_page_begins_with_whom_it_is_for(page: str) -> None:
     assert re.match(r"\*?For (those who|everyone who) ", first), first
 
 
+# --- decisions -----------------------------------------------------------------------------------
+
+DECISION = re.compile(r"\*\*(?P<title>.+?)\*\* \(\d{4}-\d{2}-\d{2}[;)]")
+
+
+def faults_of_decisions(text: str) -> Iterator[str]:
+    """Yield the decisions of a page that lack their date, or what would change them."""
+    for each in re.split(r"^(?=\*\*)", text, flags=re.MULTILINE)[1:]:
+        title, _, told = re.sub(r"\s+", " ", each).partition(" Would change it: ")
+        if not DECISION.match(title) or not told:
+            yield title[:60]
+
+
+def test_every_decision_has_its_date_and_what_would_change_it() -> None:
+    _, decisions = read("docs/design.md").split("\n## Decisions\n")
+    assert decisions.count("\n**") > 50
+    assert not list(faults_of_decisions(decisions))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_fault"),
+    [
+        ("**Small** (2026-11-23). Why.\nWould change it: more.", False),
+        ("**Small** (2026-11-23; `a.py`). Why.\n\nMore. Would\nchange it: more.", False),
+        ("**Small**. Why. Would change it: more.", True),
+        ("**Small** (2026-11-23). Why.", True),
+    ],
+)
+def test_a_decision_that_lacks_one_is_seen(text: str, is_fault: bool) -> None:
+    assert bool(list(faults_of_decisions(text))) is is_fault
+
+
 # --- code ----------------------------------------------------------------------------------------
 
 COMMAND = re.compile(
