@@ -111,21 +111,6 @@ class Processor:
         metrics.start()
         return processor
 
-    def end(self) -> None:
-        """Say that this process ends, and all that it has counted."""
-        self._metrics.flush(ended=True)
-
-    def note_death(self) -> None:
-        """`Claimer.note_death`."""
-        self._claimer.note_death()
-
-    def note_handlers(self) -> None:
-        """Write down which handlers this release has, for whoever replays."""
-        try:
-            self._inbox.note_handlers(handler.name for handler in self._router.handlers)
-        except redis.RedisError:
-            log.exception("handlers_not_noted")
-
     def claim(self, count: int = 1) -> list[Claim]:
         """`Claimer.claim`."""
         return self._claimer.claim(count)
@@ -178,7 +163,23 @@ class Processor:
             self._fetcher.fetch_sensitive(claim, facts, needy)
             self._dispatcher.run(needy, claim, facts, to_the_end=True)
 
+    def end(self) -> None:
+        """Say that this process ends, and all that it has counted."""
+        self._metrics.flush(ended=True)
+
+    def note_death(self) -> None:
+        """`Claimer.note_death`."""
+        self._claimer.note_death()
+
+    def note_handlers(self) -> None:
+        """Write down which handlers this release has, for whoever replays."""
+        try:
+            self._inbox.note_handlers(handler.name for handler in self._router.handlers)
+        except redis.RedisError:
+            log.exception("handlers_not_noted")
+
     def _first_of(self, claims: Reply[list[Answer]] | None) -> Claim | None:
+        """Return the claim that came with the end of the event before, if there is one."""
         try:
             return next(iter(self._claimer.begin(claims.result() if claims else [])), None)
         except redis.RedisError:
