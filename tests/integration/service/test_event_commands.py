@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -22,6 +23,7 @@ from identity_webhooks.event import Event
 from service import repair
 from service.__main__ import main
 from service.inbox import AcceptResult, Claim, Filter, Inbox, Progress, keys
+from service.inbox import inbox as inbox_module
 from tests.conftest import ROOT, free_port
 from tests.integration.claims import claim_of, claimed
 
@@ -464,13 +466,13 @@ class TestAudit:
         assert repair.operator() == f"uid-{os.getuid()}"
 
 
-def test_on_a_full_redis_events_are_listed_and_discarded(new_server) -> None:
+def test_on_a_full_redis_events_are_listed_and_discarded(new_server, monkeypatch) -> None:
     server = new_server("--maxmemory", "6mb")
     with server.client() as client:
         inbox = Inbox(client, limit=10**9)
         die(inbox, accept(inbox, "dead", "vs_dead"), ("p.b", NO_USER))
         with pytest.raises(redis_py.OutOfMemoryError):
-            fill(inbox)
+            fill(inbox, monkeypatch)
         runner = CliRunner(env={"REDIS_URL": server.url})
         listed = runner.invoke(main, ["events", "list", "--state", "dead"])
         assert (listed.exit_code, "evt_dead" in listed.stdout) == (0, True), listed.output
@@ -480,12 +482,13 @@ def test_on_a_full_redis_events_are_listed_and_discarded(new_server) -> None:
         assert "audit_not_kept" in done.stderr
 
 
-def fill(inbox: Inbox) -> None:
+def fill(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Accept events until Redis refuses, also past what is kept free for working off."""
-    for number in range(100_000):
-        inbox._next_probe = time.monotonic() + 60
-        event = Event(f"evt_{number}", "verified", "thin", f"vs_{number}", 1, livemode=False)
-        inbox.accept(event)
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox_module, "MEMORY_LIMIT", math.inf)
+        for number in range(100_000):
+            event = Event(f"evt_{number}", "verified", "thin", f"vs_{number}", 1, livemode=False)
+            inbox.accept(event)
 
 
 class TestUpgrade:

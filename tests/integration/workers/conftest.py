@@ -173,20 +173,28 @@ class Desk:
         self._number = itertools.count(1)
 
     def processor(
-        self, *functions: Callable[..., Any], key: str = KEY, restricted_key: str | None = None
+        self,
+        *functions: Callable[..., Any],
+        key: str = KEY,
+        restricted_key: str | None = None,
+        **parts: Any,
     ) -> Processor:
-        """Wire a processor whose plugin `p` holds these marked functions."""
+        """Wire a processor whose plugin `p` holds these marked functions.
+
+        `parts`: arguments of `Processor` that are not those of the desk.
+        """
         handlers = Router()
         members = {function.__name__: staticmethod(function) for function in functions}
         handlers.add(type("Plugin", (), members)(), "p")
-        return Processor(
-            self.inbox,
-            handlers,
-            self.sandbox.api(key),
-            self.metrics,
-            self.stop,
-            self.sandbox.api(restricted_key) if restricted_key else None,
-        )
+        given = {
+            "inbox": self.inbox,
+            "router": handlers,
+            "api": self.sandbox.api(key),
+            "metrics": self.metrics,
+            "stop": self.stop,
+            "restricted_api": self.sandbox.api(restricted_key) if restricted_key else None,
+        }
+        return Processor(**(given | parts))
 
     def accept(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -103,7 +104,10 @@ def _longest_waits(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 class Bench:
     """Two events of two sessions, one of which Stripe answers badly, with handlers for both."""
 
-    def __init__(self, desk: Any, fake: FakeStripe, call: str, number: int = 1) -> None:
+    def __init__(
+        self, desk: Any, fake: FakeStripe, call: str, number: int = 1, more: Sequence[Any] = ()
+    ) -> None:
+        """`more`: handlers beside these two."""
         self.desk, self.fake = desk, fake
         self.api = StripeApi(KEY, base=fake.url)
         self.runs: list[tuple[str, str, int]] = []
@@ -115,9 +119,13 @@ class Bench:
             handle.__name__ = name
             return on("*", **words)(handle)
 
-        self.processor = desk.processor(handler("plain"), handler("needy", needs=[NEEDS]))
-        self.processor._fetcher._api = self.api
-        self.processor._fetcher._restricted_api = StripeApi(RESTRICTED_KEY, base=fake.url)
+        self.processor = desk.processor(
+            handler("plain"),
+            handler("needy", needs=[NEEDS]),
+            *more,
+            api=self.api,
+            restricted_api=StripeApi(RESTRICTED_KEY, base=fake.url),
+        )
         report = {"last_verification_report": None} if call == "session" else {}
         self.event, self.beside = (
             desk.accept("verified", fake.session(number, **report), form="thin")
@@ -333,7 +341,11 @@ class TestSensitive:
     def test_a_field_that_is_refused_concerns_only_whom_needs_it(
         self, answer, desk, fake, monkeypatch
     ) -> None:
-        bench = Bench(desk, fake, "sensitive")
+        @on("*", needs=[self.NUMBER])
+        def numbered(_: Verification) -> None:
+            raise AssertionError
+
+        bench = Bench(desk, fake, "sensitive", more=[numbered])
         plain = fake.answer
 
         def answering(path: str, query: dict[str, list[str]], key: str, account: str) -> Any:
@@ -343,13 +355,6 @@ class TestSensitive:
             return plain(path, query, key, account)
 
         monkeypatch.setattr(fake, "answer", answering)
-
-        @on("*", needs=[self.NUMBER])
-        def numbered(_: Verification) -> None:
-            raise AssertionError
-
-        router = bench.processor._router
-        router.add(type("Plugin", (), {"numbered": staticmethod(numbered)})(), "p")
         bench.turn()
         state, handlers = bench.state()
         assert (handlers["plain"], handlers["needy"]) == (("done", 1), ("done", 1))

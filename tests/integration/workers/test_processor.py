@@ -567,18 +567,17 @@ class TestStripeFails:
 
     def test_not_answering_at_all(self, desk) -> None:
         event = desk.accept("created", "vs_1")
-        processor = desk.processor(Seen().handler("*"))
-        processor._fetcher._api = StripeApi("sk_test_x", base=f"http://127.0.0.1:{free_port()}")
-        desk.turn(processor)
+        nobody = StripeApi("sk_test_x", base=f"http://127.0.0.1:{free_port()}")
+        desk.turn(desk.processor(Seen().handler("*"), api=nobody))
         self.released(desk, event, "stripe: unreachable ECONNREFUSED")
 
     def test_a_hanging_connection_ends(self, desk, monkeypatch) -> None:
         monkeypatch.setattr(http, "READ_TIMEOUT", 0.3)
         event = desk.accept("created", "vs_1")
-        processor = desk.processor(Seen().handler("*"))
         with socket.create_server(("127.0.0.1", 0)) as silent:
             port = silent.getsockname()[1]
-            processor._fetcher._api = StripeApi("sk_test_x", base=f"http://127.0.0.1:{port}")
+            api = StripeApi("sk_test_x", base=f"http://127.0.0.1:{port}")
+            processor = desk.processor(Seen().handler("*"), api=api)
             started = time.monotonic()
             desk.turn(processor)
         assert time.monotonic() - started < 2
@@ -721,10 +720,9 @@ class TestSensitive:
             order.append("asked")
             raise StripeFailure("unreachable", call="sensitive")
 
-        processor = desk.processor(
-            seen.handler("*", needs=[DOB]), plain, restricted_key="rk_test_x"
-        )
-        monkeypatch.setattr(processor._fetcher._restricted_api, "fetch_sensitive", hang)
+        restricted = desk.sandbox.api("rk_test_x")
+        monkeypatch.setattr(restricted, "fetch_sensitive", hang)
+        processor = desk.processor(seen.handler("*", needs=[DOB]), plain, restricted_api=restricted)
         event = desk.accept("verified", desk.sandbox.session("verified"))
         desk.turn(processor)
         assert order == ["plain", "asked"]
@@ -735,10 +733,9 @@ class TestSensitive:
         processor = desk.processor(
             seen.handler("*", needs=[DOB]),
             seen.handler("*", name="all", superseded=True),
-            restricted_key="rk_test_x",
+            restricted_key="rk_test_revoked",
         )
         desk.sandbox.control("keys/revoke", key="rk_test_revoked")
-        processor._fetcher._restricted_api = desk.sandbox.api("rk_test_revoked")
         record = desk.settle(processor, desk.accept("processing", desk.sandbox.session("verified")))
         assert statuses(record) == {"p.handle": ("superseded", 0), "p.all": ("done", 1)}
 
@@ -865,8 +862,8 @@ def fail(*_: object, **__: object) -> bool:
 
 class TestRedisFails:
     def test_while_claiming(self, desk) -> None:
-        processor = desk.processor(Seen().handler("*"))
-        processor._claimer._inbox = Inbox(redis_py.Redis(port=free_port(), retry=None))
+        nobody = Inbox(redis_py.Redis(port=free_port(), retry=None))
+        processor = desk.processor(Seen().handler("*"), inbox=nobody)
         with pytest.raises(redis_py.ConnectionError):
             processor.claim()
 

@@ -13,6 +13,7 @@ from service.survey import survey
 from tests.integration.claims import claim_of
 from workers import reconcile
 from workers.reconcile import InboxFull, Reconciler, Taking
+from workers.stripe_api import StripeApi
 
 ACCOUNT = "acct_reconcile"
 
@@ -110,7 +111,7 @@ def test_old_sessions_are_looked_at_whose_events_are_gone(
     heard, unheard = (sandbox.session(o) for o in ("verified", "document_expired"))
     waiting = sandbox.session()
     monkeypatch.setattr(reconcile, "HORIZON", 0)
-    monkeypatch.setattr(type(reconciler._api), "events_since", lambda *_, **__: iter(()))
+    monkeypatch.setattr(StripeApi, "events_since", lambda *_, **__: iter(()))
     time.sleep(1.1)
     first = reconciler.run(since)
     assert set(first.missed) == {
@@ -141,7 +142,7 @@ def test_an_old_session_that_was_redacted_has_ended_twice(
     sandbox.api().redact_session(session.id)
     sandbox.control(f"sessions/{session.id}/complete")
     monkeypatch.setattr(reconcile, "HORIZON", 0)
-    monkeypatch.setattr(type(reconciler._api), "events_since", lambda *_, **__: iter(()))
+    monkeypatch.setattr(StripeApi, "events_since", lambda *_, **__: iter(()))
     time.sleep(1.1)
     reconciler.run(since)
     assert kinds(inbox, session.id) == ["redacted", "verified"]

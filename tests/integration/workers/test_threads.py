@@ -15,6 +15,7 @@ from identity_webhooks.event import Event
 from tests.conftest import wait_until
 from workers.dispatch import BUSY
 from workers.jobs import Processor
+from workers.own_process import OwnProcess
 from workers.pool import Threads
 from workers.router import Failed
 
@@ -95,9 +96,8 @@ def test_what_may_have_killed_a_worker_runs_in_a_process_beside_it(
     desk, threads, processor, accept, seen, monkeypatch
 ) -> None:
     beside: list[str] = []
-    shared = processor._dispatcher._for_suspects
     monkeypatch.setattr(
-        shared, "run", lambda _handler, v, _personal: beside.append(v.event.session)
+        OwnProcess, "run", lambda _self, _handler, v, _personal: beside.append(v.event.session)
     )
     suspects = [accept(suspect=True) for _ in range(3)]
     others = [accept() for _ in range(5)]
@@ -119,12 +119,12 @@ def test_a_handler_that_killed_its_process_has_one_again(
     """Its event stays a suspect until it is done."""
     ran: list[str] = []
 
-    def run(_handler: object, v: Verification, _personal: object) -> None:
+    def run(_self: OwnProcess, _handler: object, v: Verification, _personal: object) -> None:
         ran.append(v.event.session)
         if len(ran) < 3:
             raise Failed("its process died (exit code -9)")
 
-    monkeypatch.setattr(processor._dispatcher._for_suspects, "run", run)
+    monkeypatch.setattr(OwnProcess, "run", run)
     event = accept(suspect=True)
     record = desk.settle(processor, event)
     assert record.handlers["p.handle"].attempts == 3
@@ -147,8 +147,7 @@ def test_a_slow_handler_with_its_own_process_holds_two_threads(
         ran.append(v.session.id)
 
     processor = desk.processor(alone, beside)
-    (own,) = processor._dispatcher._own_processes.values()
-    monkeypatch.setattr(own, "run", lambda *_: go_on.wait(30))
+    monkeypatch.setattr(OwnProcess, "run", lambda *_: go_on.wait(30))
     running = threads(4, processor)
     slow = [accept() for _ in range(12)]
 
@@ -186,13 +185,14 @@ def test_a_handler_with_its_own_process_looks_again_when_it_is_its_turn(
         """Run elsewhere."""
 
     processor = desk.processor(alone)
-    (own,) = processor._dispatcher._own_processes.values()
 
-    def run(_handler: object, verification: Verification, _personal: object) -> None:
+    def run(
+        _self: OwnProcess, _handler: object, verification: Verification, _personal: object
+    ) -> None:
         ran.append(verification.session.id)
         time.sleep(0.3)
 
-    monkeypatch.setattr(own, "run", run)
+    monkeypatch.setattr(OwnProcess, "run", run)
     first, second = accept(), accept()
     claims = processor.claim(2)
     both = [threading.Thread(target=partial(processor.process, claim)) for claim in claims]
