@@ -24,8 +24,6 @@ from tests.chaos.system import (
 )
 from tests.conftest import Processes, Server, redis_binary, wait_until
 
-UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-
 
 @pytest.fixture(autouse=True)
 def survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,34 +34,21 @@ def survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("TEST_REDIS_SERVER", str(script))
 
 
-def set_trouble(redis: Server, name: str) -> None:
+def set_trouble(redis: Server, name: str, *, on: bool) -> None:
+    """Begin one of the troubles, or end it."""
     with redis.client() as client:
         match name:
             case "read-only":
-                client.replicaof("127.0.0.1", "1")
+                client.replicaof(*(("127.0.0.1", "1") if on else ("NO", "ONE")))
             case "too few replicas":
-                client.config_set("min-replicas-to-write", 1)
+                client.config_set("min-replicas-to-write", int(on))
             case "full":
-                client.config_set("maxmemory", 1)
+                client.config_set("maxmemory", int(on))
             case "disk full":
                 (aof,) = redis.folder.glob("appendonlydir/*.incr.aof")
-                size = aof.stat().st_size
-                resource.prlimit(
-                    redis.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)
-                )
-
-
-def end_trouble(redis: Server, name: str) -> None:
-    with redis.client() as client:
-        match name:
-            case "read-only":
-                client.replicaof("NO", "ONE")
-            case "too few replicas":
-                client.config_set("min-replicas-to-write", 0)
-            case "full":
-                client.config_set("maxmemory", 0)
-            case "disk full":
-                resource.prlimit(redis.process.pid, resource.RLIMIT_FSIZE, UNLIMITED)
+                size = aof.stat().st_size if on else resource.RLIM_INFINITY
+                limits = (size, resource.RLIM_INFINITY)
+                resource.prlimit(redis.process.pid, resource.RLIMIT_FSIZE, limits)
 
 
 def refuses_to_write(client: Redis) -> bool:
@@ -103,7 +88,7 @@ def test_while_redis_refuses_to_write(
         deliver(before, receiver)
         # At its start a worker would refuse a replica.
         wait_until(lambda: all("_started" in log.read_text() for _, log in started))
-        set_trouble(redis, trouble)
+        set_trouble(redis, trouble, on=True)
         if trouble != "read-only":
             running.append(processes.python("-m", "workers", env=env)[0])
         if trouble == "disk full":
@@ -117,7 +102,7 @@ def test_while_redis_refuses_to_write(
         else:
             time.sleep(3)
         assert {process.poll() for process in running} == {None}
-        end_trouble(redis, trouble)
+        set_trouble(redis, trouble, on=False)
         deliver(during, receiver)
         wait_until(lambda: client.zcard("iw:due") == 0, within=60)
     effects = read_ledger(tmp_path / "ledger")
@@ -137,7 +122,7 @@ def test_workers_that_start_on_a_full_redis_empty_it(
         keep_reconciliation_out(client)
         for each in events:
             Inbox(client).accept(each.event)
-        set_trouble(redis, "full")
+        set_trouble(redis, "full", on=True)
         for role in ((), ("periodic",)):
             processes.python("-m", "workers", *role, env=env)
         wait_until(lambda: client.zcard("iw:due") == 0, within=40)

@@ -260,31 +260,35 @@ def test_a_rolled_secret_signs_beside_the_new_one_until_it_expires(
         stripe.Webhook.construct_event(got.body, got.signature, SECRET)
 
 
-def test_a_disabled_endpoint_gets_what_is_due_when_it_is_enabled(run: Any, listener: Any) -> None:
+@pytest.fixture
+def refused(run: Any, listener: Any) -> Any:
+    """A sandbox whose first delivery the listener has refused, so that it is due again."""
     sandbox = run("--deliver-to", listener.url, "--secret", SECRET)
     listener.answer(500)
     create(sandbox)
     listener.next()
-    client = sandbox.client()
+    return sandbox
+
+
+def test_a_disabled_endpoint_gets_what_is_due_when_it_is_enabled(
+    refused: Any, listener: Any
+) -> None:
+    client = refused.client()
     (endpoint,) = client.v1.webhook_endpoints.list()
     client.v1.webhook_endpoints.update(endpoint.id, {"disabled": True})
-    sandbox.control("POST", "clock", advance=4 * 3600)
+    refused.control("POST", "clock", advance=4 * 3600)
     assert listener.silent()
     client.v1.webhook_endpoints.update(endpoint.id, {"disabled": False})
     assert listener.next().json["type"].endswith("created")
 
 
-def test_a_deleted_endpoint_gets_nothing_more(run: Any, listener: Any) -> None:
-    sandbox = run("--deliver-to", listener.url, "--secret", SECRET)
-    listener.answer(500)
-    create(sandbox)
-    listener.next()
-    client = sandbox.client()
+def test_a_deleted_endpoint_gets_nothing_more(refused: Any, listener: Any) -> None:
+    client = refused.client()
     (endpoint,) = client.v1.webhook_endpoints.list()
     client.v1.webhook_endpoints.delete(endpoint.id)
-    sandbox.control("POST", "clock", advance=4 * 3600)
+    refused.control("POST", "clock", advance=4 * 3600)
     assert listener.silent()
-    (delivery,) = settled(sandbox)
+    (delivery,) = settled(refused)
     assert delivery["state"] == "canceled"
 
 

@@ -81,26 +81,21 @@ def changed(event: dict[str, Any], path: str, value: object = ...) -> dict[str, 
 
 
 class TestForms:
-    def test_snapshot(self) -> None:
-        event = parse(encode(SNAPSHOT))
-        assert event == Event(
-            id="evt_1TaWn5LkdIwHu7ix0bXr4Qzy",
+    @pytest.mark.parametrize(
+        ("body", "form", "name", "created"),
+        [
+            (SNAPSHOT, "snapshot", "evt_1TaWn5LkdIwHu7ix0bXr4Qzy", 1790000000),
+            (THIN, "thin", "evt_test_65SKbq1QfJ2xYcRk7", 1795341600),
+        ],
+        ids=["snapshot", "thin"],
+    )
+    def test_what_is_read(self, body: Any, form: Any, name: str, created: int) -> None:
+        assert parse(encode(body)) == Event(
+            id=name,
             kind="verified",
-            form="snapshot",
+            form=form,
             session="vs_1TaWmxLkdIwHu7ixUdtHg3rQ",
-            created=1790000000,
-            livemode=False,
-            account=None,
-        )
-
-    def test_thin(self) -> None:
-        event = parse(encode(THIN))
-        assert event == Event(
-            id="evt_test_65SKbq1QfJ2xYcRk7",
-            kind="verified",
-            form="thin",
-            session="vs_1TaWmxLkdIwHu7ixUdtHg3rQ",
-            created=1795341600,
+            created=created,
             livemode=False,
             account=None,
         )
