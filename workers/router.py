@@ -26,7 +26,7 @@ RETRY_CAP = 3600.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plugin:
-    """What came through a door. Names may be had by several: a plugin is equal to itself alone."""
+    """A source of handlers. Several may have the same name: a plugin is equal to itself alone."""
 
     name: str
     origin: str = ""

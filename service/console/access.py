@@ -47,7 +47,7 @@ log = logs.get(__name__)
 
 
 class Access:
-    """The door of the console. Every method may raise `redis.RedisError`."""
+    """Who may see the console, and who may act. Every method may raise `redis.RedisError`."""
 
     def __init__(self, settings: Settings, client: redis.Redis) -> None:
         self._redis = client

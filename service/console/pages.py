@@ -63,7 +63,7 @@ log = logs.get(__name__)
 def blueprint(settings: Settings, client: redis.Redis) -> Blueprint:
     """Return the routes of the console, for the application of the web process."""
     inbox = Inbox(client, keep=settings.keep)
-    door = access.Access(settings, client)
+    logins = access.Access(settings, client)
     console = Blueprint(
         "console",
         __name__,
@@ -74,7 +74,7 @@ def blueprint(settings: Settings, client: redis.Redis) -> Blueprint:
     pages = Pages(settings, client, inbox)
     styles = (Path(__file__).parent / "static/console.css").read_bytes()
     version = hashlib.sha256(styles).hexdigest()[:12]
-    console.before_request(door.check)
+    console.before_request(logins.check)
     console.after_request(access.harden)
     console.context_processor(partial(_shared, version))
     console.app_template_filter("moment")(_moment)
@@ -92,9 +92,9 @@ def blueprint(settings: Settings, client: redis.Redis) -> Blueprint:
         ("/actions/<id_>", pages.action, "GET"),
         ("/actions/<id_>", pages.go_on, "POST"),
         ("/pause", pages.pause, "POST"),
-        ("/login", partial(_log_in, door), "GET"),
-        ("/login", partial(_try_log_in, door), "POST"),
-        ("/logout", partial(_log_out, door), "POST"),
+        ("/login", partial(_log_in, logins), "GET"),
+        ("/login", partial(_try_log_in, logins), "POST"),
+        ("/logout", partial(_log_out, logins), "POST"),
     ):
         name = view.func.__name__.lstrip("_") if isinstance(view, partial) else view.__name__
         console.add_url_rule(path, name, cast("Any", view), methods=[methods])
@@ -437,14 +437,14 @@ def _redis_failed(error: redis.RedisError) -> tuple[str, int]:
     ), 503
 
 
-def _log_in(door: access.Access) -> str | Response:
+def _log_in(logins: access.Access) -> str | Response:
     if g.person:
         return redirect(url_for("console.overview"), 303)
-    return render_template("console/login.html", door=door, next=request.args.get("next", ""))
+    return render_template("console/login.html", logins=logins, next=request.args.get("next", ""))
 
 
-def _try_log_in(door: access.Access) -> tuple[str, int, dict[str, str]] | Response:
-    answer = door.log_in(request.form.get("name", ""), request.form.get("password", ""))
+def _try_log_in(logins: access.Access) -> tuple[str, int, dict[str, str]] | Response:
+    answer = logins.log_in(request.form.get("name", ""), request.form.get("password", ""))
     there = request.form.get("next", "")
     if answer:
         # A path of ours, and not `//another.host`.
@@ -454,10 +454,10 @@ def _try_log_in(door: access.Access) -> tuple[str, int, dict[str, str]] | Respon
         said, code = f"Too many tries. Wait {access.WINDOW // 60} minutes.", 429
     else:
         said, code = "Name and password do not fit.", 403
-    page = render_template("console/login.html", door=door, next=there, said=said)
+    page = render_template("console/login.html", logins=logins, next=there, said=said)
     return page, code, {"Retry-After": str(access.WINDOW)} if code == 429 else {}
 
 
-def _log_out(door: access.Access) -> Response:
-    door.log_out()
+def _log_out(logins: access.Access) -> Response:
+    logins.log_out()
     return redirect(url_for("console.log_in"), 303)

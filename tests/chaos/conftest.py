@@ -1,4 +1,4 @@
-"""A sandbox for the tests of this house."""
+"""A sandbox for the tests of this suite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every test of this house uses: changes from the sandbox, and the count at the end."""
+"""What every test of this suite uses: changes from the sandbox, and the count at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The houses' own plumbing: the server, and the search for the canary."""
+"""The fixtures of all suites: the server, and the search for the canary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rule of this house: no test opens a socket."""
+"""The rule of this suite: no test opens a socket."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ class TestNothingWaitsLongerThanALease:
             clock.set(step)
             next_claim(inbox, 1 + keys.LEASE + SLACK)
 
-    def test_and_nobody_is_robbed_of_what_he_holds(self, clock, client, step) -> None:
+    def test_and_no_living_worker_loses_its_claim(self, clock, client, step) -> None:
         with swept(client) as inbox:
             accept(inbox, "1")
             (claim,) = inbox.claim()

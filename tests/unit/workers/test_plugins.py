@@ -1,4 +1,4 @@
-"""`workers.plugins`: three doors, one rule, every fault of every plugin in one message."""
+"""`workers.plugins`: three sources of handlers, one rule, all faults of all plugins in one message."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def faults(*handlers: str) -> list[str]:
     return lines
 
 
-def test_what_is_built_in_comes_through_the_same_door() -> None:
+def test_what_is_built_in_is_loaded_like_every_other_plugin() -> None:
     assert load()["audit.log_event"].origin == "file workers.handlers.audit"
 
 

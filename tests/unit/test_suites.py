@@ -1,4 +1,4 @@
-"""The rules of the houses (tests/README.md) that a test can check."""
+"""The rules of the suites (tests/README.md) that a test can check."""
 
 from __future__ import annotations
 
