@@ -1,4 +1,27 @@
-"""The worker: claim events, fetch their sessions, run handlers, settle."""
+"""The worker: claim events, fetch their sessions, run handlers, settle.
+
+To read in the order in which an event passes them:
+
+supervisor.py      the parent process: starts the children, restarts those that die
+rq_worker.py       waits for a wake-up in RQ's queue
+pool.py            threads, each of which runs one event at a time
+claiming.py        claims events, in one step with the removal of their wake-ups
+jobs.py            all steps of one event
+fetching.py        what is asked of Stripe for it, with which key
+verification.py    the fetched session: outcome, freshness, personal values
+dispatch.py        runs its handlers one after another (own_process.py: in another process)
+ending.py          settles the event, or releases it (hooks.py: calls `on_dead`)
+summary.py         the log line of a settled event
+heartbeat.py       beside them: renews claims, enforces timeouts
+in_hand.py, beat.py, stop.py    what the parent and the platform see of a process, and how it stops
+
+Stripe: stripe_api.py, on http.py; failures.py says what each failure means.
+Handlers: plugins.py finds plugins, collecting.py their functions, router.py who gets which event;
+held.py, import_faults.py and unimported.py say what is wrong with one.
+Missed events: periodic.py, reconcile.py.
+Commands (__main__.py): api_commands.py, doctor.py, endpoints.py, new_handler.py, single_run.py,
+exits.py.
+"""
 
 import importlib.util
 from pathlib import Path

@@ -18,13 +18,16 @@ import subprocess
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import click
 import pytest
 
 import service.__main__
+import service.server
 import stripe_identity_sandbox.__main__
+import workers
 import workers.__main__
 from dev import docs_site
 from tests.conftest import ROOT
@@ -176,6 +179,16 @@ def test_every_decision_has_its_date_and_what_would_change_it() -> None:
 )
 def test_a_decision_that_lacks_one_is_seen(text: str, is_fault: bool) -> None:
     assert bool(list(faults_of_decisions(text))) is is_fault
+
+
+# --- modules -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", [service.server, workers])
+def test_a_package_lists_its_modules(package: ModuleType) -> None:
+    folder = Path(package.__file__ or "").parent
+    modules = {each.name for each in folder.glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"\w+\.py", package.__doc__ or "")) == modules
 
 
 # --- code ----------------------------------------------------------------------------------------

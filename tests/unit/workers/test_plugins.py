@@ -1,4 +1,4 @@
-"""`workers.plugins`: three sources of handlers, one rule, all faults of all plugins in one message."""
+"""`workers.plugins`: three sources, one rule, every fault of every plugin in one message."""
 
 from __future__ import annotations
 
