@@ -108,7 +108,7 @@ def create_session(account: str | None, **given: Any) -> None:
     """Start a verification; its `url` is where the user goes."""
     if not given["verification_flow"]:
         given["type"] = given["type"] or "document"
-    _ask(lambda api: api.create_session(_params(given), account=account))
+    _ask(lambda api: api.create_session(parameters(given), account=account))
 
 
 @sessions.command("retrieve")
@@ -132,7 +132,7 @@ def retrieve_session(session: str, expand: tuple[str, ...], account: str | None)
 @_in_pages
 def list_sessions(account: str | None, **given: Any) -> None:
     """List sessions, newest first."""
-    _ask(lambda api: api.list_sessions(_params(given), account=account))
+    _ask(lambda api: api.list_sessions(parameters(given), account=account))
 
 
 @sessions.command("update")
@@ -148,7 +148,7 @@ def update_session(session: str, account: str | None, **given: Any) -> None:
 
     KEY= removes an entry of metadata.
     """
-    _ask(lambda api: api.update_session(session, _params(given), account=account))
+    _ask(lambda api: api.update_session(session, parameters(given), account=account))
 
 
 @sessions.command("cancel")
@@ -199,7 +199,7 @@ def retrieve_report(report: str, expand: tuple[str, ...], account: str | None) -
 @_in_pages
 def list_reports(account: str | None, **given: Any) -> None:
     """List reports, newest first."""
-    _ask(lambda api: api.list_reports(_params(given), account=account))
+    _ask(lambda api: api.list_reports(parameters(given), account=account))
 
 
 def _ask(call: Callable[[StripeApi], Any]) -> None:
@@ -217,7 +217,7 @@ def _ask(call: Callable[[StripeApi], Any]) -> None:
     refuse_or(ask)
 
 
-def _params(given: dict[str, Any]) -> Any:
+def parameters(given: dict[str, Any]) -> Any:
     """Return what was given as Stripe's parameters."""
     since, until = given.pop("since", None), given.pop("until", None)
     params = {name: value for name, value in given.items() if value not in (None, (), {})}

@@ -40,7 +40,7 @@ class TestTwins:
         assert redis.zrange("iw:due", 0, -1) == [worked_on.encode()]
         assert [record.key for record in inbox.records("all", 10)] == [worked_on]
 
-    def test_it_is_worked_on_also_when_the_other_is_known_only_by_name(self, inbox) -> None:
+    def test_it_is_worked_on_also_when_the_other_is_known_only_by_name(self, inbox, redis) -> None:
         inbox.accept(event("thin"))
         claim = claimed(inbox, "evt_thin")
 
@@ -49,7 +49,7 @@ class TestTwins:
         assert inbox.accept(event("snap", form="snapshot")) is AcceptResult.PENDING
         inbox.finish(claim, "done", outcome="verified")
         assert inbox.accept(event("snap", form="snapshot")) is AcceptResult.DONE
-        assert 0 <= keys.KEEP - inbox._redis.ttl("iw:evt:evt_snap") < 5
+        assert 0 <= keys.KEEP - redis.ttl("iw:evt:evt_snap") < 5
 
     @pytest.mark.parametrize("state", ["pending", "done", "dead"])
     def test_the_one_that_comes_later_yields(self, inbox, redis, state) -> None:

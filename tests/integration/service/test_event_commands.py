@@ -72,12 +72,12 @@ def die(inbox: Inbox, key: str, *reasons: tuple[str, str]) -> None:
     time.sleep(0.002)
 
 
-def quarantine(inbox: Inbox, key: str, ran: str) -> None:
+def quarantine(inbox: Inbox, redis: redis_py.Redis, key: str, ran: str) -> None:
     for _ in range(keys.MAX_LAPSES):
         claim = claim_of(inbox, key)
         if isinstance(claim, Claim):
             inbox.note_death(key, claim.token, ran)
-            inbox._redis.hset(f"iw:evt:{key}", "lease", 1)
+            redis.hset(f"iw:evt:{key}", "lease", 1)
     claim_of(inbox, key)
 
 
@@ -106,7 +106,7 @@ def filled(redis) -> dict[str, str]:
     die(inbox, "evt_dead", ("p.b", NO_USER))
     die(inbox, found["other"], ("p.b", KEY_ERROR))
     die(inbox, "evt_both", ("p.c", KEY_ERROR), ("p.b", NO_USER))
-    quarantine(inbox, "evt_deadly", "p.b")
+    quarantine(inbox, redis, "evt_deadly", "p.b")
     inbox.note_handlers(["p.a", "p.b", "p.c"])
     redis.delete("rq:queue:identity")
     return found

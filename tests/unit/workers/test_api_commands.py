@@ -58,7 +58,7 @@ def test_what_is_given_is_what_stripe_is_asked() -> None:
         *("--expand", "last_verification_report", "--verification-flow", "vf_1"),
     )
     given.pop("account")
-    assert api_commands._params(given) == {
+    assert api_commands.parameters(given) == {
         "client_reference_id": "u-1",
         "metadata": {"a.b": "c=d", "empty": ""},
         "options": {
@@ -82,7 +82,7 @@ def test_times_are_utc_and_what_a_list_expands_is_in_its_data() -> None:
     )
     given.pop("account")
     start = int(datetime.fromisoformat("2026-01-01T00:00:00+00:00").timestamp())
-    assert api_commands._params(given) == {
+    assert api_commands.parameters(given) == {
         "limit": 10,
         "starting_after": "vs_1",
         "created": {"gte": start, "lt": start + 86_401},
