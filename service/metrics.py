@@ -158,7 +158,7 @@ TABLE: dict[str, Counted] = {
 }
 """Everything that is counted, by name without `identity_webhooks_` (and `web_`)."""
 
-_REMEMBERED = ("deliveries", "refusals", "unknown_paths", "verified_with")
+_REMEMBERED = ("deliveries", "refusals", "unknown_paths", "verified_with", "reconcile_missed")
 """Of these it is kept when each series was last counted."""
 
 log = logs.get(__name__)
@@ -207,7 +207,7 @@ class Metrics:
         if len(counted.labels) != len(labels) or counted.buckets:
             raise ValueError(f"{name} has the labels {counted.labels}")
         series = field_of(name, *labels)
-        self._add({series: by}, series if name in _REMEMBERED else None)
+        self._add({series: by}, series if by and name in _REMEMBERED else None)
 
     def observe(self, name: str, value: float, *labels: str) -> None:
         """Add a value to a histogram of the table, as `count`."""

@@ -28,6 +28,10 @@ BEHIND = 60.0
 NOT_RECONCILED = 900.0
 """Seconds after which reconciliation counts as missing: three of its rounds."""
 
+SECRET_UNUSED, SECRET_IN_USE = 7 * 86_400.0, 86_400.0
+"""Seconds after which a signing secret counts as unused, and within which another one has to be in
+use, as in the alert."""
+
 LATELY = 900.0
 """Seconds for which a refused delivery counts as news, as in the alerts. What anybody may
 send does so only while nothing was accepted since."""
@@ -169,6 +173,7 @@ def problems_of(seen: Survey, settings: Settings) -> Iterator[Problem]:
         text = f"{seen.queued} events wait, the first for {in_time(seen.overdue)}; {busy}"
         yield Problem("Behind", text, "start more workers, or look which handler is slow")
     yield from _of_deliveries(seen)
+    yield from _of_secrets(seen, settings)
     yield from _of_events(seen)
     yield from _of_reconciliation(seen)
     if seen.clock_ahead:
@@ -220,6 +225,21 @@ def _of_deliveries(seen: Survey) -> Iterator[Problem]:
     if min(unknown, default=LATELY) < min(LATELY, accepted):
         text = f"something posts to a path that does not exist, {in_time(min(unknown))} ago"
         yield Problem("WrongPath", text, "the endpoint's URL has to end in /webhooks/stripe")
+
+
+def _of_secrets(seen: Survey, settings: Settings) -> Iterator[Problem]:
+    names = [each.name for each in settings.stripe_webhook_secret]
+    ages = {name: seen.seen.get(f"verified_with|{name}", float("inf")) for name in names}
+    if min(ages.values(), default=SECRET_IN_USE) >= SECRET_IN_USE:
+        return
+    for name, age in ages.items():
+        if age > SECRET_UNUSED:
+            unused = "was never used" if age == float("inf") else f"was used {in_time(age)} ago"
+            text = f"the signing secret {name} {unused}, another one is in use"
+            cure = (
+                "remove it from STRIPE_WEBHOOK_SECRET, or have the endpoint at Stripe sign with it"
+            )
+            yield Problem("SecretUnused", text, cure)
 
 
 def _of_events(seen: Survey) -> Iterator[Problem]:
@@ -275,6 +295,12 @@ def _of_reconciliation(seen: Survey) -> Iterator[Problem]:
     if age is not None and age > NOT_RECONCILED and not failed:
         text = f"reconciliation last had a whole pass {in_time(age)} ago"
         yield Problem("NotReconciled", text, "python -m workers reconcile")
+    if (missed := seen.seen.get("reconcile_missed", LATELY)) < LATELY:
+        text = f"events that no delivery had brought were found {in_time(missed)} ago, and taken in"
+        cure = (
+            "python -m workers endpoint check; after a loss of Redis: python -m workers reconcile"
+        )
+        yield Problem("DeliveriesMissed", text, f"{cure} --deep")
 
 
 def in_time(seconds: float) -> str:

@@ -66,8 +66,8 @@ class Survey:
         pending, queued, dead: events, and wake-ups that wait in the queue.
         overdue: how long the event has waited for a worker that waits longest for one.
         oldest: how old the oldest unsettled event is (of those looked at).
-        waits: why events wait, of those looked at: reason -> how many. A handler that failed is
-            told also while it is tried again.
+        waits: why events wait, of those looked at: reason -> how many. What failed is told also
+            while it is tried again.
         died: what dead events died of: `KINDS` -> how many.
         died_last: the full reasons of those that died last: reason -> how many.
         running: processes, also those that ended lately, the one who spoke last first.
@@ -224,7 +224,10 @@ def _waits(records: Iterable[Mapping[str, str]], now: float) -> Counter[str]:
         ]
         if failed:  # also while it is tried again
             reasons.update(failed)
-        elif "lease" not in fields and int(fields.get("not_before", 0)) / 1000 > now:
+        elif "lease" in fields:
+            if reason := fields.get("reason"):
+                reasons[reason] += 1
+        elif int(fields.get("not_before", 0)) / 1000 > now:
             reasons[fields.get("reason") or BUSY] += 1
     return reasons
 

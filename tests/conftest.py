@@ -173,7 +173,11 @@ def tell_to_stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def end_with_parent() -> None:
-    """Have the kernel end the child when pytest is killed (Linux)."""
+    """Have the kernel end the child when pytest is killed (Linux).
+
+    A full disk, played by RLIMIT_FSIZE, is told to it by EFBIG and not by a signal.
+    """
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 

@@ -46,7 +46,8 @@ iw:seq                      int    -       number of the last wake-up
 iw:processes                hash   -       <id> -> when a process last said what of itself
                                            (service/processes.py); 10 min after its last word
 iw:seen                     hash   -       <series> -> when it was last counted (ms): deliveries,
-                                           refusals, signing secrets (service/metrics.py)
+                                           refusals, signing secrets, missed events
+                                           (service/metrics.py)
 iw:reconciled               hash   -       <account>, '' for one's own -> how the last pass ended
 iw:probe:<type>             any    -       written and deleted by the check of a worker that starts
 rq:job:<event key>-<number> hash   -       RQ's job, one per wake-up

@@ -22,16 +22,7 @@ from tests.chaos.system import (
     start_receiver,
     tally,
 )
-from tests.conftest import Processes, Server, redis_binary, wait_until
-
-
-@pytest.fixture(autouse=True)
-def survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the server hear of a full disk, played by RLIMIT_FSIZE, by EFBIG and not by a signal."""
-    script = tmp_path / "server"
-    script.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {redis_binary()} \"$@\"\n")
-    script.chmod(0o700)
-    monkeypatch.setenv("TEST_REDIS_SERVER", str(script))
+from tests.conftest import Processes, Server, wait_until
 
 
 def set_trouble(redis: Server, name: str, *, on: bool) -> None:

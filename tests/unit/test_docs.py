@@ -65,6 +65,12 @@ TAKEN = {("docs/sandbox.md", "python"): 2, ("docs/sandbox.md", "js"): 2}
 """How many they take, where it is not one."""
 
 
+CODE, TEXT = (
+    ("service", "workers", "identity_webhooks", "deploy"),
+    {".py", ".yml", ".yaml", ".html"},
+)
+
+
 def read(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 
@@ -290,7 +296,33 @@ def test_every_command_within_a_sentence_is_there(page: str) -> None:
         " ".join(word.split())
         for word in re.findall(r"`((?:python -m (?:service|workers)|make)\b[^`]*)`", text)
     ]
+    # `events replay` for short, where a group of commands is meant.
+    groups = {
+        name: f"python -m {module} "
+        for module in ("service", "workers")
+        for name, command in GROUPS[module].commands.items()
+        if isinstance(command, click.Group)
+    }
+    told += [
+        groups[first] + first + " ".join(["", *rest.split()])
+        for first, rest in re.findall(rf"`({'|'.join(groups)}) ([^`]+)`", text)
+    ]
     assert not {word: fault for word in told if (fault := fault_of_command(word))}
+
+
+def test_every_command_that_the_service_names_is_there() -> None:
+    sources = [path for name in CODE for path in (ROOT / name).rglob("*") if path.suffix in TEXT]
+    told = {
+        (str(path.relative_to(ROOT)), " ".join(words.split()))
+        for path in sources
+        for words in re.findall(
+            r"python -m (?:service|workers)\b[^\n\"'`;:,.()\\]*", path.read_text(encoding="utf-8")
+        )
+    }
+    assert len(told) > 30
+    faults = {each: fault for each in told if (fault := fault_of_command(each[1]))}
+    # A value may be filled in, or stand in quotes.
+    assert not {each: fault for each, fault in faults.items() if "requires an" not in fault}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from service.processes import Process, Seen
 from service.settings import Settings
+from service.signature import Secret
 from service.status import Problem, Status, in_words, problems_of
 from service.survey import Reconciled, Survey
 
@@ -71,6 +72,7 @@ STATES: list[tuple[str, dict[str, Any], str]] = [
         "reconciliation of one's own account failed 60 s ago: list: forbidden 403",
     ),
     ("NotReconciled", {"through": {"": 1000.0}}, "reconciliation last had a whole pass 17 min ago"),
+    ("DeliveriesMissed", {"seen": {"reconcile_missed": 60.0}}, "were found 60 s ago"),
     ("ClockSetBack", {"clock_ahead": 60.0}, "60 s are not made up yet"),
 ]
 
@@ -97,6 +99,24 @@ def test_each_state_has_its_problem_and_no_other(alert, changed, said) -> None:
 def test_what_anybody_may_send_is_no_news_while_deliveries_come(name) -> None:
     assert problems(seen={name: 9.0, "verified_with|default": 5.0}) == []
     assert problems(seen={name: 9.0, "verified_with|default": 20.0})
+
+
+@pytest.mark.parametrize(
+    ("used", "said"),
+    [
+        ({"new": 5.0, "old": 8 * 86_400.0}, ["old was used 8 d ago"]),
+        ({"old": 5.0}, ["new was never used"]),
+        ({"new": 5.0, "old": 86_400.0}, []),
+        ({"new": 2 * 86_400.0, "old": 9 * 86_400.0}, []),  # then it is not the rotation
+        ({}, []),
+    ],
+)
+def test_a_secret_that_no_delivery_is_signed_with(used, said) -> None:
+    settings = Settings(stripe_webhook_secret=(Secret("new", b"x"), Secret("old", b"y")))
+    seen = replace(WELL, seen={f"verified_with|{name}": age for name, age in used.items()})
+    found = [each for each in problems_of(seen, settings) if each.alert == "SecretUnused"]
+    assert len(found) == len(said)
+    assert all(words in each.text for each, words in zip(found, said, strict=True))
 
 
 def test_a_screen_shows_every_problem_first_and_then_the_rest() -> None:
