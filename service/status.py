@@ -233,9 +233,10 @@ def _of_secrets(seen: Survey, settings: Settings) -> Iterator[Problem]:
     if min(ages.values(), default=SECRET_IN_USE) >= SECRET_IN_USE:
         return
     for name, age in ages.items():
-        if age > SECRET_UNUSED:
-            unused = "was never used" if age == float("inf") else f"was used {in_time(age)} ago"
-            text = f"the signing secret {name} {unused}, another one is in use"
+        if SECRET_UNUSED < age < float("inf"):  # one that was never used may be new
+            text = (
+                f"the signing secret {name} was last used {in_time(age)} ago, another one is in use"
+            )
             cure = (
                 "remove it from STRIPE_WEBHOOK_SECRET, or have the endpoint at Stripe sign with it"
             )

@@ -71,7 +71,6 @@ DRILLS: dict[str, list[tuple[str, list[str]]]] = {
     "WrongMode": [counter("web_deliveries", 'answer="other_mode"')],
     "WrongEvents": [counter("web_deliveries", 'answer="ignored"')],
     "WrongPath": [counter("web_unknown_paths", 'method="POST"')],
-    "SecretUnused": [gauge("secret_unused_seconds", "5x60", 'secret="new"')],
     "NoWorker": [gauge("processes", "1x8 0x52", 'role="worker"')],
     "NoPeriodic": [gauge("processes", "1x8 0x52", 'role="periodic"')],
     "Paused": [gauge("paused", "_x8 1x52", 'reason="stripe: key 401"')],
@@ -95,6 +94,14 @@ DRILLS: dict[str, list[tuple[str, list[str]]]] = {
     "ClockSetBack": [gauge("clock_ahead_seconds", "0x8 60x52")],
 }
 """Each alert with the series that alone have to bring it."""
+
+A_DAY = {"SecretUnused": [gauge("secret_unused_seconds", "5x6000", 'secret="new"')]}
+"""The same for one that has to last for a day."""
+
+
+def lasting(values: str) -> str:
+    """Return the same samples for 25 hours."""
+    return " ".join(["Inf"] * 6001) if values == NEVER else re.sub(r"x60$", "x6000", values)
 
 
 def names() -> list[str]:
@@ -129,6 +136,14 @@ def test_each_alert_fires_when_it_should_and_alone(promtool, tmp_path) -> None:
         for name, values in ways
         for each in values
     ]
+    day = {name: lasting(values) for name, values in WELL.items()}
+    cases += [
+        case(day | {name: each}, firing, at)
+        for alert, ways in A_DAY.items()
+        for name, values in ways
+        for each in values
+        for firing, at in (([], "23h"), ([alert], "25h"))
+    ]
     file = tmp_path / "test.yml"
     file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "tests": cases}))
     done = promtool("test", "rules", file)
@@ -136,7 +151,7 @@ def test_each_alert_fires_when_it_should_and_alone(promtool, tmp_path) -> None:
 
 
 def test_each_alert_has_its_drill_and_its_section() -> None:
-    assert {*names(), "NotScraped"} == {*DRILLS, "NotScraped"}
+    assert {*names()} == {*DRILLS, *A_DAY, "NotScraped"}
     sections = re.findall(r"^### (\w+)$", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(sections) == sorted(names())
     for rule in names():
