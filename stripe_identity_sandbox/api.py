@@ -345,6 +345,9 @@ def _parameters(known: Record) -> Json:
     except HTTPException as error:  # too long, or cut short
         raise ApiError(error.code or 400, str(error.description)) from error
     if request.path.startswith("/v2/"):
+        if body and not request.is_json:
+            # By analogy with /v1.
+            raise ApiError(400, "The body must be JSON, of type application/json.", kind="")
         return wire_v2.query(pairs, known) | (wire.json_object(body) if body else {})
     if request.is_json:
         # From memory of Stripe's API.
@@ -353,6 +356,13 @@ def _parameters(known: Record) -> Json:
             "Invalid request (check that your POST content type is"
             " application/x-www-form-urlencoded). If you have any questions, we can help at"
             " https://support.stripe.com/.",
+        )
+    if body and request.mimetype not in {"", "application/x-www-form-urlencoded"}:
+        # On record of a text (vapor-community/stripe issue 39); of others by analogy.
+        raise ApiError(
+            400,
+            f"Invalid request: unsupported Content-Type {request.content_type}. If error persists"
+            " and you need assistance, please contact support@stripe.com.",
         )
     return wire.nest(pairs + wire.pairs(body, "POST body"))
 

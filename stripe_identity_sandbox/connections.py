@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import json
+import logging
 import os
 import re
 import resource
@@ -19,12 +20,17 @@ from typing import Any, cast
 
 import httptools
 from gunicorn.app.base import BaseApplication
+from gunicorn.http.errors import LimitRequestHeaders, ParseException
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from stripe_identity_sandbox.faults import MOST_WAITING
 from stripe_identity_sandbox.wire import ApiError, new_request_id
 
+log = logging.getLogger("stripe_identity_sandbox.connections")
+
+#: What is answered when the sandbox fails; the traceback is in its log.
+BUG = "The sandbox has a bug: see its log."
 #: Answers that may wait at a time for their clients to read.
 MOST_SLOW = 16
 #: Threads are started when they are needed. These are more than may wait, so that others are
@@ -191,6 +197,22 @@ class _Answering:
             self._places.release()
 
 
+def _answer(error: ApiError) -> bytes:
+    """Return an answer that comes from no application, and ends the connection."""
+    body = json.dumps(error.envelope(new_request_id()), indent=2).encode()
+    head = (
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _send(client: socket.socket, few: bytes) -> None:
+    # They find room, or a client that does not read.
+    with contextlib.suppress(OSError):
+        client.send(few)
+
+
 class Worker(ThreadWorker):
     """gunicorn's threaded worker without a master: a second process would have a second state.
 
@@ -218,6 +240,17 @@ class Worker(ThreadWorker):
             return super().handle(conn)
         finally:
             conn.sock = connected
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Answer a request that gunicorn cannot read, or a bug, in Stripe's envelope."""
+        if isinstance(exc, LimitRequestHeaders):
+            error = ApiError(431, f"The headers are too many or too long: {exc}.")
+        elif isinstance(exc, ParseException):
+            error = ApiError(400, f"This is no HTTP request: {exc}.")
+        else:
+            log.error("answering a request", exc_info=exc)
+            error = ApiError(500, BUG, kind="api_error")
+        _send(client, _answer(error))
 
     def accept(self, listener: socket.socket) -> None:
         """Take a connection, without a thread."""
@@ -276,7 +309,7 @@ class Worker(ThreadWorker):
         if not incoming.add(data):
             if incoming.expects:
                 incoming.expects = False
-                self._send(conn, b"HTTP/1.1 100 Continue\r\n\r\n")
+                _send(conn.sock, b"HTTP/1.1 100 Continue\r\n\r\n")
             return
         del self._asking[conn]
         self.poller.unregister(conn.sock)
@@ -289,18 +322,8 @@ class Worker(ThreadWorker):
         self.enqueue_req(conn)
 
     def _refuse(self, conn: TConn, error: ApiError) -> None:
-        body = json.dumps(error.envelope(new_request_id()), indent=2).encode()
-        head = (
-            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        self._send(conn, head.encode() + body)
+        _send(conn.sock, _answer(error))
         self._end(conn)
-
-    def _send(self, conn: TConn, few: bytes) -> None:
-        # They find room, or a client that does not read.
-        with contextlib.suppress(OSError):
-            conn.sock.send(few)
 
     def _drop(self, conn: TConn) -> None:
         self._asking.pop(conn, None)

@@ -7,7 +7,7 @@ import secrets
 from typing import Literal, TypeVar
 
 import msgspec
-from flask import Flask, Response, jsonify
+from flask import Blueprint, Flask, Response, jsonify, request
 
 from stripe_identity_sandbox import checks, given
 from stripe_identity_sandbox.faults import Faults
@@ -34,6 +34,10 @@ class Submit(msgspec.Struct, forbid_unknown_fields=True):
     hold: bool = False
     #: Seconds of the sandbox's clock.
     delay: Seconds = 0.0
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """No fields."""
 
 
 class Complete(msgspec.Struct, forbid_unknown_fields=True):
@@ -143,41 +147,54 @@ def install(  # noqa: PLR0915 -- a list of routes
 ) -> None:
     """Add the routes."""
 
-    @app.get("/_sandbox/requests")
+    routes = Blueprint("control", __name__)
+
+    @routes.before_request
+    def no_lost_query() -> None:
+        # Who puts an outcome into the query, as curl -G does, would get another one.
+        listing = request.endpoint == "control.list_requests"
+        known = {"method", "path"} if listing else set()
+        if unknown := ", ".join(sorted(given.query().keys() - known)):
+            help_ = "There are method and path." if listing else "Fields are given in the body."
+            raise ApiError(400, f"Unknown in the query: {unknown}. {help_}")
+
+    @routes.get("/_sandbox/requests")
     def list_requests() -> Response:
         named = given.query()
-        if unknown := ", ".join(sorted(named.keys() - {"method", "path"})):
-            raise ApiError(400, f"Unknown filter: {unknown}. There are method and path.")
         with world.step():
             text = as_json(world.recorder.all(**named))
         return Response(text, mimetype="application/json")
 
-    @app.delete("/_sandbox/requests")
+    @routes.delete("/_sandbox/requests")
     def clear_requests() -> Response:
         with world.step():
             return jsonify(cleared=world.recorder.clear())
 
-    @app.post("/_sandbox/sessions/<id_>/submit")
+    @routes.post("/_sandbox/sessions/<id_>/submit")
     def submit(id_: str) -> Response:
         body = read(Submit)
         with world.step():
             session = session_of(world, id_)
             outcome = outcome_named(body.outcome)
+            if body.hold and body.delay:
+                raise ApiError(400, "hold and delay exclude each other.")
             world.submit(session, outcome, hold=body.hold, delay=body.delay)
             return jsonify(world.view(session))
 
-    @app.post("/_sandbox/sessions/<id_>/complete")
+    @routes.post("/_sandbox/sessions/<id_>/complete")
     def complete(id_: str) -> Response:
         body = read(Complete)
         with world.step():
             session = session_of(world, id_)
             if body.validated:
+                if body.outcome:
+                    raise ApiError(400, "validated and outcome exclude each other.")
                 world.validate_redaction(session)
             else:
                 world.complete(session, outcome=body.outcome and outcome_named(body.outcome))
             return jsonify(world.view(session))
 
-    @app.post("/_sandbox/sessions/<id_>/override")
+    @routes.post("/_sandbox/sessions/<id_>/override")
     def override(id_: str) -> Response:
         body = read(Override)
         with world.step():
@@ -185,7 +202,7 @@ def install(  # noqa: PLR0915 -- a list of routes
             world.override(session, verified=body.status == "verified")
             return jsonify(world.view(session))
 
-    @app.post("/_sandbox/sessions/<id_>/redact")
+    @routes.post("/_sandbox/sessions/<id_>/redact")
     def redact(id_: str) -> Response:
         body = read(Redact)
         with world.step():
@@ -193,30 +210,31 @@ def install(  # noqa: PLR0915 -- a list of routes
             world.redact(session, delay=body.delay)
             return jsonify(world.view(session))
 
-    @app.get("/_sandbox/clock")
+    @routes.get("/_sandbox/clock")
     def clock() -> Response:
         with world.step():
             return jsonify(now=world.now(), ahead=world.journal.offset)
 
-    @app.post("/_sandbox/clock")
+    @routes.post("/_sandbox/clock")
     def advance() -> Response:
         body = read(Advance)
         with world.step():
             world.advance(body.advance)
             return jsonify(now=world.now(), ahead=world.journal.offset)
 
-    @app.get("/_sandbox/deliveries")
+    @routes.get("/_sandbox/deliveries")
     def deliveries() -> Response:
         with world.step():
             return jsonify([delivery_view(world, d) for d in world.outbox.by_id.values()])
 
-    @app.post("/_sandbox/events/<id_>/resend")
+    @routes.post("/_sandbox/events/<id_>/resend")
     def resend(id_: str) -> Response:
+        read(Nothing)
         with world.step():
             again = world.outbox.send(event_of(world, id_), manual=True)
             return jsonify([delivery_view(world, delivery) for delivery in again])
 
-    @app.post("/_sandbox/webhook_endpoints/<id_>/roll")
+    @routes.post("/_sandbox/webhook_endpoints/<id_>/roll")
     def roll(id_: str) -> Response:
         body = read(Roll)
         with world.step():
@@ -226,12 +244,12 @@ def install(  # noqa: PLR0915 -- a list of routes
             world.endpoints.roll_secret(endpoint, overlap=body.overlap)
             return jsonify(endpoint_view(endpoint, secret=True))
 
-    @app.get("/_sandbox/faults")
+    @routes.get("/_sandbox/faults")
     def list_faults() -> Response:
         with world.step():
             return jsonify(msgspec.to_builtins(faults.all()))
 
-    @app.post("/_sandbox/faults")
+    @routes.post("/_sandbox/faults")
     def add_fault() -> Response:
         fields = given.fields()
         with world.step():
@@ -241,18 +259,18 @@ def install(  # noqa: PLR0915 -- a list of routes
                 raise ApiError(400, str(error)) from error
             return jsonify(msgspec.to_builtins(fault))
 
-    @app.delete("/_sandbox/faults")
-    @app.delete("/_sandbox/faults/<id_>")
+    @routes.delete("/_sandbox/faults")
+    @routes.delete("/_sandbox/faults/<id_>")
     def clear_faults(id_: str | None = None) -> Response:
         with world.step():
             return jsonify(cleared=faults.clear(id_))
 
-    @app.get("/_sandbox/keys")
+    @routes.get("/_sandbox/keys")
     def list_keys() -> Response:
         with world.step():
             return jsonify(msgspec.to_builtins(list(world.keys.values())))
 
-    @app.post("/_sandbox/keys")
+    @routes.post("/_sandbox/keys")
     def make_key() -> Response:
         body = read(MakeKey)
         unknown = sorted(set(body.permissions or ()) - set(PERMISSIONS))
@@ -268,9 +286,13 @@ def install(  # noqa: PLR0915 -- a list of routes
             world.set_key(key)
             return jsonify(key=key.id, permissions=key.permissions)
 
-    @app.post("/_sandbox/keys/revoke")
+    @routes.post("/_sandbox/keys/revoke")
     def revoke_key() -> Response:
         body = read(RevokeKey)
+        if not body.key.startswith(("sk_test_", "rk_test_")):
+            raise ApiError(400, "There is no such key: keys begin with sk_test_ or rk_test_.")
         with world.step():
             world.set_key(Key(id=body.key, revoked=True))
             return jsonify(key=body.key, revoked=True)
+
+    app.register_blueprint(routes)

@@ -1,5 +1,6 @@
 """Sends events to webhook endpoints, as Stripe does: signed, tried again, in no promised order."""
 
+import functools
 import hashlib
 import hmac
 import json
@@ -7,12 +8,14 @@ import logging
 import queue
 import threading
 import time
-
-import urllib3
+from typing import TYPE_CHECKING
 
 from stripe_identity_sandbox.faults import Fault, Faults
 from stripe_identity_sandbox.objects import Attempt, Delivery
 from stripe_identity_sandbox.state import World
+
+if TYPE_CHECKING:
+    import urllib3
 
 log = logging.getLogger("stripe_identity_sandbox.delivery")
 
@@ -43,9 +46,13 @@ class Deliverer:
         self._faults = faults
         self._work: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._held: dict[str, list[str]] = {}
-        self._pool = urllib3.PoolManager(
-            maxsize=SENDERS, timeout=urllib3.Timeout(TIMEOUT), retries=False
-        )
+
+    @functools.cached_property
+    def _pool(self) -> "urllib3.PoolManager":
+        # A start needs no urllib3. Two threads may make a pool each: one of them is dropped.
+        import urllib3  # noqa: PLC0415
+
+        return urllib3.PoolManager(maxsize=SENDERS, timeout=urllib3.Timeout(TIMEOUT), retries=False)
 
     def start(self) -> None:
         """Start sending."""
@@ -140,6 +147,8 @@ class Deliverer:
         return ",".join([f"t={moment}", *signed, f"v0={'0' * 64}"])
 
     def _post(self, url: str, text: str, signature: str) -> Attempt:
+        import urllib3  # noqa: PLC0415
+
         attempt = Attempt(time=0.0)
         try:
             response = self._pool.request(

@@ -38,6 +38,22 @@ API = {
 }
 
 
+#: Fields of every kind, of each of deliveries and of the API; then those of single kinds.
+EVERY, OF_DELIVERIES, OF_THE_API = {"kind", "next", "rate"}, {"endpoint", "event_type"}, {"route"}
+FIELDS = {
+    "duplicate": {"times"},
+    "reorder": {"seconds"},
+    "delay": {"seconds"},
+    "stale_timestamp": {"seconds"},
+    "future_timestamp": {"seconds"},
+    "oversized": {"bytes"},
+    "rate_limit": {"after", "retry_after"},
+    "lock_timeout": {"after"},
+    "error": {"after", "saved", "status"},
+    "timeout": {"after", "seconds"},
+    "slow": {"seconds"},
+}
+
 #: Answers that may wait at the same time. The server has more threads (``connections.THREADS``), so
 #: that the control routes and the pages still answer.
 MOST_WAITING = 48
@@ -77,7 +93,7 @@ class Faults:
         """Set a fault from a request's fields.
 
         Raises:
-            ValueError: an unknown kind or field, or a value that is wrong.
+            ValueError: as for ``read``.
         """
         fault = read(fields)
         fault.id = f"fault_{secrets.token_hex(4)}"
@@ -144,12 +160,20 @@ def read(fields: dict[str, Any]) -> Fault:
     """Return the fault that a request's fields describe.
 
     Raises:
-        ValueError: an unknown kind or field, or a value that is wrong.
+        ValueError: an unknown kind, a field that means nothing to it, or a value that is wrong.
     """
-    fault = msgspec.convert(fields, Fault, strict=False)
+    given = {name: value for name, value in fields.items() if value is not None}
+    fault = msgspec.convert(given, Fault, strict=False)
     if fault.kind not in {**DELIVERY, **API}:
         known = ", ".join([*DELIVERY, *API])
         raise ValueError(f"Unknown fault {fault.kind!r}; there are: {known}.")
+    where = OF_DELIVERIES if fault.kind in DELIVERY else OF_THE_API
+    allowed = EVERY | where | FIELDS.get(fault.kind, set())
+    if foreign := ", ".join(sorted(given.keys() - allowed)):
+        listed = ", ".join(sorted(allowed))
+        raise ValueError(f"A fault of kind {fault.kind} has no {foreign}; it has: {listed}.")
+    if fault.after and fault.saved:
+        raise ValueError("after and saved exclude each other: saved is what did not happen.")
     return fault
 
 

@@ -236,7 +236,7 @@ class TimeRange(Kind):
         if isinstance(value, str | int):
             exactly = Integer().convert(value, param)
             return {"gte": exactly, "lte": exactly}
-        return Record(dict.fromkeys(("gt", "gte", "lt", "lte"), Integer())).convert(value, param)
+        return Record(dict.fromkeys(wire.BOUNDS, Integer())).convert(value, param)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 import click
-import urllib3
 
+from stripe_identity_sandbox.parameters import Url
 from stripe_identity_sandbox.settings import COMMAND_LINE_KEY
+from stripe_identity_sandbox.wire import ApiError
 
 
 class Remote:
@@ -27,6 +28,8 @@ class Remote:
         Raises:
             ClickException: nobody answers, or the answer is an error.
         """
+        import urllib3  # noqa: PLC0415 -- ``serve`` starts without it
+
         headers = {"Authorization": f"Bearer {COMMAND_LINE_KEY}"}
         try:
             if form is not None:
@@ -89,6 +92,16 @@ class Remote:
         self.show(session, *lines)
 
 
+def address(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse what the API refuses as the address of an endpoint."""
+    try:
+        return None if value is None else Url(web=True).convert(value, "url")
+    except ApiError as error:
+        raise click.BadParameter(
+            f"{value!r} is no address: it begins with http:// or https://.", param=parameter
+        ) from error
+
+
 Command = Callable[..., None]
 
 
@@ -100,6 +113,7 @@ def remote(command: Command) -> Command:
         default="http://127.0.0.1:12111",
         show_default=True,
         envvar="SANDBOX_URL",
+        callback=address,
         help="Where the sandbox runs (also: SANDBOX_URL).",
     )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -49,7 +49,8 @@ class Life(msgspec.Struct, forbid_unknown_fields=True):
                 at += seconds(word)
             except ValueError:
                 raise ValueError(
-                    f"{word!r} is no duration (3s, 15m, 2h, 4d) and nothing that can happen:"
+                    f"{word!r} is no time up to a year (3s, 15m, 2h, 4d) and nothing that can"
+                    " happen:"
                     f" {', '.join((*CHANGES, *OUTCOMES))}."
                 ) from None
 

@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 
 from stripe_identity_sandbox import control, hosted, pages
 from stripe_identity_sandbox.api import Api
-from stripe_identity_sandbox.connections import Application, Worker, listen
+from stripe_identity_sandbox.connections import BUG, Application, Worker, listen
 from stripe_identity_sandbox.delivery import SENDERS, Deliverer
 from stripe_identity_sandbox.faults import Faults
 from stripe_identity_sandbox.objects import Illegal
@@ -58,7 +58,7 @@ def create_app(world: World, faults: Faults, names: Container[str] | None = ()) 
     @app.errorhandler(500)
     def broken(_: HTTPException) -> Response:
         # The traceback is in the log of the sandbox.
-        return api.refuse(ApiError(500, "The sandbox has a bug: see its log.", kind="api_error"))
+        return api.refuse(ApiError(500, BUG, kind="api_error"))
 
     @app.before_request
     def no_endless_url() -> None:

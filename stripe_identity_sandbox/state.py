@@ -268,6 +268,8 @@ class World:
         """
         if session.status != "processing" and session.redaction in {None, "redacted"}:
             raise Illegal("There is nothing to complete: the session is not in processing.")
+        if outcome and session.status != "processing":
+            raise Illegal("A redaction has no outcome.")
         session.outcome = outcome or session.outcome
         self._finish(session, at=self.now())
 

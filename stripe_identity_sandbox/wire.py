@@ -3,6 +3,7 @@
 Texts without a note are on public record; of the others, the note says what they are modelled on.
 """
 
+import operator
 import secrets
 import string
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,13 @@ import msgspec
 from stripe_identity_sandbox.objects import Expand, Json
 
 Item = TypeVar("Item")
+
+BOUNDS = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
+
+
+class Named(Json):
+    """What names in square brackets made of a form. JSON says by itself what is an array."""
+
 
 #: "between 1 and 100", default 10 (Stripe's OpenAPI).
 DEFAULT_LIMIT, MAX_LIMIT = 10, 100
@@ -103,20 +111,21 @@ def nest(pairs: Iterable[tuple[str, str]]) -> Json:
     Raises:
         ApiError: a name has more than ``MAX_DEPTH`` levels.
     """
-    nested: Json = {}
+    nested = Named()
     for name, value in pairs:
         *outer, last = _path(name)
         if len(outer) >= MAX_DEPTH:
             raise _too_deep()
         here = nested
         for key in outer:
-            inner = here.setdefault(key, {})
             # ``a=1&a[b]=2``: the later one wins, as with a plain name given twice.
-            here[key] = inner if isinstance(inner, dict) else {}
+            if not isinstance(here.get(key), Named):
+                here[key] = Named()
             here = here[key]
         if last == "" and outer:
-            listed = here.get("")
-            here[""] = [*listed, value] if isinstance(listed, list) else [value]
+            if not isinstance(here.get(""), list):
+                here[""] = []
+            here[""].append(value)
         else:
             here[last] = value
     return nested
@@ -134,7 +143,7 @@ def items(value: Any) -> list[Any] | None:
     """
     if isinstance(value, list):
         return value
-    if not isinstance(value, dict) or not all(
+    if not isinstance(value, Named) or not all(
         key == "" or (key.isdecimal() and len(key) <= 9) for key in value
     ):
         return None
@@ -274,14 +283,6 @@ def _take(items: Iterable[Item], count: int) -> list[Item]:
     return taken
 
 
-def within(at: float, bounds: Json | None) -> bool:
+def within(at: Any, bounds: Json | None) -> bool:
     """Say whether a time, as it is shown, lies within gt, gte, lt, lte."""
-    bounds = bounds or {}
-    return all(
-        (
-            at > bounds.get("gt", at - 1),
-            at >= bounds.get("gte", at),
-            at < bounds.get("lt", at + 1),
-            at <= bounds.get("lte", at),
-        )
-    )
+    return all(BOUNDS[name](at, bound) for name, bound in (bounds or {}).items())

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+from stripe_identity_sandbox import wire
 from stripe_identity_sandbox.objects import Json
 from stripe_identity_sandbox.parameters import Array, Integer, Kind, Record, Text
 from stripe_identity_sandbox.wire import ApiError, nest
@@ -30,16 +31,25 @@ def query(pairs: Iterable[tuple[str, str]], known: Record) -> Json:
 class Moment(Kind):
     """An ISO 8601 time; without a zone it is UTC's."""
 
-    def convert(self, value: Any, param: str) -> float:
-        """Return Unix seconds."""
+    def convert(self, value: Any, param: str) -> str:
+        """Return it as ``written`` writes times."""
         try:
             moment = datetime.fromisoformat(Text().convert(value, param))
-        except ValueError:
+            return _written(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+        except (ValueError, OverflowError):  # the latter: in UTC it is of no year from 1 to 9999
             raise ApiError(400, f"Invalid timestamp: {value}", param=param) from None  # by analogy
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-BOUNDS: dict[str, Kind] = dict.fromkeys(("gt", "gte", "lt", "lte"), Moment())
+def written(seconds: float) -> str:
+    """Return Unix seconds as a text in UTC, which sorts as the times do."""
+    return _written(datetime.fromtimestamp(seconds, UTC))
+
+
+def _written(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+BOUNDS: dict[str, Kind] = dict.fromkeys(wire.BOUNDS, Moment())
 
 
 @dataclass(frozen=True)
@@ -84,8 +94,6 @@ def _flat(params: Json) -> dict[str, Any]:
             flat |= {f"{name}[{n}]": item for n, item in enumerate(value)}
         elif isinstance(value, dict):
             flat |= {f"{name}[{key}]": inner for key, inner in _flat(value).items()}
-        elif isinstance(value, float):
-            flat[name] = datetime.fromtimestamp(value, UTC).isoformat()
         else:
             flat[name] = value
     return flat

@@ -90,7 +90,7 @@ def list_thin_events(call: Call) -> Json:
             and params.get("object_id") in {None, event.session}
             and (not params.get("types") or f"v1.{event.type}" in params["types"])
             and all(
-                wire.within(int(event.created * 1000) / 1000, asked)
+                wire.within(wire_v2.written(int(event.created * 1000) / 1000), asked)
                 for asked in (bounds, params.get("created"))
             )
         )

@@ -68,7 +68,8 @@ def test_one_session_by_hand(sandbox: Any) -> None:
 def test_mistakes_are_explained(sandbox: Any) -> None:
     for words, why in (
         (["submit", "vs_x", "--url", sandbox.url], "No such VerificationSession: 'vs_x'"),
-        (["advance", "soon"], "is no duration"),
+        (["advance", "soon"], "is no time"),
+        (["create", "--url", "nobody"], "is no address"),
         (["create", "--url", "http://127.0.0.1:9"], "stripe-identity-sandbox serve"),
         (["serve", "--deliver-to", "http://127.0.0.1:9"], "--deliver-to and --secret go together"),
     ):

@@ -272,6 +272,31 @@ def test_answers_that_wait_leave_threads_for_the_control_routes(connect: Any) ->
 
 
 @pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (ASK + b"\r\nX: %s\r\n\r\n" % (b"x" * 70_000), 431),
+        (ASK + b"\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
+        (b"GET * HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"NONSENSE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (ASK.replace(b"/v1", b"/" + b"x" * 70_000) + b"\r\n\r\n", 414),
+    ],
+    ids=["a long header", "many headers", "no path", "every path", "no method", "a long path"],
+)
+def test_what_no_route_gets_is_refused_in_stripe_s_envelope(
+    connect: Any, sent: bytes, status: int
+) -> None:
+    head, _, body = whole(
+        connect(sent.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+    ).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"Content-Type: application/json" in head
+    error = json.loads(body)["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["message"]
+
+
+@pytest.mark.parametrize(
     "part",
     [
         b"",

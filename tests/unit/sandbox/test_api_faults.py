@@ -1,8 +1,11 @@
 """Faults of the API: what is answered, and what happened all the same."""
 
+import re
 from typing import Any
 
 import pytest
+
+from stripe_identity_sandbox.faults import API, DELIVERY
 
 from .conftest import SESSIONS, Api
 
@@ -65,3 +68,28 @@ def test_other_routes_are_spared(api: Api) -> None:
     api.control("faults", kind="rate_limit", route="/v1/events", retry_after=3)
     assert api.get(SESSIONS).status_code == 200
     assert api.get("/v1/events").headers["Retry-After"] == "3"
+
+
+VALUES = {
+    "endpoint": "we_x", "event_type": "*", "route": "/v1/*", "times": 2, "bytes": 3, "status": 503,
+    "retry_after": 1, "seconds": 1, "after": True, "saved": True, "id": "mine", "struck": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", {**DELIVERY, **API})
+def test_a_field_that_means_nothing_to_a_kind_is_refused(api: Api, kind: str) -> None:
+    """Who asks for errors of one endpoint's deliveries would get errors of every call."""
+    words = set(re.findall(r"`(\w+)`", {**DELIVERY, **API}[kind]))
+    taken = set()
+    for name, value in VALUES.items():
+        answer = api.control("faults", kind=kind, **{name: value})
+        if answer.status_code == 200:
+            taken.add(name)
+            assert answer.json[name] == value
+        else:
+            assert f"A fault of kind {kind} has no {name}; it has: " in answer.text
+        assert api.control("faults", kind=kind, next=1, rate=0.5, **{name: None}).status_code == 200
+    where = {"endpoint", "event_type"} if kind in DELIVERY else {"route"}
+    lost = {"after"} if kind in {"rate_limit", "lock_timeout", "error", "timeout"} else set()
+    own = {"seconds"} if kind in {"stale_timestamp", "future_timestamp"} else words
+    assert taken == where | own | lost

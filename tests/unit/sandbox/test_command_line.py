@@ -118,7 +118,10 @@ def test_a_version_that_events_cannot_have(version: str) -> None:
 
 def test_mistakes(run: Any) -> None:
     assert "No such VerificationSession" in run("submit", "vs_x").output
-    assert "no duration" in run("advance", "soon").output
+    for long in ("soon", "400d", "-4", "nan"):
+        assert "no time up to a year" in run("advance", "--", long).output
+    for pair in ("a", "=b", ""):
+        assert "is not KEY=VALUE" in run("create", "--metadata", pair).output
     assert run("trigger", "nonsense").exit_code == 2
     both = CliRunner().invoke(main, ["serve", "--deliver-to", "http://x"])
     assert "--deliver-to and --secret go together" in both.output

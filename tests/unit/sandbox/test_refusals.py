@@ -1,6 +1,7 @@
 """What Stripe is on record to refuse, in its words, and whose endpoint is whose."""
 
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,37 @@ def test_a_json_body_under_v1_and_a_form_under_v2(api: Api) -> None:
     assert refused.status_code == 400
     assert "application/x-www-form-urlencoded" in api.error(refused)["message"]
     assert api.post(DESTINATIONS, "name=x").status_code == 400
+
+
+TYPES = ("text/plain;charset=UTF-8", "application/octet-stream", "application/xml")
+
+
+@pytest.mark.parametrize("kind", [*TYPES, "multipart/form-data; boundary=x", "", None])
+def test_a_type_of_body_that_is_none_of_stripe_s(api: Api, kind: str | None) -> None:
+    """``fetch`` of JavaScript calls a text plain; Stripe refuses it, so that nobody forgets it."""
+    headers = {"Authorization": "Bearer sk_test_x"}
+    answer = api.client.post(SESSIONS, data="type=document", headers=headers, content_type=kind)
+    assert (answer.status_code == 200) == (not kind)
+    if kind:
+        assert f"Invalid request: unsupported Content-Type {kind}." in api.error(answer)["message"]
+    body = json.dumps(destination())
+    for not_json in (kind, "application/x-www-form-urlencoded"):
+        answer = api.client.post(DESTINATIONS, data=body, headers=headers, content_type=not_json)
+        assert (answer.status_code, "application/json" in answer.text) == (400, True)
+    path = f"{SESSIONS}/{api.create()['id']}/cancel"
+    done = api.client.post(path, data=b"", headers=headers, content_type=kind)
+    assert done.status_code == 200, "nothing is sent, so nothing is called wrong"
+
+
+def test_json_says_by_itself_what_is_an_array(api: Api) -> None:
+    """PHP makes an object of a list with a gap. Stripe takes none for an array."""
+    names = {"0": f"v1.{EVENT}.created", "2": f"v1.{EVENT}.verified"}
+    refused = api.post_json(DESTINATIONS, **destination(enabled_events=names))
+    assert (refused.status_code, api.error(refused)["param"]) == (400, "enabled_events")
+    made = api.post_json(DESTINATIONS, **destination(metadata={"0": "a", "1": "b"})).json
+    assert made["metadata"] == {"0": "a", "1": "b"}
+    (asked,) = api.client.get("/_sandbox/requests?path=/v2").json[1:]
+    assert asked["params"]["metadata"] == {"0": "a", "1": "b"}
 
 
 @pytest.mark.parametrize("name", [f"{EVENT}.done", f"v1.{EVENT}.done", "created", "a b.c", "v1."])

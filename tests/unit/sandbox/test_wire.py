@@ -3,6 +3,7 @@
 import base64
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -642,6 +643,11 @@ def test_a_wildcard_does_not_take_redacted(api: Api) -> None:
         ("faults", {"kind": "drop", "rate": 2}),
         ("faults", {"kind": "error", "status": 200}),
         ("faults", {"kind": "drop", "surprise": 1}),
+        ("faults", {"kind": "error", "after": True, "saved": True}),
+        ("sessions/SESSION/submit", {"hold": True, "delay": 1}),
+        ("sessions/SESSION/complete", {"validated": True, "outcome": "verified"}),
+        ("keys/revoke", {"key": ""}),
+        ("keys/revoke", {"key": "pk_test_x"}),
         ("keys", {"permissions": ["everything"]}),
         ("keys", {"kind": "publishable"}),
     ],
@@ -653,6 +659,14 @@ def test_control_routes_refuse_what_they_do_not_know(
     answer = api.control(path.replace("SESSION", session), **body)
     assert answer.status_code == 400
     assert api.error(answer)["message"]
+
+
+def test_a_redaction_is_completed_without_an_outcome(api: Api) -> None:
+    id_ = api.create()["id"]
+    api.control(f"sessions/{id_}/redact")
+    assert api.control(f"sessions/{id_}/complete", outcome="verified").status_code == 400
+    assert api.world.sessions[id_].redaction == "processing"
+    assert api.control(f"sessions/{id_}/complete").json["redaction"] == {"status": "redacted"}
 
 
 @pytest.mark.parametrize(
@@ -710,3 +724,33 @@ def test_bounds_of_both_forms_hold_together(api: Api) -> None:
         (f"gt={past}&created[lt]={past}", 0),
     ):
         assert len(api.get(f"/v2/core/events?{query}").json["data"]) == count
+
+
+@pytest.mark.parametrize("spelling", ["{}", "created[{}]"])
+@pytest.mark.parametrize(
+    ("moment", "count"),
+    [
+        ("0001-01-01T00:00:00Z", 2),
+        ("0001-01-01T00:00:00-14:00", 2),
+        ("9999-12-31T23:59:59.999999Z", 0),
+        ("9999-12-31T23:59:59.999999+14:00", 0),
+        ("0001-01-01T00:00:00+14:00", None),
+        ("9999-12-31T23:59:59-14:00", None),
+    ],
+)
+def test_bounds_at_the_ends_of_time(
+    api: Api, spelling: str, moment: str, count: int | None
+) -> None:
+    """What is read can be written into the address of the next page; in UTC, too."""
+    api.create()
+    api.create()
+    asked = f"{spelling.format('gt')}={quote(moment)}"
+    answer = api.get(f"/v2/core/events?limit=1&{asked}")
+    if count is None:
+        assert (answer.status_code, api.error(answer)["param"]) == (400, spelling.format("gt"))
+        return
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json["data"]) == min(count, 1)
+    if count:
+        second = api.get(answer.json["next_page_url"])
+        assert len(second.json["data"]) == 1, second.text
