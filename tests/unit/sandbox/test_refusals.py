@@ -237,9 +237,10 @@ def test_a_type_of_body_that_is_none_of_stripe_s(api: Api, kind: str | None) -> 
     for not_json in (kind, "application/x-www-form-urlencoded"):
         answer = api.client.post(DESTINATIONS, data=body, headers=headers, content_type=not_json)
         assert (answer.status_code, "application/json" in answer.text) == (400, True)
-    path = f"{SESSIONS}/{api.create()['id']}/cancel"
-    done = api.client.post(path, data=b"", headers=headers, content_type=kind)
-    assert done.status_code == 200, "nothing is sent, so nothing is called wrong"
+    if kind in TYPES:  # of parts, the test's client would write the end
+        path = f"{SESSIONS}/{api.create()['id']}/cancel"
+        done = api.client.post(path, headers=headers, content_type=kind)
+        assert done.status_code == 200, "nothing is sent, so nothing is called wrong"
 
 
 def test_json_says_by_itself_what_is_an_array(api: Api) -> None:
