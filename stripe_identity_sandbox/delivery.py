@@ -91,6 +91,7 @@ class Deliverer:
                     endpoint.id,
                     endpoint.url,
                     world.events.by_id[delivery.event].type,
+                    thin=delivery.form == "thin",
                     first=not delivery.struck,
                 )
             }

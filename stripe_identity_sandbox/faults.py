@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import msgspec
 
 from stripe_identity_sandbox.lifetimes import Seconds
+from stripe_identity_sandbox.objects import EVENT_TYPES
 
 #: Faults of deliveries, and what ``seconds``, ``times``, ``bytes`` mean to each.
 DELIVERY = {
@@ -53,6 +54,11 @@ FIELDS = {
     "timeout": {"after", "seconds"},
     "slow": {"seconds"},
 }
+
+#: The events of both forms.
+NAMES = (*EVENT_TYPES, *(f"v1.{name}" for name in EVENT_TYPES))
+#: Of the operations. A route without one matches all of them.
+METHODS = ("", "GET", "POST", "DELETE")
 
 #: Answers that may wait at the same time. The server has more threads (``connections.THREADS``), so
 #: that the control routes and the pages still answer.
@@ -124,9 +130,13 @@ class Faults:
         return len(chosen)
 
     def for_delivery(
-        self, endpoint_id: str, url: str, event_type: str, *, first: bool
+        self, endpoint_id: str, url: str, event_type: str, *, thin: bool, first: bool
     ) -> list[Fault]:
-        """Return the faults that strike this try; some only strike the first one."""
+        """Return the faults that strike this try; some only strike the first one.
+
+        A thin delivery is matched by either name of its event.
+        """
+        names = (event_type, f"v1.{event_type}")[: 2 if thin else 1]
         once = {"duplicate", "reorder", "delay", "drop"}
         return [
             fault
@@ -134,7 +144,7 @@ class Faults:
             if fault.kind in DELIVERY
             and (first or fault.kind not in once)
             and fault.endpoint in {None, endpoint_id, url}
-            and fnmatch.fnmatchcase(event_type, fault.event_type or "*")
+            and fnmatch.filter(names, fault.event_type or "*")
             and self._strikes(fault)
         ]
 
@@ -172,9 +182,27 @@ def read(fields: dict[str, Any]) -> Fault:
     if foreign := ", ".join(sorted(given.keys() - allowed)):
         listed = ", ".join(sorted(allowed))
         raise ValueError(f"A fault of kind {fault.kind} has no {foreign}; it has: {listed}.")
+    fault.event_type = None if fault.event_type is None else _event(fault.event_type)
+    fault.route = None if fault.route is None else _route(fault.route)
     if fault.after and fault.saved:
         raise ValueError("after and saved exclude each other: saved is what did not happen.")
     return fault
+
+
+def _event(pattern: str) -> str:
+    """Return the pattern; one that matches nothing would be no fault, and nobody would notice."""
+    if not fnmatch.filter(NAMES, pattern):
+        raise ValueError(f"No event is called {pattern!r}; there are: {', '.join(NAMES)}.")
+    return pattern
+
+
+def _route(pattern: str) -> str:
+    """Return the pattern as calls are matched with it."""
+    method, _, path = pattern.strip().rpartition(" ")
+    method = method.strip().upper()
+    if method not in METHODS or not path.startswith(("/", "*")):
+        raise ValueError(f"{pattern!r} is no route; try POST /v1/identity/* or /v1/*.")
+    return f"{method} {path}".lstrip()
 
 
 def _wait(seconds: float, connection: socket.socket | None) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stripe_identity_sandbox.faults import API, DELIVERY
+from stripe_identity_sandbox.faults import API, DELIVERY, Faults
 
 from .conftest import SESSIONS, Api
 
@@ -93,3 +93,50 @@ def test_a_field_that_means_nothing_to_a_kind_is_refused(api: Api, kind: str) ->
     lost = {"after"} if kind in {"rate_limit", "lock_timeout", "error", "timeout"} else set()
     own = {"seconds"} if kind in {"stale_timestamp", "future_timestamp"} else words
     assert taken == where | own | lost
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"kind": "error", "route": "v1/identity"},
+        {"kind": "error", "route": "PUT /v1/*"},
+        {"kind": "error", "route": "GET"},
+        {"kind": "error", "route": ""},
+        {"kind": "drop", "event_type": "verified"},
+        {"kind": "drop", "event_type": "identity.verification_session.done"},
+        {"kind": "drop", "event_type": ""},
+    ],
+    ids=str,
+)
+def test_a_fault_that_could_never_strike_is_refused(api: Api, where: dict[str, str]) -> None:
+    refused = api.control("faults", **where)
+    assert refused.status_code == 400
+    assert "is no route; try" in refused.text or "No event is called" in refused.text
+
+
+@pytest.mark.parametrize("route", ["get /v1/*", " GET  /v1/*", "*", "GET *", f"GET {SESSIONS}"])
+def test_spellings_of_a_route(api: Api, route: str) -> None:
+    api.control("faults", kind="error", route=route, next=1)
+    assert api.get(SESSIONS).status_code == 500
+
+
+@pytest.mark.parametrize(
+    ("pattern", "struck"),
+    [
+        ("*.created", {"snapshot", "thin"}),
+        ("identity.verification_session.created", {"snapshot", "thin"}),
+        ("v1.identity.verification_session.created", {"thin"}),
+        ("v1.*", {"thin"}),
+        ("*.verified", set()),
+    ],
+)
+def test_the_names_of_both_forms(pattern: str, struck: set[str]) -> None:
+    faults = Faults()
+    faults.add({"kind": "drop", "event_type": pattern})
+    name = "identity.verification_session.created"
+    forms = {
+        form
+        for form, thin in (("snapshot", False), ("thin", True))
+        if faults.for_delivery("we_1", "http://x.example", name, thin=thin, first=True)
+    }
+    assert forms == struck

@@ -20,6 +20,7 @@ from stripe_identity_sandbox.store import Store
 
 SECRET = "whsec_first"
 URL = "http://endpoint.example/hook"
+CREATED = "identity.verification_session.created"
 
 
 @dataclass
@@ -221,9 +222,9 @@ def test_faults_match_endpoint_and_type_and_rate() -> None:
     elsewhere = faults.add({"kind": "drop", "endpoint": "we_other"})
     other = faults.add({"kind": "drop", "event_type": "*.verified"})
     mine = faults.add({"kind": "drop", "endpoint": URL, "rate": "1.0", "event_type": "*.created"})
-    found = faults.for_delivery("we_1", URL, "x.created", first=True)
+    found = faults.for_delivery("we_1", URL, CREATED, thin=False, first=True)
     assert found == [mine]
-    assert faults.for_delivery("we_1", URL, "x.created", first=False) == []
+    assert faults.for_delivery("we_1", URL, CREATED, thin=False, first=False) == []
     assert faults.clear(never.id) == 1
     assert faults.clear("nothing") == 0
     assert faults.all() == [elsewhere, other, mine]
