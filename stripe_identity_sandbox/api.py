@@ -382,6 +382,8 @@ def unauthorized(message: str, *, code: str | None = None) -> ApiError:
 
 
 def _failed(error: ApiError, request_id: str) -> Reply:
+    if error.param and request.path.startswith("/v2/"):
+        error = wire_v2.invalid(error)
     headers = dict(error.headers)
     if error.status == 409 or error.status >= 500:
         headers.setdefault("Stripe-Should-Retry", "true")

@@ -140,13 +140,21 @@ class Enum(Kind):
             *most, last = self.values
             comma = "," if len(most) > 1 else ""
             listed = f"{', '.join(most)}{comma} or {last}" if most else last
-            raise ApiError(400, f"Invalid {param}: must be one of {listed}", param=param)
+            raise ApiError(
+                400,
+                f"Invalid {param}: must be one of {listed}",
+                param=param,
+                reason=f"Unrecognized enum value '{value}', valid values are:"
+                f" {', '.join(sorted(self.values))}.",
+            )
         return str(value)
 
 
 @dataclass(frozen=True)
 class EventName(Kind):
-    """The name of a type of event, or ``*``. ``form`` is the one the names have to be of.
+    """The name of a type of event; of snapshots also ``*``. ``form`` is the names' form.
+
+    Thin destinations take no ``*`` (stripe/stripe-cli pull 1395).
 
     Only Identity's are known here. A name of another product is accepted when it looks like one,
     because an app registers all its events at once.
@@ -159,9 +167,11 @@ class EventName(Kind):
         name = Text().convert(value, param)
         pattern, prefix = NAMES[self.form]
         known = tuple(f"{prefix}{one}" for one in EVENT_TYPES)
+        if self.form == "snapshot":
+            known = ("*", *known)
         identity = name.startswith(f"{prefix}identity.")
-        if name != "*" and (identity or not re.fullmatch(pattern, name, re.ASCII)):
-            return Enum(("*", *known)).convert(name, param)
+        if name not in known and (identity or not re.fullmatch(pattern, name, re.ASCII)):
+            return Enum(known).convert(name, param)
         return name
 
 
@@ -220,6 +230,7 @@ class Record(Kind):
                     f"Received unknown parameter: {named(name)}",
                     code="parameter_unknown",
                     param=named(name),
+                    reason="Unknown field.",
                 )
         for name in self.required:
             if name not in value:
@@ -283,7 +294,13 @@ def merged(kept: dict[str, str], given: dict[str, str] | None) -> dict[str, str]
 
 def missing(param: str) -> ApiError:
     """Say that a required parameter was not given."""
-    return ApiError(400, f"Missing required param: {param}.", code="parameter_missing", param=param)
+    return ApiError(
+        400,
+        f"Missing required param: {param}.",
+        code="parameter_missing",
+        param=param,
+        reason="It is required.",
+    )
 
 
 def _empty(param: str) -> ApiError:
@@ -295,6 +312,7 @@ def _empty(param: str) -> ApiError:
         " your request or supply a non-empty value.",
         code="parameter_invalid_empty",
         param=param,
+        reason="It must not be empty.",
     )
 
 

@@ -38,7 +38,7 @@ MAX_QUOTED, MAX_SAID = 100, 2000
 class ApiError(Exception):
     """An answer in Stripe's error envelope."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- by name, and most are seldom given
         self,
         status: int,
         message: str,
@@ -48,6 +48,7 @@ class ApiError(Exception):
         kind: str = "invalid_request_error",
         headers: dict[str, str] | None = None,
         executed: bool = False,
+        reason: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -58,6 +59,8 @@ class ApiError(Exception):
         self.headers = headers or {}
         #: The operation ran and came to this: such an answer is kept for its idempotency key.
         self.executed = executed
+        #: What is wrong with ``param``, where /v2 has other words for it.
+        self.reason = reason
 
     def envelope(self, request_id: str) -> Json:
         """Return the body; fields that do not apply are left out, as Stripe does."""

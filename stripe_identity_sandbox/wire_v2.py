@@ -1,5 +1,6 @@
 """What differs under /v2: JSON bodies, pages with an address of the next one, ISO times."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -97,6 +98,24 @@ def _flat(params: Json) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def invalid(error: ApiError) -> ApiError:
+    """Return the error of a parameter in the words of /v2.
+
+    On record of values and names that are unknown (stripe/terraform-provider-stripe issue 40, and
+    apps' sources); of other mistakes by analogy.
+    """
+    path = re.sub(r"\[([^\]]*[^\]\d][^\]]*)\]", r".\1", error.param or "")
+    reason = error.reason or f"{error.message.rstrip('.')}."
+    return ApiError(
+        error.status,
+        f"Some fields in the request were invalid: '{path}: {reason}'",
+        code="invalid_fields",
+        param=error.param,
+        kind="",
+        executed=error.executed,
+    )
 
 
 def not_found(what: str) -> ApiError:

@@ -64,9 +64,8 @@ def create_destination(call: Call) -> Json:
         # The rule is documented, the sentence is ours.
         raise ApiError(
             400,
-            "snapshot_api_version is for snapshot events only.",
+            "It is for snapshot events only.",
             param="snapshot_api_version",
-            kind="",
         )
     sources = params.get("events_from") or ["@self"]
     wanted = {source in CONNECTED for source in sources}

@@ -47,7 +47,7 @@ def known(fuzzed: Any) -> dict[str, list[str]]:
             "name": "thin",
             "type": "webhook_endpoint",
             "event_payload": "thin",
-            "enabled_events": ["*"],
+            "enabled_events": ["v1.identity.verification_session.created"],
             "webhook_endpoint": {"url": "http://127.0.0.1:9/"},
         }
     )

@@ -146,7 +146,7 @@ class AnyBytes(RuleBasedStateMachine):
                     world.submit(session, "verified", hold=number == 1)
         destination = (
             b'{"name": "x", "type": "webhook_endpoint", "event_payload": "thin",'
-            b' "enabled_events": ["*"], "webhook_endpoint": {"url": "http://127.0.0.1:9/"}}'
+            b' "enabled_events": ["v1.charge.failed"], "webhook_endpoint": {"url": "http://127.0.0.1:9/"}}'
         )
         assert self.send("POST", DESTINATIONS, body=destination, kind="application/json") == 200
         hook = b"url=http://127.0.0.1:9/&enabled_events[]=*"

@@ -48,7 +48,7 @@ def test_the_length_of_an_idempotency_key(api: Api, path: str, length: int, acce
     if (body := BODIES[path]) is None:
         answer = api.client.post(
             path,
-            json=destination(enabled_events=["*"]),
+            json=destination(),
             headers={"Authorization": "Bearer sk_test_x", **key},
         )
     else:
@@ -186,6 +186,37 @@ def test_the_names_of_events_are_of_the_form_that_is_sent(api: Api) -> None:
         path = f"{DESTINATIONS}/{made['id']}"
         assert api.post_json(path, enabled_events=[wrong]).status_code == 400
         assert (api.get(path).json or {})["enabled_events"] == [right]
+
+
+def test_a_thin_destination_takes_no_wildcard(api: Api) -> None:
+    refused = api.post_json(DESTINATIONS, **destination(enabled_events=["*"]))
+    assert (refused.status_code, api.error(refused)["param"]) == (400, "enabled_events[0]")
+    assert api.get("/v2/core/events?types[0]=*").status_code == 400
+    snapshots = destination(enabled_events=["*"], event_payload="snapshot")
+    assert api.post_json(DESTINATIONS, **snapshots).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"events_from": ["@organization_members"]},
+            "events_from[0]: Unrecognized enum value '@organization_members', valid values are:"
+            " @accounts, @self, other_accounts, self.",
+        ),
+        ({"peer": "x"}, "peer: Unknown field."),
+        ({"webhook_endpoint": {"url": "x"}}, "webhook_endpoint.url: Not a valid URL."),
+        ({"webhook_endpoint": {"uri": "x"}}, "webhook_endpoint.uri: Unknown field."),
+        ({"webhook_endpoint": {}}, "webhook_endpoint.url: It is required."),
+        ({"name": ""}, "name: It must not be empty."),
+    ],
+)
+def test_mistakes_in_the_words_of_v2(api: Api, change: dict[str, Any], said: str) -> None:
+    refused = api.post_json(DESTINATIONS, **destination(**change))
+    error = api.error(refused)
+    assert (refused.status_code, error["code"]) == (400, "invalid_fields")
+    assert error["message"] == f"Some fields in the request were invalid: '{said}'"
+    assert "type" not in error
 
 
 def test_an_endpoint_takes_at_least_one_event(api: Api) -> None:

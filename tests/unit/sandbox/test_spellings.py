@@ -117,7 +117,7 @@ def values(kind: Kind) -> st.SearchStrategy[Any]:
         case EventName(form="snapshot"):
             found = st.sampled_from(("*", *EVENT_TYPES, "charge.succeeded"))
         case EventName():
-            found = st.sampled_from(("*", *(f"v1.{name}" for name in EVENT_TYPES)))
+            found = st.sampled_from([f"v1.{name}" for name in EVENT_TYPES])
         case Enum(values=words):
             found = st.sampled_from(words)
         case Array(item=item):
@@ -168,7 +168,10 @@ def test_arrays_in_queries_of_v2(api: Api, sdk: str, count: int) -> None:
     found = api.get(f"/v2/core/events?{write('types', names)}")
     assert found.status_code == 200, found.text
     assert [event["type"] for event in found.json["data"]] == names[:1]
-    assert api.get(f"/v2/core/events?{write('types', names[1:] or ['*'])}").json["data"] == []
+    assert (
+        api.get(f"/v2/core/events?{write('types', names[1:] or ['v1.charge.failed'])}").json["data"]
+        == []
+    )
     fields = {
         "name": "x", "type": "webhook_endpoint", "event_payload": "thin", "enabled_events": names,
         "webhook_endpoint": {"url": "http://127.0.0.1:9/"},
