@@ -1,6 +1,7 @@
 """The sandbox as its users install it: a distribution of its own, with a command."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -64,6 +65,45 @@ def test_its_own_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
             process.terminate()
     assert made.json()["status"] == "requires_input"
     assert made.json()["id"] in page.text
+
+
+@pytest.mark.timeout(300)
+def test_the_page_s_commands_install_it(tmp_path: Path) -> None:
+    """With pipx and uv, which are installed for it: once for good, and once for a single run."""
+    page = (ROOT / "docs" / "sandbox.md").read_text()
+    pipx, uvx = (
+        line.partition("#")[0].split()
+        for word in ("pipx install", "uvx --from")
+        for line in re.findall(rf"^    ({word} .*)$", page, re.MULTILINE)
+    )
+    tools, home = tmp_path / "tools", tmp_path / "home"
+    venv.create(tools, with_pip=True)
+    pip = [tools / "bin" / "pip", "install", "-q", "--disable-pip-version-check", "pipx", "uv"]
+    subprocess.run(pip, check=True, capture_output=True, timeout=240)
+    environment = os.environ | {
+        "PATH": f"{tools / 'bin'}:{os.environ['PATH']}",
+        "PIPX_HOME": str(home),
+        "PIPX_BIN_DIR": str(home / "bin"),
+        "UV_PYTHON": sys.executable,
+    }
+
+    def run(*command: str | Path) -> str:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(*pipx)
+    assert "Serve Stripe Identity" in run(home / "bin" / "stripe-identity-sandbox", "serve", "-h")
+    assert uvx[-1] == "serve"
+    assert "Serve Stripe Identity" in run(*uvx, "-h")
 
 
 #: Runs the sandbox with the modules of no other distribution than these.
