@@ -52,8 +52,10 @@ def install(app: Flask, world: World) -> None:
             else:
                 if outcome not in checks.OUTCOMES:
                     raise ApiError(400, f"There is no outcome '{outcome}'.")
-                _, how = TIMES.get(chosen.get("when", ""), TIMES["now"])
-                world.submit(session, outcome, **how)
+                when = chosen.get("when", "now")
+                if when not in TIMES:
+                    raise ApiError(400, f"There is no time '{when}'.")
+                world.submit(session, outcome, **TIMES[when][1])
                 title = "Thank you"
                 text = "The data was submitted. Your app would go on here: it gave no return_url."
             if session.return_url:

@@ -148,7 +148,9 @@ def install(app: Flask, world: World, set_faults: Faults) -> None:
 def _create(world: World, _: Faults, form: dict[str, str]) -> str:
     wanted = {"require_matching_selfie": "selfie", "require_id_number": "id_number"}
     document = {option: True for option, field in wanted.items() if field in form}
-    kind = "id_number" if form.get("type") == "id_number" else "document"
+    kind = form.get("type", "document")
+    if kind not in {"document", "id_number"}:
+        raise ApiError(400, f"There is no type '{kind}'.")
     options = {"document": document} if document else {}
     return f"/_sandbox/sessions/{world.create({'type': kind, 'options': options}).id}"
 
@@ -168,8 +170,10 @@ def _redact(world: World, _: Faults, form: dict[str, str]) -> None:
 
 
 def _override(world: World, _: Faults, form: dict[str, str]) -> None:
-    verified = form.get("to") == "verified"
-    world.override(session_of(world, form.get("session", "")), verified=verified)
+    to = form.get("to", "")
+    if to not in {"verified", "requires_input"}:
+        raise ApiError(400, f"There is no override to '{to}'.")
+    world.override(session_of(world, form.get("session", "")), verified=to == "verified")
 
 
 def _complete(world: World, _: Faults, form: dict[str, str]) -> None:

@@ -86,7 +86,7 @@ class Scenario(msgspec.Struct, forbid_unknown_fields=True):
 
     lives: Annotated[list[Life], msgspec.Meta(min_length=1)]
     sessions: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1
-    every: str = "0s"
+    every: str | int | float = "0s"
     seed: int = 0
     #: As for POST /_sandbox/faults; they are set at the beginning and cleared at the end.
     faults: list[dict[str, Any]] = []
@@ -125,7 +125,7 @@ def timeline(scenario: Scenario) -> list[Step]:
         ValueError: a life or a duration makes no sense.
     """
     choose = random.Random(scenario.seed)  # noqa: S311 -- it is to be the same each time
-    every = seconds(scenario.every)
+    every = seconds(str(scenario.every))
     lives = choose.choices(
         scenario.lives, [life.share for life in scenario.lives], k=scenario.sessions
     )

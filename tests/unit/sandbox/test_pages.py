@@ -106,6 +106,35 @@ def test_every_button(api: Api) -> None:
     assert "message=" in press("add_fault", kind="nonsense")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"action": "create", "type": "passport"},
+        {"action": "override", "to": "unverified"},
+        {"action": "override"},
+        {"action": "advance", "seconds": "soon"},
+        {"action": "open", "session": "vs_x"},
+    ],
+    ids=str,
+)
+def test_a_choice_that_no_page_offers_is_none(api: Api, fields: dict[str, str]) -> None:
+    session = api.create()["id"]
+    api.control(f"sessions/{session}/submit")
+    before = api.world.version
+    answer = api.client.post("/_sandbox/", data={"session": session, **fields})
+    assert "?message=" in answer.headers["Location"]
+    assert api.world.version == before
+
+
+def test_a_time_that_the_hosted_page_does_not_offer(api: Api) -> None:
+    session = api.create()
+    path = session["url"].removeprefix("http://127.0.0.1:12111")
+    refused = api.client.post(path, data={"outcome": "verified", "when": "later"})
+    assert refused.status_code == 400
+    assert api.world.sessions[session["id"]].status == "requires_input"
+    assert api.client.post(path, data={"outcome": "verified"}).status_code == 200
+
+
 def test_override_and_pages_of_the_list(api: Api) -> None:
     session = api.create()["id"]
     api.control(f"sessions/{session}/submit", outcome="document_expired")

@@ -70,7 +70,7 @@ def test_a_slow_app_does_not_stretch_a_scenario(monkeypatch: pytest.MonkeyPatch)
         clock.now += 0.9 if len(begun) != 5 else 2.5
         return session or f"vs_{len(begun)}"
 
-    scenario = Scenario([Life("created")], sessions=9, every="1s")
+    scenario = Scenario([Life("created")], sessions=9, every=1)
     play(scenario, wait=partial(sleep, clock.now), do=do)
     assert begun == pytest.approx([0, 1, 2, 3, 4, 6.5, 7.4, 8.3, 9.2]), "late, and caught up"
 
