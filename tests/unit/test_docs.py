@@ -316,7 +316,7 @@ def test_every_command_that_the_service_names_is_there() -> None:
         (str(path.relative_to(ROOT)), " ".join(words.split()))
         for path in sources
         for words in re.findall(
-            r"python -m (?:service|workers)\b[^\n\"'`;:,.()\\]*", path.read_text(encoding="utf-8")
+            r"python -m (?:service|workers)\b[^\n\"'`;:,.()<\\]*", path.read_text(encoding="utf-8")
         )
     }
     assert len(told) > 30
