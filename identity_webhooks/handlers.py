@@ -205,9 +205,20 @@ class Dead:
     idempotency_key: str
 
 
-MARKS: list[Mark] = []
-"""Every mark made in this process, oldest first. What stands here and is not collected by a worker
-would never run, so the worker refuses to start."""
+class Marks(list[Mark]):
+    """Marks, oldest first.
+
+    Attributes:
+        closed: whether this process has begun to run handlers. One more would never run, and `on`
+            raises `Misuse`.
+    """
+
+    closed = False
+
+
+MARKS = Marks()
+"""Every mark made in this process. What stands here and is not collected by a worker would never
+run, so the worker refuses to start."""
 
 
 def on(
@@ -288,7 +299,13 @@ def _mark(target: Marked, words: Subscription | Moment | None, frame: FrameType)
 
 def _written_down(target: object, words: Subscription | Moment | None, frame: FrameType) -> Mark:
     module = frame.f_globals.get("__name__", "")
-    mark = Mark(target, words, module, frame.f_code.co_filename, frame.f_lineno)
+    file, line = frame.f_code.co_filename, frame.f_lineno
+    if MARKS.closed:
+        raise Misuse(
+            f"{file}:{line} marks a function when the handlers are collected already, and it would"
+            f" never run: name {module} in HANDLERS or by an entry point"
+        )
+    mark = Mark(target, words, module, file, line)
     MARKS.append(mark)
     return mark
 

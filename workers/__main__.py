@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 
 from identity_webhooks.event import KINDS
+from identity_webhooks.handlers import MARKS
 from service import connection, logs, process
 from service.arguments import ACCOUNT, HANDLER, PERSON, SESSION
 from service.findings import INBOX_IS_FULL, MEMORY_IS_SHORT
@@ -177,6 +178,7 @@ def run_handler(session: str, name: str, dry_run: bool, account: str | None, as_
         if handler is None:
             known = ", ".join(each.name for each in router.handlers)
             raise click.UsageError(f"there is no handler {name}: {known}")
+        MARKS.closed = True
         try:
             answer = single_run.run(
                 settings, router, handler, session, account=account, dry_run=dry_run

@@ -1,16 +1,20 @@
-"""What importing a plugin leaves: threads and connections, which do not survive the fork into the
-worker's child, and signal handlers, which the worker has of its own.
+"""What importing a plugin leaves: threads, connections and databases, which do not survive the fork
+into the worker's child, and signal handlers, which the worker has of its own.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
+import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 
 class Signals:
@@ -36,19 +40,20 @@ def _name(number: int) -> str:
 
 
 class Held:
-    """The threads, connections and signal handlers of this process at one moment."""
+    """The threads, open files and signal handlers of this process at one moment."""
 
     def __init__(self) -> None:
         self._signals = Signals()
-        self._threads = set(threading.enumerate())
-        self._connections = set(_connections())
+        self._threads = set(sys._current_frames())
+        self._open = set(_open())
 
     def added(self) -> list[str]:
         """Return what has been started and opened since, and is still there, as faults."""
-        threads = set(threading.enumerate()) - self._threads
-        connections = set(_connections()) - self._connections
-        found = [f"starts the thread {thread.name!r}" for thread in threads]
-        found += [f"opens a connection to {peer}" for _, peer in connections]
+        # Also those that were started without `threading`; not those of C code.
+        threads = set(sys._current_frames()) - self._threads
+        names = {thread.ident: repr(thread.name) for thread in threading.enumerate()}
+        found = [f"starts the thread {names.get(ident, 'without a name')}" for ident in threads]
+        found += [what for _, what in sorted(set(_open()) - self._open)]
         return [
             *(
                 f"{what} when it is imported, which the process that runs handlers would not have:"
@@ -63,16 +68,47 @@ class Held:
         ]
 
 
-def _connections() -> Iterator[tuple[str, str]]:
-    """Yield inode and peer of each connection (Linux only: elsewhere none is seen)."""
+def _open() -> Iterator[tuple[str, str]]:
+    """Yield each open file that two processes must not share, and what it is, in words.
+
+    Whatever library opened it, and in C, too. Linux only: elsewhere none is seen.
+    """
     folder = Path("/proc/self/fd")
     for path in list(folder.iterdir()) if folder.exists() else []:
-        with suppress(OSError):
-            inode = str(path.readlink())
-            if not inode.startswith("socket:"):
-                continue
-            with closing(socket.socket(fileno=os.dup(int(path.name)))) as copy:
-                peer = copy.getpeername()
-                # Both ends of a pair are nameless, and a datagram socket (syslog) holds no state.
-                if peer and copy.type == socket.SOCK_STREAM:
-                    yield inode, ":".join(map(str, peer[:2])) if isinstance(peer, tuple) else peer
+        with suppress(OSError):  # closed since it was listed, such as that of the list
+            target, number = str(path.readlink()), int(path.name)
+            mode = os.fstat(number).st_mode
+            if stat.S_ISSOCK(mode):
+                what = _socket(number)
+            elif stat.S_ISREG(mode) and _is_database(number):
+                what = f"keeps the file {target} open for reading and writing, as a database is,"
+            else:
+                what = ""
+            if what:
+                yield f"{target} {number}", what
+
+
+def _socket(number: int) -> str:
+    """Say what a socket is; an empty text if it holds no state that could be mixed up."""
+    with closing(socket.socket(fileno=os.dup(number))) as copy:
+        if copy.type != socket.SOCK_STREAM:
+            return ""  # a datagram (syslog) is whole by itself
+        try:
+            peer = copy.getpeername()
+        except OSError:  # not connected, or not yet
+            here = copy.getsockname()
+            is_bound = here[1] if isinstance(here, tuple) else here
+            return f"opens a socket at {_address(here)}" if is_bound else ""
+        return f"opens a connection to {_address(peer)}" if peer else ""  # a pair is nameless
+
+
+def _address(address: Any) -> str:
+    if isinstance(address, tuple):
+        return ":".join(map(str, address[:2]))
+    return address.decode() if isinstance(address, bytes) else str(address)
+
+
+def _is_database(number: int) -> bool:
+    """Whether a file is open for reading and writing in any place: a log is appended to."""
+    flags = fcntl.fcntl(number, fcntl.F_GETFL)
+    return flags & os.O_ACCMODE == os.O_RDWR and not flags & os.O_APPEND

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection
 
 from identity_webhooks.answers import wrong_return
-from identity_webhooks.handlers import Dead
+from identity_webhooks.handlers import Dead, Misuse
 from service import logs
 from service.inbox import Claim, Progress
 from workers.held import Signals
@@ -65,7 +65,11 @@ class Hooks:
 
 
 def _run(hook: Hook, *arguments: object) -> None:
-    if wrong := wrong_return(hook.function(*arguments)):
+    try:
+        answer = hook.function(*arguments)
+    except Misuse as misuse:
+        raise Failed(str(misuse)) from misuse
+    if wrong := wrong_return(answer):
         raise Failed(wrong)
 
 

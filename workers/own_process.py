@@ -31,7 +31,7 @@ from typing import Any, cast
 from structlog.stdlib import BoundLogger
 
 from identity_webhooks.answers import told
-from identity_webhooks.handlers import Discard, Retry
+from identity_webhooks.handlers import MARKS, Discard, Retry
 from identity_webhooks.verification import Verification
 from service import logs, process
 from service.settings import Settings
@@ -164,6 +164,7 @@ def serve(names: str, descriptor: str, idle: str) -> None:
     process.hook_exceptions()
     router = plugins.load(settings)
     handlers = {each.name: each for each in router.handlers if each.name in names.split(",")}
+    MARKS.closed = True
     hooks = Hooks(router, {each.plugin for each in handlers.values()})
     hooks.start()
     with socket.socket(fileno=int(descriptor)) as worker:

@@ -9,10 +9,12 @@ Every plugin, built-in ones too, comes from one of three sources, loaded in this
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from typing import cast
@@ -32,6 +34,8 @@ from workers.router import BadPlugin, Router
 log = logs.get(__name__)
 
 GROUP = "identity_webhooks.handlers"
+GROUP_LIKENESS = 0.85
+"""As difflib reckons it: from which on another group is taken for a misspelt one."""
 
 
 class PluginError(Exception):
@@ -46,27 +50,25 @@ def load(settings: Settings) -> Router:
     """
     router, faults = Router(), []
     made: list[tuple[str, Mark]] = []
-    found: list[tuple[str, object]] = []
-    for name, origin, find in _doors(settings):
+    found: list[tuple[Door, object]] = []
+    for door in _doors(settings):
         before, held = len(MARKS), Held()
         try:
-            plugin = _found(find)
+            plugin = _found(door.find)
         except BadPlugin as bad:
             # What it marked before it failed belongs to a module that does not exist.
             del MARKS[before:]
-            faults += [f"{origin}: {fault}" for fault in bad.faults]
+            faults += [f"{door.origin}: {fault}" for fault in bad.faults]
             continue
-        made += [(origin, mark) for mark in MARKS[before:]]
-        found.append((origin, plugin))
+        made += [(door.origin, mark) for mark in MARKS[before:]]
+        found.append((door, plugin))
         try:
-            router.add(plugin, name, origin)
+            router.add(plugin, door.name, door.origin)
         except BadPlugin as bad:
-            faults += [f"{origin}: {fault}" for fault in bad.faults]
-        faults += [f"{origin}: {fault}" for fault in held.added()]
-    faults = _with_uncollected(faults, made, router)
-    # When all are there: one may be the module of another.
-    for origin, plugin in found:
-        faults += [f"{origin}: {fault}" for fault in unimported.faults(plugin)]
+            faults += [f"{door.origin}: {fault}" for fault in bad.faults]
+        faults += [f"{door.origin}: {fault}" for fault in held.added()]
+    faults = [*_with_uncollected(faults, made, router), *_faults_of_groups()]
+    faults += _faults_of_files(settings, found)
     needy = [handler for handler in router.handlers if handler.needs]
     if needy and settings.stripe_restricted_key is None:
         faults += [
@@ -81,21 +83,41 @@ def load(settings: Settings) -> Router:
     return router
 
 
-def _doors(settings: Settings) -> Iterator[tuple[str, str, Callable[[], object]]]:
-    """Yield name, origin and finder of every plugin."""
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A way to a plugin.
+
+    Attributes:
+        name: the plugin's.
+        origin: where it comes from, in words.
+        find: imports it.
+        module: the module that is imported; empty for what is built in.
+    """
+
+    name: str
+    origin: str
+    find: Callable[[], object]
+    module: str = ""
+
+
+def _doors(settings: Settings) -> Iterator[Door]:
+    """Yield the way to every plugin."""
     configured = _configured(settings)
-    for module in sorted(pkgutil.iter_modules(_built_in.__path__), key=lambda m: m.name):
-        path = f"{_built_in.__name__}.{module.name}"
-        made = configured.get(module.name, {module.name: partial(importlib.import_module, path)})
+    for each in sorted(pkgutil.iter_modules(_built_in.__path__), key=lambda m: m.name):
+        path = f"{_built_in.__name__}.{each.name}"
+        made = configured.get(each.name, {each.name: partial(importlib.import_module, path)})
         for name, find in made.items():
-            yield name, f"file {path}", find
+            yield Door(name, f"file {path}", find)
     for path in settings.handlers:
-        name = path.rpartition(":")[2].rpartition(".")[2]
-        yield name, f"HANDLERS {path}", partial(_resolve, path)
+        name, module = path.rpartition(":")[2].rpartition(".")[2], path.partition(":")[0]
+        yield Door(name, f"HANDLERS {path}", partial(_resolve, path), module)
     points = metadata.entry_points(group=GROUP)
     for point in sorted(points, key=lambda point: point.name):
-        where = point.dist.name if point.dist else "unknown"
-        yield point.name, f"entry point {point.name} of {where}", point.load
+        yield Door(point.name, _origin(point), point.load, point.module)
+
+
+def _origin(point: metadata.EntryPoint) -> str:
+    return f"entry point {point.name} of {point.dist.name if point.dist else 'unknown'}"
 
 
 def _configured(settings: Settings) -> dict[str, dict[str, Callable[[], object]]]:
@@ -150,6 +172,39 @@ def _with_uncollected(faults: list[str], made: list[tuple[str, Mark]], router: R
             for origin, mark in lost
         ),
     ]
+
+
+def _faults_of_groups() -> Iterator[str]:
+    """Yield a fault for each entry point whose group nobody reads, and which looks like ours."""
+    points = metadata.entry_points()
+    for group in sorted(points.groups - {GROUP}):
+        # Without what is easily mistaken: dots, dashes, plural.
+        word, ours = (re.sub(r"[-_. ]|s\b", "", each.lower()) for each in (group, GROUP))
+        likeness = difflib.SequenceMatcher(None, word, ours).ratio()
+        if likeness > GROUP_LIKENESS or word.startswith("identitywebhook"):
+            for point in points.select(group=group):
+                yield (
+                    f"{_origin(point)}: is in the group {group!r}, which nothing reads: write"
+                    f' [project.entry-points."{GROUP}"] in its pyproject.toml'
+                )
+
+
+def _faults_of_files(settings: Settings, found: list[tuple[Door, object]]) -> Iterator[str]:
+    """Yield a fault for each file of a plugin that marks functions and was not imported.
+
+    It is looked for when all are there: one may be the module of another. Those of which nobody can
+    tell whether they are meant to run are logged.
+    """
+    named = {door.module for door in _doors(settings)}
+    beside: dict[str, str] = {}
+    for door, plugin in found:
+        for each in unimported.look(plugin, door.module, named) if door.module else ():
+            if each.certain:
+                yield f"{door.origin}: {each.sentence}"
+            else:
+                beside.setdefault(each.sentence, door.origin)
+    if beside:
+        log.warning("handlers_not_loaded", faults=[f"{o}: {text}" for text, o in beside.items()])
 
 
 def _found(find: Callable[[], object]) -> object:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 import redis
 
+from identity_webhooks.handlers import MARKS
 from service import logs, process
 from service.settings import Settings
 from workers import beat, plugins
@@ -163,6 +164,7 @@ def _run_events(settings: Settings, router: Router, stop: Stop, in_hand: InHand)
     """Be the process that runs events, until asked to stop."""
     processor = Processor.from_settings(settings, stop, router, in_hand)
     processor.note_death()
+    MARKS.closed = True
     hooks = Hooks(router)
     hooks.start()
     processor.note_handlers()

@@ -1,88 +1,231 @@
-"""Find modules of a plugin's package that mark functions and that nobody imports.
+"""Find files of a plugin that mark functions and that were not imported with it.
 
 Their `on` never runs, so it cannot know of them; their source tells. It is read, and not run.
+
+A file marks functions when it uses `on` (or `on_start`, `on_stop`, `on_dead`) of
+`identity_webhooks`, whatever it calls it: imported by name, by `*`, in the module, or by way of
+another file of the same package. What is fetched at run time (`getattr`, `importlib`) is not found.
 """
 
 from __future__ import annotations
 
 import ast
-import pkgutil
+import os
+import re
 import sys
-from collections.abc import Iterable, Iterator
-from importlib.machinery import ModuleSpec
-from pathlib import PurePath
+import warnings
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from types import ModuleType
 
 from workers import import_faults
 
 _MARKING = frozenset({"on", "on_start", "on_stop", "on_dead"})
-_FROM = frozenset({"identity_webhooks", "identity_webhooks.handlers", "workers"})
+_OURS = {
+    "identity_webhooks": _MARKING,
+    "identity_webhooks.handlers": _MARKING,
+    "workers": frozenset({"on"}),
+}
+"""The names that mark functions, by the module that they can be imported from."""
+
+_TEST = re.compile(r"tests?|conftest|test_.*|.*_test")
+_UNREADABLE = (OSError, SyntaxError, ValueError, RecursionError, MemoryError)
 
 
-def faults(plugin: object) -> Iterator[str]:
-    """Yield a sentence for each module below a package that marks functions and is not imported.
+@dataclass(frozen=True, slots=True)
+class Unimported:
+    """A file that marks functions and was not imported.
 
-    Modules of tests (`tests`, `test_...`, `conftest`) mark what they like.
+    Attributes:
+        sentence: which one, and what to write.
+        certain: whether it belongs to what was named. Else it only lies beside it, or has the name
+            of a test, and may be meant to be left out.
+    """
+
+    sentence: str
+    certain: bool
+
+
+def look(plugin: object, module: str, named: Collection[str]) -> Iterator[Unimported]:
+    """Yield the files of a plugin, and those beside it, that mark functions and are not imported.
+
+    Args:
+        plugin: what was found.
+        module: the name of the module that was imported to find it.
+        named: the modules that plugins are found in; one that failed says more by itself.
     """
     if isinstance(plugin, ModuleType) and hasattr(plugin, "__path__"):
-        for spec in _not_imported(plugin.__path__, plugin.__name__):
-            line = _marking_line(_source(spec))
-            if line and spec.origin:
-                yield (
-                    f"{spec.name} marks a function, and nothing imports it: name it, too, in"
-                    f" HANDLERS or by an entry point ({import_faults.at(spec.origin, line)})"
-                )
-
-
-def _not_imported(folders: Iterable[str], package: str) -> Iterator[ModuleSpec]:
-    for info in pkgutil.iter_modules(list(folders)):
-        if info.name in {"tests", "test", "conftest"} or info.name.startswith("test_"):
+        sources = list(_below(resources.files(plugin), plugin.__name__))
+        certain = True
+    else:
+        sources = list(_beside(module))
+        certain = False
+    loaded = set(_loaded())
+    for source, line in _marking(sources):
+        if os.path.realpath(source.path) in loaded or source.module in named:
             continue
-        spec = info.module_finder.find_spec(info.name, None)
-        if spec is None:
-            continue
-        spec.name = f"{package}.{info.name}"
-        if spec.name not in sys.modules:
-            yield spec
-        if spec.submodule_search_locations:
-            yield from _not_imported(spec.submodule_search_locations, spec.name)
+        where = import_faults.at(source.path, line)
+        if source.fault:
+            sentence = (
+                f"{source.module} names identity_webhooks, and cannot be read as Python"
+                f" ({source.fault}): mend it, or take it out of the folder ({where})"
+            )
+        else:
+            sentence = (
+                f"{source.module} marks a function, and nothing imports it: name it, too, in"
+                f" HANDLERS or by an entry point ({where})"
+            )
+        yield Unimported(sentence, certain and not source.is_test)
 
 
-def _source(spec: ModuleSpec) -> str:
-    path = PurePath(spec.origin or "")
-    get_data = getattr(spec.loader, "get_data", None)  # of a file, or of one in a zip
-    if path.suffix != ".py" or get_data is None:
-        return ""
+@dataclass(slots=True)
+class _Source:
+    """A file of Python.
+
+    Attributes:
+        path: where it lies; in a zip file, too.
+        module: the name by which it would be imported.
+        is_package: whether it is an `__init__.py`.
+        is_test: whether it is named as tests are.
+        tree: what is written in it.
+        fault: why it has no tree; empty if it has.
+        line: of the fault.
+    """
+
+    path: str
+    module: str
+    is_package: bool
+    is_test: bool
+    tree: ast.Module = field(default_factory=lambda: ast.Module([], []))
+    fault: str = ""
+    line: int = 0
+
+
+def _below(folder: Traversable, package: str, *, is_test: bool = False) -> Iterator[_Source]:
+    """Yield the files in a folder and below, whether or not the folders have an `__init__`."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        stem = entry.name.removesuffix(".py")
+        tests = is_test or bool(_TEST.fullmatch(stem))
+        if entry.name.endswith(".py") and entry.is_file():
+            yield from _read(entry, package, stem, is_test=tests)
+        elif entry.name.isidentifier() and entry.is_dir() and not Path(str(entry)).is_symlink():
+            yield from _below(entry, f"{package}.{stem}", is_test=tests)
+
+
+def _beside(module: str) -> Iterator[_Source]:
+    """Yield the files in the folder of a module."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    package = module if file and Path(file).stem == "__init__" else module.rpartition(".")[0]
+    for path in sorted(Path(file).parent.glob("*.py")) if file else []:
+        if path.is_file():
+            yield from _read(path, package, path.stem, is_test=bool(_TEST.fullmatch(path.stem)))
+
+
+def _read(entry: Traversable, package: str, stem: str, *, is_test: bool) -> Iterator[_Source]:
+    """Yield the file if it can have to do with us."""
+    is_package = stem == "__init__"
+    module = package if is_package else f"{package}.{stem}".lstrip(".")
+    source = _Source(str(entry), module, is_package, is_test)
+    data = b""
     try:
-        return bytes(get_data(str(path))).decode()
-    except (OSError, UnicodeDecodeError):
-        return ""
+        data = entry.read_bytes()
+        # Parsing costs a thousand times as much.
+        top = re.escape(package.partition(".")[0].encode()) or b"identity_webhooks"
+        if re.search(rb"identity_webhooks|\b(from|import)\s+(\.|workers\b|%b\b)" % top, data):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                source.tree = ast.parse(data)
+            yield source
+    except _UNREADABLE as error:
+        if b"identity_webhooks" in data or isinstance(error, OSError):
+            source.fault = type(error).__name__
+            source.line = getattr(error, "lineno", None) or 0
+            yield source
 
 
-def _marking_line(source: str) -> int:
-    """Return the line of the first decorator of ours, 0 if there is none."""
-    if not any(module in source for module in _FROM):
-        return 0
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return 0
-    names, modules = set(), set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module in _FROM and not node.level:
-            names |= {each.asname or each.name for each in node.names if each.name in _MARKING}
-        elif isinstance(node, ast.Import):
-            modules |= {each.asname or each.name for each in node.names if each.name in _FROM}
-    lines = [
-        decorator.lineno
-        for node in ast.walk(tree)
-        for decorator in getattr(node, "decorator_list", ())
-        if _is_ours(decorator, names, modules)
-    ]
-    return min(lines, default=0)
+def _loaded() -> Iterator[str]:
+    for module in list(sys.modules.values()):
+        # Not `getattr`: some modules import more when they are asked.
+        file = getattr(module, "__dict__", {}).get("__file__")
+        if isinstance(file, str):
+            yield os.path.realpath(file)
 
 
-def _is_ours(decorator: ast.expr, names: set[str], modules: set[str]) -> bool:
-    word = ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator)
-    module, _, name = word.rpartition(".")
-    return word in names or (module in modules and name in _MARKING)
+def _marking(sources: list[_Source]) -> Iterator[tuple[_Source, int]]:
+    """Yield the files that mark functions or cannot be read, with the line."""
+    offers = dict(_OURS)
+    count = -1
+    while count != (count := sum(map(len, offers.values()))):
+        for source in sources:
+            if names := _Names.of(source, offers).functions:
+                offers[source.module] = frozenset(names)
+    for source in sources:
+        line = source.line if source.fault else _Names.of(source, offers).first_use(source.tree)
+        if line or source.fault:
+            yield source, line
+
+
+@dataclass(slots=True)
+class _Names:
+    """What a file calls that which marks functions, and the modules that hold it."""
+
+    words: frozenset[str]
+    functions: set[str] = field(default_factory=set)
+    modules: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, source: _Source, offers: dict[str, frozenset[str]]) -> _Names:
+        """Read the imports of a file."""
+        names = cls(frozenset().union(*offers.values()))
+        holders = {module[:end] for module in offers for end in _ends(module)}
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Import):
+                for each in node.names:
+                    bound = each.asname or each.name.partition(".")[0]
+                    if (each.name if each.asname else bound) in holders:
+                        names.modules.add(bound)
+            elif isinstance(node, ast.ImportFrom):
+                origin = _origin(source, node)
+                offered = offers.get(origin, frozenset())
+                for each in node.names:
+                    if each.name == "*":
+                        names.functions |= offered
+                    elif each.name in offered:
+                        names.functions.add(each.asname or each.name)
+                    elif f"{origin}.{each.name}" in holders:
+                        names.modules.add(each.asname or each.name)
+            elif isinstance(node, ast.Assign) and names.use(node.value):
+                names.functions |= {each.id for each in node.targets if isinstance(each, ast.Name)}
+        return names
+
+    def use(self, node: ast.AST) -> bool:
+        """Whether this is one of the functions, not called yet."""
+        if isinstance(node, ast.Attribute) and node.attr in self.words:
+            holder = node.value
+            while isinstance(holder, ast.Attribute):
+                holder = holder.value
+            return isinstance(holder, ast.Name) and holder.id in self.modules
+        is_read = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        return is_read and node.id in self.functions  # type: ignore[attr-defined]
+
+    def first_use(self, tree: ast.Module) -> int:
+        """Return the line on which one of the functions is used first, 0 if none is."""
+        lines = [node.lineno for node in ast.walk(tree) if self.use(node)]  # type: ignore[attr-defined]
+        return min(lines, default=0)
+
+
+def _ends(module: str) -> Iterator[int]:
+    """Yield where the names of the packages end that a module is in, and its own."""
+    yield from (match.start() for match in re.finditer(r"\.|$", module))
+
+
+def _origin(source: _Source, node: ast.ImportFrom) -> str:
+    """Return the whole name of the module from which something is imported."""
+    if not node.level:
+        return node.module or ""
+    parts = source.module.split(".")
+    parts = parts[: len(parts) - node.level + source.is_package]
+    return ".".join([*parts, *([node.module] if node.module else [])])

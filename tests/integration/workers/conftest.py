@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,14 @@ from service.metrics import Metrics
 from service.settings import Settings
 from tests.conftest import CANARY, Processes, Traces, wait_until
 from tests.integration.workers.fake_stripe import FakeStripe, serving
+from tests.postgres import postgres
 from workers import claiming, failures, jobs, router, stripe_api
 from workers.jobs import Processor
 from workers.router import Router
 from workers.stop import Stop
 from workers.stripe_api import StripeApi
+
+__all__ = ["postgres"]
 
 KEY, RESTRICTED_KEY = "sk_test_workers", "rk_test_workers"
 
@@ -256,8 +259,29 @@ class Desk:
 
     def logged(self, name: str) -> list[dict[str, Any]]:
         """Return the lines with this event name."""
-        lines = map(json.loads, self._log_path.read_text().splitlines())
-        return [line for line in lines if line["event"] == name]
+        return lines_of(self._log_path, name)
+
+
+def lines_of(log_path: Path, name: str) -> list[dict[str, Any]]:
+    """Return the lines of a log with this event name."""
+    lines = map(json.loads, log_path.read_text().splitlines())
+    return [line for line in lines if line["event"] == name]
+
+
+@contextmanager
+def logging_to(log_path: Path) -> Iterator[None]:
+    """Send the log of this process to a file for a while."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with log_path.open("w") as stream:
+        logs.configure(Settings(log_format="json", log_level="debug"), stream)
+        try:
+            yield
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
+            logging.captureWarnings(capture=False)
+            structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -274,17 +298,10 @@ def desk(
     monkeypatch.setitem(claiming._WAITS, Refused.PAUSED, 0.01)
     monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 0)
     monkeypatch.setattr(logs, "RESTORE_PERIOD", math.inf)  # pytest's handlers are let be
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     log_path = tmp_path / "desk.log"
-    with log_path.open("w") as stream:
-        logs.configure(Settings(log_format="json", log_level="debug"), stream)
+    with logging_to(log_path):
         traces.watch_file(log_path)
         desk = Desk(redis, sandbox, log_path)
         yield desk
         # Or its thread would write them into the next test's database.
         desk.metrics.flush()
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        logging.captureWarnings(capture=False)
-        structlog.reset_defaults()

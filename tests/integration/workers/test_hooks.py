@@ -38,6 +38,8 @@ note("imported")
 def start() -> None:
     threading.Thread(target=note, args=["thread"], daemon=True).start()
     note("start")
+    if os.environ.get("LATE"):
+        import late
     if os.environ.get("FAIL"):
         raise RuntimeError("no database at postgresql://u:secret@h")
 
@@ -56,6 +58,7 @@ Life = Callable[..., list[list[str]]]
 def worker(server, redis, sandbox, processes, tmp_path) -> Callable[..., Any]:
     """Start a worker with the plugin; its process, its log, and what the plugin wrote."""
     (tmp_path / "living.py").write_text(PLUGIN)
+    (tmp_path / "late.py").write_text("from identity_webhooks import on\n@on('*')\ndef f(v): ...\n")
     life = tmp_path / "life"
 
     def worker(**extra: str) -> tuple[Any, Any, Callable[[], list[list[str]]]]:
@@ -125,6 +128,25 @@ def test_a_start_that_fails_runs_no_event_and_is_tried_again(worker, redis, sand
     failed = next(line for line in said if line["event"] == "worker_failed")
     assert failed["error"] == "RuntimeError"
     assert failed["where"].endswith(" start")
+
+
+@pytest.mark.parametrize("own", [{}, {"OWN": "1"}], ids=["worker", "own process"])
+def test_a_start_that_imports_handlers_fails_and_says_what_to_write(
+    own, worker, redis, sandbox, tmp_path
+) -> None:
+    """Nobody would collect them any more."""
+    process, log, life = worker(LATE="1", **own)
+    accept(redis, sandbox)
+    wait_until(lambda: "hook_failed" in log.read_text(), within=60)
+    process.terminate()
+    process.wait(30)
+    assert "handle" not in {word for word, _ in life()}
+    said = [json.loads(line) for line in log.read_text().splitlines()]
+    failed = next(line for line in said if line["event"] == "hook_failed")
+    assert failed["reason"] == (
+        f"{tmp_path}/late.py:2 marks a function when the handlers are collected already, and it"
+        " would never run: name late in HANDLERS or by an entry point"
+    )
 
 
 class TestDead:

@@ -10,21 +10,27 @@ import concurrent.futures
 import importlib
 import re
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import StaticPool
 
 from identity_webhooks import Discard, Retry, Verification, on
+from identity_webhooks.handlers import MARKS
 from identity_webhooks.once import TABLE, create_table
+from identity_webhooks.testing import verification
 from service.settings import Settings
+from tests.integration.workers.conftest import lines_of, logging_to
 from workers import plugins
+from workers.hooks import Hooks
+from workers.router import Failed
 
 SECRET = "tops3cret-value"
 
@@ -240,14 +246,6 @@ REFUSED: dict[str, tuple[str, int, str]] = {
         0,
         "starts the thread 'pump' when it is imported, which the process that runs handlers would",
     ),
-    "a connection at import": (
-        "import socket\n"
-        "server = socket.create_server(('127.0.0.1', 0))\n"
-        "database = socket.create_connection(server.getsockname())\n"
-        "@on('verified')\ndef f(v): ...",
-        0,
-        "opens a connection to 127.0.0.1:",
-    ),
     **{
         f"at import: {what}": (
             f"import signal\n{statement}\n@on('verified')\ndef f(v): ...",
@@ -309,6 +307,18 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     yield write
     for name in set(sys.modules) - before:
         del sys.modules[name]
+
+
+@pytest.fixture
+def told(tmp_path) -> Iterator[Callable[[], list[str]]]:
+    """Return what the log says of files that were not loaded."""
+    path = tmp_path / "plugins.log"
+
+    def told() -> list[str]:
+        return [said for line in lines_of(path, "handlers_not_loaded") for said in line["faults"]]
+
+    with logging_to(path):
+        yield told
 
 
 def refusal(*handlers: str) -> list[str]:
@@ -412,23 +422,100 @@ class TestSubmodules:
         write(**{"acme____init__": self.MARKING, **modules})
         return refusal("acme")
 
-    @pytest.mark.parametrize(
-        ("source", "line"),
-        [
-            (MARKING, 4),
-            ("import identity_webhooks as iw\n\n@iw.on('verified')\ndef f(v): ...", 3),
-            ("from identity_webhooks import on as when\n@when('verified')\ndef f(v): ...", 2),
-            ("from workers import on\nclass Crm:\n    @on('verified')\n    def f(self, v): ...", 3),
-            ("from identity_webhooks import on_dead\n@on_dead\ndef f(dead): ...", 2),
-            ("def g():\n    from identity_webhooks import on\n    @on('*')\n    def f(v): ...", 3),
-        ],
-    )
-    def test_each_is_refused_with_file_and_line(self, source, line, write, tmp_path) -> None:
-        (said,) = self.refused(write, acme__refunds=source)
-        assert said == (
-            "HANDLERS acme: acme.refunds marks a function, and nothing imports it: name it, too,"
-            f" in HANDLERS or by an entry point ({tmp_path}/acme/refunds.py:{line})"
+    SPELLINGS: ClassVar = {
+        "by name": (MARKING, 4),
+        "the module": ("import identity_webhooks as iw\n\n@iw.on('verified')\ndef f(v): ...", 3),
+        "a module in it": (
+            "import identity_webhooks.handlers\n"
+            "@identity_webhooks.handlers.on('verified')\ndef f(v): ...",
+            2,
+        ),
+        "a module of it": (
+            "from identity_webhooks import handlers as h\n@h.on('verified')\ndef f(v): ...",
+            2,
+        ),
+        "from where it is defined": (
+            "from identity_webhooks.handlers import on\n@on('verified')\ndef f(v): ...",
+            2,
+        ),
+        "another name": (
+            "from identity_webhooks import on as when\n@when('verified')\ndef f(v): ...",
+            2,
+        ),
+        "a variable": (
+            "import identity_webhooks as iw\nwhen = iw.on\n@when('*')\ndef f(v): ...",
+            2,
+        ),
+        "all names": ("from identity_webhooks import *\n\n@on('*')\ndef f(v): ...", 3),
+        "a call": ("from identity_webhooks import on\ndef f(v): ...\nf = on('*')(f)", 3),
+        "calls in a loop": (
+            "from identity_webhooks import on\nfor kind in ('verified',):\n    on(kind)(print)",
+            3,
+        ),
+        "an argument": (
+            "from identity_webhooks import on\nimport functools\nf = functools.partial(on, '*')",
+            3,
+        ),
+        "the old name": (
+            "from workers import on\nclass Crm:\n    @on('verified')\n    def f(self, v): ...",
+            3,
+        ),
+        "a hook": ("from identity_webhooks import on_dead\n@on_dead\ndef f(dead): ...", 2),
+        "in a function": (
+            "def g():\n    from identity_webhooks import on\n    @on('*')\n    def f(v): ...",
+            3,
+        ),
+        "in a try": (
+            "try:\n    from identity_webhooks import on\nexcept ImportError:\n    raise\n"
+            "@on('*')\ndef f(v): ...",
+            5,
+        ),
+        "over lines": (
+            "from identity_webhooks import (\n    on as when,\n)\n\n@when('*')\ndef f(v): .",
+            0,
+        ),
+        "of another file": ("from .compat import when\n\n@when('*')\ndef f(v): ...", 3),
+        "of all of another file": ("from acme.compat import *\n@when('*')\ndef f(v): ...", 2),
+        "of another file, by module": (
+            "import acme.compat\n@acme.compat.when('*')\ndef f(v): ...",
+            2,
+        ),
+        "of the package": ("from . import on\n@on('*')\ndef f(v): ...", 2),
+        "of a file of another file": ("from .again import then\n@then('*')\ndef f(v): ...", 2),
+        "with a warning": (
+            "from identity_webhooks import on\n@on('*')\ndef f(v): '\\d'",
+            2,
+        ),
+    }
+
+    @pytest.mark.parametrize(("source", "line"), SPELLINGS.values(), ids=SPELLINGS)
+    @pytest.mark.parametrize("module", ["refunds", "folder.refunds", "latest"])
+    def test_each_is_refused_with_file_and_line(
+        self, source, line, module, write, tmp_path
+    ) -> None:
+        if "from ." in source and "folder" in module:
+            source = source.replace("from .", "from ..")
+        compat = "from identity_webhooks import on as when\n"
+        again = "from .compat import when as then\n"
+        (said,) = self.refused(
+            write,
+            **{f"acme__{module.replace('.', '__')}": source},
+            acme__compat=compat,
+            acme__again=again,
         )
+        path = f"{tmp_path}/acme/{module.replace('.', '/')}.py"
+        said = said.removeprefix(f"HANDLERS acme: acme.{module} ")
+        if line:
+            words = (
+                "marks a function, and nothing imports it: name it, too, in HANDLERS or by an entry"
+                f" point ({path}:{line})"
+            )
+        else:
+            words = (
+                "names identity_webhooks, and cannot be read as Python (SyntaxError): mend it, or"
+                f" take it out of the folder ({path}:6)"
+            )
+        assert said == words
 
     def test_deep_ones_too_and_none_is_run(self, write) -> None:
         said = self.refused(
@@ -442,25 +529,215 @@ class TestSubmodules:
         ]
 
     @pytest.mark.parametrize(
-        ("name", "source"),
+        "source",
         [
-            ("acme__refunds", "def on(*_): ...\n@on\ndef f(v): ..."),
-            ("acme__refunds", "from identity_webhooks import on\n"),
-            ("acme__refunds", "from identity_webhooks import on\ndef f(v) ...\n"),
-            ("acme__refunds", "from .identity_webhooks import on\n@on\ndef f(v): ..."),
-            ("acme__test_refunds", MARKING),
-            ("acme__tests____init__", MARKING),
-            ("acme__conftest", MARKING),
+            "def on(*_): ...\n@on\ndef f(v): ...",
+            "from identity_webhooks import on\n",
+            "from identity_webhooks import Verification\ndef f(v: Verification): ...",
+            "import identity_webhooks\ndef f(v: identity_webhooks.Verification): ...",
+            "import identity_webhooks, crm\n@crm.on('verified')\ndef f(v): ...",
+            "from .identity_webhooks import on\n@on\ndef f(v): ...",
+            "{{ a template }}",
+            "from . import nothing\ndef f(v) ...",
         ],
     )
-    def test_what_marks_nothing_of_ours_and_tests_are_let_be(self, name, source, write) -> None:
-        write(**{"acme____init__": self.MARKING, name: source})
+    def test_what_marks_nothing_of_ours_is_let_be(self, source, write, told) -> None:
+        write(acme____init__=self.MARKING, acme__refunds=source)
         assert plugins.load(Settings(audit=False, handlers=("acme",))).handlers
+        assert told() == []
+
+    @pytest.mark.parametrize("end", ["of the file", "of a file that cannot be read"])
+    @pytest.mark.parametrize(
+        "module",
+        ["test_refunds", "refunds_test", "tests.refunds", "test.deep.refunds", "conftest"],
+    )
+    def test_what_has_the_name_of_a_test_is_told(self, module, end, write, told) -> None:
+        source = self.MARKING if end == "of the file" else self.MARKING + "def"
+        write(**{"acme____init__": self.MARKING, f"acme__{module.replace('.', '__')}": source})
+        assert plugins.load(Settings(audit=False, handlers=("acme",))).handlers
+        (said,) = told()
+        assert said.startswith(f"HANDLERS acme: acme.{module} ")
+
+    @pytest.mark.parametrize("named", ["shop", "shop:crm", "acme.shop", "acme.shop:crm"])
+    def test_files_beside_a_module_that_is_named_are_told(self, named, write, told) -> None:
+        """They may be meant for another worker."""
+        folder = "acme__" if "acme" in named else ""
+        crm = "class Crm:\n    @on('*')\n    def g(self, v): ...\ncrm = Crm()\n"
+        source = HEAD + crm if ":" in named else self.MARKING
+        write(
+            **{f"{folder}shop": source, f"{folder}refunds": self.MARKING},
+            **{f"{folder}deep__other": self.MARKING},
+        )
+        assert plugins.load(Settings(audit=False, handlers=(named,))).handlers
+        (said,) = told()
+        module = "acme.refunds" if folder else "refunds"
+        assert said.startswith(f"HANDLERS {named}: {module} marks a function, and nothing imports")
+
+    def test_a_file_in_a_zip(self, write, tmp_path, monkeypatch) -> None:
+        with zipfile.ZipFile(tmp_path / "acme.zip", "w") as zipped:
+            zipped.writestr("acme/__init__.py", self.MARKING)
+            zipped.writestr("acme/refunds.py", self.MARKING)
+        monkeypatch.syspath_prepend(str(tmp_path / "acme.zip"))
+        (said,) = refusal("acme")
+        assert said.startswith("HANDLERS acme: acme.refunds marks a function")
+        assert said.endswith(f"({tmp_path}/acme.zip/acme/refunds.py:4)")
+
+    def test_one_that_cannot_be_imported_says_so_alone(self, write) -> None:
+        write(acme____init__=self.MARKING, acme__refunds=self.MARKING + "import nowhere\n")
+        (said,) = refusal("acme", "acme.refunds")
+        assert said.startswith("HANDLERS acme.refunds: cannot be imported: ModuleNotFoundError")
 
     def test_one_that_is_named_itself_is_collected(self, write) -> None:
         write(acme____init__=self.MARKING, acme__refunds=self.MARKING)
         router = plugins.load(Settings(audit=False, handlers=("acme", "acme.refunds")))
         assert [handler.name for handler in router.handlers] == ["acme.f", "refunds.f"]
+
+
+CONNECTS: dict[str, tuple[str, str]] = {
+    "socket": (
+        "import socket\ndatabase = socket.create_connection(('127.0.0.1', {redis}))",
+        "opens a connection to 127.0.0.1:{redis} ",
+    ),
+    "server": (
+        "import socket\nserver = socket.create_server(('127.0.0.1', 0))",
+        "opens a socket at 127.0.0.1:",
+    ),
+    "socket without an answer yet": (
+        "import socket\ns = socket.socket()\ns.bind(('127.0.0.1', 0))",
+        "opens a socket at 127.0.0.1:",
+    ),
+    "redis": (
+        "import redis\nr = redis.Redis(port={redis})\nr.ping()",
+        "opens a connection to 127.0.0.1:{redis} ",
+    ),
+    "http": (
+        "import http.client\nc = http.client.HTTPConnection('127.0.0.1', {redis})\nc.connect()",
+        "opens a connection to 127.0.0.1:{redis} ",
+    ),
+    "psycopg": (
+        "import psycopg\ndb = psycopg.connect('postgresql://{postgres}')",
+        "opens a connection to 127.0.0.1:",
+    ),
+    "engine": (
+        "import sqlalchemy\n"
+        "engine = sqlalchemy.create_engine('postgresql+psycopg://{postgres}')\n"
+        "with engine.connect() as db:\n    db.execute(sqlalchemy.text('SELECT 1'))",
+        "opens a connection to 127.0.0.1:",
+    ),
+    "sqlite": (
+        "import sqlite3\ndb = sqlite3.connect('{folder}/shop.db')",
+        "keeps the file {folder}/shop.db open for reading and writing, as a database is, ",
+    ),
+    "engine on sqlite": (
+        "import sqlalchemy\nengine = sqlalchemy.create_engine('sqlite:///{folder}/shop.db')\n"
+        "with engine.connect() as db:\n    db.execute(sqlalchemy.text('SELECT 1'))",
+        "keeps the file {folder}/shop.db open for reading and writing, as a database is, ",
+    ),
+    "dbm": (
+        "import dbm.dumb\ndb = open('{folder}/shop.db', 'w+b')",
+        "keeps the file {folder}/shop.db open for reading and writing, as a database is, ",
+    ),
+    "thread without threading": (
+        "import _thread, time\n"
+        "_thread.start_new_thread(lambda: time.sleep(1), ())\ntime.sleep(0.2)",
+        "starts the thread without a name ",
+    ),
+}
+LETS_BE = {
+    "an engine that has not connected": (
+        "import sqlalchemy\nengine = sqlalchemy.create_engine('sqlite:///{folder}/shop.db')"
+    ),
+    "a connection that is closed": (
+        "import socket\nsocket.create_connection(('127.0.0.1', {redis})).close()"
+    ),
+    "a database that is closed": "import sqlite3\nsqlite3.connect('{folder}/shop.db').close()",
+    "an engine that is disposed": (
+        "import sqlalchemy\nengine = sqlalchemy.create_engine('sqlite:///{folder}/shop.db')\n"
+        "with engine.connect() as db:\n    db.execute(sqlalchemy.text('SELECT 1'))\n"
+        "engine.dispose()"
+    ),
+    "a file that is read": "table = open(__file__)\ntable.readline()",
+    "a log": "import logging\nlog = logging.FileHandler('{folder}/shop.log')",
+    "a thread that has ended": (
+        "import threading\nt = threading.Thread(target=int)\nt.start()\nt.join()"
+    ),
+    "a socket that is not used": "import socket\ns = socket.socket()",
+    "a pair of sockets": "import socket\na, b = socket.socketpair()",
+    "syslog": (
+        "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.connect(('127.0.0.1', 514))"
+    ),
+}
+
+
+class TestOpened:
+    """What is open when the module is imported would be shared with the process it is forked to."""
+
+    HANDLER = "\n@on('verified')\ndef f(v): ...\n"
+
+    @pytest.fixture
+    def write_with(self, write, tmp_path, server) -> Iterator[Callable[[str, str], None]]:
+        self.names = {"redis": server.port, "folder": tmp_path}
+
+        def write_with(source: str, postgres: str = "") -> None:
+            write(acme=HEAD + source.format(**self.names, postgres=postgres) + self.HANDLER)
+
+        yield write_with
+        module = vars(sys.modules["acme"])
+        for name in ("s", "a", "b", "c", "r", "db", "database", "server", "table", "log", "engine"):
+            if value := module.get(name):
+                (getattr(value, "dispose", None) or value.close)()
+
+    @pytest.mark.parametrize(("source", "words"), CONNECTS.values(), ids=CONNECTS)
+    def test_is_refused(self, source, words, write_with, request) -> None:
+        postgres = request.getfixturevalue("postgres") if "{postgres}" in source else ""
+        write_with(source, postgres)
+        (said,) = refusal("acme")
+        assert said.startswith(f"HANDLERS acme: {words.format(**self.names)}")
+        assert said.endswith(
+            "when it is imported, which the process that runs handlers would not have: do it in a"
+            " function marked @on_start"
+        )
+
+    @pytest.mark.parametrize("source", LETS_BE.values(), ids=LETS_BE)
+    def test_is_let_be(self, source, write_with) -> None:
+        write_with(source)
+        assert plugins.load(Settings(audit=False, handlers=("acme",))).handlers
+
+
+class TestLate:
+    """Marks that are made when the handlers are collected."""
+
+    @pytest.fixture(autouse=True)
+    def closed(self, monkeypatch) -> None:
+        monkeypatch.setattr(MARKS, "closed", False)
+
+    LATE = HEAD + '@on("verified")\ndef late(v): ...\n'
+    SAID = (
+        "marks a function when the handlers are collected already, and it would never run: name"
+        " crm in HANDLERS or by an entry point"
+    )
+
+    def test_in_a_start_that_imports_them(self, write, tmp_path) -> None:
+        start = "from identity_webhooks import on_start\n@on_start\ndef start(): import crm\n"
+        write(crm=self.LATE, acme=HEAD + start + '@on("*")\ndef f(v): ...\n')
+        router = plugins.load(Settings(audit=False, handlers=("acme",)))
+        MARKS.closed = True
+        with pytest.raises(Failed) as caught:
+            Hooks(router).start()
+        assert caught.value.reason == f"{tmp_path}/crm.py:4 {self.SAID}"
+
+    @pytest.mark.parametrize("body", ["import crm", "on('*')", "@on('*')\n    def f(v): ..."])
+    def test_in_a_handler(self, body, write, tmp_path) -> None:
+        source = HEAD + f"@on('*')\ndef f(v):\n    {body}\n"
+        write(crm=self.LATE, acme=source)
+        router = plugins.load(Settings(audit=False, handlers=("acme",)))
+        MARKS.closed = True
+        with pytest.raises(Failed) as caught:
+            router.handlers[0].run(verification())
+        where = f"{tmp_path}/crm.py:4" if "crm" in body else f"{tmp_path}/acme.py:6"
+        said = self.SAID if "crm" in body else self.SAID.replace("crm", "acme")
+        assert caught.value.reason == f"{where} {said}"
 
 
 class TestSettingsOfOneName:

@@ -52,12 +52,14 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 def install(write: Write) -> Callable[..., None]:
     """Put the metadata of a distribution beside the modules, as an installer does."""
 
-    def install(distribution: str, **points: str) -> None:
+    def install(
+        distribution: str, group: str = "identity_webhooks.handlers", **points: str
+    ) -> None:
         folder = write() / f"{distribution}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\n")
         lines = [f"{name} = {target}" for name, target in points.items()]
-        text = "\n".join(["[identity_webhooks.handlers]", *lines, ""])
+        text = "\n".join([f"[{group}]", *lines, ""])
         (folder / "entry_points.txt").write_text(text)
         importlib.invalidate_caches()
 
@@ -138,6 +140,30 @@ def test_an_installed_distribution(write, install) -> None:
     write(acme=ONE)
     install("acme-identity", acme="acme")
     assert load()["acme.handle"].origin == "entry point acme of acme-identity"
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        *("identity_webhook.handlers", "identity_webhooks.handler", "identity-webhooks.handlers"),
+        *("identity_webhooks_handlers", "identity_webhooks", "identity_webhooks.plugins"),
+        *("Identity_Webhooks.Handlers", "identiy_webhooks.handlers", "identity_webhooks. handlers"),
+    ],
+)
+def test_a_misspelt_group_of_entry_points_is_refused(group, write, install) -> None:
+    write(acme=ONE)
+    install("acme-identity", group, acme="acme")
+    assert faults() == [
+        f"entry point acme of acme-identity: is in the group {group!r}, which nothing reads: write"
+        ' [project.entry-points."identity_webhooks.handlers"] in its pyproject.toml'
+    ]
+
+
+@pytest.mark.parametrize("group", ["console_scripts", "stripe_webhooks.handlers", "acme.handlers"])
+def test_groups_of_others_are_let_be(group, write, install) -> None:
+    write(acme=ONE)
+    install("acme-identity", group, acme="acme")
+    assert "acme.handle" not in load()
 
 
 def test_the_order_is_files_paths_distributions(write, install) -> None:
