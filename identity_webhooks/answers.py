@@ -6,7 +6,7 @@ The worker reads answers here, and so does `identity_webhooks.testing.run`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from identity_webhooks.handlers import Discard, Misuse, Retry, not_raised, seconds_of
@@ -30,6 +30,11 @@ def call(handler: Callable[[Verification], object], v: Verification) -> str:
             return str(misuse)
     if wrong := wrong_return(answer) or v._once.left():
         return wrong
+    return unraised(made)
+
+
+def unraised(made: Iterable[BaseException]) -> str:
+    """Say that one of the answers that were made was not raised; an empty text if all were."""
     left = next((each for each in made if each.__traceback__ is None), None)
     if left is None:
         return ""

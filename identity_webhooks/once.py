@@ -18,12 +18,13 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from identity_webhooks.answers import wrong_return
-from identity_webhooks.handlers import Misuse, Retry
+from identity_webhooks.answers import unraised, wrong_return
+from identity_webhooks.handlers import Misuse, Retry, not_raised
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -112,13 +113,13 @@ class Block:
         self._blocks.begin(self._key)
         if not callable(effect):
             raise Misuse(f"v.once was given a {type(effect).__name__} to run: {_WRITE}")
+        if _in_an_effect.get():
+            raise Misuse(_NESTED)
         with _transaction(self._database) as open_:
             ran = open_.insert(self._key) == 1
             if ran:
                 with open_.uncommitted():
-                    answer: object = effect(open_.given)  # type: ignore[func-returns-value]
-                if wrong := wrong_return(answer):
-                    raise Misuse(f"the function below v.once {wrong}")
+                    _have(effect, open_.given)
                 open_.check(self._key)
         self._blocks.end(self._key)
         return ran
@@ -131,6 +132,30 @@ class Block:
 
     def __exit__(self, *_: object) -> None:
         """Let `with` come to `__enter__`, which says what to write."""
+
+
+_in_an_effect: ContextVar[bool] = ContextVar("in_an_effect", default=False)
+_NESTED = (
+    "v.once is used inside of the function below another v.once, and the one would be committed"
+    " without the other: write both effects into one function, or one v.once below the other"
+)
+
+
+def _have(effect: Callable[[Any], None], given: Any) -> None:
+    """Call an effect.
+
+    Raises:
+        Misuse: it returned something, or did not raise the `Retry` that it made: it says that
+            nothing was done, and its key must not be kept.
+    """
+    token = _in_an_effect.set(True)
+    try:
+        with not_raised() as made:
+            answer: object = effect(given)  # type: ignore[func-returns-value]
+    finally:
+        _in_an_effect.reset(token)
+    if wrong := wrong_return(answer) or unraised(made):
+        raise Misuse(f"the function below v.once {wrong}")
 
 
 def once(database: Any, key: str) -> Block:
@@ -194,10 +219,7 @@ class _Open:
         try:
             rows = self.run(_INSERT[self.dialect], key).rowcount
         except Exception as error:
-            raise Retry(
-                f"{type(error).__name__}: cannot write to the table {TABLE}:"
-                " identity_webhooks.once.create_table makes it"
-            ) from error
+            raise Retry(_why_not_written(error)) from error
         self.whole()
         return int(rows)
 
@@ -222,6 +244,35 @@ _ENDED = (
     "the function below v.once has ended its transaction: leave commit and rollback to v.once, and"
     " raise to undo"
 )
+
+
+_NO_TABLE = {"42P01", "42S02", 1146}
+"""What PostgreSQL (sqlstate), MySQL and MariaDB (number) call a table that is missing."""
+
+_LOCKED = {"SQLITE_BUSY", "SQLITE_LOCKED", "55P03", 1205}
+"""What SQLite, PostgreSQL and MySQL call a lock that was not given in time."""
+
+
+def _why_not_written(error: Exception) -> str:
+    """Say why a key was not written down, and what to do. No text of the database's: it may hold
+    what a session wrote before, and is in the database's language.
+    """
+    # The driver's exception is what SQLAlchemy and Django were raised from.
+    driver = getattr(error, "orig", None) or error.__cause__ or error
+    names = ("sqlite_errorname", "sqlstate", "pgcode")
+    codes = {getattr(driver, name, None) for name in names} | set(driver.args[:1])
+    name = next(
+        (each for each in codes if isinstance(each, str) and re.fullmatch(r"\w+", each)), ""
+    )
+    what = f"{type(driver).__name__}{f' {name}' if name else ''}"
+    if codes & _NO_TABLE or f"no such table: {TABLE}" in str(driver):
+        return f"{what}: there is no table {TABLE}: identity_webhooks.once.create_table makes it"
+    if codes & _LOCKED:
+        return (
+            f"{what}: the table {TABLE} is locked by another transaction: commit what the handler"
+            " has begun before v.once, keep transactions short, or wait longer (timeout)"
+        )
+    return f"{what}: the table {TABLE} cannot be written to: look at the database and its rights"
 
 
 def _is_text(value: object) -> bool:
@@ -293,11 +344,19 @@ def _begun(connection: Any) -> Iterator[_Open]:
 def _session(session: Any) -> Iterator[_Open]:
     """Begin a transaction of a SQLAlchemy session, or go on in the one that reading has begun."""
     from sqlalchemy import Connection  # noqa: PLC0415 (optional)
+    from sqlalchemy.exc import UnboundExecutionError  # noqa: PLC0415
     from sqlalchemy.orm import SessionTransactionOrigin, scoped_session  # noqa: PLC0415
 
     if isinstance(session, scoped_session):
         session = session()
-    bind, begun = session.get_bind(), session.get_transaction()
+    try:
+        bind = session.get_bind()
+    except UnboundExecutionError:
+        raise Misuse(
+            "the session given to v.once has a database for each class, and none of its own: give"
+            " it the one of the effect, Session(engine)"
+        ) from None
+    begun = session.get_transaction()
     if session.in_nested_transaction():
         raise Misuse("the session given to v.once is in a savepoint: use v.once outside of it")
     if begun is not None and begun.origin is not SessionTransactionOrigin.AUTOBEGIN:
@@ -315,6 +374,13 @@ def _session(session: Any) -> Iterator[_Open]:
     def whole() -> None:
         if session.get_transaction() is not ours or not ours.is_active:
             raise Misuse(_ENDED)
+        # One after the other would be committed. SQLAlchemy has no public word for them.
+        if len({id(entry[0]) for entry in ours._connections.values()}) > 1:
+            raise Misuse(
+                "the session given to v.once is at work on several databases, of which one could be"
+                " committed without the other: give v.once a session of the one that the effect is"
+                " in, Session(engine)"
+            )
         _refuse_autocommit(session.connection())
 
     try:

@@ -262,7 +262,8 @@ class Verification:
 
         Raises:
             Misuse: it is none of these, or a transaction is open or would not hold; the function
-                returned anything; or this run has had an effect of this name already.
-            Retry: the key cannot be written down, which is most often a missing table.
+                returned anything, or made a `Retry` and did not raise it; it is used inside of
+                another one; or this run has had an effect of this name already.
+            Retry: the key cannot be written down; the reason says why.
         """
         return self._once.block(database, self.idempotency_key, name)

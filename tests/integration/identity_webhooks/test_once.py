@@ -10,15 +10,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    mapped_column,
+    scoped_session,
+    sessionmaker,
+)
 
-from identity_webhooks import Retry
+from identity_webhooks import Discard, Retry
 from identity_webhooks.handlers import Misuse
 from identity_webhooks.once import TABLE, create_table, once
 from tests.conftest import ROOT
@@ -377,8 +385,176 @@ def test_who_waits_runs_when_the_first_one_fails(engine) -> None:
 def test_a_missing_table_says_what_makes_it(engine) -> None:
     with engine.begin() as db:
         db.execute(text(f"DROP TABLE {TABLE}"))
-    with pytest.raises(Retry, match=r"identity_webhooks\.once\.create_table makes it"):
-        once(engine, "k")(add)
+    said = rf"there is no table {TABLE}: identity_webhooks\.once\.create_table makes it$"
+    for how in FORMS:
+        with pytest.raises(Retry, match=said), opened(engine, how) as database:
+            once(database, "k")(add)
+
+
+@pytest.mark.parametrize("how", FORMS)
+def test_a_lock_of_another_says_so(how, engine) -> None:
+    """A missing table is not what is wrong then."""
+    if engine.dialect.name == "sqlite":
+        options, lock = {"timeout": 0.05}, "BEGIN IMMEDIATE"
+    else:
+        options, lock = {"options": "-c lock_timeout=50"}, f"LOCK TABLE {TABLE}"
+    blocked = sqlalchemy.create_engine(engine.url, connect_args=options)
+    with engine.connect() as other:
+        if engine.dialect.name == "sqlite":
+            other.connection.dbapi_connection.isolation_level = None
+        other.exec_driver_sql(lock)
+        with (
+            pytest.raises(Retry, match=f"the table {TABLE} is locked by another transaction: "),
+            opened(blocked, "session" if how == "session that has written" else how) as database,
+        ):
+            once(database, "k")(add)
+        other.exec_driver_sql("ROLLBACK")
+        if engine.dialect.name == "sqlite":
+            other.connection.dbapi_connection.isolation_level = ""
+    blocked.dispose()
+    assert once(engine, "k")(add) is True
+
+
+def test_a_right_that_is_missing_is_no_missing_table(engine, tmp_path) -> None:
+    if engine.dialect.name == "sqlite":
+        weak = sqlalchemy.create_engine(f"sqlite:///file:{tmp_path}/effects.db?mode=ro&uri=true")
+        name = "SQLITE_READONLY"
+    else:
+        with engine.begin() as db:
+            db.execute(text("DROP ROLE IF EXISTS weak"))
+            db.execute(text("CREATE ROLE weak LOGIN"))
+        weak = sqlalchemy.create_engine(engine.url.set(username="weak"))
+        name = "InsufficientPrivilege 42501"
+    said = f"{name}: the table {TABLE} cannot be written to: look at the database and its rights"
+    with pytest.raises(Retry, match=said):
+        once(weak, "k")(add)
+    weak.dispose()
+
+
+NESTED = {
+    "the same": lambda engine, db: once(engine, "k")(add),
+    "another": lambda engine, db: once(engine, "other")(add),
+    "on what it was given": lambda engine, db: once(db, "other")(add),
+    "on a new session": lambda engine, db: once(Session(engine), "other")(add),
+    "in a context that was copied": lambda engine, db: copy_context().run(
+        lambda: once(engine, "other")(add)
+    ),
+}
+
+
+@pytest.mark.parametrize("inner", NESTED.values(), ids=NESTED)
+@pytest.mark.parametrize("how", FORMS)
+def test_one_inside_of_another_is_refused_at_once(how, inner, engine) -> None:
+    """PostgreSQL would wait for ever for the first, and SQLite until its limit."""
+
+    def effect(db: Any) -> None:
+        add(db)
+        inner(engine, db)
+
+    began = time.monotonic()
+    with (
+        pytest.raises(Misuse, match=r"inside of the function below another v\.once"),
+        opened(engine, how) as database,
+    ):
+        once(database, "k")(effect)
+    assert time.monotonic() - began < 3
+    assert effects(engine) == []
+    assert [once(engine, key)(add) for key in ("k", "other")] == [True, True]
+
+
+UNRAISED = {
+    "returned": lambda: Retry("later"),
+    "made": lambda: bool(Retry("later")) and None,
+    "discard": lambda: bool(Discard("gone")) and None,
+    "kept": lambda: setattr(sys, "_kept", Retry("later")),
+}
+
+
+@pytest.mark.parametrize("answer", UNRAISED.values(), ids=UNRAISED)
+@pytest.mark.parametrize("how", FORMS)
+def test_an_answer_that_is_not_raised_keeps_no_key(how, answer, engine) -> None:
+    def effect(db: Any) -> Any:
+        add(db)
+        return answer()
+
+    with (
+        pytest.raises(Misuse, match=r"^the function below v.once (returned|made) (Retry|Discard)"),
+        opened(engine, how) as database,
+    ):
+        once(database, "k")(effect)
+    assert effects(engine) == []
+    assert once(engine, "k")(add) is True
+
+
+def test_one_that_is_raised_and_caught_is_none(engine) -> None:
+    def effect(db: Any) -> None:
+        with suppress(Retry):
+            raise Retry("later")
+        add(db)
+
+    assert once(engine, "k")(effect) is True
+
+
+class Base(DeclarativeBase): ...
+
+
+class Word(Base):
+    __tablename__ = "effects"
+    word: Mapped[str] = mapped_column(primary_key=True)
+
+
+class Other(Base):
+    __tablename__ = "others"
+    word: Mapped[str] = mapped_column(primary_key=True)
+
+
+class TestSeveralDatabases:
+    """Their commits come one after the other: the process may die in between."""
+
+    @pytest.fixture
+    def second(self, tmp_path) -> Iterator[Engine]:
+        second = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/second.db")
+        Base.metadata.create_all(second)
+        create_table(second)
+        yield second
+        second.dispose()
+
+    def routed(self, engine: Engine, second: Engine) -> Session:
+        class Routed(Session):
+            def get_bind(self, mapper: Any = None, **more: Any) -> Any:
+                return second if mapper and mapper.class_ is Other else engine
+
+        return Routed()
+
+    FORMS: ClassVar = {
+        "a default and another": lambda self, one, two: Session(one, binds={Other: two}),
+        "by classes": lambda self, one, two: Session(binds={Word: one, Other: two}),
+        "routed": routed,
+    }
+
+    @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+    @pytest.mark.parametrize("before", [True, False])
+    def test_is_refused(self, form, before, engine, second) -> None:
+        def effect(session: Session) -> None:
+            session.add(Word(word="granted"))
+            session.add(Other(word="granted"))
+            session.flush()
+
+        with form(self, engine, second) as session:
+            if before:
+                session.scalars(sqlalchemy.select(Other)).all()
+            with pytest.raises(Misuse, match=r"several databases|a database for each class"):
+                once(session, "k")(effect)
+        assert effects(engine) == effects(second) == []
+        assert once(engine, "k")(add) is True
+
+    @pytest.mark.parametrize("name", ["a default and another", "routed"])
+    def test_one_of_them_is_enough_for_an_effect(self, name, engine, second) -> None:
+        for expected in (True, False):
+            with self.FORMS[name](self, engine, second) as session:
+                effect = lambda db: db.add(Word(word="granted"))  # noqa: E731
+                assert once(session, "k")(effect) is expected
+        assert effects(engine) == ["granted"]
 
 
 def test_a_coroutine_is_no_effect(engine) -> None:
@@ -406,7 +582,7 @@ from django.conf import settings
 settings.configure(DATABASES={"default": %(database)s}, USE_TZ=True)
 django.setup()
 from django.db import DatabaseError, connection, transaction
-from identity_webhooks.handlers import Misuse
+from identity_webhooks.handlers import Misuse, Retry
 from identity_webhooks.once import create_table, once
 
 with connection.cursor() as cursor:
@@ -471,6 +647,23 @@ def in_a_test():
     Test.tearDownClass()
     return test.answers if result.wasSuccessful() else result.errors
 
+def inner(db):
+    effect(db)
+    once("default", "other")(effect)
+
+def unraised(db):
+    effect(db)
+    Retry("later")
+
+def no_table():
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE identity_webhooks_once RENAME TO away")
+    try:
+        return once("default", "k")(effect)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE away RENAME TO identity_webhooks_once")
+
 forms = {
     "alias": lambda: once("default", "k")(effect),
     "connection": lambda: once(connection, "k")(effect),
@@ -481,6 +674,9 @@ forms = {
     "set_rollback": lambda: once("default", "k")(undo),
     "commit": lambda: once("default", "k")(commit),
     "swallow": lambda: once("default", "k")(swallow),
+    "one in another": lambda: once("default", "k")(inner),
+    "Retry not raised": lambda: once("default", "k")(unraised),
+    "no table": no_table,
     "in a test": in_a_test,
 }
 for name, form in forms.items():
@@ -510,6 +706,11 @@ DJANGO_FORMS = {
     "commit": "TransactionManagementError: This is forbidden when an 'atomic' block is active."
     " | 0 | True | 1",
     "in a test": "[True, False, 1] | 0 | True | 1",
+    "one in another": "Misuse: v.once is used inside of the function below another v.once, and the"
+    " one would be committed without the other: write both effects into one function, or one v.once"
+    " below the other | 0 | True | 1",
+    "Retry not raised": "Misuse: the function below v.once made Retry(...) and did not raise it:"
+    " write raise Retry(...) | 0 | True | 1",
 }
 """By form of use: what comes back, the effects left, what a second one says, and the effects."""
 
@@ -533,8 +734,9 @@ def test_django(vendor, tmp_path, request) -> None:
     )
     assert done.stderr == ""
     said = dict(line.split(" | ", 1) for line in done.stdout.splitlines())
-    swallowed = said.pop("swallow")
+    swallowed, missing = said.pop("swallow"), said.pop("no table")
     assert said == DJANGO_FORMS
+    assert f"there is no table {TABLE}: identity_webhooks.once.create_table makes it |" in missing
     if vendor == "sqlite3":
         assert swallowed == "True | 1 | False | 1"
     else:
