@@ -10,12 +10,13 @@ import ipaddress
 import json
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
 from urllib.parse import urlsplit
 
 from standardwebhooks import Webhook
@@ -25,8 +26,8 @@ from service import logs
 from workers.http import TimedResponse, remaining
 
 WITHIN = 15.0
-"""Seconds from the first connection to the status of the answer, the receiver's own work included;
-whatever it does and however many addresses it has. A handler has 60."""
+"""Seconds from the look-up of the host to the status of the answer, the receiver's own work
+included; whatever it does and however many addresses it has. A handler has 60."""
 
 CONNECT = 5.0
 """Seconds of these for one address."""
@@ -69,13 +70,15 @@ class Forward:
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._webhook = Webhook(secret)
         self._private = private
+        self._turn = threading.Lock()
+        self._lookup: Future[list[str]] | None = None
 
     @on("*")
     def send(self, v: Verification) -> None:
         """Post the message, to the first of the host's addresses that takes connections."""
         failure: Exception = OSError()
-        addresses, until = self._addresses(), time.monotonic() + WITHIN
-        for address in islice(addresses, TRIED):
+        until = time.monotonic() + WITHIN
+        for address in self._addresses(until)[:TRIED]:
             with ExitStack() as stack:
                 try:
                     sock = stack.enter_context(self._connected(address, until))
@@ -92,19 +95,38 @@ class Forward:
             raise Retry(f"the receiver answered {status}")
         raise Retry(f"the receiver cannot be reached: {type(failure).__name__}")
 
-    def _addresses(self) -> Iterator[str]:
-        """Yield the addresses that may be connected to.
+    def _addresses(self, until: float) -> list[str]:
+        """Return the addresses that may be connected to.
 
         What was checked is what is connected to: the name is not looked up again.
         """
         try:
-            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        except OSError:
+            addresses = self._look_up().result(remaining(until))
+        except TimeoutError:
+            raise Retry("the receiver's host is not found in time") from None
+        except (OSError, UnicodeError):
             raise Retry("the receiver's host is not found") from None
-        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
         if not self._private and not all(map(is_public, addresses)):
             raise Retry("the receiver has a private address: FORWARD_PRIVATE=1 allows it")
-        yield from addresses
+        return addresses
+
+    def _look_up(self) -> Future[list[str]]:
+        """Look the host up on a thread, or join in with who does: nothing ends `getaddrinfo` but
+        its answer, and a resolver that hangs is to hold one thread, however many events wait.
+        """
+        with self._turn:
+            if self._lookup is None or self._lookup.done():
+                answer: Future[list[str]] = Future()
+                threading.Thread(target=self._resolve, args=[answer], daemon=True).start()
+                self._lookup = answer  # not before: a thread that cannot start answers nobody
+            return self._lookup
+
+    def _resolve(self, answer: Future[list[str]]) -> None:
+        try:
+            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            answer.set_result(list(dict.fromkeys(str(each[4][0]) for each in found)))
+        except BaseException as error:  # noqa: BLE001 (who waits for it raises it)
+            answer.set_exception(error)
 
     @contextmanager
     def _connected(self, address: str, until: float) -> Iterator[socket.socket]:

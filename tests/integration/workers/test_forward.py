@@ -20,7 +20,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from identity_webhooks import REASONS
 from identity_webhooks.testing import conformance, run, verification
-from tests.conftest import free_port
+from tests.conftest import free_port, wait_until
 from tests.integration.workers.conftest import DRIPS
 from workers.handlers import forward as forwarding
 from workers.handlers.forward import Forward, is_public
@@ -253,6 +253,46 @@ def test_all_addresses_of_a_host_have_one_limit(monkeypatch, silent) -> None:
     began = time.monotonic()
     assert run(forward("https://hooks").send, verification()).status == "retry"
     assert time.monotonic() - began < 1.5
+
+
+def test_a_resolver_that_hangs_holds_no_event_and_one_thread(monkeypatch, receiver) -> None:
+    lookup, hangs, asked = socket.getaddrinfo, threading.Event(), []
+
+    def answer(host: str, *rest: Any, **more: Any) -> Any:
+        if host == "hooks.test":
+            asked.append(host)
+            assert hangs.wait(20)
+        return lookup("127.0.0.1" if host == "hooks.test" else host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    monkeypatch.setattr(forwarding, "WITHIN", 0.3)
+    send = forward(f"http://hooks.test:{receiver.server.server_port}").send
+    threads, began = threading.active_count(), time.monotonic()
+    results = []
+    waiting = [
+        threading.Thread(target=lambda: results.append(run(send, verification()))) for _ in range(5)
+    ]
+    for thread in waiting:
+        thread.start()
+    for thread in waiting:
+        thread.join()
+    assert time.monotonic() - began < 3
+    assert [each.reason for each in results] == [
+        "retry: the receiver's host is not found in time"
+    ] * 5
+    assert run(send, verification()).status == "retry"
+    assert threading.active_count() == threads + 1
+    assert len(asked) == 1
+    hangs.set()
+    monkeypatch.setattr(forwarding, "WITHIN", 15.0)
+    assert run(send, verification()).status == "done"
+    wait_until(lambda: threading.active_count() <= threads + 1)  # that of the receiver
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", f"{'a' * 64}.test", ".test"])
+def test_a_host_that_is_not_found_is_tried_again(host) -> None:
+    result = run(forward(f"http://{host}:1").send, verification())
+    assert result.reason == "retry: the receiver's host is not found"
 
 
 @pytest.fixture
