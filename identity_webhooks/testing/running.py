@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -67,7 +65,7 @@ def run(  # noqa: PLR0911 (one end each)
         return Result(status, f"retry: {text}", None if dead else delay, retry, logs)
     except Discard as discard:
         return Result("dead", f"discarded: {told(discard)[0]}", None, discard, logs)
-    except Exception as error:  # noqa: BLE001 (whatever a handler raises)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever a handler raises)
         return Result(status, f"failed: {type(error).__name__}", None, error, logs)
     if wrong:
         return Result(status, f"failed: {wrong}", logs=logs)
@@ -95,31 +93,3 @@ def _recorder(logs: list[Mapping[str, Any]]) -> BoundLogger:
         None, processors=[record], wrapper_class=BoundLogger
     )
     return logger
-
-
-class Stopped(BaseException):
-    """Stands for the end of the process."""
-
-
-@contextmanager
-def stopped_at(handler: Callable[..., object], step: int) -> Iterator[None]:
-    """Raise `Stopped` before the `step`-th line, from 1, of the code in the handler's file."""
-    file = getattr(handler, "__code__", None) and handler.__code__.co_filename
-    count = 0
-
-    def trace(frame: Any, event: str, _: object) -> Any:
-        nonlocal count
-        if frame.f_code.co_filename != file:
-            return None
-        if event == "line":
-            count += 1
-            if count == step:
-                raise Stopped(frame.f_lineno)
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(before)

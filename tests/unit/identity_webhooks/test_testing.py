@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import sqlite3
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy
+from hypothesis import given, strategies
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.pool import StaticPool
 
@@ -20,6 +28,7 @@ from identity_webhooks.event import KINDS
 from identity_webhooks.once import TABLE, create_table
 from identity_webhooks.reasons import REASONS
 from identity_webhooks.testing import conformance, run, verification
+from identity_webhooks.testing.leaks import leaked
 from identity_webhooks.verification import SENSITIVE, OutcomeKind
 from workers.handlers import audit
 
@@ -70,6 +79,7 @@ class TestRun:
             (Retry("closed", delay=30), "retry", "retry: closed", 30),
             (Discard("no such user"), "dead", "discarded: no such user", None),
             (ValueError("Jenny"), "retry", "failed: ValueError", None),
+            (SystemExit(0), "retry", "failed: SystemExit", None),
         ],
     )
     def test_what_is_raised(self, error, status, reason, delay) -> None:
@@ -125,8 +135,10 @@ GREETINGS = dict.fromkeys(REASONS, "Please try again.")
 
 
 @pytest.fixture(autouse=True)
-def database() -> Iterator[None]:
-    global engine  # noqa: PLW0603 (handlers are functions of the module, as authors write them)
+def database(tmp_path: Path) -> Iterator[None]:
+    # Handlers are functions of the module, as authors write them.
+    global engine, folder  # noqa: PLW0603
+    folder = tmp_path
     engine = sqlalchemy.create_engine("sqlite://", poolclass=StaticPool)
     create_table(engine)
     with engine.begin() as db:
@@ -245,6 +257,88 @@ def raises_a_name(v: Verification) -> None:
     raise Retry(f"no account for {getattr(v.session.verified_outputs, 'first_name', '')}")
 
 
+@on("verified", "canceled")
+def twice_for_its_second_event(v: Verification) -> None:
+    if v.event.kind == "verified":
+        good(v)
+    else:
+        insert("effects", v.event.session)
+
+
+@on("verified")
+def in_another_file(v: Verification) -> None:
+    with engine.connect() as db:
+        if v.idempotency_key in db.scalars(text("SELECT word FROM seen")).all():
+            return
+    helpers().do(lambda: insert("seen", v.idempotency_key), lambda: insert("effects", "granted"))
+
+
+@on("requires_input")
+def knows_a_reason(v: Verification) -> None:
+    v.log.info((v.outcome.reason or 3).upper())  # type: ignore[union-attr]
+
+
+@on("verified", superseded=True)
+def takes_it_for_verified(v: Verification) -> None:
+    v.log.info("verified", count=len(v.session.verified_outputs.address.country))
+
+
+@on("*")
+def knows_its_own_account(v: Verification) -> None:
+    v.log.info("seen", account={None: "own"}[v.event.account])
+
+
+@on("verified")
+def fails_at_last(v: Verification) -> None:
+    if v.last_attempt:
+        raise LookupError
+
+
+@on("verified")
+def bare_retry(v: Verification) -> None:
+    raise Retry  # type: ignore[call-arg]
+
+
+@on("verified")
+def long_retry(v: Verification) -> None:
+    raise Retry("later", delay=7 * 86_400)
+
+
+@on("verified")
+def bare_discard(v: Verification) -> None:
+    raise Discard  # type: ignore[call-arg]
+
+
+@on("verified", timeout=0.05)
+def slow(v: Verification) -> None:
+    time.sleep(0.1)
+
+
+@on("verified")
+def leaves(v: Verification) -> None:
+    sys.exit("no")
+
+
+@on("verified")
+def raises_from_a_name(v: Verification) -> None:
+    name = getattr(v.session.verified_outputs, "first_name", "")
+    try:
+        {}[name]
+    except KeyError as error:
+        raise Retry("no account") from error
+
+
+@on("verified")
+def prints_an_address(v: Verification) -> None:
+    address = getattr(v.session.verified_outputs, "address", None)
+    print(address and address.line1)  # noqa: T201
+
+
+@on("created")
+def logs_a_link(v: Verification) -> None:
+    v.log.info("created", link=v.session.url)
+
+
 async def later() -> None: ...
 
 
@@ -286,11 +380,18 @@ def leaves_a_transaction_open(v: Verification) -> None:
 folder: Path
 
 
+def helpers() -> ModuleType:
+    """Return a module of the author's in another file."""
+    path = folder / "theirs.py"
+    path.write_text("def do(first, second):\n    first()\n    second()\n")
+    module = ModuleType("theirs")
+    exec(compile(path.read_text(), str(path), "exec"), vars(module))  # noqa: S102
+    return module
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[Path]:
     """A database in a file, of which a connection can be locked out."""
-    global folder  # noqa: PLW0603 (as above)
-    folder = tmp_path
     with closing(sqlite3.connect(tmp_path / "effects.db")) as db:
         db.execute("CREATE TABLE effects (word PRIMARY KEY)")
     yield tmp_path / "effects.db"
@@ -301,7 +402,7 @@ def file(tmp_path: Path) -> Iterator[Path]:
 
 BAD: dict[str, tuple[Callable[..., Any], str]] = {
     "not marked": (nothing, "nothing is not marked with @on(...): no worker would run it."),
-    "twice": (not_idempotent, "It has its effect twice when it is run twice with one key."),
+    "twice": (not_idempotent, "It has its effect twice when it is run twice with one key"),
     "effect first": (effect_before_its_key, "When it is stopped before line "),
     "key first": (key_before_its_effect, "When it is stopped before line "),
     "redaction": (blind_to_redaction, "when the session of a verified event has been redacted."),
@@ -317,8 +418,94 @@ BAD: dict[str, tuple[Callable[..., Any], str]] = {
     "coroutine": (runs_nothing, "It returned a coroutine, and nothing of it ran"),
     "nothing": (does_nothing, "It has no effect, whatever the event: what effects= returns is"),
     "discard": (discards_everything, "It has no effect, whatever the event: what effects= returns"),
+    "second event": (twice_for_its_second_event, "with one key and the event is canceled."),
+    "another file": (
+        in_another_file,
+        "When it is stopped before line 3 of theirs.py and run again",
+    ),
+    "no reason": (knows_a_reason, "is requires_input and has no reason, as somebody set it back."),
+    "overtaken": (takes_it_for_verified, "the session of a verified event is canceled by now."),
+    "account": (
+        knows_its_own_account,
+        "the session of a canceled event is of a connected account.",
+    ),
+    "last attempt": (fails_at_last, "when the attempt for a verified event is the last."),
+    "bare Retry": (
+        bare_retry,
+        "It raises Retry wrongly when the event is verified: no reason given",
+    ),
+    "long Retry": (long_retry, "It raises Retry wrongly when the event is verified: delay=604800"),
+    "bare Discard": (bare_discard, "It raises Discard wrongly when the event is verified: no reas"),
+    "slow": (slow, "It runs for longer than its timeout= of 0.05 s when the event is verified:"),
+    "exit": (leaves, "It fails with SystemExit on line"),
+    "chain": (raises_from_a_name, "It lets first_name out in the text of what it raises."),
+    "address": (prints_an_address, "It lets line1 out by print, logging or a warning."),
+    "link": (logs_a_link, "It lets url out by v.log."),
     "one name": (shares_a_name, "It fails: v.once was used before in this run with the same name"),
 }
+
+
+SPELLINGS: dict[str, Callable[[Any], object]] = {
+    "as it is": str,
+    "repr": repr,
+    "of a list": lambda value: [value],
+    "upper case": lambda value: str(value).upper(),
+    "letters": lambda value: list(str(value)),
+    "with dashes": lambda value: "-".join(str(value)),
+    "JSON": lambda value: json.dumps({"value": str(value)}),
+    "JSON in JSON": lambda value: json.dumps(json.dumps([str(value)])),
+    "escapes": lambda value: "".join(f"\\u{ord(each):04x}" for each in str(value)),
+    "hexadecimal escapes": lambda value: "".join(f"\\x{ord(each):02x}" for each in str(value)),
+    "in a URL": lambda value: quote(f"name={value}&x=", safe=""),
+    "all in per cent": lambda value: "".join(f"%{ord(each):02X}" for each in str(value)),
+    "bytes": lambda value: str(value).encode(),
+    "base64": lambda value: base64.b64encode(str(value).encode()),
+    "base64 of more": lambda value: base64.b64encode(f"user:{value}:more".encode()).decode(),
+    "base64 of still more": lambda value: base64.b64encode(f"users:{value}".encode()).decode(),
+    "base64 in lines": lambda value: base64.encodebytes(f"{'x' * 52}{value}".encode()).decode(),
+    "base64 of URLs": lambda value: base64.urlsafe_b64encode(f"??>>{value}??>>".encode()),
+    "hexadecimal": lambda value: str(value).encode().hex(),
+    "reversed words": lambda value: f"<b>{value}</b>",
+}
+DATES: dict[str, Callable[[date], object]] = {
+    "of Germany": lambda day: day.strftime("%d.%m.%Y"),
+    "of America": lambda day: day.strftime("%m/%d/%Y"),
+    "short": lambda day: f"{day.month}/{day.day}/{day.year}",
+    "compact": lambda day: day.strftime("%Y%m%d"),
+    "with a time": lambda day: datetime(day.year, day.month, day.day, tzinfo=UTC).isoformat(),
+    "Stripe's": lambda day: {"day": day.day, "month": day.month, "year": day.year},
+    "Stripe's as JSON": lambda day: json.dumps(
+        {"year": day.year, "month": day.month, "day": day.day}
+    ),
+}
+
+
+class TestLeaks:
+    @pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
+    @pytest.mark.parametrize("name", ["first_name", "dob", "id_number"])
+    def test_a_value_is_found_however_it_is_written(self, name, spell) -> None:
+        @on("verified", needs=["verified_outputs.dob", "verified_outputs.id_number"])
+        def handle(v: Verification) -> None:
+            outputs = v.session.verified_outputs
+            value = getattr(v.sensitive if name != "first_name" else outputs, name, None)
+            if value:
+                v.log.info("seen", value=spell(value))
+
+        assert conformance(handle) == [f"It lets {name} out by v.log."]
+
+    @pytest.mark.parametrize("spell", DATES.values(), ids=DATES)
+    def test_a_date_is_found_however_it_is_written(self, spell) -> None:
+        @on("verified", needs="verified_outputs.dob")
+        def handle(v: Verification) -> None:
+            if v.sensitive.dob:
+                print("born", spell(v.sensitive.dob))  # noqa: T201
+
+        assert conformance(handle) == ["It lets dob out by print, logging or a warning."]
+
+    @given(text=strategies.text(max_size=200), value=strategies.text("Zyx7", min_size=9))
+    def test_what_is_not_there_is_not_found(self, text, value) -> None:
+        found = list(leaked(text, {"value": value, "day": DOB}))
+        assert not found or value.lower() in "".join(filter(str.isalnum, text.casefold()))
 
 
 class TestConformance:
@@ -355,6 +542,27 @@ class TestConformance:
         said = "Its effects cannot be looked at or undone after it was run: LookupError in broken."
         assert conformance(good, effects=broken, reset=reset) == [said]
         assert conformance(good, effects=effects, reset=broken) == [said]
+
+    def test_one_with_a_lock_of_its_own(self) -> None:
+        """A process that ends leaves none behind."""
+        lock = threading.Lock()
+
+        @on("verified")
+        def handle(v: Verification) -> None:
+            with lock:
+                good(v)
+
+        assert conformance(handle, effects=effects, reset=reset) == []
+
+    def test_it_is_stopped_on_each_way_that_it_goes(self) -> None:
+        @on("created", "canceled")
+        def handle(v: Verification) -> None:
+            way = key_before_its_effect if v.event.kind == "canceled" else good
+            way(v)
+
+        (said,) = conformance(handle, effects=effects, reset=reset)
+        assert said.startswith("When it is stopped before line ")
+        assert said.endswith(" It is so when the event is canceled.")
 
     @pytest.mark.parametrize("given", [{"effects": effects}, {"reset": reset}])
     def test_half_of_what_it_needs_is_refused(self, given) -> None:
