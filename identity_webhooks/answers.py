@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from traceback import walk_tb
 from typing import TYPE_CHECKING
 
 from identity_webhooks.handlers import Discard, Misuse, Retry, not_raised, seconds_of
@@ -27,10 +28,22 @@ def call(handler: Callable[[Verification], object], v: Verification) -> str:
         try:
             answer = handler(v)
         except Misuse as misuse:
-            return str(misuse)
+            return f"{_place(misuse)}{misuse}"
     if wrong := wrong_return(answer) or v._once.left():
         return wrong
     return unraised(made)
+
+
+def _place(misuse: Misuse) -> str:
+    """Return the line of the handler's file that led to it: `file:line: `, without the folder."""
+    frames = [
+        (frame.f_code.co_filename, line)
+        for frame, line in walk_tb(misuse.__traceback__)
+        if frame.f_globals.get("__name__") != __name__
+    ]
+    # What it called in other files is most often ours, or of a library.
+    lines = [line for file, line in frames if file == frames[0][0]]
+    return f"{frames[0][0].rpartition('/')[2]}:{lines[-1]}: " if lines else ""
 
 
 def unraised(made: Iterable[BaseException]) -> str:

@@ -302,8 +302,8 @@ def _written_down(target: object, words: Subscription | Moment | None, frame: Fr
     file, line = frame.f_code.co_filename, frame.f_lineno
     if MARKS.closed:
         raise Misuse(
-            f"{file}:{line} marks a function when the handlers are collected already, and it would"
-            f" never run: name {module} in HANDLERS or by an entry point"
+            f"{file.rpartition('/')[2]}:{line} marks a function when the handlers are collected"
+            f" already, and it would never run: name {module} in HANDLERS or by an entry point"
         )
     mark = Mark(target, words, module, file, line)
     MARKS.append(mark)

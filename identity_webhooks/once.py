@@ -377,9 +377,8 @@ def _session(session: Any) -> Iterator[_Open]:
         # One after the other would be committed. SQLAlchemy has no public word for them.
         if len({id(entry[0]) for entry in ours._connections.values()}) > 1:
             raise Misuse(
-                "the session given to v.once is at work on several databases, of which one could be"
-                " committed without the other: give v.once a session of the one that the effect is"
-                " in, Session(engine)"
+                "the session given to v.once works on several databases, of which one could be"
+                " committed without the other: give it a session of one, Session(engine)"
             )
         _refuse_autocommit(session.connection())
 

@@ -197,14 +197,20 @@ def faults_of(found: Found) -> Iterator[str]:
     if function.__name__ == "<lambda>":
         yield "is a lambda and has no name: write a function"
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        yield "is async: handlers are plain functions"
+        yield "is async: handlers are plain functions: write def, not async def"
     elif inspect.isgeneratorfunction(function):
-        yield "is a generator: calling it runs nothing of it"
-    argument = {"start": "", "stop": "", "dead": "Dead"}.get(str(words), "Verification")
+        yield "is a generator: calling it runs nothing of it: take the yield out"
+    argument = {"start": "", "stop": "", "dead": "dead: Dead"}.get(str(words), "v: Verification")
+    signature = inspect.signature(function)
     try:
-        inspect.signature(function).bind(*([None] if argument else []))
+        signature.bind(*([None] if argument else []))
     except TypeError:
-        yield f"must take one argument, the {argument}" if argument else "must take no argument"
+        much = f"one argument, the {argument.split()[-1]}" if argument else "no argument"
+        written = ", ".join(filter(None, ["self" if inspect.ismethod(function) else "", argument]))
+        yield (
+            f"must take {much}, and takes ({', '.join(signature.parameters)}): write"
+            f" def {function.__name__}({written})"
+        )
 
 
 def _faults_of_events(words: Subscription) -> Iterator[str]:
@@ -215,7 +221,7 @@ def _faults_of_events(words: Subscription) -> Iterator[str]:
         yield "names '*', which is all of them, and others: write one or the other"
     for event in words.events:
         if event not in ("*", *KINDS):
-            yield f"unknown event {event!r}: one of {', '.join(KINDS)}, or '*'"
+            yield _why_unknown(event)
     yield from _repeated("field in needs", words.needs)
     for need in words.needs:
         if need not in tuple(SENSITIVE):
@@ -226,7 +232,10 @@ def _faults_of_events(words: Subscription) -> Iterator[str]:
         yield "reason= is empty, so that it would never run: leave it out for every reason"
     yield from _repeated("reason", words.reason)
     if not any(event in ("*", "requires_input") for event in words.events):
-        yield "reason= filters requires_input events, which it does not subscribe to"
+        yield (
+            "reason= filters requires_input events, which it does not subscribe to: write"
+            ' @on("requires_input", reason=...)'
+        )
     elif any(event != "requires_input" for event in words.events):
         yield "reason= would hide its other events: write one handler for requires_input alone"
     for reason in words.reason:
@@ -235,6 +244,12 @@ def _faults_of_events(words: Subscription) -> Iterator[str]:
                 f"unknown reason {reason!r}{_perhaps(reason, REASONS)}."
                 " For a code newer than this release look at v.outcome.reason"
             )
+
+
+def _why_unknown(event: object) -> str:
+    if isinstance(event, list | tuple | set | frozenset):
+        return 'takes events one by one, not a list of them: write @on("verified", "canceled")'
+    return f"unknown event {event!r}{_perhaps(event, (*KINDS, '*'))}"
 
 
 def _repeated(what: str, words: tuple[object, ...]) -> Iterator[str]:
@@ -253,12 +268,17 @@ def _faults_of_numbers(words: Subscription) -> Iterator[str]:
     retries: Any = words.retries  # not every author runs a type checker
     timeout: Any = words.timeout
     if not (retries is None or (_is_number(retries, int) and retries >= 0)):
-        yield "retries= must be a whole number, 0 or more"
+        yield f"retries= must be a whole number, 0 or more, and is {_shown(retries)}"
     if not (_is_number(timeout, int | float) and 0 < timeout < math.inf):
-        yield "timeout= must be a number of seconds, more than 0"
+        yield f"timeout= must be a number of seconds, more than 0, and is {_shown(timeout)}"
     for name in ("superseded", "own_process"):
-        if not isinstance(getattr(words, name), bool):
-            yield f"{name}= must be True or False"
+        if not isinstance(value := getattr(words, name), bool):
+            yield f"{name}= must be True or False, and is {_shown(value)}"
+
+
+def _shown(value: object) -> str:
+    """Write a value that `on` was given; of others than words and numbers the type."""
+    return repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
 
 
 def _is_number(value: object, kind: Any) -> bool:

@@ -14,7 +14,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from types import CodeType
 from typing import Any
+
+from workers.import_faults import at
 
 
 class Signals:
@@ -24,15 +27,23 @@ class Signals:
         self._handlers = {each: signal.getsignal(each) for each in signal.valid_signals()}
         self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
-    def restore(self) -> list[str]:
-        """Make it as it was then; what had been changed since, in words."""
+    def restore(self) -> list[tuple[str, str]]:
+        """Make it as it was then; what had been changed since, in words, and where that is."""
         changed = []
         for number, handler in self._handlers.items():
-            if signal.getsignal(number) is not handler and handler is not None:
-                changed.append(f"sets what is done about {_name(number)}")
+            now = signal.getsignal(number)
+            if now is not handler and handler is not None:
+                place = _place(getattr(now, "__code__", None))
+                changed.append((f"sets what is done about {_name(number)}", place))
                 signal.signal(number, handler)
         blocked = signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
-        return changed + [f"blocks {_name(number)}" for number in sorted(blocked - self._blocked)]
+        added = sorted(blocked - self._blocked)
+        return changed + [(f"blocks {_name(number)}", "") for number in added]
+
+
+def _place(code: CodeType | None) -> str:
+    """Return where a function of Python is, in brackets."""
+    return f" ({at(code.co_filename, code.co_firstlineno)})" if code else ""
 
 
 def _name(number: int) -> str:
@@ -52,20 +63,33 @@ class Held:
         # Also those that were started without `threading`; not those of C code.
         threads = set(sys._current_frames()) - self._threads
         names = {thread.ident: repr(thread.name) for thread in threading.enumerate()}
-        found = [f"starts the thread {names.get(ident, 'without a name')}" for ident in threads]
-        found += [what for _, what in sorted(set(_open()) - self._open)]
+        found = [
+            (f"starts the thread {names.get(ident, 'without a name')}", _running(ident))
+            for ident in threads
+        ]
+        found += [(what, "") for _, what in sorted(set(_open()) - self._open)]
         return [
             *(
                 f"{what} when it is imported, which the process that runs handlers would not have:"
-                " do it in a function marked @on_start"
-                for what in found
+                f" do it in a function marked @on_start{place}"
+                for what, place in found
             ),
             *(
                 f"{what} when it is imported, which the worker does itself: take that out, and"
-                " mark what is to be done at the end with @on_stop"
-                for what in self._signals.restore()
+                f" mark what is to be done at the end with @on_stop{place}"
+                for what, place in self._signals.restore()
             ),
         ]
+
+
+def _running(ident: int) -> str:
+    """Return where the function is that a thread runs, in brackets; of C code nothing."""
+    frame, found = sys._current_frames().get(ident), None
+    while frame:
+        if frame.f_code.co_filename != threading.__file__:
+            found = frame.f_code
+        frame = frame.f_back
+    return _place(found)
 
 
 def _open() -> Iterator[tuple[str, str]]:

@@ -39,7 +39,8 @@ class Hooks:
                     log.exception("hook_failed", handler=hook.name, reason=failed.reason)
                     raise
                 if changed := signals.restore():
-                    log.error("signals_restored", handler=hook.name, faults=changed)
+                    faults = [f"{what}{place}" for what, place in changed]
+                    log.error("signals_restored", handler=hook.name, faults=faults)
 
     def stop(self) -> None:
         """Call what is marked `on_stop`, the last plugin first; what it raises is logged."""

@@ -6,6 +6,7 @@ values of settings: those may be secrets.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -34,11 +35,16 @@ def at(file: str, line: int) -> str:
     return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{line}"
 
 
-def of(error: BaseException) -> str:
-    """Return type, text and place of an exception."""
+def of(error: BaseException, advice: str = "") -> str:
+    """Return type and text of an exception, what to do about it, and its place."""
     place = _place(error)
     text = logs.quote(_without_secrets(_text(error)))
-    return f"{type(error).__name__}: {text}{f' ({place})' if place else ''}"
+    return f"{type(error).__name__}: {text}{advice}{f' ({place})' if place else ''}"
+
+
+def is_of_plugin(error: BaseException) -> bool:
+    """Whether code of the plugin raised it, and not the search for the plugin."""
+    return bool(_place(error))
 
 
 def of_settings(error: ValidationError, kind: type | None = None) -> list[str]:
@@ -59,10 +65,22 @@ def of_settings(error: ValidationError, kind: type | None = None) -> list[str]:
             text = text.replace(value, "***")
         text = logs.quote(_without_secrets(text))
         if fault["loc"]:
-            lines.append(f"setting {_variable(kind, fault['loc'])}: {text}")
+            what = f"setting {_variable(kind, fault['loc'])}: {text}"
         else:  # a validator of the whole model
-            lines.append(f"settings {error.title}: {text}")
+            what = f"settings {error.title}: {text}"
+        if fault["type"] == "missing":
+            what += ": set it in the environment of the worker"
+        # Where the plugin builds it, or else where the class is that we build.
+        place = _place(error) or _place_of(kind)
+        lines.append(f"{what}{f' ({place})' if place else ''}")
     return lines
+
+
+def _place_of(kind: type | None) -> str:
+    try:
+        return at(inspect.getfile(kind), inspect.getsourcelines(kind)[1]) if kind else ""
+    except (OSError, TypeError):  # no source
+        return ""
 
 
 def _variable(kind: type | None, where: tuple[int | str, ...]) -> str:

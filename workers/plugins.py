@@ -50,23 +50,23 @@ def load(settings: Settings) -> Router:
     """
     router, faults = Router(), []
     made: list[tuple[str, Mark]] = []
-    found: list[tuple[Door, object]] = []
-    for door in _doors(settings):
+    found: list[tuple[Source, object]] = []
+    for source in _sources(settings):
         before, held = len(MARKS), Held()
         try:
-            plugin = _found(door.find)
+            plugin = _found(source)
         except BadPlugin as bad:
             # What it marked before it failed belongs to a module that does not exist.
             del MARKS[before:]
-            faults += [f"{door.origin}: {fault}" for fault in bad.faults]
+            faults += [f"{source.origin}: {fault}" for fault in bad.faults]
             continue
-        made += [(door.origin, mark) for mark in MARKS[before:]]
-        found.append((door, plugin))
+        made += [(source.origin, mark) for mark in MARKS[before:]]
+        found.append((source, plugin))
         try:
-            router.add(plugin, door.name, door.origin)
+            router.add(plugin, source.name, source.origin)
         except BadPlugin as bad:
-            faults += [f"{door.origin}: {fault}" for fault in bad.faults]
-        faults += [f"{door.origin}: {fault}" for fault in held.added()]
+            faults += [f"{source.origin}: {fault}" for fault in bad.faults]
+        faults += [f"{source.origin}: {fault}" for fault in held.added()]
     faults = [*_with_uncollected(faults, made, router), *_faults_of_groups()]
     faults += _faults_of_files(settings, found)
     needy = [handler for handler in router.handlers if handler.needs]
@@ -84,7 +84,7 @@ def load(settings: Settings) -> Router:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class Source:
     """A way to a plugin.
 
     Attributes:
@@ -100,20 +100,20 @@ class Door:
     module: str = ""
 
 
-def _doors(settings: Settings) -> Iterator[Door]:
+def _sources(settings: Settings) -> Iterator[Source]:
     """Yield the way to every plugin."""
     configured = _configured(settings)
     for each in sorted(pkgutil.iter_modules(_built_in.__path__), key=lambda m: m.name):
         path = f"{_built_in.__name__}.{each.name}"
         made = configured.get(each.name, {each.name: partial(importlib.import_module, path)})
         for name, find in made.items():
-            yield Door(name, f"file {path}", find)
+            yield Source(name, f"file {path}", find)
     for path in settings.handlers:
         name, module = path.rpartition(":")[2].rpartition(".")[2], path.partition(":")[0]
-        yield Door(name, f"HANDLERS {path}", partial(_resolve, path), module)
+        yield Source(name, f"HANDLERS {path}", partial(_resolve, path), module)
     points = metadata.entry_points(group=GROUP)
     for point in sorted(points, key=lambda point: point.name):
-        yield Door(point.name, _origin(point), point.load, point.module)
+        yield Source(point.name, _origin(point), point.load, point.module)
 
 
 def _origin(point: metadata.EntryPoint) -> str:
@@ -189,30 +189,46 @@ def _faults_of_groups() -> Iterator[str]:
                 )
 
 
-def _faults_of_files(settings: Settings, found: list[tuple[Door, object]]) -> Iterator[str]:
+def _faults_of_files(settings: Settings, found: list[tuple[Source, object]]) -> Iterator[str]:
     """Yield a fault for each file of a plugin that marks functions and was not imported.
 
     It is looked for when all are there: one may be the module of another. Those of which nobody can
     tell whether they are meant to run are logged.
     """
-    named = {door.module for door in _doors(settings)}
+    named = {source.module for source in _sources(settings)}
     beside: dict[str, str] = {}
-    for door, plugin in found:
-        for each in unimported.look(plugin, door.module, named) if door.module else ():
+    for source, plugin in found:
+        for each in unimported.look(plugin, source.module, named) if source.module else ():
             if each.certain:
-                yield f"{door.origin}: {each.sentence}"
+                yield f"{source.origin}: {each.sentence}"
             else:
-                beside.setdefault(each.sentence, door.origin)
+                beside.setdefault(each.sentence, source.origin)
     if beside:
         log.warning("handlers_not_loaded", faults=[f"{o}: {text}" for text, o in beside.items()])
 
 
-def _found(find: Callable[[], object]) -> object:
+def _found(source: Source) -> object:
     try:
-        return find()
+        return source.find()
     except BadPlugin:
         raise
     except ValidationError as error:  # a settings object that the module builds
         raise BadPlugin(import_faults.of_settings(error)) from None
     except BaseException as error:  # noqa: BLE001 (importing a plugin runs its code)
-        raise BadPlugin([f"cannot be imported: {import_faults.of(error)}"]) from None
+        said = import_faults.of(error, _advice(source, error))
+        raise BadPlugin([f"cannot be imported: {said}"]) from None
+
+
+def _advice(source: Source, error: BaseException) -> str:
+    """Say what to do about an error of the import system; of the plugin's own it says enough."""
+    if not source.module and not source.origin.startswith("HANDLERS"):
+        return ""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and source.module != missing and not source.module.startswith(f"{missing}."):
+        return f": install what holds {missing} beside the service"
+    if missing or not import_faults.is_of_plugin(error):
+        return (
+            ": write package.module, or package.module:object, as Python imports it from PYTHONPATH"
+            " or from an installed package"
+        )
+    return ""

@@ -149,7 +149,10 @@ class Router:
                 door = f" ({same.origin})" if same.origin else ""
                 wrong.append(f"is the same function as {same.name}{door}: name it once")
             elif handler_name in names:
-                wrong.append("the name is taken by another handler")
+                wrong.append(
+                    "the name is taken by another handler: rename one; a plugin is named by the"
+                    " last word of its path in HANDLERS, or by its entry point"
+                )
             names.add(handler_name)
             where = import_faults.at(found.mark.file, found.mark.line)
             faults += [f"{handler_name}: {fault} ({where})" for fault in wrong]

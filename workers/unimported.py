@@ -20,6 +20,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from workers import import_faults
 
@@ -32,7 +33,6 @@ _OURS = {
 """The names that mark functions, by the module that they can be imported from."""
 
 _TEST = re.compile(r"tests?|conftest|test_.*|.*_test")
-_UNREADABLE = (OSError, SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,9 @@ class _Source:
         module: the name by which it would be imported.
         is_package: whether it is an `__init__.py`.
         is_test: whether it is named as tests are.
-        tree: what is written in it.
-        fault: why it has no tree; empty if it has.
+        data: what is written in it.
+        tree: the same, once it is parsed.
+        fault: why it cannot be read; empty if it can.
         line: of the fault.
     """
 
@@ -99,9 +100,21 @@ class _Source:
     module: str
     is_package: bool
     is_test: bool
-    tree: ast.Module = field(default_factory=lambda: ast.Module([], []))
+    data: bytes = b""
+    tree: ast.Module | None = None
     fault: str = ""
     line: int = 0
+
+    def parse(self) -> None:
+        """Parse it; what is no Python is a fault if it has to do with us."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.tree = ast.parse(self.data)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            self.tree = ast.Module([], [])
+            if b"identity_webhooks" in self.data:
+                self.fault, self.line = type(error).__name__, getattr(error, "lineno", None) or 0
 
 
 def _below(folder: Traversable, package: str, *, is_test: bool = False) -> Iterator[_Source]:
@@ -110,7 +123,7 @@ def _below(folder: Traversable, package: str, *, is_test: bool = False) -> Itera
         stem = entry.name.removesuffix(".py")
         tests = is_test or bool(_TEST.fullmatch(stem))
         if entry.name.endswith(".py") and entry.is_file():
-            yield from _read(entry, package, stem, is_test=tests)
+            yield _read(entry, package, stem, is_test=tests)
         elif entry.name.isidentifier() and entry.is_dir() and not Path(str(entry)).is_symlink():
             yield from _below(entry, f"{package}.{stem}", is_test=tests)
 
@@ -121,29 +134,18 @@ def _beside(module: str) -> Iterator[_Source]:
     package = module if file and Path(file).stem == "__init__" else module.rpartition(".")[0]
     for path in sorted(Path(file).parent.glob("*.py")) if file else []:
         if path.is_file():
-            yield from _read(path, package, path.stem, is_test=bool(_TEST.fullmatch(path.stem)))
+            yield _read(path, package, path.stem, is_test=bool(_TEST.fullmatch(path.stem)))
 
 
-def _read(entry: Traversable, package: str, stem: str, *, is_test: bool) -> Iterator[_Source]:
-    """Yield the file if it can have to do with us."""
+def _read(entry: Traversable, package: str, stem: str, *, is_test: bool) -> _Source:
     is_package = stem == "__init__"
     module = package if is_package else f"{package}.{stem}".lstrip(".")
     source = _Source(str(entry), module, is_package, is_test)
-    data = b""
     try:
-        data = entry.read_bytes()
-        # Parsing costs a thousand times as much.
-        top = re.escape(package.partition(".")[0].encode()) or b"identity_webhooks"
-        if re.search(rb"identity_webhooks|\b(from|import)\s+(\.|workers\b|%b\b)" % top, data):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                source.tree = ast.parse(data)
-            yield source
-    except _UNREADABLE as error:
-        if b"identity_webhooks" in data or isinstance(error, OSError):
-            source.fault = type(error).__name__
-            source.line = getattr(error, "lineno", None) or 0
-            yield source
+        source.data = entry.read_bytes()
+    except OSError as error:
+        source.fault = type(error).__name__
+    return source
 
 
 def _loaded() -> Iterator[str]:
@@ -159,13 +161,27 @@ def _marking(sources: list[_Source]) -> Iterator[tuple[_Source, int]]:
     offers = dict(_OURS)
     count = -1
     while count != (count := sum(map(len, offers.values()))):
+        concerned = _importing(offers)
         for source in sources:
+            # To parse them all would take a second for each thousand.
+            if source.tree is None and concerned.search(source.data):
+                source.parse()
             if names := _Names.of(source, offers).functions:
                 offers[source.module] = frozenset(names)
     for source in sources:
-        line = source.line if source.fault else _Names.of(source, offers).first_use(source.tree)
+        line = source.line or _Names.of(source, offers).first_use(source)
         if line or source.fault:
             yield source, line
+
+
+def _importing(offers: dict[str, frozenset[str]]) -> re.Pattern[bytes]:
+    """Return what finds the files that name us, or import what marks functions or a module that
+    offers it, in brackets over several lines, too.
+    """
+    words = frozenset().union(*offers.values()) | {each.rpartition(".")[2] for each in offers}
+    any_word = rb"(?:\*|\b(?:%b)\b)" % b"|".join(re.escape(word.encode()) for word in sorted(words))
+    within = rb"[ \t]*(?:\([^)]*?|(?:[^\n(\\]|\\\r?\n)*?)"
+    return re.compile(rb"identity_webhooks|\bimport\b" + within + any_word)
 
 
 @dataclass(slots=True)
@@ -181,7 +197,7 @@ class _Names:
         """Read the imports of a file."""
         names = cls(frozenset().union(*offers.values()))
         holders = {module[:end] for module in offers for end in _ends(module)}
-        for node in ast.walk(source.tree):
+        for node in ast.walk(source.tree) if source.tree else ():
             if isinstance(node, ast.Import):
                 for each in node.names:
                     bound = each.asname or each.name.partition(".")[0]
@@ -211,9 +227,10 @@ class _Names:
         is_read = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
         return is_read and node.id in self.functions  # type: ignore[attr-defined]
 
-    def first_use(self, tree: ast.Module) -> int:
+    def first_use(self, source: _Source) -> int:
         """Return the line on which one of the functions is used first, 0 if none is."""
-        lines = [node.lineno for node in ast.walk(tree) if self.use(node)]  # type: ignore[attr-defined]
+        nodes: Iterator[Any] = ast.walk(source.tree) if source.tree else iter(())
+        lines = [node.lineno for node in nodes if self.use(node)]
         return min(lines, default=0)
 
 

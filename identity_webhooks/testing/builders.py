@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import structlog
 
-from identity_webhooks.event import Event, Kind
+from identity_webhooks.event import KINDS, Event, Kind
 from identity_webhooks.reasons import REASONS
 from identity_webhooks.verification import (
     SENSITIVE,
@@ -62,11 +63,19 @@ def verification(  # noqa: PLR0913 (each may be said by its name)
             a handler those that it declares in `needs=`.
 
     Raises:
-        TypeError: there is no such sensitive field.
+        TypeError: there is no such sensitive field or kind of event, or the outcome is nearly a
+            word of `Outcome.kind`.
     """
+    words = get_args(OutcomeKind)
+    # Any other word is a reason that Stripe may have by now.
+    meant = "needs_input" if outcome == "requires_input" else _nearly(outcome, words)
+    if meant and outcome not in words:
+        raise TypeError(f"no outcome {outcome!r}: perhaps {meant!r}; or write a reason")
+    if kind is not None and kind not in KINDS:
+        raise TypeError(f"no kind of event {kind!r}: {', '.join(KINDS)}")
     if unknown := set(sensitive) - set(SENSITIVE.values()):
         raise TypeError(f"no sensitive field {min(unknown)!r}: {', '.join(SENSITIVE.values())}")
-    reason = None if outcome in get_args(OutcomeKind) else outcome
+    reason = None if outcome in words else outcome
     if outcome == "needs_input":
         reason = "document_expired"
     word = cast("OutcomeKind", "needs_input" if reason else outcome)
@@ -92,6 +101,10 @@ def verification(  # noqa: PLR0913 (each may be said by its name)
         last_attempt=last_attempt,
         order=order,
     )
+
+
+def _nearly(word: str, words: Iterable[str]) -> str:
+    return next(iter(difflib.get_close_matches(word, words, n=1, cutoff=0.8)), "")
 
 
 def _session(

@@ -83,7 +83,7 @@ def conformance(
     try:
         words = subscription(handler)
     except TypeError as error:
-        return [f"{error}: no worker would run it."]
+        return [f"{error}."]
     if (effects is None) != (reset is None):
         raise TypeError("conformance needs both effects= and reset=, or neither")
     findings: list[str] = []

@@ -80,7 +80,11 @@ def subscription(handler: Callable[[Verification], object]) -> Subscription:
     """
     mark = getattr(handler, MARK, None)
     if not isinstance(mark, Mark) or not isinstance(mark.words, Subscription):
-        raise TypeError(f"{getattr(handler, '__name__', handler)} is not marked with @on(...)")
+        name = getattr(handler, "__name__", handler)
+        raise TypeError(
+            f"{name} is not marked with @on(...), so that no worker would run it: write"
+            ' @on("verified") above it'
+        )
     return mark.words
 
 

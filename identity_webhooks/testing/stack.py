@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -186,8 +187,11 @@ class Stack:
             {"Content-Type": kind, "Authorization": f"Basic {basic}"},
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=LIMIT) as answer:
-            found: dict[str, Any] = json.load(answer)
+        try:
+            with opener.open(request, timeout=LIMIT) as answer:
+                found: dict[str, Any] = json.load(answer)
+        except urllib.error.HTTPError as error:
+            pytest.fail(f"the sandbox refuses {path}: {error.read().decode(errors='replace')}")
         return found
 
 

@@ -132,7 +132,7 @@ def test_a_start_that_fails_runs_no_event_and_is_tried_again(worker, redis, sand
 
 @pytest.mark.parametrize("own", [{}, {"OWN": "1"}], ids=["worker", "own process"])
 def test_a_start_that_imports_handlers_fails_and_says_what_to_write(
-    own, worker, redis, sandbox, tmp_path
+    own, worker, redis, sandbox
 ) -> None:
     """Nobody would collect them any more."""
     process, log, life = worker(LATE="1", **own)
@@ -144,7 +144,7 @@ def test_a_start_that_imports_handlers_fails_and_says_what_to_write(
     said = [json.loads(line) for line in log.read_text().splitlines()]
     failed = next(line for line in said if line["event"] == "hook_failed")
     assert failed["reason"] == (
-        f"{tmp_path}/late.py:2 marks a function when the handlers are collected already, and it"
+        "late.py:2 marks a function when the handlers are collected already, and it"
         " would never run: name late in HANDLERS or by an entry point"
     )
 

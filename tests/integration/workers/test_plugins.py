@@ -91,7 +91,8 @@ def test_its_missing_settings_are_refused(workers, installed) -> None:
     assert done.returncode == 78
     assert done.stderr == (
         "refusing to start: plugins that cannot be used:\n"
-        "entry point acme of acme-identity: setting ACME_URL: Field required\n"
+        "entry point acme of acme-identity: setting ACME_URL: Field required: set it in the"
+        f" environment of the worker ({installed}/acme_identity/__init__.py:8)\n"
     )
     needy = workers(path=installed, ACME_URL="x").stderr
     assert needy.splitlines()[1:] == [
@@ -104,7 +105,10 @@ BAD = {
     "broken": ("import nowhere", "cannot be imported: ModuleNotFoundError: No module named"),
     "leaving": ("import sys; sys.exit(0)", "cannot be imported: SystemExit: 0"),
     "empty": ("", "holds no handler: mark a function with @on(...)"),
-    "typo": ("@on('verifed')\ndef f(v): ...", "typo.f: unknown event 'verifed': one of created"),
+    "typo": (
+        "@on('verifed')\ndef f(v): ...",
+        "typo.f: unknown event 'verifed': perhaps 'verified'",
+    ),
     "mute": ("@on()\ndef f(v): ...", "mute.f: names no event: one of created"),
     "field": ("@on('*', needs='dob')\ndef f(v): ...", "field.f: unknown field in needs 'dob'"),
     "reason": ("@on('verified', reason='abandoned')\ndef f(v): ...", "reason.f: reason= filters"),

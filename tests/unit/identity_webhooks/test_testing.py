@@ -58,6 +58,24 @@ class TestVerification:
         assert v.report.document.last_name is None
         assert dict(v.metadata) == {}
 
+    @pytest.mark.parametrize(
+        ("outcome", "meant"),
+        [
+            ("verifed", "verified"),
+            ("Verified", "verified"),
+            ("cancelled", "canceled"),
+            ("requires_input", "needs_input"),
+            ("proccessing", "processing"),
+        ],
+    )
+    def test_a_misspelt_outcome_is_no_reason(self, outcome, meant) -> None:
+        with pytest.raises(TypeError, match=f"no outcome '{outcome}': perhaps '{meant}'"):
+            verification(outcome)
+
+    def test_a_kind_that_no_event_has_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="no kind of event 'needs_input': created, processing"):
+            verification(kind="needs_input")  # type: ignore[arg-type]
+
     def test_an_unknown_field_is_refused(self) -> None:
         with pytest.raises(TypeError, match="no sensitive field 'shoe_size': dob, id_number"):
             verification(shoe_size="44")
@@ -401,7 +419,10 @@ def file(tmp_path: Path) -> Iterator[Path]:
 
 
 BAD: dict[str, tuple[Callable[..., Any], str]] = {
-    "not marked": (nothing, "nothing is not marked with @on(...): no worker would run it."),
+    "not marked": (
+        nothing,
+        "nothing is not marked with @on(...), so that no worker would run it: write @on(",
+    ),
     "twice": (not_idempotent, "It has its effect twice when it is run twice with one key"),
     "effect first": (effect_before_its_key, "When it is stopped before line "),
     "key first": (key_before_its_effect, "When it is stopped before line "),
@@ -441,7 +462,7 @@ BAD: dict[str, tuple[Callable[..., Any], str]] = {
     "chain": (raises_from_a_name, "It lets first_name out in the text of what it raises."),
     "address": (prints_an_address, "It lets line1 out by print, logging or a warning."),
     "link": (logs_a_link, "It lets url out by v.log."),
-    "one name": (shares_a_name, "It fails: v.once was used before in this run with the same name"),
+    "one name": (shares_a_name, "v.once was used before in this run with the same name"),
 }
 
 

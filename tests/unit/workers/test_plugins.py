@@ -45,7 +45,8 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 
     yield write
     for name in set(sys.modules) - before:
-        del sys.modules[name]
+        if str(tmp_path) in str(sys.modules[name].__spec__):  # a library is not loaded twice
+            del sys.modules[name]
 
 
 @pytest.fixture
@@ -184,8 +185,22 @@ def test_needs_take_a_restricted_key(write) -> None:
 
 
 IMPORTS = {
-    "missing module": ("nowhere", "", "ModuleNotFoundError: No module named 'nowhere'"),
-    "missing object": ("acme:x", "", "AttributeError: module 'acme' has no attribute 'x'"),
+    **{
+        path: (path, "", f"{said}: write package.module, or package.module:object, as Python")
+        for path, said in {
+            "nowhere": "ModuleNotFoundError: No module named 'nowhere'",
+            "nowhere.at.all": "ModuleNotFoundError: No module named 'nowhere'",
+            "acme.f": "ModuleNotFoundError: No module named 'acme.f'; 'acme' is not a package",
+            "acme.py": "ModuleNotFoundError: No module named 'acme.py'; 'acme' is not a package",
+            ":f": "ValueError: Empty module name",
+            "acme:x": "AttributeError: module 'acme' has no attribute 'x'",
+        }.items()
+    },
+    "missing library": (
+        "acme",
+        "import nowhere",
+        "ModuleNotFoundError: No module named 'nowhere': install what holds nowhere beside the",
+    ),
     "syntax": ("acme", "def", "SyntaxError: invalid syntax (acme.py, line 1)"),
     "exit": ("acme", "import sys; sys.exit('stop')", "SystemExit: stop"),
     "secret": ("acme", "raise OSError('redis://:pw@h')", "OSError: redis://***@h"),

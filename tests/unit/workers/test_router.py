@@ -234,7 +234,7 @@ class TestFaults:
     SECONDS = "timeout= must be a number of seconds, more than 0"
     CASES: ClassVar = {
         "no event": (on(), "names no event: one of created, processing, "),
-        "event": (on("verifed"), "unknown event 'verifed': one of created, "),
+        "event": (on("verifed"), "unknown event 'verifed': perhaps 'verified'"),
         "field": (on("*", needs=["dob"]), "unknown field in needs 'dob': one of verified_outp"),
         "a field's name": (
             on("*", needs=["verified_output.dob"]),
@@ -280,20 +280,21 @@ class TestFaults:
 
         marked = {f.__name__: on("verified")(f) for f in (coroutine, agen, generator)}
         assert faults(module(**marked)) == [
-            "p.coroutine: is async: handlers are plain functions",
-            "p.agen: is async: handlers are plain functions",
-            "p.generator: is a generator: calling it runs nothing of it",
+            "p.coroutine: is async: handlers are plain functions: write def, not async def",
+            "p.agen: is async: handlers are plain functions: write def, not async def",
+            "p.generator: is a generator: calling it runs nothing of it: take the yield out",
         ]
 
     @pytest.mark.parametrize(
-        "function",
-        [lambda: None, lambda v, w: None, lambda *, v: None],
+        ("function", "found"),
+        [(lambda: None, ""), (lambda v, w: None, "v, w"), (lambda *, v: None, "v")],
         ids=["none", "two", "by name only"],
     )
-    def test_wrong_arguments(self, function, module) -> None:
+    def test_wrong_arguments(self, function, found, module) -> None:
         function.__name__ = "handle"
         assert faults(module(handle=on("verified")(function))) == [
-            "p.handle: must take one argument, the Verification"
+            f"p.handle: must take one argument, the Verification, and takes ({found}): write"
+            " def handle(v: Verification)"
         ]
 
     def test_a_plugin_without_handlers(self, module) -> None:
@@ -305,7 +306,10 @@ class TestFaults:
         router = Router()
         router.add(module(handle=on("verified")(copy_of(nothing, "handle"))), "p")
         again = module(handle=on("canceled")(copy_of(nothing, "handle")))
-        taken = ["p.handle: the name is taken by another handler"]
+        taken = [
+            "p.handle: the name is taken by another handler: rename one; a plugin is named by the"
+            " last word of its path in HANDLERS, or by its entry point"
+        ]
         assert faults(again, router) == taken
 
     def test_a_name_twice_in_one_plugin(self, module) -> None:
@@ -326,7 +330,10 @@ class TestFaults:
         monkeypatch.setenv("CRM_PORT", "sk_test_pasted_wrongly")
         for plugin in (Crm, module(Crm=Crm)):
             missing, wrong = faults(plugin)
-            assert missing == "setting CRM_URL: Field required"
+            assert (
+                missing
+                == "setting CRM_URL: Field required: set it in the environment of the worker"
+            )
             assert wrong.startswith("setting CRM_PORT: Input should be a valid integer")
             assert "pasted" not in wrong
 
