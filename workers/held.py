@@ -101,10 +101,11 @@ def _open() -> Iterator[tuple[str, str]]:
     for path in list(folder.iterdir()) if folder.exists() else []:
         with suppress(OSError):  # closed since it was listed, such as that of the list
             target, number = str(path.readlink()), int(path.name)
-            mode = os.fstat(number).st_mode
-            if stat.S_ISSOCK(mode):
+            status = os.fstat(number)
+            if stat.S_ISSOCK(status.st_mode):
                 what = _socket(number)
-            elif stat.S_ISREG(mode) and _is_database(number):
+            # One without a name is memory of this process, which may be shared on purpose.
+            elif stat.S_ISREG(status.st_mode) and status.st_nlink and _is_database(number):
                 what = f"keeps the file {target} open for reading and writing, as a database is,"
             else:
                 what = ""

@@ -700,6 +700,8 @@ LETS_BE = {
         "import threading\nt = threading.Thread(target=int)\nt.start()\nt.join()"
     ),
     "a socket that is not used": "import socket\ns = socket.socket()",
+    "shared memory": "import multiprocessing\nvalue = multiprocessing.Value('i')",
+    "a temporary file": "import tempfile\ntable = tempfile.TemporaryFile()",
     "a pair of sockets": "import socket\na, b = socket.socketpair()",
     "syslog": (
         "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
