@@ -117,8 +117,8 @@ MAX_AUDIT = 1_000
 """How many things that people had done are kept in all."""
 
 KEEP_LAST = 400 * 86_400
-"""Seconds it is remembered what handlers last heard of a session, from its first event in a calendar
-month on. So it is at least 369 days from its last one: past an outage of a year."""
+"""Seconds it is remembered what handlers last heard of a session, from its first event in a
+calendar month on. So it is at least 369 days from its last one: past an outage of a year."""
 
 MONTHS_KEPT = 15
 """Calendar months that `KEEP_LAST` can touch."""

@@ -30,7 +30,8 @@ _TAKING_IN = ("replay", "retry", "adopt", "list")
 # What lib.lua consists of: functions that end with a line `end`, and what stands in one line.
 _PART = re.compile(r"^local function .*\)\n(?:.*\n)*?end\n|^local .*\n", re.MULTILINE)
 _NAME = re.compile(r"^local (?:function )?(\w+)")
-_WORD, _COMMENT = re.compile(r"[A-Za-z_]\w*"), re.compile(r"--.*")
+_WORD = re.compile(r"(?<![.\w])[A-Za-z_]\w*")  # not the `find` of `string.find`
+_COMMENT = re.compile(r"--.*")
 
 
 def constants(keep: int) -> dict[str, str | int | tuple[str, ...]]:
