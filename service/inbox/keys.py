@@ -75,6 +75,7 @@ outcome     the outcome handlers got: verified, needs_input, ...
 reason      why it waits, why it died, or the code of last_error the handlers were told
 settled     when it was finished
 h:<handler> status|attempts|ms since accepted|due again|reason|first failed at
+trace       the `traceparent` of its delivery, where traces are made; not kept once it is done
 counted     that its outcome was counted (`iw:outcomes:<day>`) before it was put back
 trail       handler|attempt|ms since accepted|reason; of attempts that failed and were followed by
             another: the last few
