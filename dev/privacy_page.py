@@ -76,6 +76,17 @@ How long logs are kept is yours to set, where they are collected. `print` in a h
 
 Counts by type, state, outcome, reason and handler's name. Nothing of one person.
 
+## To OpenTelemetry and Sentry
+
+Nothing, unless you install an extra and say where to (docs/operations.md#traces-and-reports).
+
+- A trace holds ids of event, session and account, the event's kind and form, handlers' names, numbers of attempts and how
+  they ended, and the status that a delivery was answered with; no text of an exception, no header, no body. The
+  record in Redis then has the trace's id (`trace`) until the event is done. What handlers trace themselves is theirs.
+- A report to Sentry holds a line of the log, as it is there but without `subject`, and of an exception its type and the files,
+  lines and functions it came through; no text, variable, line of source, request, user or breadcrumb, also not
+  of what a handler reports itself, whose messages are masked as in logs. And the version and the host's name.
+
 ## At Stripe
 
 The session, the report and the images, until you redact the session: `python -m workers sessions redact vs_...`.

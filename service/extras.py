@@ -75,7 +75,7 @@ def start(settings: Settings) -> Tracing:
 
 
 def _warn(setting: str, extra: str) -> None:
-    hint = f"{setting} is set: pip install 'identity-webhooks[{extra}]', or unset it"
+    hint = f"{setting} is set: install the extra {extra} (docs/operations.md), or unset it"
     log.warning("extra_missing", hint=hint)
 
 
