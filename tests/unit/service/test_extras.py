@@ -27,8 +27,8 @@ def test_no_process_imports_them() -> None:
     )
     imported = set(done.stdout.split())
     assert "redis" in imported
-    # redis-py imports the API of OpenTelemetry where it is installed.
-    assert not {"opentelemetry.sdk", "opentelemetry.exporter", "sentry_sdk"} & imported
+    # For metrics of its own redis-py imports parts of OpenTelemetry that are installed.
+    assert not {"opentelemetry.sdk.trace", "opentelemetry.exporter", "sentry_sdk"} & imported
 
 
 def test_a_span_that_nobody_asked_for_is_nothing() -> None:
