@@ -93,7 +93,7 @@ format: $(VENV) ## let ruff write
 lock: $(VENV) ## requirements*.txt from pyproject.toml; UPGRADE=1 takes newer releases
 	@test -x $(BIN)/uv || $(BIN)/pip install -q uv
 	@$(LOCK) pyproject.toml --extra service -o requirements.txt
-	@$(LOCK) pyproject.toml --extra service --group dev -o requirements-dev.txt
+	@$(LOCK) pyproject.toml --extra service --extra otel --extra sentry --group dev -o requirements-dev.txt
 	@$(LOCK) pyproject.toml --extra service --group demo -c requirements-dev.txt -o requirements-demo.txt
 env-example: $(VENV) ## deploy/env.example from the settings
 	@$(BIN)/python -m dev.env_example > deploy/env.example

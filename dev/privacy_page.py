@@ -30,6 +30,8 @@ What leaves a process about a person:
 | Redis | ids of session and account, times, codes: [In Redis](#in-redis) |
 | the log (standard output) | the same, and the subject: [In logs](#in-logs) |
 | Prometheus, by `/metrics` | nothing of one person |
+| a collector of traces, if set | ids of event, session and account: [traces](#to-opentelemetry-and-sentry) |
+| Sentry, if set | lines of the log without the subject: [reports](#to-opentelemetry-and-sentry) |
 | a browser, by the [console](console.md) | ids, times, codes |
 | Stripe | the ids of the session and of the event, in the request that asks for them |
 | your handlers | the session, its report, and the fields of `needs=`. With `own_process=True`, and while an event is a suspect, over a pair of sockets to a child process of the worker |
@@ -75,6 +77,17 @@ How long logs are kept is yours to set, where they are collected. `print` in a h
 ## In metrics
 
 Counts by type, state, outcome, reason and handler's name. Nothing of one person.
+
+## To OpenTelemetry and Sentry
+
+Nothing, unless you install an extra and say [where to](operations.md#traces-and-reports).
+
+- A trace holds ids of event, session and account, the event's kind and form, handlers' names, numbers of attempts and how
+  they ended, and the status that a delivery was answered with; no text of an exception, no header, no body. The
+  record in Redis then has the trace's id (`trace`) until the event is done. What handlers trace themselves is theirs.
+- A report to Sentry holds a line of the log, as it is there but without `subject`, and of an exception its type and the files,
+  lines and functions it came through; no text, variable, line of source, request, user or breadcrumb, also not
+  of what a handler reports itself, whose messages are masked as in logs. And the version and the host's name.
 
 ## At Stripe
 

@@ -85,7 +85,7 @@ _EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]+@[\w-]+\.[\w.-]+")
 _RUNS = re.compile(r"[A-Za-z0-9]+")
 _MAX_TEXT = 200
 # What structlog's formatter keeps in the event, and removes.
-_META = frozenset({"_record", "_from_structlog"})
+_META = frozenset({"_record", "_from_structlog", "_error"})
 _KNOWN = KEYS | _META
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "exception": 40, "critical": 50}
 # At INFO RQ prints job descriptions and at ERROR the exception; urllib3 prints URLs.
@@ -173,6 +173,15 @@ def get(name: str | None = None) -> BoundLogger:
     return logger
 
 
+def listen(listener: Callable[[dict[str, Any], BaseException | None], None]) -> None:
+    """Have each line that is an error, or a warning with an exception, told as it is written.
+
+    The exception comes as it is, and not masked. A line names it by `exc_info`, or by `_error`
+    where its type and places are not to stand in the line.
+    """
+    _Lines.listener = staticmethod(listener)
+
+
 class _Lines:
     """Where our own lines go. Looks to structlog like a logger of the standard library."""
 
@@ -180,6 +189,7 @@ class _Lines:
     stream: TextIO = sys.stdout
     level = 0
     handler: logging.Handler | None = None  # for the standard library's loggers
+    listener: Callable[[dict[str, Any], BaseException | None], None] | None = None
     restored = 0.0
 
     def __init__(self, name: str | None = None) -> None:
@@ -410,6 +420,7 @@ def _exceptions_as_places(_: WrappedLogger, __: str, event: EventDict) -> EventD
     event.pop("stack_info", None)
     error = sys.exception() if info is True else info[1] if isinstance(info, tuple) else info
     if isinstance(error, BaseException):
+        event["_error"] = error
         event.setdefault("error", type(error).__name__)
         event.setdefault("where", places(error.__traceback__))
         if isinstance(error, redis.RedisError):
@@ -432,6 +443,16 @@ def _mask_texts(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
             event[key] = redact(str.__str__(value))
         elif key not in _META and not isinstance(value, int | float | bool | None):
             event[key] = [redact(str(item)) for item in value] if _plain(value) else _shape(value)
+    return event
+
+
+def _tell_listener(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    error = event.pop("_error", None)
+    error = error if isinstance(error, BaseException) else None
+    worst = _LEVELS[event["level"]] >= (_LEVELS["warning"] if error else _LEVELS["error"])
+    if worst and _Lines.listener is not None:
+        with suppress(Exception):  # whatever becomes of the report, the line is written
+            _Lines.listener({k: v for k, v in event.items() if k not in _META}, error)
     return event
 
 
@@ -462,6 +483,7 @@ _SHARED: list[Processor] = [
     _exceptions_as_places,
     _only_allowed_keys,
     _mask_texts,
+    _tell_listener,
 ]
 # What our loggers run through: one list, which `configure` fills anew.
 _pipeline: list[Processor] = [

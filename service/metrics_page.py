@@ -8,6 +8,7 @@ this instance does.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from service.ledger import Ledger
 from service.metrics import HANDLER, SECRET, TABLE, Counted, Labels, Metrics, field_of
 from service.processes import Seen
 from service.settings import Settings
-from service.survey import KINDS, Survey, survey
+from service.survey import KINDS, Survey, kind_of, survey
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -42,7 +43,11 @@ GAUGES: dict[str, tuple[str, Labels]] = {
     "queued_jobs": ("Wake-ups that wait in the queue.", ()),
     "in_flight_events": ("Events that workers have in hand.", ()),
     "waiting_events": ("Events that wait for a retry, for Stripe or for their session.", ()),
-    "dead_events": ("Events that died and wait for a person, by what they died of.", ("reason",)),
+    "dead_events": (
+        "Events that died and wait for a person, by what they died of; once for each handler that"
+        " died.",
+        ("reason",),
+    ),
     "overdue_seconds": (
         "How long the event has waited for a worker that waits longest for one.",
         (),
@@ -210,12 +215,15 @@ def _sentence(counted: Counted) -> str:
 
 def _values(found: Survey, secrets: Labels) -> dict[str, dict[Labels, float]]:
     reason = found.paused[0] if found.paused else ""
+    died = Counter[str]()
+    for (_, cause), count in found.deaths.items():
+        died[kind_of(cause)] += count
     return {
         "pending_events": {(): found.pending},
         "queued_jobs": {(): found.queued},
         "in_flight_events": {(): found.in_flight},
         "waiting_events": {(): found.waiting},
-        "dead_events": {(kind,): found.died.get(kind, 0) for kind in KINDS},
+        "dead_events": {(kind,): died[kind] for kind in KINDS},
         "overdue_seconds": {(): found.overdue},
         "oldest_event_seconds": {(): found.oldest},
         "processes": {(role,): len(found.alive(role)) for role in ("web", "worker", "periodic")},

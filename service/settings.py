@@ -259,6 +259,20 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console", "auto"] = Field(
         default="auto", description="json, console, or auto: console on a terminal, else json."
     )
+    otel_exporter_otlp_endpoint: str = Field(
+        default="",
+        validation_alias=AliasChoices(
+            "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+        ),
+        description="Switches on traces where the extra otel is installed (docs/operations.md):"
+        " where to send them by OTLP over HTTP, http://host:4318. Other OTEL_... variables are read"
+        " by OpenTelemetry itself.",
+    )
+    sentry_dsn: SecretStr | None = Field(
+        default=None,
+        description="Switches on reports of failures to Sentry, without personal data, where the"
+        " extra sentry is installed (docs/operations.md).",
+    )
     stripe_log: str = Field(default="", description="The SDK's own log. `debug` is refused.")
 
     @classmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ import redis
 from service import connection, findings
 from service.redis_errors import explain
 from service.settings import Settings, SettingsError
-from service.survey import BUSY, Survey, kind_of, survey
+from service.survey import BUSY, NOT_LISTED, Survey, survey
 
 BEHIND = 60.0
 """Seconds that an event may wait for a worker before the service counts as behind."""
@@ -35,6 +36,9 @@ use, as in the alert."""
 LATELY = 900.0
 """Seconds for which a refused delivery counts as news, as in the alerts. What anybody may
 send does so only while nothing was accepted since."""
+
+SHOWN = 3
+"""How many causes of death are problems of their own, and reasons are told of what waits."""
 
 _SIGNED = ("refusals|signature_mismatch", "refusals|signature_expired")
 _MALFORMED = "refusals|malformed_header"
@@ -80,7 +84,7 @@ class Status:
         overdue: how long the event has waited for a worker that waits longest for one.
         oldest: age of the oldest unsettled event.
         waits: why events wait, of those looked at: reason -> how many.
-        died: what dead events died of: kind -> how many.
+        died: what dead events died of: `<handler>: <cause>` -> how many, the most frequent first.
         reconciled: seconds since the last whole pass, by account (`own`: one's own).
         memory, memory_limit: bytes of Redis; a limit of 0 is none.
         secrets: seconds since a delivery was last signed with each signing secret.
@@ -139,7 +143,7 @@ def take(client: redis.Redis, settings: Settings) -> Status:
         overdue=seen.overdue,
         oldest=seen.oldest,
         waits=dict(seen.waits),
-        died=dict(seen.died),
+        died={_in_words(*death): count for death, count in seen.deaths.most_common()},
         reconciled={account or "own": age for account, age in seen.through.items()},
         memory=seen.memory,
         memory_limit=seen.memory_limit,
@@ -244,15 +248,27 @@ def _of_secrets(seen: Survey, settings: Settings) -> Iterator[Problem]:
 
 
 def _of_events(seen: Survey) -> Iterator[Problem]:
-    for kind, count in sorted(seen.died.items(), key=lambda each: -each[1]):
-        if not count:
-            continue
-        last = next((reason for reason in seen.died_last if kind_of(reason) == kind), "")
-        text = f"{count} dead: {kind}" + (f"; the last: {last}" if last else "")
-        cure = "python -m service events list --state dead; mend it, then: events replay"
-        yield Problem("DeadEvents", text, cure)
+    deaths = seen.deaths.most_common()
+    for (handler, cause), count in deaths[:SHOWN]:
+        asked = f" --handler {handler}" if handler else ""
+        if cause == NOT_LISTED:
+            cure = "python -m service events causes; it lists what an older release left"
+        else:
+            asked += f" --reason {shlex.quote(cause)}" if cause else ""
+            cure = (
+                f"python -m service events list --state dead{asked}; mend it, then: events replay"
+            )
+        yield Problem("DeadEvents", f"{count} dead: {_in_words(handler, cause)}", cure)
+    if rest := deaths[SHOWN:]:
+        count = sum(count for _, count in rest)
+        text = f"{count} dead of {len(rest)} other causes"
+        yield Problem("DeadEvents", text, "python -m service events causes")
     if seen.oldest > BEHIND:
         yield from _of_waits(seen)
+
+
+def _in_words(handler: str, cause: str) -> str:
+    return f"{handler}: {cause}" if handler else cause or "no reason is noted"
 
 
 def _of_waits(seen: Survey) -> Iterator[Problem]:
@@ -339,7 +355,7 @@ def in_words(status: Status) -> str:
     ]
     lines += [f"             {n} x {why}" for why, n in _first(status.waits)]
     lines.append(f"dead         {status.dead}")
-    lines += [f"             {n} x {why}" for why, n in _first(status.died) if n]
+    lines += [f"             {n} x {why}" for why, n in _first(status.died)]
     passes = ", ".join(f"{name} {in_time(age)} ago" for name, age in _first_ages(status.reconciled))
     lines.append(f"reconciled   {passes or 'not yet'}")
     if status.memory is not None:
@@ -351,7 +367,7 @@ def in_words(status: Status) -> str:
 
 
 def _first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda each: -each[1])[:3]
+    return sorted(counts.items(), key=lambda each: -each[1])[:SHOWN]
 
 
 def _first_ages(ages: Mapping[str, float]) -> list[tuple[str, float]]:

@@ -6,7 +6,6 @@ may look as often as they like. What a Redis user may not ask stays unknown, and
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,24 +18,20 @@ import redis
 from service import processes
 from service.inbox import keys, pending_limit
 from service.inbox.record import fields_of, progress_of, text_of
+from service.inbox.search import deaths_in
 from service.processes import Seen
 
 SAMPLE = 300
 """Records looked at: of those due next, and of those due last, which as a rule are the oldest, as
 waits grow with age."""
 
-DEAD_LOOKED_AT = 1000
-"""Dead events whose reason is looked at, the newest."""
-
-NOT_LOOKED_AT, BUSY = "not looked at", "for their session"
+NOT_LISTED, BUSY = "not listed", "for their session"
 
 KINDS = (
     *("failed", "timeout", "retry", "discarded", "stripe", "quarantined", "no such handler"),
-    *("processing failed", "other", NOT_LOOKED_AT),
+    *("processing failed", "other", NOT_LISTED),
 )
 """What an event may have died of, in few words (`kind_of`)."""
-
-_HANDLER = re.compile(r"[\w.-]*\w\.\w[\w.-]*: ")
 
 
 class Reconciled(msgspec.Struct, frozen=True):
@@ -68,8 +63,8 @@ class Survey:
         oldest: how old the oldest unsettled event is (of those looked at).
         waits: why events wait, of those looked at: reason -> how many. What failed is told also
             while it is tried again.
-        died: what dead events died of: `KINDS` -> how many.
-        died_last: the full reasons of those that died last: reason -> how many.
+        deaths: what dead events died of: handler and cause -> how many (`Search.deaths`), and
+            `NOT_LISTED` of those that an older release left and that are in no list yet.
         running: processes, also those that ended lately, the one who spoke last first.
         paused: why no event is claimed, and for how many seconds yet; None while events are.
         reconciled: how the last passes ended; '' is one's own account.
@@ -87,8 +82,7 @@ class Survey:
     overdue: float
     oldest: float
     waits: Mapping[str, int]
-    died: Mapping[str, int]
-    died_last: Mapping[str, int]
+    deaths: Counter[tuple[str, str]]
     running: list[Seen]
     paused: tuple[str, float] | None
     reconciled: Mapping[str, Reconciled]
@@ -133,13 +127,9 @@ def survey(client: redis.Redis) -> Survey:
         pipe.hmget(keys.JOB + text_of(told["head"]), "enqueued_at")
         for key in looked_at:
             pipe.hgetall(keys.RECORD + text_of(key))
-        for key in told["dead last"] or ():
-            pipe.hmget(keys.RECORD + text_of(key), "reason")
         job, *records = pipe.execute(raise_on_error=False)
-    records, dead_records = records[: len(looked_at)], records[len(looked_at) :]
     found = [fields_of(each) for each in records if isinstance(each, dict)]
     found = [each for each in found if each.get("state") == "pending"]
-    reasons = [text_of(each[0] or b"") for each in dead_records if isinstance(each, list)]
     return Survey(
         now=now,
         clock_ahead=ahead,
@@ -149,8 +139,7 @@ def survey(client: redis.Redis) -> Survey:
         overdue=_overdue(now, job, first),
         oldest=max((now - int(each["accepted"]) / 1000 for each in found), default=0.0),
         waits=_waits(found, now),
-        died=_died(reasons, told["dead"] or 0),
-        died_last=Counter(reasons[::-1]),
+        deaths=_deaths(told["deaths"] or {}, told["dead"] or 0),
         running=processes.read(told["processes"] or {}, now * 1000),
         paused=_pause(told["pause"], now),
         reconciled=_reconciled(told["reconciled"] or {}),
@@ -177,7 +166,7 @@ def _ask(client: redis.Redis) -> dict[str, Any]:
             "head": pipe.lindex(keys.QUEUE_KEY, 0),
             "due first": pipe.zrange(keys.DUE, 0, SAMPLE - 1, withscores=True),
             "due last": pipe.zrange(keys.DUE, -SAMPLE, -1),
-            "dead last": pipe.zrange(keys.DEAD, -DEAD_LOOKED_AT, -1),
+            "deaths": pipe.hgetall(keys.DEATHS),
             "pause": pipe.get(keys.PAUSE),
             "processes": pipe.hgetall(keys.PROCESSES),
             "seen": pipe.hgetall(keys.SEEN),
@@ -196,12 +185,11 @@ def _ask(client: redis.Redis) -> dict[str, Any]:
     }
 
 
-def kind_of(reason: str) -> str:
-    """Return what an event died of as one of `KINDS`, from the reason in its record."""
-    bare = _HANDLER.sub("", reason, count=1)
-    if "no such handler" in bare:
+def kind_of(cause: str) -> str:
+    """Return a cause of death (service/inbox/search.py) as one of `KINDS`."""
+    if "no such handler" in cause:
         return "no such handler"
-    return next((kind for kind in KINDS if bare.startswith(kind)), "other")
+    return next((kind for kind in KINDS if cause.startswith(kind)), "other")
 
 
 def _overdue(now: float, job: Any, first: Iterable[tuple[bytes, float]]) -> float:
@@ -232,11 +220,11 @@ def _waits(records: Iterable[Mapping[str, str]], now: float) -> Counter[str]:
     return reasons
 
 
-def _died(reasons: list[str], dead: int) -> Counter[str]:
-    kinds = Counter(map(kind_of, reasons))
-    if dead > len(reasons):
-        kinds[NOT_LOOKED_AT] = dead - len(reasons)
-    return kinds
+def _deaths(listed: Any, dead: int) -> Counter[tuple[str, str]]:
+    deaths = Counter(deaths_in(listed))
+    if (missing := dead - deaths.total()) > 0:
+        deaths["", NOT_LISTED] = missing
+    return deaths
 
 
 def _pause(pause: Any, now: float) -> tuple[str, float] | None:

@@ -169,7 +169,21 @@ class Dispatcher:
             last_attempt=handler.is_last(before, claim.now),
             order=claim.now,
         )
-        progress, delay = Progress("done", attempt), 0.0
+        with current().tracing.handler(handler.name, attempt) as ended:
+            result = self._run(handler, claim, facts, before, verification)
+            ended(result.progress.status)
+        return result
+
+    def _run(
+        self,
+        handler: Handler,
+        claim: Claim,
+        facts: Facts,
+        before: Progress,
+        verification: Verification,
+    ) -> Result:
+        attempt = verification.attempt
+        progress, delay, failure = Progress("done", attempt), 0.0, None
         summary, began = current(), time.monotonic()
         if (waited := summary.starts_handler()) is not None:
             self._metrics.observe("start_seconds", waited)
@@ -190,6 +204,7 @@ class Dispatcher:
             reason = _reason("failed", failed.reason)
             progress, delay = handler.failed(before, claim.now, reason)
         except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)
+            failure = error
             reason = _reason("failed", place(error))
             progress, delay = handler.failed(before, claim.now, reason)
         summary.ran[handler.name] = time.monotonic() - began
@@ -202,6 +217,7 @@ class Dispatcher:
                 status=progress.status,
                 reason=progress.reason,
                 delay_s=round(delay, 3),
+                _error=failure,  # the reason has its type and its place
             )
         return Result(progress, delay)
 

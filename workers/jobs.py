@@ -13,7 +13,7 @@ import contextlib
 import redis
 from structlog.contextvars import bound_contextvars
 
-from service import connection, logs
+from service import connection, extras, logs
 from service.inbox import Answer, Claim, Inbox, Reply
 from service.metrics import Metrics, Told
 from service.settings import Settings
@@ -71,6 +71,7 @@ class Processor:
         self._fetcher = Fetcher(inbox, api, restricted_api, self._judge, metrics)
         self._dispatcher = Dispatcher(inbox, router, metrics, stop, self._heartbeat)
         self._ender = Ender(inbox, metrics, stop, Hooks(router))
+        self.tracing = extras.Tracing()
 
     @classmethod
     def from_settings(
@@ -109,6 +110,7 @@ class Processor:
             busy=processor._heartbeat.count,
         )
         metrics.start()
+        processor.tracing = extras.start(settings)
         return processor
 
     def claim(self, count: int = 1) -> list[Claim]:
@@ -124,7 +126,7 @@ class Processor:
         event = claim.event
         following: Reply[list[Answer]] | None = None
         bound = bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind)
-        with bound, summarizing():
+        with bound, summarizing(self.tracing), self.tracing.event(event, claim.trace):
             try:
                 following = self._ender.end(claim, self._work(claim), and_claim=and_claim)
             except Exception as error:
@@ -146,8 +148,10 @@ class Processor:
                 return Release(busy_wait(claim), BUSY)
             if due and not self._stop.requested:
                 try:
-                    if self._fetcher.is_canonical(claim):
-                        facts = self._fetcher.fetch(claim)
+                    with self.tracing.step("fetch"):
+                        if self._fetcher.is_canonical(claim):
+                            facts = self._fetcher.fetch(claim)
+                    if facts is not None:
                         self._run(due, claim, facts)
                 except StripeFailure as failure:
                     delay, reason = self._judge.verdict(failure, claim)
@@ -166,6 +170,7 @@ class Processor:
     def end(self) -> None:
         """Say that this process ends, and all that it has counted."""
         self._metrics.flush(ended=True)
+        self.tracing.end()
 
     def note_death(self) -> None:
         """`Claimer.note_death`."""

@@ -11,7 +11,7 @@ import time
 
 import redis
 
-from service import connection, logs, process, processes
+from service import connection, extras, logs, process, processes
 from service.inbox import Inbox
 from service.metrics import Metrics
 from service.settings import Settings
@@ -43,6 +43,7 @@ def sweep_until(stop: Stop, settings: Settings) -> None:
     )
     metrics = Metrics(client, "periodic")
     metrics.start()
+    extras.start(settings)
     # A pass takes minutes when much was missed; the sweep must not wait for it.
     threading.Thread(
         target=reconcile_for_ever,

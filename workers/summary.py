@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from identity_webhooks.event import Event
 from service import logs
+from service.extras import Tracing
 from service.inbox import Claim, Progress
 
 log = logs.get(__name__)
@@ -44,6 +45,7 @@ class Summary:
     calls: list[StripeCall] = field(default_factory=list)
     ran: dict[str, float] = field(default_factory=dict)
     first_handler: float | None = None
+    tracing: Tracing = field(default_factory=Tracing)
 
     def starts_handler(self) -> float | None:
         """Note that a handler starts now; how long after the claim, if it is the first."""
@@ -70,9 +72,9 @@ _summary: ContextVar[Summary | None] = ContextVar("summary", default=None)
 
 
 @contextmanager
-def summarizing() -> Iterator[Summary]:
-    """Begin a summary; what this thread does in the block is noted in it."""
-    summary = Summary()
+def summarizing(tracing: Tracing) -> Iterator[Summary]:
+    """Begin a summary; what this thread does in the block is noted in it, and traced."""
+    summary = Summary(tracing=tracing)
     token = _summary.set(summary)
     try:
         yield summary

@@ -11,9 +11,9 @@ iw:dead:<handler>|<cause>   zset   -       those of them that this handler died 
                                            no handler where none was to blame
 iw:deaths                   hash   -       <handler>|<cause> -> how many are dead of it
 iw:dead-of:<xx>             list   -       dead events whose session ends in <xx>
-iw:log:<hour>               list   35 d    events accepted in that hour, in that order
+iw:log:<hour>               list   36 d    events accepted in that hour, in that order
 iw:hours                    zset   -       the hours of these lists
-iw:of:<month>:<xx>          list   35 d    "<three characters of its session> <event key>" of the
+iw:of:<month>:<xx>          list   66 d    "<three characters of its session> <event key>" of the
                                            events whose session ends in <xx>; a month is 30 days
 iw:listed                   string -       `all` once every event is in these lists; before that,
                                            when those of an older release were listed (unix s)
@@ -75,6 +75,7 @@ outcome     the outcome handlers got: verified, needs_input, ...
 reason      why it waits, why it died, or the code of last_error the handlers were told
 settled     when it was finished
 h:<handler> status|attempts|ms since accepted|due again|reason|first failed at
+trace       the `traceparent` of its delivery, where traces are made; not kept once it is done
 counted     that its outcome was counted (`iw:outcomes:<day>`) before it was put back
 trail       handler|attempt|ms since accepted|reason; of attempts that failed and were followed by
             another: the last few
@@ -104,6 +105,9 @@ for up to 30 days (https://docs.stripe.com/webhooks#behaviors)."""
 HOUR = 3_600
 """Seconds whose events are one list, in the order in which they were accepted."""
 
+DAY = 24 * HOUR
+"""Seconds within which an event is settled as a rule: its lists are kept for as much longer."""
+
 HOURS_OF = 720
 """Hours whose events share the lists by session."""
 
@@ -114,7 +118,8 @@ MAX_AUDIT = 1_000
 """How many things that people had done are kept in all."""
 
 KEEP_LAST = 400 * 86_400
-"""Seconds it is remembered what handlers last heard of a session: past an outage of a year."""
+"""Seconds it is remembered what handlers last heard of a session, from its first event in a
+calendar month on. So it is at least 369 days from its last one: past an outage of a year."""
 
 MONTHS_KEPT = 15
 """Calendar months that `KEEP_LAST` can touch."""

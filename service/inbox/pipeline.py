@@ -233,10 +233,15 @@ class Pipeline:
         if not any(isinstance(each, redis.ConnectionError | redis.TimeoutError) for each in raw):
             self._memory.slots.append(self._slot)
 
-    def accept(self, event: Event) -> Reply[AcceptResult]:
-        """Store the event once and wake a worker for it."""
+    def accept(self, event: Event, trace: str = "") -> Reply[AcceptResult]:
+        """Store the event once and wake a worker for it.
+
+        `trace`: the `traceparent` of its delivery, if there is one.
+        """
         limits = self._limits.pending, int(self._limits.reopen_dead)
         args = event.key, *limits, event.account or "", event.session, *_fields_of(event)
+        if trace:
+            args = *args, "trace", trace
         return self._add(self._accept_result, "accept", *args)
 
     def adopt(self, event: Event, by: str) -> Reply[Adopted]:
@@ -465,6 +470,7 @@ def _claim(raw: Any) -> Answer:
         suspect="suspect" in fields,
         twin=fields.get("twin"),
         reason=fields.get("reason", ""),
+        trace=fields.get("trace", ""),
         now=int(now),
         since=since,
         claimed_age=(int(now) - since) / 1000,

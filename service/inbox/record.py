@@ -197,6 +197,7 @@ class Claim:
         replayed_after: seconds from accepted to re-opened; 0.0 if it was not.
         lost: set when a renewal was refused: start nothing more.
         unwritten: the last handler's result, written when the claim is finished or released.
+        trace: the `traceparent` of its delivery; empty if there is none.
     """
 
     event: Event
@@ -213,6 +214,7 @@ class Claim:
     lost: bool = False
     unwritten: tuple[str | int, ...] = ()
     suspect: bool = False
+    trace: str = ""
 
     @property
     def identity(self) -> str:

@@ -11,6 +11,7 @@ Packing the one command we send here, in place of redis-py's client, halves what
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from importlib import resources
 
@@ -26,9 +27,15 @@ _WORKING_OFF = (
 )
 _TAKING_IN = ("replay", "retry", "adopt", "list")
 
+# What lib.lua consists of: functions that end with a line `end`, and what stands in one line.
+_PART = re.compile(r"^local function .*\)\n(?:.*\n)*?end\n|^local .*\n", re.MULTILINE)
+_NAME = re.compile(r"^local (?:function )?(\w+)")
+_WORD = re.compile(r"(?<![.\w])[A-Za-z_]\w*")  # not the `find` of `string.find`
+_COMMENT = re.compile(r"--.*")
+
 
 def constants(keep: int) -> dict[str, str | int | tuple[str, ...]]:
-    """Return the prelude of every script: keys, durations (ms; KEEP... in s) and limits."""
+    """Return what scripts name in capitals: keys, durations (ms; KEEP... in s) and limits."""
     return {
         "KEPT": KEPT,
         "RECORD": keys.RECORD,
@@ -61,9 +68,11 @@ def constants(keep: int) -> dict[str, str | int | tuple[str, ...]]:
         "STEP": round(keys.STEP * 1000),
         "CATCH_UP": round(keys.CATCH_UP * 1000),
         "HOUR": keys.HOUR * 1000,
-        "DAY": 24 * keys.HOUR * 1000,
+        "DAY": keys.DAY * 1000,
         "HOURS_OF": keys.HOURS_OF,
         "KEEP": keep,
+        "KEEP_LOG": keep + keys.HOUR + keys.DAY,
+        "KEEP_OF": keep + keys.HOURS_OF * keys.HOUR + keys.DAY,
         "KEEP_ANSWER": round(keys.KEEP_ANSWER * 1000),
         "KEEP_LAST": keys.KEEP_LAST,
         "KEEP_OUTCOMES": keys.KEEP_OUTCOMES,
@@ -75,27 +84,40 @@ def constants(keep: int) -> dict[str, str | int | tuple[str, ...]]:
 
 def sources(keep: int = keys.KEEP) -> dict[str, str]:
     """Return every script by name; done records are kept for `keep` seconds."""
-    prelude = _prelude(keep)
     return {
-        "accept": prelude + _read("accept"),  # keeps its nonce itself
-        "report": f"#!lua flags=allow-oom\n{prelude}{_read('report')}",  # needs none
-        **{name: _once(prelude, _read(name), "#!lua\n") for name in _TAKING_IN},
-        **{name: _once(prelude, _read(name), "#!lua flags=allow-oom\n") for name in _WORKING_OFF},
+        "accept": _linked(_read("accept"), keep),  # keeps its nonce itself
+        "report": "#!lua flags=allow-oom\n" + _linked(_read("report"), keep),  # needs none
+        **{name: "#!lua\n" + _once(_read(name), keep) for name in _TAKING_IN},
+        **{name: "#!lua flags=allow-oom\n" + _once(_read(name), keep) for name in _WORKING_OFF},
     }
 
 
 def script(body: str) -> str:
-    """Return a script: constants and lib.lua, the body, and what has it happen once."""
-    return _once(_prelude(keys.KEEP), body, "")
+    """Return a script: what it needs of lib.lua, the body, and what has it happen once."""
+    return _once(body, keys.KEEP)
 
 
-def _once(prelude: str, body: str, flags: str) -> str:
-    return f"{flags}{prelude}local function run(ARGV)\n{body}end\n{_read('once')}"
+def _once(body: str, keep: int) -> str:
+    return _linked(f"local function run(ARGV)\n{body}end\n{_read('once')}", keep)
 
 
-def _prelude(keep: int) -> str:
-    names = "".join(f"local {name} = {_lua(value)}\n" for name, value in constants(keep).items())
-    return names + _read("lib")
+def _linked(body: str, keep: int) -> str:
+    """Return a script behind those parts of lib.lua that it needs, with constants as their values.
+
+    Redis runs the whole text for each call: every function in it is made anew, and takes the longer
+    the more names it uses from outside.
+    """
+    code, needed = [body], _words(body)
+    for part in reversed(_PART.findall(_read("lib"))):
+        if needed.intersection(_NAME.findall(part)):
+            code.insert(0, part)
+            needed |= _words(part)
+    values = {name: _lua(value) for name, value in constants(keep).items()}
+    return _WORD.sub(lambda word: values.get(word[0], word[0]), "".join(code))
+
+
+def _words(code: str) -> set[str]:
+    return set(_WORD.findall(_COMMENT.sub("", code)))
 
 
 class Scripts:
@@ -119,8 +141,11 @@ def pack_command(*parts: str | int) -> bytes:
 
 
 def _pack(parts: tuple[str | int, ...]) -> bytes:
-    data = [str(part).encode() for part in parts]
-    return b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in data])
+    texts = list(map(str, parts))
+    packed = "".join([f"${len(each)}\r\n{each}\r\n" for each in texts])
+    if packed.isascii():  # as long in bytes; half the time of what follows (measured)
+        return packed.encode()
+    return b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in map(str.encode, texts)])
 
 
 def _read(name: str) -> str:

@@ -62,6 +62,13 @@ def deaths_of(record: Record) -> set[tuple[str, str]]:
     return dead or {("", cause_of(record.reason))}
 
 
+def deaths_in(counts: Any) -> dict[tuple[str, str], int]:
+    """Read `iw:deaths`: how many events are dead by handler and cause."""
+    fields = fields_of(counts)
+    pairs = {name: name.partition("|") for name in sorted(fields)}
+    return {(handler, cause): int(fields[n]) for n, (handler, _, cause) in pairs.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """What a record must be like. What is not given, it may be like in any way.
@@ -216,9 +223,7 @@ class Search:
 
         An event of which several handlers died counts for each.
         """
-        counts = fields_of(self._redis.hgetall(keys.DEATHS))
-        pairs = {name: name.partition("|") for name in sorted(counts)}
-        return {(handler, cause): int(counts[n]) for n, (handler, _, cause) in pairs.items()}
+        return deaths_in(self._redis.hgetall(keys.DEATHS))
 
     # --- where to look --------------------------------------------------------------------------
 

@@ -28,8 +28,9 @@ import redis
 from gunicorn.workers.base import Worker
 
 from identity_webhooks.event import Event
-from service import logs
+from service import extras, logs
 from service.app import HEALTH_PATH, READY_PATH, WEBHOOK_PATH, Web
+from service.extras import Delivery
 from service.inbox import AcceptResult, Reply
 from service.limits import MAX_CONNECTIONS, MAX_HELD, MAX_WAITING_PAGES
 from service.receiver import ALIVE, Answer, readiness
@@ -95,6 +96,7 @@ class _Server:
         self._web: Web | None = getattr(worker.wsgi, "extensions", {}).get("identity_webhooks")
         self._loop = asyncio.get_running_loop()
         self._link = RedisLink(self._web.settings) if self._web else None
+        self._tracing = extras.Tracing()
         self._deliveries: list[tuple[Client, Exchange]] = []
         self._pages: SimpleQueue[tuple[Client, Exchange]] = SimpleQueue()
         self._opening: set[asyncio.Task[Any]] = set()
@@ -118,12 +120,14 @@ class _Server:
         housekeeping = asyncio.create_task(self._keep_house())
         if self._web:
             self._web.metrics.start()
+            self._tracing = extras.start(self._web.settings)
         self._listen()
         await self._stop.wait()
         await self._drain()
         housekeeping.cancel()
         if self._link:
             self._link.close()
+        self._tracing.end()
 
     def _quit(self) -> None:
         self._stop.set()
@@ -250,7 +254,7 @@ class _Server:
         assert self._link  # noqa: S101
         receiver = self._web.receiver
         batch, self._deliveries = self._deliveries, []
-        events: list[tuple[Client, Exchange, Event]] = []
+        events: list[tuple[Client, Exchange, Event, Delivery]] = []
         for client, exchange in batch:
             request = exchange.request
             decision = receiver.decide(request.body, request.header(b"stripe-signature"))
@@ -258,22 +262,23 @@ class _Server:
             if isinstance(decision, Answer):
                 client.respond(exchange, _response(decision))
             else:
-                events.append((client, exchange, decision))
+                events.append((client, exchange, decision, self._tracing.delivery(decision)))
         if events:
             pipe = self._link.pipeline()
-            waiting = [(*each, pipe.accept(each[2])) for each in events]
+            waiting = [(*each, pipe.accept(each[2], each[3].parent)) for each in events]
             self._link.send(pipe, partial(self._answer, waiting, self._loop.time()))
 
     def _answer(self, waiting: list[_Waiting], asked: float) -> None:
         assert self._web  # noqa: S101
         receiver = self._web.receiver
         took = self._loop.time() - asked
-        for client, exchange, event, reply in waiting:
+        for client, exchange, event, delivery, reply in waiting:
             self._web.metrics.observe("accept_seconds", took)
             try:
                 answer = receiver.accepted(event, reply.result())
             except redis.RedisError as error:
                 answer = receiver.failed(event, error)
+            delivery.answered(answer.status)
             client.respond(exchange, _response(answer))
 
     def _check_readiness(self, client: Client, exchange: Exchange) -> None:
@@ -327,7 +332,7 @@ _UNSUPPORTED = {
     "proxy_protocol": "have the proxy speak plain HTTP/1 to it",
     "max_requests": "a process is not renewed, since that would hold up deliveries",
 }
-_Waiting = tuple[Client, Exchange, Event, Reply[AcceptResult]]
+_Waiting = tuple[Client, Exchange, Event, Delivery, Reply[AcceptResult]]
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 

@@ -10,7 +10,7 @@ if ARGV[5] then
   redis.call('HDEL', record, 'lapses', 'waits', 'ran')
 end
 let_go(event, now)
-if now - event.accepted > DAY then keep_listed(key, event.accepted, event.fields.session) end
+keep_listed(key, event.accepted, event.fields.session, now)
 redis.call('HDEL', record, 'lease')
 if delay > 0 then
   redis.call('HINCRBY', record, 'waits', 1)

@@ -136,6 +136,6 @@ def test_what_is_wrong_with_stripe_and_handlers(service, drill) -> None:
     drill(
         fail,
         {"DeadEvents", "HandlerFails"},
-        "1 dead: discarded; the last: effects.second: discarded:",
-        "python -m service events list --state dead",
+        "1 dead: effects.second: discarded",
+        "python -m service events list --state dead --handler effects.second --reason discarded",
     )

@@ -297,6 +297,21 @@ def test_what_is_kept_of_a_done_event_says_the_same(inbox, redis) -> None:
     assert not redis.exists(f"iw:done:{kept.key}")
 
 
+@pytest.mark.parametrize("days", [0, 2], ids=["at once", "later than its lists expect"])
+def test_an_event_is_listed_for_as_long_as_it_is_kept(inbox, redis, pass_time, days) -> None:
+    inbox.accept(event())
+    (hours,), (sessions,) = redis.keys("iw:log:*"), redis.keys("iw:of:*")
+    assert redis.ttl(hours) > keys.KEEP + keys.HOUR + keys.DAY - 60
+    assert redis.ttl(sessions) > keys.KEEP + keys.HOURS_OF * keys.HOUR + keys.DAY - 60
+    pass_time(days * keys.DAY)
+    lists = [*redis.keys("iw:log:*"), *redis.keys("iw:of:*")]
+    for name in lists:  # the shortest that is left: they were begun with the hour, with the month
+        redis.expire(name, keys.KEEP + keys.DAY - days * keys.DAY)
+    inbox.sweep()
+    inbox.finish(claimed(inbox), "done", outcome="verified")
+    assert min(map(redis.ttl, lists)) >= redis.ttl("iw:done:evt_1")
+
+
 def test_what_handlers_last_heard_of_a_session_is_found_in_whichever_month(inbox, redis) -> None:
     assert inbox.last_kind(event()) is None
     inbox.accept(event())

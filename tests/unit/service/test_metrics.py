@@ -47,8 +47,9 @@ class Books:
         if not self.is_up:
             raise redis.ConnectionError
         none: Any = {}
+        deaths = Counter({("a.b", "failed KeyError"): 1, ("", "failed x"): 1, ("", "retry"): 1})
         return Survey(
-            *(1e9, 0.0, 3, 2, 1, 4.5, 6.5, none, Counter(failed=1), none, self.running),
+            *(1e9, 0.0, 3, 2, 1, 4.5, 6.5, none, deaths, self.running),
             *(("stripe: key 401", 9.0), none, {"": 7.0}, 10, 100, 50),
             {"verified_with|new": 2.0},
         )
@@ -248,7 +249,7 @@ def test_gauges_tell_what_is_now(books) -> None:
     assert books.value("waiting_events") == 0
     assert books.value("in_flight_events") == 1
     assert books.value("overdue_seconds") == 4.5
-    assert books.value("dead_events", reason="failed") == 1
+    assert books.value("dead_events", reason="failed") == 2
     assert books.value("dead_events", reason="quarantined") == 0
     assert books.value("processes", role="worker") == 1
     assert books.value("processes", role="periodic") == 0
@@ -272,21 +273,21 @@ def test_processes_of_an_instance_add_up_and_one_that_is_killed_leaves_its_count
 
 
 @pytest.mark.parametrize(
-    ("reason", "kind"),
+    ("cause", "kind"),
     [
-        ("acme.grant: failed: KeyError x.py:3 f", "failed"),
-        ("acme.grant: timeout", "timeout"),
-        ("acme.grant: retry: not yet", "retry"),
-        ("acme.grant: discarded: no", "discarded"),
-        ("acme.grant: stripe: forbidden 403: sensitive_expired", "stripe"),
-        ("stripe: missing 404: STRIPE_API_KEY sees no such session", "stripe"),
-        ("quarantined: its worker died while acme.grant ran", "quarantined"),
-        ("acme.old: this release has no such handler (removed or renamed?)", "no such handler"),
-        ("processing failed: x.py:3 f", "processing failed"),
+        ("failed KeyError", "failed"),
+        ("timeout", "timeout"),
+        ("retry", "retry"),
+        ("discarded", "discarded"),
+        ("stripe forbidden", "stripe"),
+        ("quarantined", "quarantined"),
+        ("this release has no such handler", "no such handler"),
+        ("processing failed", "processing failed"),
+        ("not listed", "not listed"),
         ("", "other"),
         ("whatever else", "other"),
     ],
 )
-def test_what_an_event_died_of_is_one_of_few_words(reason, kind) -> None:
-    assert kind_of(reason) == kind
+def test_what_an_event_died_of_is_one_of_few_words(cause, kind) -> None:
+    assert kind_of(cause) == kind
     assert kind in KINDS

@@ -133,6 +133,8 @@ VALUES = {
     "WEB_CONCURRENCY": ("7", 7),
     "LOG_LEVEL": ("Warning", "warning"),
     "LOG_FORMAT": ("CONSOLE", "console"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("http://127.0.0.1:4318", "http://127.0.0.1:4318"),
+    "SENTRY_DSN": ("https://key@sentry.example/1", "https://key@sentry.example/1"),
     "STRIPE_LOG": ("info", "info"),
 }
 AROUND = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from service.processes import Process, Seen
 from service.settings import Settings
 from service.signature import Secret
 from service.status import Problem, Status, in_words, problems_of
-from service.survey import Reconciled, Survey
+from service.survey import NOT_LISTED, Reconciled, Survey
 
 SETTINGS = Settings(inbox_limit=100)
 
@@ -29,8 +30,7 @@ WELL = Survey(
     overdue=0.1,
     oldest=5.0,
     waits={},
-    died={"failed": 0},
-    died_last={},
+    deaths=Counter(),
     running=[process("web"), process("worker", slots=20, busy=2), process("periodic")],
     paused=None,
     reconciled={"": Reconciled(10**9 - 10)},
@@ -61,7 +61,10 @@ STATES: list[tuple[str, dict[str, Any], str]] = [
     ("WrongMode", {"seen": {"deliveries|other_mode": 1.0}}, "the other mode"),
     ("WrongEvents", {"seen": {"deliveries|ignored": 1.0}}, "other types"),
     ("WrongPath", {"seen": {"unknown_paths|POST": 1.0}}, "a path that does not exist"),
-    ("DeadEvents", {"died": {"timeout": 2}, "died_last": {"a.b: timeout": 2}}, "2 dead: timeout"),
+    ("DeadEvents", {"deaths": Counter({("a.b", "timeout"): 2})}, "2 dead: a.b: timeout"),
+    ("DeadEvents", {"deaths": Counter({("", "stripe missing"): 2})}, "2 dead: stripe missing"),
+    ("DeadEvents", {"deaths": Counter({("", ""): 2})}, "2 dead: no reason is noted"),
+    ("DeadEvents", {"deaths": Counter({("", NOT_LISTED): 2})}, "2 dead: not listed"),
     ("HandlerFails", {"waits": {"a.b: failed: KeyError": 2}}, "2: a.b: failed: KeyError"),
     ("StripeFails", {"waits": {"stripe: broken 500": 2}}, "2: stripe: broken 500"),
     ("StripeRefusesKey", {"waits": {"a.b: stripe: sensitive: forbidden 403": 1}}, "forbidden"),
@@ -120,8 +123,9 @@ def test_a_secret_that_no_delivery_is_signed_with(used, said) -> None:
 
 
 def test_a_screen_shows_every_problem_first_and_then_the_rest() -> None:
-    found = problems(died={"timeout": 2, "failed": 1}, waits={"a.b: failed: KeyError": 3})
-    status = Status(found, accepting=True, pending=3, waits={"a.b: failed": 3}, died={"failed": 1})
+    deaths = Counter({("a.b", "timeout"): 2, ("", "stripe missing"): 1})
+    found = problems(deaths=deaths, waits={"a.b: failed: KeyError": 3})
+    status = Status(found, accepting=True, pending=3, waits={"a.b: failed": 3})
     lines = in_words(status).splitlines()
     assert lines[0] == f"NOT WELL: {len(found)} problems"
     assert [line.split(":")[0].strip() for line in lines[1 : 2 * len(found) : 2]] == [
