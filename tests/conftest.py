@@ -39,8 +39,11 @@ settings.register_profile("default", deadline=None)
 settings.load_profile("default")
 
 
-def wait_until(condition: Callable[[], object], *, within: float = 30) -> None:
-    """Wait for a truthy answer; a test that needs it fails after `within` seconds."""
+def wait_until(condition: Callable[[], object], *, within: float = 60) -> None:
+    """Wait for a truthy answer; a test that needs it fails after `within` seconds.
+
+    The default is for what takes a moment on a machine that is busy with ten times as much.
+    """
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:

@@ -56,5 +56,5 @@ def postgres() -> Iterator[str]:
         yield f"tester@127.0.0.1:{port}/postgres"
     finally:
         server.send_signal(signal.SIGINT)  # fast: open connections are ended
-        server.wait(20)
+        server.wait(60)
         shutil.rmtree(folder)

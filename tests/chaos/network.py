@@ -75,7 +75,7 @@ class Network:
 
 
 def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=10)
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=60)
 
 
 def _enter(network: int) -> None:

@@ -65,10 +65,12 @@ class Delivery:
 def deliver(deliveries: Iterable[Delivery], receiver: urllib3.HTTPConnectionPool) -> None:
     """Send each until it is answered 2xx, as Stripe does."""
     for each in deliveries:
-        wait_until(lambda each=each: each.post(receiver) == 200 or time.sleep(0.2), within=40)
+        wait_until(lambda each=each: each.post(receiver) == 200 or time.sleep(0.2))
 
 
-def start_receiver(processes: Processes, env: dict[str, str]) -> urllib3.HTTPConnectionPool:
+def start_receiver(
+    processes: Processes, env: dict[str, str], patience: float = 30
+) -> urllib3.HTTPConnectionPool:
     """Start the web process; what to send deliveries through. It may not listen yet."""
     port = free_port()
     processes.python(
@@ -76,7 +78,7 @@ def start_receiver(processes: Processes, env: dict[str, str]) -> urllib3.HTTPCon
         *("--bind", f"127.0.0.1:{port}", "service.app:create_app()"),
         env=env,
     )
-    return urllib3.HTTPConnectionPool("127.0.0.1", port, timeout=3)
+    return urllib3.HTTPConnectionPool("127.0.0.1", port, timeout=patience)
 
 
 class Sandbox:
@@ -104,7 +106,7 @@ class Sandbox:
             ),
             *itertools.chain.from_iterable(options[form] for form in self._forms),
         )
-        wait_until(lambda: log.read_text().endswith("}\n"), within=20)
+        wait_until(lambda: log.read_text().endswith("}\n"))
         self.url = json.loads(log.read_text())["url"]
         self._pool = urllib3.connection_from_url(self.url, maxsize=8, timeout=30)
         self._auth = urllib3.make_headers(basic_auth=f"{API_KEY}:")
@@ -117,7 +119,7 @@ class Sandbox:
         answer = self._pool.request(method, f"/_sandbox/{path}", json=body)
         assert answer.status == 200, answer.data
 
-    def changes(self, sessions: int, *, within: float = 30) -> list[Delivery]:
+    def changes(self, sessions: int, *, within: float = 60) -> list[Delivery]:
         """Take new sessions from `created` over `processing` to their end: three changes each."""
         with ThreadPoolExecutor(4) as pool:
             ours = set(pool.map(self._verify, range(sessions)))

@@ -138,9 +138,9 @@ def test_power_loss(
         keep_reconciliation_out(client)
     service = Service(redis.url, own_sandbox, processes, tmp_path)
     accept(redis, events[:half])
-    wait_until(lambda: service.completed() > 5, within=30)
+    wait_until(lambda: service.completed() > 5)
     synced = disk.synced()
-    wait_until(lambda: disk.synced() != synced, within=5)
+    wait_until(lambda: disk.synced() != synced)
     # The next sync is a second away.
     accept(redis, events[half:])
     time.sleep(0.3)  # the worker goes on
@@ -149,7 +149,7 @@ def test_power_loss(
     assert missing(redis, events) > 10, "the power cut lost nothing: this test proves nothing"
 
     service.reconcile()
-    wait_until(lambda: quiet(redis), within=60)
+    wait_until(lambda: quiet(redis))
     service.require_kept({each.change for each in events})
 
 
@@ -167,13 +167,13 @@ def test_power_loss_with_a_sync_for_every_write(
         keep_reconciliation_out(client)
     service = Service(redis.url, sandbox, processes, tmp_path)
     accept(redis, events[:half])
-    wait_until(lambda: service.completed() > 5, within=30)
+    wait_until(lambda: service.completed() > 5)
     accept(redis, events[half:])
     disk.cut_power(redis)
     redis.start()
     assert missing(redis, events) == 0
 
-    wait_until(lambda: quiet(redis), within=60)
+    wait_until(lambda: quiet(redis))
     service.require_kept({each.change for each in events})
 
 
@@ -192,11 +192,11 @@ def test_failover_to_a_stale_replica(
         replica = new_server("--replicaof", "127.0.0.1", str(link.port))
         service = Service(f"redis://127.0.0.1:{front.port}/0", own_sandbox, processes, tmp_path)
         accept(primary, events[:half])
-        wait_until(lambda: missing(replica, events[:half]) == 0, within=30)
+        wait_until(lambda: missing(replica, events[:half]) == 0)
         link.refusing = True
         link.cut()
         accept(primary, events[half:])
-        wait_until(lambda: service.completed() > half, within=30)
+        wait_until(lambda: service.completed() > half)
         primary.process.kill()
         with replica.client() as client:
             client.replicaof("NO", "ONE")
@@ -204,7 +204,7 @@ def test_failover_to_a_stale_replica(
         assert missing(replica, events) >= half, "nothing got lost: this test proves nothing"
 
         service.reconcile()
-        wait_until(lambda: quiet(replica), within=60)
+        wait_until(lambda: quiet(replica))
         service.require_kept({each.change for each in events})
 
 
@@ -221,10 +221,10 @@ def test_redis_wiped(
         keep_reconciliation_out(client)
         service = Service(redis.url, own_sandbox, processes, tmp_path)
         accept(redis, events)
-        wait_until(lambda: service.completed() > 5, within=30)
+        wait_until(lambda: service.completed() > 5)
         client.flushall()
         keep_reconciliation_out(client)
 
         service.reconcile()
-        wait_until(lambda: quiet(redis), within=60)
+        wait_until(lambda: quiet(redis))
     service.require_kept({each.change for each in events})

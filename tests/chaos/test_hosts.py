@@ -51,7 +51,7 @@ SENTINEL = re.search(
 READY = """
 import urllib.error, urllib.request
 try:
-    answer = urllib.request.urlopen("http://127.0.0.1:8000/readyz", timeout=5)
+    answer = urllib.request.urlopen("http://127.0.0.1:8000/readyz", timeout=30)
 except urllib.error.HTTPError as error:
     answer = error
 print(answer.read().decode())
@@ -196,7 +196,7 @@ class System:
     def ready(self, host: str) -> dict:
         """Ask a web process, on its own host, whether it is ready."""
         command = self.network.on(host, sys.executable, "-c", READY)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         return json.loads(done.stdout) if done.stdout.startswith("{") else {"ready": False}
 
     def receiver(self) -> urllib3.HTTPSConnectionPool:

@@ -22,12 +22,12 @@ def test_no_child_outlives_its_parent(
     env = environment(new_server().url, nowhere, tmp_path / "ledger")
     parent, _ = processes.python("-m", "workers", env=env)
     # One that runs events, and a periodic one.
-    wait_until(lambda: len(children(parent.pid)) == 2, within=30)
+    wait_until(lambda: len(children(parent.pid)) == 2)
     both = children(parent.pid)
     time.sleep(after)
     parent.kill()
     try:
-        wait_until(lambda: not any(map(alive, both)), within=15)
+        wait_until(lambda: not any(map(alive, both)))
     finally:
         for child in filter(alive, both):
             os.kill(child, signal.SIGKILL)

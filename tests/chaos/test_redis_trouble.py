@@ -89,13 +89,13 @@ def test_while_redis_refuses_to_write(
         assert {each.post(receiver) for each in during} == {503}
         if trouble == "full":
             # A full Redis is emptied, or it would stay full for ever.
-            wait_until(lambda: client.zcard("iw:due") == 0, within=30)
+            wait_until(lambda: client.zcard("iw:due") == 0)
         else:
             time.sleep(3)
         assert {process.poll() for process in running} == {None}
         set_trouble(redis, trouble, on=False)
         deliver(during, receiver)
-        wait_until(lambda: client.zcard("iw:due") == 0, within=60)
+        wait_until(lambda: client.zcard("iw:due") == 0)
     effects = read_ledger(tmp_path / "ledger")
     assert {effect.attempt for effect in effects} == {"1"}
     for handler in HANDLERS:
@@ -116,7 +116,7 @@ def test_workers_that_start_on_a_full_redis_empty_it(
         set_trouble(redis, "full", on=True)
         for role in ((), ("periodic",)):
             processes.python("-m", "workers", *role, env=env)
-        wait_until(lambda: client.zcard("iw:due") == 0, within=40)
+        wait_until(lambda: client.zcard("iw:due") == 0)
     for handler in HANDLERS:
         counted = tally({each.change for each in events}, read_ledger(tmp_path / "ledger"), handler)
         assert counted.kept, (handler, counted)

@@ -57,7 +57,7 @@ def test_sigterm_under_load_costs_nothing(
                     Inbox(client).accept(each.event)
             exits += [took for worker in workers if (took := worker.deploy(dice)) is not None]
             time.sleep(0.01)
-        wait_until(lambda: client.zcard("iw:due") == 0, within=60)
+        wait_until(lambda: client.zcard("iw:due") == 0)
         records = list(Inbox(client).records("all", 100_000))
 
     assert max(exits) < EXIT_WITHIN

@@ -163,7 +163,7 @@ def test_dev_stays_until_ctrl_c_and_only_once_in_a_folder(start, tmp_path):
         check=False,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     shown = dict(
         re.findall(
@@ -172,7 +172,7 @@ def test_dev_stays_until_ctrl_c_and_only_once_in_a_folder(start, tmp_path):
     )
     key = re.findall(r"curl -u (\w+):", run.output.read_text())[0]
     url = f"{shown['sandbox']}/v1/identity/verification_sessions"
-    session = requests.post(url, {"type": "document"}, auth=(key, ""), timeout=10).json()["id"]
+    session = requests.post(url, {"type": "document"}, auth=(key, ""), timeout=30).json()["id"]
     run.wait_until_it_says(f"outcome=created session_id={session}")
     run.process.send_signal(signal.SIGINT)
     code, output = run.end(within=40)

@@ -60,7 +60,7 @@ def test_importing_it_loads_neither_the_sdk_nor_anything_of_the_service(wheel, t
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=True,
     )
     file, loaded = json.loads(done.stdout)

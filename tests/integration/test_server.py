@@ -61,7 +61,7 @@ def test_a_planted_marker_is_found_in_the_append_only_file(redis, traces, value)
 
 def test_a_planted_marker_is_found_in_a_log(processes, traces) -> None:
     process, _ = processes.python("-c", f"print('hello {PLANTED}')")
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     with pytest.raises(pytest.fail.Exception, match=r"python.*\.log"):
         traces.require_absent(PLANTED)
 

@@ -66,7 +66,7 @@ class Console:
 
     def _ready(self) -> bool:
         with suppress(requests.ConnectionError):
-            return requests.get(f"{self.url}/readyz", timeout=5).status_code == 200
+            return requests.get(f"{self.url}/readyz", timeout=30).status_code == 200
         return False
 
     def start_worker(self) -> None:
@@ -95,10 +95,10 @@ class Console:
             f"{self.sandbox}/v1/identity/verification_sessions",
             data={"type": "document"},
             auth=("sk_test_console", ""),
-            timeout=10,
+            timeout=30,
         ).json()["id"]
         submit = f"{self.sandbox}/_sandbox/sessions/{session}/submit"
-        requests.post(submit, json={"outcome": outcome}, timeout=10).raise_for_status()
+        requests.post(submit, json={"outcome": outcome}, timeout=30).raise_for_status()
         return str(session)
 
     def dead(self) -> int:
@@ -123,7 +123,7 @@ class Console:
             f"{self.url}/webhooks/stripe",
             data=body,
             headers={"Stripe-Signature": signed},
-            timeout=10,
+            timeout=30,
         )
 
 
@@ -159,7 +159,7 @@ def console(session_processes, server, traces, wait_until, free_port, tmp_path_f
     console.start_worker()
     console.verify()
     console.verify("document_expired")
-    wait_until(lambda: console.dead() == 1, within=60)
+    wait_until(lambda: console.dead() == 1)
     return console
 
 

@@ -164,7 +164,7 @@ def test_what_the_page_says(name, make, processes, free_port, wait_until) -> Non
         assert web.wait(60) == 3
         assert refused(web_log.read_text(), said)
     else:
-        wait_until(lambda: web.poll() is not None or ready(port) is not None, within=60)
+        wait_until(lambda: web.poll() is not None or ready(port) is not None)
         wait_until(lambda: (ready(port) or {}).get("ready") == (web_does == "ready"))
         if web_does == "503":  # after a time, when connecting has failed and not only taken long
             wait_until(lambda: said in "\n".join(ready(port)["faults"]))
@@ -176,13 +176,13 @@ def test_what_the_page_says(name, make, processes, free_port, wait_until) -> Non
             assert worker.wait(60) == 78
             assert refused(worker_log.read_text(), said)
         case "waits":
-            wait_until(lambda: "redis_unreachable" in worker_log.read_text(), within=60)
+            wait_until(lambda: "redis_unreachable" in worker_log.read_text())
             line = next(x for x in worker_log.read_text().splitlines() if "redis_unreach" in x)
             told = json.loads(line)
             assert said in f"{told['hint']} ({told['code']})"
             assert worker.poll() is None
         case "runs":
-            wait_until(lambda: "worker_started" in worker_log.read_text(), within=60)
+            wait_until(lambda: "worker_started" in worker_log.read_text())
 
     if name != "no connection left" or web.poll() is None:
         checked = check(env)
@@ -225,7 +225,7 @@ def service(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess
 
 def ready(port: int) -> dict | None:
     with suppress(requests.ConnectionError):
-        return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).json()
+        return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=30).json()
     return None
 
 
@@ -247,5 +247,5 @@ def deliver(port: int) -> int:
         f"http://127.0.0.1:{port}/webhooks/stripe",
         data=body,
         headers={"Stripe-Signature": f"t={now},v1={digest}"},
-        timeout=10,
+        timeout=30,
     ).status_code

@@ -116,7 +116,7 @@ class Receiver:
         return _HEAD + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + body
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
     def send(self, raw: bytes) -> Answer:
         """Send bytes on a connection of their own and read what comes back until it closes."""
@@ -141,7 +141,7 @@ class Receiver:
         )
 
     def get(self, path: str) -> requests.Response:
-        return requests.get(self.url + path, headers={"Connection": "close"}, timeout=10)
+        return requests.get(self.url + path, headers={"Connection": "close"}, timeout=30)
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,7 @@ class Sender:
                 body = self._receiver.event(f"evt_{name}_{number}")
                 headers = {"Stripe-Signature": self._receiver.sign(body)}
                 try:
-                    answer = session.post(self._url, data=body, headers=headers, timeout=10)
+                    answer = session.post(self._url, data=body, headers=headers, timeout=30)
                     self.answers[answer.status_code] += 1
                 except requests.RequestException as error:
                     self.answers[type(error).__name__] += 1
@@ -116,7 +116,7 @@ def test_a_rolling_restart_is_not_seen_by_the_sender(  # noqa: PLR0917
     time.sleep(2)
     for host in hosts:
         host.process.terminate()
-        assert host.process.wait(20) == 0
+        assert host.process.wait(60) == 0
         processes.python(*(*gunicorn, "--bind", f"127.0.0.1:{host.port}"), env=environment | env)
         wait_for(host.port)
         time.sleep(1)
@@ -130,7 +130,7 @@ def wait_for(port: int) -> None:
     ends = time.monotonic() + 30
     while True:
         try:
-            if requests.get(f"http://127.0.0.1:{port}/readyz", timeout=2).status_code == 200:
+            if requests.get(f"http://127.0.0.1:{port}/readyz", timeout=30).status_code == 200:
                 return
         except requests.RequestException:
             pass

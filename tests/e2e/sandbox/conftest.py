@@ -53,7 +53,7 @@ class Listener:
 
     def answer(self, *statuses: int) -> None:
         """Answer these statuses next; then 200."""
-        requests.post(f"{self.url}/_answers", json=statuses, timeout=5).raise_for_status()
+        requests.post(f"{self.url}/_answers", json=statuses, timeout=30).raise_for_status()
 
     def next(self, timeout: float = 5.0) -> Received:
         return self._received.get(timeout=timeout)
@@ -79,8 +79,8 @@ def listener() -> Iterator[Listener]:
     listener = Listener(process)
     yield listener
     process.kill()
-    process.wait(5)
-    listener.reader.join(5)
+    process.wait(60)
+    listener.reader.join(60)
     assert process.stdout
     process.stdout.close()
 
@@ -96,7 +96,7 @@ class Sandbox:
         return stripe.StripeClient(key, base_addresses={"api": self.url}, **options)
 
     def control(self, method: str, path: str, **body: Any) -> Any:
-        answer = requests.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=10)
+        answer = requests.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=30)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -107,7 +107,7 @@ class Sandbox:
         """Stop by SIGTERM; return how long that took."""
         began = time.monotonic()
         self.process.terminate()
-        assert self.process.wait(timeout=5) == 0
+        assert self.process.wait(60) == 0
         assert self.process.stdout
         self.process.stdout.close()
         return time.monotonic() - began

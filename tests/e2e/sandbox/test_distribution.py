@@ -58,9 +58,9 @@ def test_its_own_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
             url = json.loads(process.stdout.readline())["url"]
             sessions = f"{url}/v1/identity/verification_sessions"
             made = requests.post(
-                sessions, data={"type": "document"}, auth=("sk_test_x", ""), timeout=5
+                sessions, data={"type": "document"}, auth=("sk_test_x", ""), timeout=30
             )
-            page = requests.get(f"{url}/_sandbox/", timeout=5)
+            page = requests.get(f"{url}/_sandbox/", timeout=30)
         finally:
             process.terminate()
     assert made.json()["status"] == "requires_input"
@@ -138,7 +138,7 @@ def test_the_image_s_packages_are_enough_to_serve() -> None:
     with process, process.stdout:
         try:
             url = json.loads(process.stdout.readline())["url"]
-            assert requests.get(f"{url}/_sandbox/", timeout=5).status_code == 200
+            assert requests.get(f"{url}/_sandbox/", timeout=30).status_code == 200
         finally:
             process.terminate()
     told = subprocess.run([*only, "play", __file__], capture_output=True, text=True, check=False)

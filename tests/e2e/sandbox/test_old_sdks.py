@@ -54,7 +54,7 @@ def test_stripe_node(
         ["node", script, node_package(f"stripe@{version}"), sandbox.url, line_of_the_page("js", 1)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr

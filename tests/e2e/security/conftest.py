@@ -58,12 +58,12 @@ class System:
             *(sys.executable, "-m", "stripe_identity_sandbox", "serve", "--port", "0", "--json"),
             *("--marker", CANARY, "--deliver-to", hook),
         )
-        self.wait_until(lambda: said.read_text().endswith("}\n"), within=20)
+        self.wait_until(lambda: said.read_text().endswith("}\n"))
         self.sandbox = json.loads(said.read_text())["url"]
         self.start_web(self.port)
         self._start("worker", "-m", "workers", "--no-periodic")
         self._start("periodic", "-m", "workers", "periodic")
-        self.wait_until(self._ready, within=30)
+        self.wait_until(self._ready)
 
     def start_web(self, port: int, **extra: str) -> None:
         """Start the web process, or a second one at a port of its own."""
@@ -72,7 +72,7 @@ class System:
             *("--bind", f"127.0.0.1:{port}", "service.app:create_app()"),
             **extra,
         )
-        self.wait_until(lambda: self._accepts(port), within=30)
+        self.wait_until(lambda: self._accepts(port))
 
     def _start(self, name: str, *command: str, **extra: str) -> None:
         role = "web" if name == "web" else "worker"
@@ -83,7 +83,7 @@ class System:
 
     def _accepts(self, port: int) -> bool:
         with suppress(requests.ConnectionError):
-            return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200
+            return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=30).status_code == 200
         return False
 
     def log(self, name: str) -> str:
@@ -107,17 +107,17 @@ class System:
             f"{self.sandbox}/v1/identity/verification_sessions",
             data={"type": "document"},
             auth=(API_KEY, ""),
-            timeout=5,
+            timeout=60,
         )
         session = made.json()["id"]
         requests.post(
             f"{self.sandbox}/_sandbox/sessions/{session}/submit",
             json={"outcome": "verified"},
-            timeout=5,
+            timeout=60,
         ).raise_for_status()
         return session
 
-    def settle(self, session: str, *, within: float = 20) -> None:
+    def settle(self, session: str) -> None:
         """Wait until the session's `verified` event is done."""
         with self.server.client() as client:
 
@@ -128,7 +128,7 @@ class System:
                     for line in lines
                 )
 
-            self.wait_until(done, within=within)
+            self.wait_until(done)
 
     def command(self, *arguments: str) -> str:
         return subprocess.run(
@@ -138,7 +138,7 @@ class System:
             capture_output=True,
             text=True,
             check=True,
-            timeout=20,
+            timeout=60,
         ).stdout
 
 

@@ -70,7 +70,7 @@ def test_nothing_of_it_runs_and_the_worker_goes_on(system, proof) -> None:
         forge(client, proof)
         litter(client)
         client.rpush(QUEUE_KEY, f"{known}-999")  # a surplus wake-up: settled, so nothing to do
-        system.wait_until(lambda: client.llen(QUEUE_KEY) == 0, within=20)
+        system.wait_until(lambda: client.llen(QUEUE_KEY) == 0)
         system.settle(system.verify())
 
         assert not proof.exists()

@@ -22,13 +22,13 @@ def test_a_whole_run_with_trouble_shows_nothing(system, monitor) -> None:
     hook = f"http://127.0.0.1:{system.port}/webhooks/stripe"
     for body in (b"", b'{"name": "ZyxCanary7Q"}', b"ZyxCanary7Q" * 100):
         answer = requests.post(
-            hook, data=body, headers={"Stripe-Signature": "t=1,v1=ZyxCanary7Q"}, timeout=5
+            hook, data=body, headers={"Stripe-Signature": "t=1,v1=ZyxCanary7Q"}, timeout=30
         )
         assert answer.status_code == 400
         assert CANARY not in answer.content
     system.server.freeze()
     try:
-        assert requests.get(f"http://127.0.0.1:{system.port}/readyz", timeout=10).status_code == 503
+        assert requests.get(f"http://127.0.0.1:{system.port}/readyz", timeout=30).status_code == 503
     finally:
         system.server.thaw()
     system.settle(system.verify())
@@ -74,6 +74,6 @@ def test_a_crash_leaves_nothing_behind(system) -> None:
     before = set(Path.cwd().iterdir())
     child = system.worker_child()
     os.kill(child, signal.SIGSEGV)
-    system.settle(session, within=40)
+    system.settle(session)
     assert "worker_died" in system.log("worker")
     assert not [path for path in set(Path.cwd().iterdir()) - before if "core" in path.name]

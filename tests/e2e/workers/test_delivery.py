@@ -66,11 +66,9 @@ def test_a_worker_killed_in_the_second_handler_costs_only_that_run(system, who) 
         running.start_worker()
     else:
         kill(child)
-    killed = time.monotonic()
-    running.wait_until(lambda: running.words("second").count("started") == 2, within=15)
+    running.wait_until(lambda: running.words("second").count("started") == 2)
     event = running.settled(session)
 
-    assert time.monotonic() - killed < 30
     assert statuses(event) == ALL_DONE
     assert running.words("first") == ["done"], "what was done is not done again"
     assert running.words("second") == ["started", "started", "done"]
@@ -88,7 +86,7 @@ def test_sigterm_lets_the_running_handler_finish_and_gives_the_rest_back(system)
     running.running()
     worker = running.workers[0][0]
     worker.terminate()
-    assert worker.wait(20) == 0
+    assert worker.wait(60) == 0
 
     assert running.words("second") == ["started", "done"]
     assert running.words("third") == [], "nothing new was begun"
@@ -121,7 +119,7 @@ def test_a_worker_leaves_also_while_redis_is_away(system) -> None:
     time.sleep(3)
     worker.terminate()
 
-    assert worker.wait(10) == 0
+    assert worker.wait(20) == 0, "sooner than a handler's 25 s"
     lines = map(json.loads, log.read_text().splitlines())
     (said, *_) = [line["event"] for line in lines if line["logger"].startswith("rq.")]
     assert re.fullmatch(r"Worker \w+: could not connect to [^%]*: [^%<]+ retrying in 1 .*", said)
@@ -132,7 +130,7 @@ def test_an_idle_worker_leaves_soon(system) -> None:
     worker = running.workers[0][0]
     worker.terminate()
 
-    assert worker.wait(10) == 0
+    assert worker.wait(20) == 0, "sooner than a handler's 25 s"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +146,7 @@ def test_an_idle_worker_leaves_soon(system) -> None:
 def test_whatever_a_handler_raises_is_its_own_trouble(system, behaviour, trace) -> None:
     running = system(BEHAVIOUR=behaviour)
     session = running.verify()
-    event = running.settled(session, within=30)
+    event = running.settled(session)
 
     assert statuses(event) == ALL_DONE | {"effects.second": ("done", 2)}
     assert running.words("first") == ["done"]
@@ -160,13 +158,13 @@ def test_whatever_a_handler_raises_is_its_own_trouble(system, behaviour, trace) 
 def test_a_handler_that_hangs_is_ended_and_tried_again(system) -> None:
     running = system(BEHAVIOUR="hang")
     session = running.verify()
-    event = running.settled(session, within=40)
+    event = running.settled(session)
 
     assert statuses(event) == ALL_DONE | {"effects.second": ("done", 2)}
     (line,) = running.lines("handler_timeout")
     assert (line["handler"], line["event_id"]) == ("effects.second", event["id"])
     assert line["session_id"] == session
-    counted = requests.get(f"http://127.0.0.1:{running.port}/metrics", timeout=5).text
+    counted = requests.get(f"http://127.0.0.1:{running.port}/metrics", timeout=30).text
     # The process that timed out has written its counts before it left.
     assert 'handler_runs_total{handler="effects.second",status="retry"} 1.0' in counted
     assert running.words("first") == ["done"]
@@ -226,7 +224,7 @@ def test_a_change_that_comes_in_both_forms_is_handled_once(system) -> None:
     sessions = [running.verify() for _ in range(5)]
     for session in sessions:
         running.settled(session)
-    running.wait_until(lambda: not running.listed("pending"), within=20)
+    running.wait_until(lambda: not running.listed("pending"))
 
     # created and processing have no handler but `audit`, verified has them all.
     assert len(running.words("first")) == 5

@@ -47,7 +47,7 @@ def test_one_event_at_a_time_in_one_process_with_all_it_needs(system) -> None:
 )
 def test_what_goes_wrong_there_is_a_failed_attempt_and_no_more(system, behaviour, reason) -> None:
     running = system(HANDLERS="alone", BEHAVIOUR=behaviour)
-    event = running.settled(running.verify(), within=40)
+    event = running.settled(running.verify())
     assert statuses(event) == DONE | {"alone.careful": ("done", 2)}
     assert reason in running.worker_log()
     assert "worker_died" not in running.worker_log()
@@ -57,7 +57,7 @@ def test_what_goes_wrong_there_is_a_failed_attempt_and_no_more(system, behaviour
 def test_it_ends_with_its_worker(system) -> None:
     running = system(HANDLERS="alone", BEHAVIOUR="hang")
     running.verify()
-    running.wait_until(lambda: careful(running), within=15)
+    running.wait_until(lambda: careful(running))
     own, parent = int(careful(running)[0][2]), running.workers[0][0]
     parent.send_signal(signal.SIGKILL)
 
@@ -69,4 +69,4 @@ def test_it_ends_with_its_worker(system) -> None:
         time.sleep(0.1)
         return False
 
-    running.wait_until(ended, within=15)
+    running.wait_until(ended)

@@ -65,7 +65,7 @@ def state(pid: int) -> str:
 
 def test_web_and_worker_are_a_whole_deployment(system) -> None:
     running = system(BEHAVIOUR="retry")
-    event = running.settled(running.verify(), within=30)
+    event = running.settled(running.verify())
     assert event["state"] == "done", "the retry was woken by the worker's own periodic process"
 
 
@@ -85,14 +85,14 @@ def test_the_periodic_child_is_started_again_and_can_be_left_out(system) -> None
     )
     running.wait_until(lambda: len(children(process.pid)) == 1)
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     assert "periodic_started" not in log.read_text()
 
 
 def test_what_a_dead_worker_leaves_behind_is_reaped(system) -> None:
     running = system(HANDLERS="alone")
     running.workers[0][0].terminate()
-    assert running.workers[0][0].wait(30) == 0
+    assert running.workers[0][0].wait(60) == 0
     process, log = running.processes.python("-c", AS_THE_FIRST, env=running.environment)
     running.workers.append((process, log))
     for _ in range(3):
@@ -102,7 +102,7 @@ def test_what_a_dead_worker_leaves_behind_is_reaped(system) -> None:
         (worker,) = (child for child in children(process.pid) if children(child))
         os.kill(worker, signal.SIGKILL)
         running.wait_until(lambda worker=worker: worker not in children(process.pid))
-    running.wait_until(lambda: len(children(process.pid)) == 2, within=20)
+    running.wait_until(lambda: len(children(process.pid)) == 2)
     assert {state(child) for child in children(process.pid)} <= {"R", "S", "D"}
 
 
@@ -116,15 +116,15 @@ class Finder:
     def find_spec(self, name, *_):
         if name == "click":
             open({str(marker)!r}, "w").close()
-            time.sleep(20)
+            time.sleep(300)
 sys.meta_path.insert(0, Finder())
 """)
     path = f"{first}:{running.environment['PYTHONPATH']}"
     environment = running.environment | {"PYTHONPATH": path}
     process, _ = running.processes.python("-c", DEAF, env=environment)
-    running.wait_until(marker.exists, within=20)
+    running.wait_until(marker.exists)
     process.terminate()
-    assert process.wait(10) == 128 + signal.SIGTERM
+    assert process.wait(60) == 128 + signal.SIGTERM
 
 
 def test_a_stop_while_plugins_are_loaded_is_heeded(system, tmp_path) -> None:
@@ -141,9 +141,9 @@ def handle(v): ...
     path = f"{tmp_path}:{running.environment['PYTHONPATH']}"
     environment = running.environment | {"PYTHONPATH": path, "HANDLERS": "slow_to_load"}
     process, log = running.processes.python("-c", DEAF, env=environment)
-    running.wait_until(marker.exists, within=20)
+    running.wait_until(marker.exists)
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     assert "worker_started" not in log.read_text()
 
 
@@ -152,7 +152,7 @@ def impatient(system: Any, folder: Path, **extra: str) -> tuple[Any, int, dict[s
     (folder / "keeping.py").write_text(KEEPING)
     running = system(**extra)
     running.workers[0][0].terminate()
-    assert running.workers[0][0].wait(30) == 0
+    assert running.workers[0][0].wait(60) == 0
     running.environment["PYTHONPATH"] += f":{folder}"
     running.environment["HANDLERS"] += ",keeping"
     running.workers = [running.processes.python("-c", IMPATIENT, env=running.environment)]
@@ -167,10 +167,10 @@ def impatient(system: Any, folder: Path, **extra: str) -> tuple[Any, int, dict[s
 def test_a_handler_that_keeps_the_interpreter_costs_one_process(system, tmp_path, how) -> None:
     running, parent, before = impatient(system, tmp_path)
     poison = running.verify(behave=how)
-    running.wait_until(lambda: running.lines("worker_stalled"), within=30)
+    running.wait_until(lambda: running.lines("worker_stalled"))
     others = [running.verify() for _ in range(3)]
     for session in others:
-        running.settled(session, within=60)
+        running.settled(session)
     event = running.settled(poison, state="dead", within=90)
 
     assert event["reason"] == "keeping.handle: failed: timeout", (
@@ -190,7 +190,7 @@ def test_a_child_that_is_stopped_is_replaced(system, tmp_path, role, other) -> N
     running, parent, before = impatient(system, tmp_path)
     os.kill(before[role], signal.SIGSTOP)
     # Its first attempt ends in a retry: so it needs both children.
-    running.settled(running.verify(behave="retry"), within=40)
+    running.settled(running.verify(behave="retry"))
 
     assert running.words("second") == ["started", "started", "done"]
     (stalled,) = running.lines(f"{role}_stalled")
@@ -207,7 +207,7 @@ def test_a_child_that_is_busy_or_suspended_with_its_parent_is_left_alone(system,
     began = time.monotonic()
     sessions = [running.verify(behave=way) for way in ways]
     for session in sessions:
-        running.settled(session, within=60)
+        running.settled(session)
     assert time.monotonic() - began > 8, "longer than it may stand still"
 
     pids = [parent, *before.values()]

@@ -371,7 +371,7 @@ def test_who_waits_runs_when_the_first_one_fails(engine) -> None:
             once(engine, "k")(fail)
 
     def second() -> None:
-        assert begun.wait(20)
+        assert begun.wait(60)
         answers.append(once(engine, "k")(add))
 
     threads = [threading.Thread(target=each) for each in (first, second)]

@@ -23,7 +23,7 @@ def sandbox(session_processes) -> str:
     _, log = session_processes.python(
         "-m", "stripe_identity_sandbox", "serve", "--port", "0", "--json"
     )
-    wait_until(lambda: "\n" in log.read_text(), within=20)
+    wait_until(lambda: "\n" in log.read_text())
     return json.loads(log.read_text().split("\n")[0])["url"]
 
 
@@ -32,7 +32,7 @@ def answer(sandbox: str, outcome: str) -> dict[str, Any]:
 
     def call(method: str, path: str, **given: Any) -> dict[str, Any]:
         url = f"{sandbox}{path}"
-        got = requests.request(method, url, auth=("sk_test_1", ""), timeout=10, **given)
+        got = requests.request(method, url, auth=("sk_test_1", ""), timeout=30, **given)
         got.raise_for_status()
         return got.json()
 

@@ -55,7 +55,7 @@ def test_processes_add_up_and_say_that_they_end(redis, server, processes) -> Non
 
 def test_counts_come_by_themselves_within_seconds(redis) -> None:
     Metrics(redis).count("redriven", by=5)
-    wait_until(lambda: total(redis, "redriven") == 5, within=10)
+    wait_until(lambda: total(redis, "redriven") == 5, within=30)
 
 
 @pytest.mark.parametrize("outage", ["stopped", "frozen", "emptied"])

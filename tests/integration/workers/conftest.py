@@ -47,7 +47,7 @@ class Sandbox:
         self.url = url
 
     def control(self, path: str, method: str = "POST", **body: Any) -> Any:
-        answer = requests.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=10)
+        answer = requests.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=30)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -76,11 +76,11 @@ class Sandbox:
                 "webhook_endpoint": {"url": "http://127.0.0.1:9/"},
             },
             auth=auth,
-            timeout=10,
+            timeout=30,
         ).json()
         session = self.session()
         deliveries = self.control("deliveries", "GET")
-        requests.delete(f"{destinations}/{made['id']}", auth=auth, timeout=10)
+        requests.delete(f"{destinations}/{made['id']}", auth=auth, timeout=30)
         return session, next(d["event"] for d in deliveries if d["session"] == session.id)
 
     def fault(self, kind: str, **fields: Any) -> None:
@@ -93,7 +93,7 @@ def _sandbox(session_processes: Processes) -> Sandbox:
     _, log = session_processes.python(
         *("-m", "stripe_identity_sandbox", "serve", "--port", "0", "--json", "--marker", CANARY)
     )
-    wait_until(lambda: "\n" in log.read_text(), within=20)
+    wait_until(lambda: "\n" in log.read_text())
     return Sandbox(json.loads(log.read_text().split("\n")[0])["url"])
 
 
@@ -147,7 +147,7 @@ def drip() -> Iterator[Callable[..., int]]:
     yield start
     ended.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     for server in servers:
         server.close()
 
@@ -236,14 +236,14 @@ class Desk:
         """Put a surplus wake-up into the queue."""
         self.redis.rpush("rq:queue:identity", f"{key}-999")
 
-    def settle(self, processor: Processor, event: Event, within: float = 10) -> Record:
+    def settle(self, processor: Processor, event: Event) -> Record:
         """Take turns until the event is settled."""
 
         def settled() -> bool:
             self.turn(processor)
             return self.record(event).state != "pending"
 
-        wait_until(settled, within=within)
+        wait_until(settled)
         return self.record(event)
 
     def wait(self, event: Event) -> float:

@@ -34,7 +34,7 @@ def run(module: str, *arguments: str, env: dict[str, str]) -> subprocess.Complet
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 

@@ -404,12 +404,12 @@ class TestConnectedAccounts:
             lines = map(json.loads, log.read_text().splitlines())
             return [line for line in lines if line["event"] == name]
 
-        wait_until(lambda: len(logged("reconciled")) == 1, within=20)
+        wait_until(lambda: len(logged("reconciled")) == 1)
         before = {record.key for record in inbox.records("all", 100)}
         assert len(before) == 2 * (1 + len(accounts))
         fake.fault = Fault("list", KEY, "acct_2", Answer(403, "account_invalid"))
         redis.flushall()  # and with it whose turn it is and when the next period begins
-        wait_until(lambda: len(logged("reconciled")) == 2, within=20)
+        wait_until(lambda: len(logged("reconciled")) == 2)
 
         missing = before - {record.key for record in inbox.records("all", 100)}
         assert missing == {"acct_2-evt_created2", "acct_2-evt_verified2"}

@@ -243,7 +243,7 @@ class TestAnswers:
 
         @on("*", timeout=0.3)
         def hanging(_: Verification) -> None:
-            left.wait(10)
+            left.wait(60)
 
         event = desk.accept("created", desk.sandbox.session())
         desk.turn(desk.processor(hanging, seen.handler("*", name="z")))
@@ -485,7 +485,7 @@ class TestTime:
             runs.append(f"{v.event.id} begins")
             if v.event.id == "evt_1":
                 running.set()
-                assert go_on.wait(10)
+                assert go_on.wait(60)
             runs.append(f"{v.event.id} ends")
 
         processor = desk.processor(slow)
@@ -493,7 +493,7 @@ class TestTime:
         other = desk.accept("created", desk.sandbox.session())
         thread = threading.Thread(target=desk.turn, args=(processor,))
         thread.start()
-        assert running.wait(10)
+        assert running.wait(60)
         desk.turn(processor)
         assert desk.counts()["claims|busy"] == 1
         assert desk.record(second).handlers == {}
