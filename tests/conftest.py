@@ -61,6 +61,22 @@ def free_port() -> int:
             return port
 
 
+def children(pid: int) -> list[int]:
+    """The processes that one has forked, from whichever of its threads; none, once it has ended."""
+    found: list[int] = []
+    for each in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended meanwhile
+            found += map(int, each.read_text().split())
+    return found
+
+
+def state(pid: int) -> str:
+    """The letter of a process's state (proc(5)); Z is one that has ended, and so is none at all."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/status").read_text().partition("State:\t")[2][0]
+    return "Z"
+
+
 class Traces:
     """What tests leave behind, to be searched."""
 
@@ -300,6 +316,16 @@ def free_port_for_those_who_import_nothing() -> Callable[[], int]:
 @pytest.fixture(name="redis_binary", scope="session")
 def redis_binary_for_those_who_import_nothing() -> str:
     return redis_binary()
+
+
+@pytest.fixture(name="children", scope="session")
+def children_for_those_who_import_nothing() -> Callable[[int], list[int]]:
+    return children
+
+
+@pytest.fixture(name="state", scope="session")
+def state_for_those_who_import_nothing() -> Callable[[int], str]:
+    return state
 
 
 @pytest.fixture(scope="session")

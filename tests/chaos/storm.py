@@ -43,12 +43,11 @@ from tests.chaos.system import (
     Effect,
     Sandbox,
     Tally,
-    children,
     environment,
     keep_reconciliation_out,
     tally,
 )
-from tests.conftest import CANARY, ROOT, Processes, Server, Traces, free_port, wait_until
+from tests.conftest import CANARY, ROOT, Processes, Server, Traces, children, free_port, wait_until
 
 RESTART = 0.2
 """Seconds until a platform has noticed that a process ended."""

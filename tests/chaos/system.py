@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -188,13 +187,6 @@ def environment(redis_url: str, sandbox_url: str, ledger: Path, **more: str) -> 
 def keep_reconciliation_out(client: Redis) -> None:
     """Have the periodic process not ask Stripe: what is delivered must do without."""
     client.set("iw:turn:reconcile", 10**15)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that this one has forked."""
-    with suppress(OSError):
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
 
 
 class Effect(NamedTuple):

@@ -15,13 +15,12 @@ import urllib3
 from service import connection
 from tests.chaos.system import (
     Sandbox,
-    children,
     deliver,
     environment,
     keep_reconciliation_out,
     read_ledger,
 )
-from tests.conftest import free_port, wait_until
+from tests.conftest import children, free_port, wait_until
 
 WEB, WORKERS, SESSIONS, LIMIT = 2, 5, 240, 40
 IDLE = {"web": 2, "worker": 2, "periodic": 2}

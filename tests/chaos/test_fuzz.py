@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from tests.chaos.fuzz import Report, fuzz
-from tests.conftest import free_port, wait_until
+from tests.conftest import children, free_port, wait_until
 
 SECRET = "whsec_ZyxCanary7Qq7H2kP9sXv4LbN8wRt3YcZ6m"
 GROWTH = 2_048
@@ -20,9 +20,8 @@ GROWTH = 2_048
 
 def rss(pid: int) -> dict[int, int]:
     """Return the resident memory of the worker processes, kB."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     sizes = {}
-    for child in map(int, children):
+    for child in children(pid):
         status = Path(f"/proc/{child}/status").read_text()
         sizes[child] = int(status.partition("VmRSS:")[2].split()[0])
     return sizes

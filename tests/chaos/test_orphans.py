@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.system import children, environment
-from tests.conftest import Processes, Server, free_port, wait_until
+from tests.chaos.system import environment
+from tests.conftest import Processes, Server, children, free_port, state, wait_until
 
 
 @pytest.mark.parametrize("after", [0, 3], ids=["as it starts", "without any event so far"])
@@ -34,5 +34,4 @@ def test_no_child_outlives_its_parent(
 
 
 def alive(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/status")
-    return status.exists() and "State:\tZ" not in status.read_text()
+    return state(pid) != "Z"

@@ -17,13 +17,12 @@ from tests.chaos.system import (
     HANDLERS,
     Change,
     Sandbox,
-    children,
     environment,
     keep_reconciliation_out,
     read_ledger,
     tally,
 )
-from tests.conftest import Processes, Server, wait_until
+from tests.conftest import Processes, Server, children, wait_until
 
 EXIT_WITHIN = 30
 """Seconds at which platforms kill."""

@@ -74,20 +74,16 @@ def answers(port: int) -> bool:
     ],
     ids=["empty", "blank", "quoted", "spaces", "auto"],
 )
-def test_how_many_processes_receive(serve, wait_until, value, count) -> None:
+def test_how_many_processes_receive(serve, wait_until, children, value, count) -> None:
     process, _ = serve(WEB_CONCURRENCY=value)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_until(lambda: len(children.read_text().split()) == count)
+    wait_until(lambda: len(children(process.pid)) == count)
 
 
-def test_gunicorn_starts_itself_anew_on_sigusr2(serve, wait_until) -> None:
+def test_gunicorn_starts_itself_anew_on_sigusr2(serve, wait_until, children) -> None:
     process, port = serve(WEB_CONCURRENCY="1", DRAIN_SECONDS="0")
 
     def masters() -> list[int]:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        return [
-            int(pid) for pid in children if Path(f"/proc/{pid}/task/{pid}/children").read_text()
-        ]
+        return [pid for pid in children(process.pid) if children(pid)]
 
     process.send_signal(signal.SIGUSR2)
     wait_until(masters)

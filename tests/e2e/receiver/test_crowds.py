@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import selectors
 import socket
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,17 +17,14 @@ PATIENCE = 5.0
 clients and four other tests share, 3.4 were seen. Without a deadline it would be thirty."""
 
 
-def workers_of(master: subprocess.Popen[bytes]) -> set[int]:
-    children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text()
-    return set(map(int, children.split()))
-
-
 @pytest.mark.parametrize("size", [700, 2000])
-def test_a_crowd_beside_a_redis_that_freezes(size, new_receiver, new_server, processes) -> None:
+def test_a_crowd_beside_a_redis_that_freezes(
+    size, new_receiver, new_server, processes, children, wait_until
+) -> None:
     server = new_server()
     receiver = new_receiver(REDIS_URL=server.url, WEB_CONCURRENCY="2", LOG_LEVEL="error")
-    while len(before := workers_of(receiver.process)) < 2:
-        time.sleep(0.05)
+    wait_until(lambda: len(children(receiver.process.pid)) == 2)
+    before = children(receiver.process.pid)
     processes.python("tests/e2e/receiver/crowd.py", str(receiver.port), str(size))
     number, worst = 0, 0.0
     statuses = set()
@@ -48,7 +44,7 @@ def test_a_crowd_beside_a_redis_that_freezes(size, new_receiver, new_server, pro
     assert statuses <= {(False, 200), (True, 503), (True, 200), (False, 503)}
     assert {(False, 200), (True, 503)} <= statuses
     assert worst < PATIENCE
-    assert workers_of(receiver.process) == before
+    assert children(receiver.process.pid) == before
 
 
 def deliveries(receiver, count: int) -> list[socket.socket]:
@@ -84,10 +80,10 @@ HEAD = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n"
 
 
 def test_one_who_leaves_before_the_answer_takes_no_other_with_it(
-    new_receiver, server, redis
+    new_receiver, server, redis, children
 ) -> None:
     receiver = new_receiver(REDIS_URL=server.url, LOG_LEVEL="error")
-    before = workers_of(receiver.process)
+    before = children(receiver.process.pid)
     gone = (
         b"POST /webhooks/stripe HTTP/1.0\r\nContent-Length: 0\r\n\r\n",
         b"GET /readyz HTTP/1.0\r\n\r\n",
@@ -99,13 +95,13 @@ def test_one_who_leaves_before_the_answer_takes_no_other_with_it(
             with receiver.connect() as one:
                 one.sendall(raw)
         assert receiver.deliver(receiver.event(f"evt_{number}")).status == 200
-    assert workers_of(receiver.process) == before
+    assert children(receiver.process.pid) == before
 
 
 @pytest.mark.parametrize("path", [b"GET /healthz", b"GET /readyz", b"GET /metrics", b"POST /x"])
-def test_floods_of_requests_hold_nobody(path, new_receiver, server, redis) -> None:
+def test_floods_of_requests_hold_nobody(path, new_receiver, server, redis, children) -> None:
     receiver = new_receiver(REDIS_URL=server.url, LOG_LEVEL="error")
-    before = workers_of(receiver.process)
+    before = children(receiver.process.pid)
     flood = (path + b" HTTP/1.1\r\nHost:\r\n\r\n") * 8_000
     held = []
     for number in range(60):
@@ -120,7 +116,7 @@ def test_floods_of_requests_hold_nobody(path, new_receiver, server, redis) -> No
             assert answer.seconds < PATIENCE
     for one in held:
         one.close()
-    assert workers_of(receiver.process) == before
+    assert children(receiver.process.pid) == before
 
 
 class Trouble:
@@ -176,9 +172,9 @@ def test_500_deliveries_under_way_when_redis_goes(
         time.sleep(0.1)
 
 
-def test_memory_is_bounded_by_what_is_kept(new_receiver, new_server) -> None:
+def test_memory_is_bounded_by_what_is_kept(new_receiver, new_server, children) -> None:
     receiver = new_receiver(REDIS_URL=new_server().url)
-    (worker,) = workers_of(receiver.process)
+    (worker,) = children(receiver.process.pid)
 
     def resident() -> int:
         status = Path(f"/proc/{worker}/status").read_text()

@@ -137,7 +137,9 @@ def ask_healthz(connection: socket.socket) -> None:
     assert connection.recv(4096).startswith(b"HTTP/1.1 200")
 
 
-def test_requests_that_wait_for_their_answers_cannot_fill_the_memory(small_receiver) -> None:
+def test_requests_that_wait_for_their_answers_cannot_fill_the_memory(
+    small_receiver, children
+) -> None:
     receiver = small_receiver
     (worker,) = children(receiver.process.pid)
     before = resident_megabytes(worker)
@@ -153,10 +155,6 @@ def test_requests_that_wait_for_their_answers_cannot_fill_the_memory(small_recei
     for connection in held:
         connection.close()
     assert children(receiver.process.pid) == [worker]
-
-
-def children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def resident_megabytes(pid: int) -> float:

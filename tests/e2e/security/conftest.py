@@ -32,6 +32,7 @@ class System:
     processes: Any
     server: Any
     wait_until: Callable[..., None]
+    children: Callable[[int], list[int]]
     port: int
     started: dict[str, tuple[subprocess.Popen[bytes], Path]] = field(default_factory=dict)
     sandbox: str = ""
@@ -94,11 +95,17 @@ class System:
         return {
             pid: name
             for name, (process, _) in self.started.items()
-            for pid in descendants(process.pid)
+            for pid in [process.pid, *self._descendants(process.pid)]
         }
 
+    def _descendants(self, pid: int) -> list[int]:
+        found = []
+        for child in self.children(pid):
+            found += [child, *self._descendants(child)]
+        return found
+
     def worker_child(self) -> int:
-        (child,) = set(descendants(self.started["worker"][0].pid)) - {self.started["worker"][0].pid}
+        (child,) = self._descendants(self.started["worker"][0].pid)
         return child
 
     def verify(self) -> str:
@@ -142,15 +149,6 @@ class System:
         ).stdout
 
 
-def descendants(pid: int) -> list[int]:
-    """Return a process and all processes it has, directly or not."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += descendants(int(child))
-    return found
-
-
 class Monitor:
     """What MONITOR shows while it runs: every command of every client and every script."""
 
@@ -192,7 +190,7 @@ def acl_server(new_server, tmp_path):
 
 
 @pytest.fixture
-def system(processes, acl_server, free_port, wait_until) -> System:
-    system = System(processes, acl_server, wait_until, free_port())
+def system(processes, acl_server, free_port, wait_until, children) -> System:
+    system = System(processes, acl_server, wait_until, children, free_port())
     system.start()
     return system

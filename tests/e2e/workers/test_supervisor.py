@@ -51,25 +51,13 @@ os.execv(sys.executable, [sys.executable, "-m", "workers"])
 """
 
 
-def children(pid: int) -> list[int]:
-    # Of every thread: a handler's own process is started by the one that runs its event.
-    threads = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for each in threads for child in each.read_text().split()]
-
-
-def state(pid: int) -> str:
-    """The letter of a process's state: Z is one that has ended and that nobody has reaped."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return status.partition("State:\t")[2][0]
-
-
 def test_web_and_worker_are_a_whole_deployment(system) -> None:
     running = system(BEHAVIOUR="retry")
     event = running.settled(running.verify())
     assert event["state"] == "done", "the retry was woken by the worker's own periodic process"
 
 
-def test_the_periodic_child_is_started_again_and_can_be_left_out(system) -> None:
+def test_the_periodic_child_is_started_again_and_can_be_left_out(system, children) -> None:
     running = system()
     parent = running.workers[0][0].pid
     running.wait_until(lambda: len(running.lines("periodic_started")) == 1)
@@ -89,21 +77,26 @@ def test_the_periodic_child_is_started_again_and_can_be_left_out(system) -> None
     assert "periodic_started" not in log.read_text()
 
 
-def test_what_a_dead_worker_leaves_behind_is_reaped(system) -> None:
+def test_what_a_dead_worker_leaves_behind_is_reaped(system, children, state) -> None:
     running = system(HANDLERS="alone")
     running.workers[0][0].terminate()
     assert running.workers[0][0].wait(60) == 0
     process, log = running.processes.python("-c", AS_THE_FIRST, env=running.environment)
     running.workers.append((process, log))
+
+    def with_the_process_of_a_handler() -> list[int]:
+        return [child for child in children(process.pid) if children(child)]
+
+    def dead() -> list[int]:
+        return [child for child in children(process.pid) if state(child) == "Z"]
+
     for _ in range(3):
-        session = running.verify()
-        running.settled(session)
-        # The child that runs events has started the process of a handler.
-        (worker,) = (child for child in children(process.pid) if children(child))
+        running.verify()
+        running.wait_until(with_the_process_of_a_handler)
+        (worker,) = with_the_process_of_a_handler()
         os.kill(worker, signal.SIGKILL)
         running.wait_until(lambda worker=worker: worker not in children(process.pid))
-    running.wait_until(lambda: len(children(process.pid)) == 2)
-    assert {state(child) for child in children(process.pid)} <= {"R", "S", "D"}
+    running.wait_until(lambda: len(children(process.pid)) == 2 and not dead())
 
 
 def test_a_stop_while_it_still_imports_is_heeded(system, tmp_path) -> None:
@@ -147,7 +140,9 @@ def handle(v): ...
     assert "worker_started" not in log.read_text()
 
 
-def impatient(system: Any, folder: Path, **extra: str) -> tuple[Any, int, dict[str, int]]:
+def impatient(
+    system: Any, children: Any, folder: Path, **extra: str
+) -> tuple[Any, int, dict[str, int]]:
     """A service whose worker waits for 4 s where it waits for 30; its parent and its children."""
     (folder / "keeping.py").write_text(KEEPING)
     running = system(**extra)
@@ -157,15 +152,17 @@ def impatient(system: Any, folder: Path, **extra: str) -> tuple[Any, int, dict[s
     running.environment["HANDLERS"] += ",keeping"
     running.workers = [running.processes.python("-c", IMPATIENT, env=running.environment)]
     parent = running.workers[0][0].pid
-    running.wait_until(lambda: running.lines("periodic_started"))
+    running.wait_until(lambda: running.lines("periodic_started") and len(children(parent)) == 2)
     (periodic,) = (line["pid"] for line in running.lines("periodic_started"))
     (worker,) = set(children(parent)) - {periodic}
     return running, parent, {"worker": worker, "periodic": periodic}
 
 
 @pytest.mark.parametrize("how", ["keep", "match"])
-def test_a_handler_that_keeps_the_interpreter_costs_one_process(system, tmp_path, how) -> None:
-    running, parent, before = impatient(system, tmp_path)
+def test_a_handler_that_keeps_the_interpreter_costs_one_process(
+    system, children, tmp_path, how
+) -> None:
+    running, parent, before = impatient(system, children, tmp_path)
     poison = running.verify(behave=how)
     running.wait_until(lambda: running.lines("worker_stalled"))
     others = [running.verify() for _ in range(3)]
@@ -186,8 +183,8 @@ def test_a_handler_that_keeps_the_interpreter_costs_one_process(system, tmp_path
 
 
 @pytest.mark.parametrize(("role", "other"), [("worker", "periodic"), ("periodic", "worker")])
-def test_a_child_that_is_stopped_is_replaced(system, tmp_path, role, other) -> None:
-    running, parent, before = impatient(system, tmp_path)
+def test_a_child_that_is_stopped_is_replaced(system, children, tmp_path, role, other) -> None:
+    running, parent, before = impatient(system, children, tmp_path)
     os.kill(before[role], signal.SIGSTOP)
     # Its first attempt ends in a retry: so it needs both children.
     running.settled(running.verify(behave="retry"))
@@ -201,8 +198,10 @@ def test_a_child_that_is_stopped_is_replaced(system, tmp_path, role, other) -> N
     assert before[other] in children(parent)
 
 
-def test_a_child_that_is_busy_or_suspended_with_its_parent_is_left_alone(system, tmp_path) -> None:
-    running, parent, before = impatient(system, tmp_path, WORKER_CONCURRENCY="6")
+def test_a_child_that_is_busy_or_suspended_with_its_parent_is_left_alone(
+    system, children, tmp_path
+) -> None:
+    running, parent, before = impatient(system, children, tmp_path, WORKER_CONCURRENCY="6")
     ways = ["spin", "spin", "spin", "sleep", "call", "call"]
     began = time.monotonic()
     sessions = [running.verify(behave=way) for way in ways]
