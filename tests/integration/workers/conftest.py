@@ -246,10 +246,14 @@ class Desk:
         wait_until(settled)
         return self.record(event)
 
-    def wait(self, event: Event) -> float:
-        """Return the seconds until the event is due, negative when it is."""
+    def now(self) -> int:
+        """Redis' time, in milliseconds as the scripts have it."""
         seconds, micros = self.redis.time()
-        return self.redis.zscore("iw:due", event.key) / 1000 - seconds - micros / 1e6
+        return seconds * 1000 + micros // 1000
+
+    def due(self, event: Event) -> int:
+        """When the event is due, in milliseconds of Redis' time."""
+        return int(self.redis.zscore("iw:due", event.key))
 
     def fields(self, event: Event) -> dict[bytes, bytes]:
         return self.redis.hgetall(f"iw:evt:{event.key}")
