@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -98,11 +97,14 @@ class Disk:
             sizes[int(inode)] = max(int(size), sizes.get(int(inode), 0))
         return sizes
 
-    def cut_power(self, redis: Server) -> None:
-        """Kill the server, and cut its append-only files to the last byte that was synced."""
+    def cut_power(self, redis: Server, synced: dict[int, int] | None = None) -> None:
+        """Kill the server, and cut its append-only files to the last byte that was synced.
+
+        With `synced` to what was by an earlier moment: on a disk that has synced nothing since.
+        """
         redis.process.kill()
         redis.process.wait()
-        synced = self.synced()
+        synced = self.synced() if synced is None else synced
         for file in redis.folder.glob("appendonlydir/*.aof"):
             os.truncate(file, synced.get(file.stat().st_ino, 0))
 
@@ -139,12 +141,12 @@ def test_power_loss(
     service = Service(redis.url, own_sandbox, processes, tmp_path)
     accept(redis, events[:half])
     wait_until(lambda: service.completed() > 5)
-    synced = disk.synced()
-    wait_until(lambda: disk.synced() != synced)
-    # The next sync is a second away.
+    before = disk.synced()
+    wait_until(lambda: disk.synced() != before)
+    synced, done = disk.synced(), service.completed()
     accept(redis, events[half:])
-    time.sleep(0.3)  # the worker goes on
-    disk.cut_power(redis)
+    wait_until(lambda: service.completed() > done)  # the worker goes on
+    disk.cut_power(redis, synced)
     redis.start()
     assert missing(redis, events) > 10, "the power cut lost nothing: this test proves nothing"
 

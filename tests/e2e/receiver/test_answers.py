@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -100,19 +99,24 @@ class TestPages:
         answer = receiver.get("/readyz")
         assert (answer.status_code, answer.json()) == (200, {"ready": True, "faults": []})
 
-    def test_metrics_agree_whichever_worker_answers(self, new_server, new_receiver) -> None:
+    def test_metrics_agree_whichever_worker_answers(
+        self, new_server, new_receiver, wait_until
+    ) -> None:
         receiver = new_receiver(REDIS_URL=new_server().url, WEB_CONCURRENCY="2")
         for number in range(20):
             receiver.deliver(receiver.event(f"evt_{number}"))
         receiver.deliver(b"{}", "t=1,v1=0")
         # Each worker adds its counts within a second.
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
+        counted = (
+            'deliveries_total{answer="new"} 20.0',
+            'refusals_total{reason="malformed_header"} 1.0',
+        )
+
+        def all_agree() -> bool:
             pages = [receiver.get("/metrics").text for _ in range(6)]
-            if all('deliveries_total{answer="new"} 20.0' in page for page in pages):
-                break
-        assert all('deliveries_total{answer="new"} 20.0' in page for page in pages)
-        assert all('refusals_total{reason="malformed_header"} 1.0' in page for page in pages)
+            return all(each in page for each in counted for page in pages)
+
+        wait_until(all_agree)
         assert pending(receiver) == 20
 
     @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
@@ -168,7 +172,7 @@ class TestPages:
         answer = receiver.send(head.encode() + body)
         own.thaw()
         assert answer.status == 503
-        assert answer.seconds < 2
+        assert answer.seconds < 5, "a page would wait for a thread that asks Redis"
 
     @pytest.mark.parametrize(
         "path", ["/healthz", "/readyz", "/metrics", "/absent", "/webhooks/stripe"]

@@ -55,7 +55,7 @@ class Listener:
         """Answer these statuses next; then 200."""
         requests.post(f"{self.url}/_answers", json=statuses, timeout=30).raise_for_status()
 
-    def next(self, timeout: float = 5.0) -> Received:
+    def next(self, timeout: float = 60.0) -> Received:
         return self._received.get(timeout=timeout)
 
     def silent(self, seconds: float = 0.3) -> bool:

@@ -32,6 +32,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/_answers":
             answers.extend(json.loads(body))
         else:
+            # Before it is answered: the next delivery may come as soon as it is.
+            packed = base64.b64encode(body).decode()
+            say(path=self.path, headers=dict(self.headers), body=packed, time=time.time())
             status = answers.pop(0) if answers else 200
             if self.path == "/slow":
                 time.sleep(0.05)
@@ -40,9 +43,6 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Location", "/elsewhere")
         self.send_header("Content-Length", "0")
         self.end_headers()
-        if self.path != "/_answers":
-            packed = base64.b64encode(body).decode()
-            say(path=self.path, headers=dict(self.headers), body=packed, time=time.time())
 
     def log_message(self, *_: object) -> None:
         pass

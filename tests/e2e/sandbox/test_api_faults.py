@@ -21,7 +21,7 @@ def fault(sandbox: Any, kind: str, **fields: Any) -> None:
     sandbox.control("POST", "faults", kind=kind, **fields)
 
 
-def post(sandbox: Any, key: str, timeout: float = 10) -> requests.Response:
+def post(sandbox: Any, key: str, timeout: float = 30) -> requests.Response:
     return requests.post(
         sandbox.url + SESSIONS,
         data={"type": "document"},
@@ -93,21 +93,22 @@ def test_one_route_only(sandbox: Any) -> None:
 
 
 def test_an_answer_that_does_not_come(sandbox: Any) -> None:
-    fault(sandbox, "timeout", seconds=0.5, next=2)
+    fault(sandbox, "timeout", seconds=0.5, next=1)
     began = time.monotonic()
     with pytest.raises(requests.ConnectionError):
         post(sandbox, "ended")
     assert time.monotonic() - began >= 0.5
+    fault(sandbox, "timeout", seconds=30, next=1)
     with pytest.raises(requests.ReadTimeout):
         post(sandbox, "ended", timeout=0.2)
 
 
-def test_a_slow_answer_and_a_second_request_with_its_key(sandbox: Any) -> None:
-    fault(sandbox, "slow", seconds=0.6, next=1)
+def test_a_slow_answer_and_a_second_request_with_its_key(sandbox: Any, wait_until: Any) -> None:
+    fault(sandbox, "slow", seconds=3, next=1)
     slow: list[requests.Response] = []
     thread = threading.Thread(target=lambda: slow.append(post(sandbox, "slow")))
     thread.start()
-    time.sleep(0.2)
+    wait_until(lambda: all(each["struck"] for each in sandbox.control("GET", "faults")))
     conflict = post(sandbox, "slow")
     assert conflict.status_code == 409
     assert conflict.json()["error"]["code"] == "idempotency_key_in_use"

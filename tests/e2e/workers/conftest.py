@@ -142,8 +142,7 @@ class System:
 
     def effects(self) -> list[list[str]]:
         """Lines of event id, handler, pid, attempt, word, idempotency key."""
-        text = self.effects_file.read_text() if self.effects_file.exists() else ""
-        return [line.split() for line in text.splitlines()]
+        return [line.split() for line in whole_lines(self.effects_file)]
 
     def words(self, handler: str) -> list[str]:
         return [line[4] for line in self.effects() if line[1] == handler]
@@ -155,11 +154,16 @@ class System:
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """What the workers logged under this name."""
-        lines = map(json.loads, self.worker_log().splitlines())
+        lines = [json.loads(line) for _, log in self.workers for line in whole_lines(log)]
         return [line for line in lines if line["event"] == name]
 
     def worker_log(self) -> str:
         return "".join(log.read_text() for _, log in self.workers)
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that others write to; its last one may not be whole yet."""
+    return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -197,12 +196,21 @@ def busy(scene: Scene) -> None:
     endless = threading.Thread(target=refused_eval, args=(server,))
     endless.start()
     try:
-        time.sleep(0.3)
+        wait_until(lambda: is_busy(server))
         ask(server.url, "GET", "a")
     finally:
         with server.client() as admin:
             admin.script_kill()
         endless.join()
+
+
+def is_busy(server: Server) -> bool:
+    with server.client() as client:
+        try:
+            client.ping()
+        except redis_py.ResponseError as error:
+            return str(error).startswith("BUSY")
+    return False
 
 
 def refused_eval(server: Server) -> None:

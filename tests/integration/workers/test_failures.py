@@ -403,7 +403,8 @@ class TestConnectedAccounts:
         )
 
         def logged(name: str) -> list[dict[str, Any]]:
-            lines = map(json.loads, log.read_text().splitlines())
+            # The last may not be whole yet.
+            lines = map(json.loads, log.read_text().split("\n")[:-1])
             return [line for line in lines if line["event"] == name]
 
         wait_until(lambda: len(logged("reconciled")) == 1)
