@@ -51,6 +51,16 @@ def wait_until(condition: Callable[[], object], *, within: float = 60) -> None:
         time.sleep(0.01)
 
 
+def quickest(action: Callable[[], object], *, tries: int = 5) -> float:
+    """Seconds that the quickest of several tries took: a busy machine delays some, hardly all."""
+    took = []
+    for _ in range(tries):
+        began = time.monotonic()
+        action()
+        took.append(time.monotonic() - began)
+    return min(took)
+
+
 def free_port() -> int:
     """A port that nobody listens on: below those the kernel gives out by itself (from 32768), and
     in a range of this test process's own, so that runs side by side do not take each other's."""

@@ -138,7 +138,7 @@ class Trouble:
 
 @pytest.mark.parametrize("trouble", ["freeze", "stop", "lose_the_name"])
 def test_500_deliveries_under_way_when_redis_goes(
-    trouble, new_receiver, new_server, tmp_path, processes
+    trouble, new_receiver, new_server, tmp_path, wait_until
 ) -> None:
     server, names = new_server(), tmp_path / "names-hang"
     receiver = new_receiver(
@@ -156,7 +156,7 @@ def test_500_deliveries_under_way_when_redis_goes(
         while not told.done():
             began = time.monotonic()
             assert receiver.get("/healthz").status_code == 200
-            assert time.monotonic() - began < 1.0, "the loop waits for nobody"
+            assert time.monotonic() - began < PATIENCE, "the loop waits for nobody"
             time.sleep(0.02)
         statuses = told.result()
     assert set(statuses) == {503}
@@ -166,10 +166,7 @@ def test_500_deliveries_under_way_when_redis_goes(
     assert time.monotonic() - ready < PATIENCE
     names.unlink(missing_ok=True)
     server.thaw() if trouble == "freeze" else server.start()
-    ends = time.monotonic() + 15
-    while receiver.deliver(receiver.event("evt_last")).status != 200:
-        assert time.monotonic() < ends
-        time.sleep(0.1)
+    wait_until(lambda: receiver.deliver(receiver.event("evt_last")).status == 200)
 
 
 def test_memory_is_bounded_by_what_is_kept(new_receiver, new_server, children) -> None:

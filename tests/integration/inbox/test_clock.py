@@ -25,8 +25,8 @@ from tests.conftest import Server, redis_binary, wait_until
 
 HOUR = 3_600
 SCALE = 0.1
-SLACK = 1.5
-"""Seconds that a loaded machine may take beyond what the inbox waits."""
+SLACK = 30
+"""Seconds that a loaded machine may take beyond what the inbox waits; a fault costs an hour."""
 
 
 class Clock:
@@ -67,19 +67,21 @@ def client(clock: Clock, new_server: Callable[..., Server]) -> Iterator[Redis]:
 
 
 @contextmanager
-def repeated(task: Callable[[], object], every: float) -> Iterator[None]:
-    """Do a task again and again meanwhile."""
-    end = threading.Event()
+def repeated(task: Callable[[], object], every: float) -> Iterator[list[object]]:
+    """Do a task again and again meanwhile; yield what it returned so far."""
+    end, returned = threading.Event(), list[object]()
 
     def run() -> None:
         while not end.wait(every):
-            task()
+            returned.append(task())
 
     thread = threading.Thread(target=run)
     thread.start()
-    yield
-    end.set()
-    thread.join()
+    try:
+        yield returned
+    finally:
+        end.set()
+        thread.join()
 
 
 @contextmanager
@@ -87,8 +89,8 @@ def swept(client: Redis) -> Iterator[Inbox]:
     """Sweep as the periodic process does, for longer than the clock needs to be known."""
     inbox = Inbox(client)
     inbox.sweep()
-    with repeated(inbox.sweep, 0.5 * SCALE):
-        time.sleep(0.2)
+    with repeated(inbox.sweep, 0.5 * SCALE) as sweeps:
+        wait_until(lambda: len(sweeps) > 2)
         yield inbox
 
 
@@ -168,7 +170,9 @@ class TestNothingWaitsLongerThanALease:
             clock.set(step)
             next_claim(inbox, 1 + keys.LEASE + SLACK)
 
-    def test_and_no_living_worker_loses_its_claim(self, clock, client, step) -> None:
+    def test_and_no_living_worker_loses_its_claim(self, clock, client, step, monkeypatch) -> None:
+        # A loaded machine may renew late by two thirds of it.
+        monkeypatch.setattr(keys, "LEASE", 3 * keys.LEASE)
         with swept(client) as inbox:
             accept(inbox, "1")
             (claim,) = inbox.claim()
@@ -200,12 +204,12 @@ def test_the_clocks_come_together_again(clock, client) -> None:
         def ahead() -> float:
             return survey(client).clock_ahead
 
-        wait_until(lambda: ahead() > 0, within=2)
+        wait_until(lambda: ahead() > 0, within=SLACK)
         first = ahead()
         assert HOUR - 6 * keys.STEP < first < HOUR + keys.STEP
-        wait_until(lambda: ahead() < first, within=2)
+        wait_until(lambda: ahead() < first, within=SLACK)
         clock.set(0)
-        wait_until(lambda: ahead() == 0, within=2)
+        wait_until(lambda: ahead() == 0, within=SLACK)
 
 
 def test_a_sweep_that_is_late_sets_no_clock(clock, client) -> None:

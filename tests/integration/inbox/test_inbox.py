@@ -266,10 +266,10 @@ def test_a_done_event_is_kept_35_days_and_then_forgotten(inbox, redis) -> None:
     took = inbox.finish(claimed(inbox), "done", outcome="verified", reason="")
 
     assert took is not None
-    assert 0 <= took < 5
+    assert 0 <= took < 60
     assert inbox.accept(event()) is AcceptResult.DONE
     assert claim_of(inbox, "evt_1") is Refused.DONE
-    assert 0 <= keys.KEEP - redis.ttl("iw:done:evt_1") < 5
+    assert 0 <= keys.KEEP - redis.ttl("iw:done:evt_1") < 60
     assert not redis.exists("iw:due", "iw:session::vs_1", "iw:evt:evt_1")
 
 
@@ -317,7 +317,7 @@ def test_what_handlers_last_heard_of_a_session_is_found_in_whichever_month(inbox
     inbox.accept(event())
     inbox.finish(claimed(inbox), "done", outcome="verified")
     (this_month,) = redis.keys("iw:last:*")
-    assert 0 <= keys.KEEP_LAST - redis.ttl(this_month) < 5
+    assert 0 <= keys.KEEP_LAST - redis.ttl(this_month) < 60
     heard = inbox.last_kind(event())
     assert heard == event().kind
 

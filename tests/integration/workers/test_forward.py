@@ -21,7 +21,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from identity_webhooks import REASONS
 from identity_webhooks.testing import conformance, run, verification
 from tests.conftest import free_port, wait_until
-from tests.integration.workers.conftest import DRIPS
+from tests.integration.workers.conftest import DRIPS, PATIENCE
 from workers.handlers import forward as forwarding
 from workers.handlers.forward import Forward, is_public
 
@@ -195,14 +195,14 @@ def test_one_that_drips_its_answer_holds_nobody(what, drip, monkeypatch) -> None
     port, began = drip(*DRIPS[what]), time.monotonic()
     result = run(forward(f"http://127.0.0.1:{port}").send, verification())
     assert result.reason == "retry: the receiver cannot be reached: TimeoutError"
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < PATIENCE
 
 
 def test_interim_answers_hold_nobody(drip, monkeypatch) -> None:
     monkeypatch.setattr(forwarding, "WITHIN", 0.5)
     port, began = drip(*DRIPS["interim answers"]), time.monotonic()
     assert run(forward(f"http://127.0.0.1:{port}").send, verification()).status == "retry"
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < PATIENCE
 
 
 @pytest.mark.parametrize("what", ["the body", "chunks", "a body without an end"])
@@ -210,7 +210,7 @@ def test_a_body_is_not_waited_for(what, drip) -> None:
     began = time.monotonic()
     result = run(forward(f"http://127.0.0.1:{drip(*DRIPS[what])}").send, verification())
     assert result.status == "done"
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_one_that_drips_its_handshake_or_says_nothing(drip, monkeypatch, silent) -> None:
@@ -220,11 +220,11 @@ def test_one_that_drips_its_handshake_or_says_nothing(drip, monkeypatch, silent)
         began = time.monotonic()
         result = run(forward(url).send, verification())
         assert result.reason == "retry: the receiver cannot be reached: TimeoutError"
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < PATIENCE
     # A record of TLS, of which the rest comes byte by byte.
     port, began = drip(b"\x16\x03\x03\x40\x00", b"\x00"), time.monotonic()
     assert run(forward(f"https://127.0.0.1:{port}").send, verification()).status == "retry"
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_dripping_over_tls(certificate, drip, monkeypatch) -> None:
@@ -235,7 +235,7 @@ def test_dripping_over_tls(certificate, drip, monkeypatch) -> None:
     port, began = drip(*DRIPS["the headers"], context), time.monotonic()
     result = run(forward(f"https://localhost:{port}").send, verification())
     assert result.reason == "retry: the receiver cannot be reached: TimeoutError"
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_all_addresses_of_a_host_have_one_limit(monkeypatch, silent) -> None:
@@ -248,11 +248,11 @@ def test_all_addresses_of_a_host_have_one_limit(monkeypatch, silent) -> None:
         "getaddrinfo",
         lambda host, *a, **k: answers if "." not in host else lookup(host, *a, **k),
     )
-    monkeypatch.setattr(forwarding, "WITHIN", 0.6)
-    monkeypatch.setattr(forwarding, "CONNECT", 0.4)
+    monkeypatch.setattr(forwarding, "WITHIN", 4)
+    monkeypatch.setattr(forwarding, "CONNECT", 3)
     began = time.monotonic()
     assert run(forward("https://hooks").send, verification()).status == "retry"
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 8, "with a limit for each it would be nine"
 
 
 def test_a_resolver_that_hangs_holds_no_event_and_one_thread(monkeypatch, receiver) -> None:

@@ -552,18 +552,20 @@ class TestStripeFails:
             ({"kind": "error", "status": 409}, "stripe: locked 409"),
             ({"kind": "error", "status": 500}, "stripe: broken 500"),
             ({"kind": "error", "status": 503}, "stripe: broken 503"),
-            ({"kind": "timeout", "seconds": 0.5}, "stripe: unreachable TIMEOUT"),
+            ({"kind": "timeout", "seconds": 30}, "stripe: unreachable TIMEOUT"),
             ({"kind": "cut"}, "stripe: unreachable"),
         ],
         ids=str,
     )
     def test_for_a_while(self, fault, reason, desk, monkeypatch) -> None:
-        monkeypatch.setattr(http, "READ_TIMEOUT", 0.3)
         event = desk.accept("verified", desk.sandbox.session("verified"))
         seen = Seen()
         processor = desk.processor(seen.handler("*"))
         desk.sandbox.fault(**fault)
-        desk.turn(processor)
+        with monkeypatch.context() as patch:
+            if fault["kind"] == "timeout":
+                patch.setattr(http, "READ_TIMEOUT", 0.3)
+            desk.turn(processor)
         self.released(desk, event, reason)
         assert desk.settle(processor, event).state == "done"
         assert [v.attempt for v in seen] == [1]
@@ -583,7 +585,7 @@ class TestStripeFails:
             processor = desk.processor(Seen().handler("*"), api=api)
             started = time.monotonic()
             desk.turn(processor)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 8, "not the ten seconds of before"
         self.released(desk, event, "stripe: unreachable TIMEOUT")
 
     def test_retry_after_is_honoured(self, desk) -> None:

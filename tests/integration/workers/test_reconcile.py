@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from identity_webhooks.event import Event
-from service.inbox import Claim, Inbox, Refused
+from service.inbox import Claim, Inbox
 from service.survey import survey
 from tests.integration.claims import claim_of
 from workers import reconcile
@@ -16,6 +16,8 @@ from workers.reconcile import InboxFull, Reconciler, Taking
 from workers.stripe_api import StripeApi
 
 ACCOUNT = "acct_reconcile"
+LATE = 60
+"""Seconds that a round may begin after a test has looked at the clock."""
 
 
 @pytest.fixture
@@ -170,12 +172,14 @@ def passes(reconciler, monkeypatch) -> list[tuple[int, str | None]]:
 
 class TestPeriodically:
     def test_a_pass_starts_where_the_last_whole_one_did(self, reconciler, inbox, passes) -> None:
-        now = inbox.now()
+        before = inbox.now()
         reconciler.round()
         reconciler.round()
 
-        assert abs(passes[0][0] - (now - reconcile.WIDE)) <= 2
-        assert abs(passes[1][0] - (now - reconcile.OVERLAP)) <= 2
+        assert [before - since for since, _ in passes] == [
+            pytest.approx(reconcile.WIDE, abs=LATE),
+            pytest.approx(reconcile.OVERLAP, abs=LATE),
+        ]
 
     def test_each_account_has_a_watermark_of_its_own(self, reconciler, inbox, passes) -> None:
         now = inbox.now()
@@ -186,14 +190,14 @@ class TestPeriodically:
         )
         reconciler.round()
         assert [(account, now - since) for since, account in passes] == [
-            (None, pytest.approx(5000 + reconcile.OVERLAP, abs=2)),
-            (ACCOUNT, pytest.approx(reconcile.WIDE, abs=2)),
+            (None, pytest.approx(5000 + reconcile.OVERLAP, abs=LATE)),
+            (ACCOUNT, pytest.approx(reconcile.WIDE, abs=LATE)),
         ]
         passes.clear()
         reconciler.round()
         assert {account: now - since for since, account in passes} == {
-            None: pytest.approx(reconcile.OVERLAP, abs=2),
-            ACCOUNT: pytest.approx(reconcile.OVERLAP, abs=2),
+            None: pytest.approx(reconcile.OVERLAP, abs=LATE),
+            ACCOUNT: pytest.approx(reconcile.OVERLAP, abs=LATE),
         }
 
     def test_a_pass_that_fails_is_made_again(self, reconciler, inbox, sandbox) -> None:
@@ -211,12 +215,18 @@ class TestPeriodically:
 
     def test_a_call_waits_for_its_turn_in_the_rate_of_all(self, redis) -> None:
         inbox = Inbox(redis, api_rate=20)
+        for number in range(20):
+            key, session = f"evt_{number}", f"vs_{number}"
+            inbox.accept(Event(key, "created", "snapshot", session, 0, livemode=False))
         started = time.monotonic()
         for _ in range(20 + 6):  # a second's worth at once, then one each 50 ms
             inbox.spend_call()
-        assert time.monotonic() - started > 0.2
-        inbox.accept(Event("evt_1", "created", "snapshot", "vs_1", 0, livemode=False))
-        assert inbox.claim() == [Refused.THROTTLED], "workers have the same"
+        spent = time.monotonic()
+        assert spent - started > 0.2
+        claimed = 0
+        while any(isinstance(each, Claim) for each in inbox.claim()):
+            claimed += 1
+        assert claimed <= 1 + 20 * (time.monotonic() - spent), "workers have the same"
 
     def test_and_every_page_is_a_call(self, reconciler, sandbox, monkeypatch, since) -> None:
         for _ in range(35):
