@@ -62,7 +62,7 @@ pytestmark = [
         os.geteuid() != 0 or not all(map(shutil.which, ("ip", "haproxy", "openssl"))),
         reason="needs root (for namespaces), ip, haproxy and openssl",
     ),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
 ]
 
 

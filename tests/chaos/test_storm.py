@@ -7,7 +7,7 @@ import pytest
 from tests.chaos.storm import Plan, run
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_a_short_storm_in_both_forms() -> None:
     report = run(
         Plan(

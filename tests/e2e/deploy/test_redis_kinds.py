@@ -151,7 +151,6 @@ def test_the_page_has_every_kind(make) -> None:
     assert list(ROWS) == list(make)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", ROWS)
 def test_what_the_page_says(name, make, processes, free_port, wait_until) -> None:
     web_does, worker_does, said = ROWS[name]

@@ -31,7 +31,7 @@ def test_the_service_s_wheel_holds_nothing_of_it(tmp_path: Path) -> None:
     assert not [name for name in names(build(ROOT, tmp_path)) if "sandbox" in name]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_its_own_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
     folder = ROOT / "stripe_identity_sandbox"
     wheel = build(folder, tmp_path / "dist")

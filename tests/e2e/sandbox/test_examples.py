@@ -48,7 +48,6 @@ def node_example(tmp_path: Path) -> tuple[Path, list[str]]:
     return folder, re.findall(r"```sh\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
 
 
-@pytest.mark.timeout(180)
 def test_node(node_example: tuple[Path, list[str]], with_the_command: dict[str, str]) -> None:
     folder, (install_and_test, play) = node_example
     done = run_in(folder, with_the_command, "sh", "-ec", install_and_test, seconds=110)

@@ -281,7 +281,7 @@ def moved(order: tuple[int, ...], lost: int, gap: int) -> tuple[int, ...]:
     return (*rest[: lost + gap], order[lost], *rest[lost + gap :])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("pair", PAIRS)
 def test_whichever_reply_is_lost_it_is_as_if_none_was(redis, server, pass_time, pair) -> None:
     Inbox(redis).sweep()  # loads the scripts

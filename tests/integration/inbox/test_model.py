@@ -913,7 +913,7 @@ class InboxMachine(RuleBasedStateMachine):
             assert self.redis.pttl(key) > 0
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_scripts_agree_with_the_model(redis, shifted, monkeypatch) -> None:
     for name in ("LEASE", "HORIZON", "BUSY_DELAY", "STEP"):
         monkeypatch.setattr(times, name, SCALE * getattr(times, name))
