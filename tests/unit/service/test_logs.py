@@ -226,7 +226,7 @@ class TestSecrets:
     @pytest.mark.parametrize(
         "text", ["://" + ":" * 10**6, "://a" * 10**6, "sk_test_" * 10**6, " " * 10**6, "@" * 10**6]
     )
-    @pytest.mark.timeout(10)
+    @pytest.mark.timeout(120)  # where time grows with the square, it is hours
     def test_no_text_takes_long(self, text) -> None:
         with logs.masking(["Ann Lee", "Ann"]):
             assert len(logs.redact(text)) <= 200
@@ -490,7 +490,10 @@ PLACES: dict[str, Callable[[Any, str], None]] = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("log_format", ["json", "console"])
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(personal=personal, secret=secret, before=around, after=around)
 def test_nothing_personal_and_no_secret_leaves_from_anywhere(
     place, log_format, configured, personal, secret, before, after
@@ -601,7 +604,7 @@ class Left:
         with logs.masking(["Jenny"]):
             self._thread = threading.Thread(target=self._work, args=[begin])
             self._thread.start()
-            assert self._told.get(timeout=10) == "begun"
+            assert self._told.get(timeout=60) == "begun"
 
     def _work(self, begin: Callable[[], None]) -> None:
         begin()
@@ -611,11 +614,11 @@ class Left:
 
     def masks(self, text: str) -> str:
         self._asked.put(text)
-        return self._told.get(timeout=10)
+        return self._told.get(timeout=60)
 
     def end(self) -> None:
         self._asked.put(None)
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 class TestThreadsThatOutliveTheirBlock:
