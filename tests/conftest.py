@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import functools
+import itertools
 import os
 import random
 import re
@@ -62,13 +64,23 @@ def quickest(action: Callable[[], object], *, tries: int = 5) -> float:
 
 
 def free_port() -> int:
-    """A port that nobody listens on: below those the kernel gives out by itself (from 32768), and
-    in a range of this test process's own, so that runs side by side do not take each other's."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    while True:
-        port = random.randrange(10_000 + 2_000 * worker, 12_000 + 2_000 * worker)
+    """A port that nobody listens on, below those that the kernel gives out (from 32768)."""
+    for port in _ports():
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
+    raise AssertionError("they come round for ever")
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    """The ports of this test process, one after another: what is given is not given again soon.
+
+    It is listened on only later, or never, and runs side by side have ranges of their own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = range(10_000 + 2_000 * worker, 12_000 + 2_000 * worker)
+    first = random.SystemRandom().randrange(len(ports))
+    return itertools.cycle([*ports[first:], *ports[:first]])
 
 
 def children(pid: int) -> list[int]:

@@ -5,10 +5,10 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,23 @@ def node_example(tmp_path: Path) -> tuple[Path, list[str]]:
     return folder, re.findall(r"```sh\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
 
 
-def test_node(node_example: tuple[Path, list[str]], with_the_command: dict[str, str]) -> None:
+def test_node(
+    node_example: tuple[Path, list[str]],
+    with_the_command: dict[str, str],
+    free_port: Callable[[], int],
+) -> None:
     folder, (install_and_test, play) = node_example
-    done = run_in(folder, with_the_command, "sh", "-ec", install_and_test, seconds=110)
+    done = run_in(folder, with_the_command, "sh", "-ec", install_and_test, seconds=250)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pass 1" in done.stdout
-    play_with_it(play, folder, with_the_command)
+    play_with_it(play, folder, with_the_command, free_port)
 
 
-def play_with_it(block: str, folder: Path, environment: dict[str, str]) -> None:
+def play_with_it(
+    block: str, folder: Path, environment: dict[str, str], free_port: Callable[[], int]
+) -> None:
     """Do what the page says, on free ports, and be the user in the browser."""
-    app, sandbox = free_port(), free_port()
+    app, sandbox = str(free_port()), str(free_port())
     block = block.replace("3000", app).replace("12111", sandbox)
     block = block.replace("identity-sandbox serve", f"identity-sandbox serve --port {sandbox}")
     process = subprocess.Popen(
@@ -71,7 +77,7 @@ def play_with_it(block: str, folder: Path, environment: dict[str, str]) -> None:
     )
     assert process.stdout
     try:
-        for _ in range(100):
+        for _ in range(600):
             with contextlib.suppress(requests.ConnectionError):
                 requests.get(f"http://127.0.0.1:{sandbox}/_sandbox/clock", timeout=30)
                 page = requests.get(f"http://127.0.0.1:{app}/verify", timeout=30)
@@ -91,7 +97,7 @@ def play_with_it(block: str, folder: Path, environment: dict[str, str]) -> None:
 
 
 def run_in(
-    folder: Path, environment: dict[str, str], *command: str | Path, seconds: float = 60
+    folder: Path, environment: dict[str, str], *command: str | Path, seconds: float = 120
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         command,
@@ -102,11 +108,6 @@ def run_in(
         timeout=seconds,
         check=False,
     )
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
 
 
 def test_pytest(tmp_path: Path, with_the_command: dict[str, str]) -> None:
