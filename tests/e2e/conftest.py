@@ -1,4 +1,4 @@
-"""Packages of npm, for tests that run code of others in Node."""
+"""Packages of npm, for tests that run code of others in Node; how long a browser may take."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 ROOT = Path(__file__).parents[2]
+
+# Five seconds by itself: too few where the machine is busy with other tests.
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +30,7 @@ def node_package() -> Callable[[str], Path]:
         if not (folder / "node_modules").is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), wanted]
-            done = subprocess.run(npm, capture_output=True, text=True, timeout=100, check=False)
+            done = subprocess.run(npm, capture_output=True, text=True, timeout=250, check=False)
             assert done.returncode == 0, done.stderr
         return folder
 

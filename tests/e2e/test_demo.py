@@ -41,7 +41,7 @@ class Run:
                 stderr=subprocess.STDOUT,
             )
 
-    def end(self, within: float = 110) -> tuple[int, str]:
+    def end(self, within: float = 250) -> tuple[int, str]:
         return self.process.wait(within), self.output.read_text()
 
     def wait_until_it_says(self, words: str) -> None:
@@ -103,10 +103,10 @@ def test_whatever_ends_it_ends_its_processes(demo, moment, number):
     run.wait_until_it_says(moment)
 
     run.process.send_signal(number)
-    code, output = run.end(within=40)
+    code, output = run.end()
 
     assert code != 0, output
-    deadline = time.monotonic() + 35
+    deadline = time.monotonic() + 60
     while run.left_running() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert run.left_running() == []
@@ -175,7 +175,7 @@ def test_dev_stays_until_ctrl_c_and_only_once_in_a_folder(start, tmp_path):
     session = requests.post(url, {"type": "document"}, auth=(key, ""), timeout=30).json()["id"]
     run.wait_until_it_says(f"outcome=created session_id={session}")
     run.process.send_signal(signal.SIGINT)
-    code, output = run.end(within=40)
+    code, output = run.end()
 
     assert again.returncode == 1
     assert "already running" in again.stderr

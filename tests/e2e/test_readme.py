@@ -27,7 +27,7 @@ def test_the_first_handler_runs_in_the_demo(tmp_path: Path) -> None:
         env={**os.environ, "HANDLERS": "first_handler", "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -82,7 +82,7 @@ def run(*command: str | Path, path: Path, cwd: Path = ROOT, **extra: str) -> str
         "STRIPE_RESTRICTED_KEY": "rk_test_reader",
     }
     done = subprocess.run(
-        command, cwd=cwd, env=env | extra, capture_output=True, text=True, timeout=110, check=False
+        command, cwd=cwd, env=env | extra, capture_output=True, text=True, timeout=250, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -21,7 +21,7 @@ def run(*command: str | Path, cwd: Path, path: str = "", **extra: str) -> str:
         env=env | {"PYTHONPATH": f"{path}{os.pathsep}{ROOT}"} | extra,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -24,7 +24,7 @@ def test_mypy_agrees(name: str) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=250,
         check=False,
     )
     assert (done.stdout, done.returncode) == ("", 0)
@@ -42,7 +42,7 @@ def pyright() -> Path:
     if not program.exists():
         folder.mkdir(parents=True, exist_ok=True)
         npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), PYRIGHT]
-        subprocess.run(npm, capture_output=True, timeout=100, check=True)
+        subprocess.run(npm, capture_output=True, timeout=250, check=True)
     return program
 
 
@@ -58,7 +58,7 @@ def test_pyright_agrees(pyright: Path, tmp_path: Path) -> None:
     }
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
     command = [pyright, "--outputjson", "-p", tmp_path, "--pythonpath", sys.executable]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     found = {
         (Path(said["file"]).name, said["range"]["start"]["line"] + 1)
         for said in json.loads(done.stdout)["generalDiagnostics"]

@@ -182,7 +182,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 844}} | options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         # Chromium says of each answer that is no 200 that it could not load it.
         page.on("console", lambda said: complaints.append(said.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -200,6 +200,7 @@ def log_in() -> Callable[..., None]:
         page.goto(f"{console.url}/console/login")
         page.get_by_label("Name").fill(name)
         page.get_by_label("Password").fill(password)
-        page.get_by_role("button", name="Log in").click()
+        with page.expect_navigation():  # what the test opens next would cut it off
+            page.get_by_role("button", name="Log in").click()
 
     return log_in

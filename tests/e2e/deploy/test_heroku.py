@@ -40,7 +40,7 @@ pytestmark = [
 def slug(tmp_path_factory) -> Path:
     """What Heroku's buildpack makes: an environment of requirements.txt and nothing else."""
     folder = tmp_path_factory.mktemp("slug")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=250)
     subprocess.run(
         [folder / "bin/pip", "install", "-q", "--require-hashes", "-r", ROOT / "requirements.txt"],
         check=True,

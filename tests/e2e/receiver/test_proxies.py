@@ -127,7 +127,7 @@ def test_a_rolling_restart_is_not_seen_by_the_sender(  # noqa: PLR0917
 
 
 def wait_for(port: int) -> None:
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + 60
     while True:
         try:
             if requests.get(f"http://127.0.0.1:{port}/readyz", timeout=30).status_code == 200:

@@ -22,7 +22,7 @@ def sdk(version: str) -> Path:
         pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
         target = ["--target", str(folder), f"stripe=={version}"]
         done = subprocess.run(
-            [*pip, *target], capture_output=True, text=True, timeout=100, check=False
+            [*pip, *target], capture_output=True, text=True, timeout=250, check=False
         )
         assert done.returncode == 0, done.stderr
     return folder

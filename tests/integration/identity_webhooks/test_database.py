@@ -149,7 +149,7 @@ def test_two_processes_in_orders_of_their_own_come_to_the_same_end(database: Dat
     writers = [
         subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    assert [writer.communicate(timeout=100)[1] for writer in writers] == ["", ""]
+    assert [writer.communicate(timeout=250)[1] for writer in writers] == ["", ""]
     wanted = {f"vs_{n}": expected(LIFE[n % len(LIFE)]) for n in range(40)}
     assert rows(database.engine) == wanted
 

@@ -51,7 +51,7 @@ def test_in_a_project_of_its_own(tmp_path: Path) -> None:
         env=env | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stdout
