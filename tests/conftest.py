@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -90,6 +91,20 @@ def children(pid: int) -> list[int]:
         with suppress(OSError):  # the thread has ended meanwhile
             found += map(int, each.read_text().split())
     return found
+
+
+def clock(process: subprocess.Popen[Any]) -> float:
+    """Return seconds of a clock that stands still on a machine that is busy with others.
+
+    That is while a thread of the process, of its children or of our own is ready to run and has no
+    processor (proc(5), schedstat). For upper bounds: of threads that wait together each counts.
+    """
+    waited = 0
+    for pid in [os.getpid(), process.pid, *children(process.pid)]:
+        for each in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with suppress(OSError):  # the thread has ended meanwhile
+                waited += int(each.read_text().split()[1])
+    return time.monotonic() - waited / 1e9
 
 
 def state(pid: int) -> str:
@@ -186,6 +201,8 @@ class Processes:
     ) -> tuple[subprocess.Popen[bytes], Path]:
         """Start `python ...`: a module of ours, or gunicorn."""
         return self.start(sys.executable, *arguments, env=env)
+
+    clock = staticmethod(clock)
 
     def stop_all(self) -> None:
         """Stop what still runs: ours at once, then what they used, the last started first."""
@@ -343,6 +360,11 @@ def redis_binary_for_those_who_import_nothing() -> str:
 @pytest.fixture(name="children", scope="session")
 def children_for_those_who_import_nothing() -> Callable[[int], list[int]]:
     return children
+
+
+@pytest.fixture(name="clock", scope="session")
+def clock_for_those_who_import_nothing() -> Callable[[subprocess.Popen[Any]], float]:
+    return clock
 
 
 @pytest.fixture(name="state", scope="session")

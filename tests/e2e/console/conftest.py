@@ -45,7 +45,7 @@ class Console:
     def start(self, *options: str) -> None:
         hashes = [self.hash("ann"), self.hash("guest", "--read-only")]
         self.environment["CONSOLE_PASSWORD_HASH"] = ",".join(hashes)
-        self.processes.python(
+        self.web, _ = self.processes.python(
             *("-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "--workers", "1"),
             *("--bind", f"127.0.0.1:{self.port}", *options, "service.app:create_app()"),
             env=self.environment,

@@ -25,7 +25,10 @@ _HEAD = b"POST /webhooks/stripe HTTP/1.1\r\nHost: receiver\r\nConnection: close\
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back on a connection. `status` is None when it was closed without an answer."""
+    """What came back on a connection. `status` is None when it was closed without an answer.
+
+    `seconds` are those in which the receiver could have run.
+    """
 
     status: int | None
     headers: dict[str, str]
@@ -44,6 +47,11 @@ class Receiver:
     secret: str
     process: subprocess.Popen[bytes]
     log: Path
+    clock_of: Callable[[subprocess.Popen[bytes]], float]
+
+    def clock(self) -> float:
+        """Seconds of a clock that stands still while the receiver waits for a processor."""
+        return self.clock_of(self.process)
 
     @property
     def url(self) -> str:
@@ -120,7 +128,7 @@ class Receiver:
 
     def send(self, raw: bytes) -> Answer:
         """Send bytes on a connection of their own and read what comes back until it closes."""
-        started = time.monotonic()
+        started = self.clock()
         answer = b""
         with self.connect() as connection:
             # It may answer and close before it has read everything; what it said stands.
@@ -137,7 +145,7 @@ class Receiver:
             status=int(first.split()[1]) if answer else None,
             headers={name.lower(): value.strip() for name, _, value in fields},
             body=body,
-            seconds=time.monotonic() - started,
+            seconds=self.clock() - started,
         )
 
     def get(self, path: str) -> requests.Response:
@@ -185,7 +193,7 @@ def started(processes, port: int, secret: str, server_class: str, **env: str) ->
 def serving(processes, port: int, secret: str, *command: str, **env: str) -> Receiver:
     """Start a server of the application, and wait until it answers."""
     process, log = processes.python(*command, env=env)
-    receiver = Receiver(port, secret, process, log)
+    receiver = Receiver(port, secret, process, log, processes.clock)
     deadline = time.monotonic() + 60
     while True:
         try:

@@ -149,21 +149,20 @@ def test_500_deliveries_under_way_when_redis_goes(
     assert receiver.deliver(receiver.event("evt_first")).status == 200
     with ThreadPoolExecutor(1) as aside:
         getattr(Trouble, trouble)(server=server, names=names)
-        sending = time.monotonic()
         sockets = deliveries(receiver, 500)
-        sent = time.monotonic()
-        told = aside.submit(answers, sockets, PATIENCE)
+        sent = receiver.clock()
+        told = aside.submit(lambda: (answers(sockets, within=60), receiver.clock()))
         while not told.done():
-            began = time.monotonic()
+            began = receiver.clock()
             assert receiver.get("/healthz").status_code == 200
-            assert time.monotonic() - began < PATIENCE, "the loop waits for nobody"
+            assert receiver.clock() - began < PATIENCE, "the loop waits for nobody"
             time.sleep(0.02)
-        statuses = told.result()
+        statuses, answered = told.result()
     assert set(statuses) == {503}
-    assert time.monotonic() - sent < PATIENCE, f"sent in {sent - sending:.1f} s"
-    ready = time.monotonic()
+    assert answered - sent < PATIENCE
+    ready = receiver.clock()
     assert receiver.get("/readyz").status_code == 503
-    assert time.monotonic() - ready < PATIENCE
+    assert receiver.clock() - ready < PATIENCE
     names.unlink(missing_ok=True)
     server.thaw() if trouble == "freeze" else server.start()
     wait_until(lambda: receiver.deliver(receiver.event("evt_last")).status == 200)
