@@ -11,7 +11,7 @@ from identity_webhooks import Verification, on
 INSIDE = [0]
 
 
-@on("verified", own_process=True, timeout=2, retries=5)
+@on("verified", own_process=True, timeout=5, retries=5)
 def careful(v: Verification) -> None:
     INSIDE[0] += 1
     noting.note(v, "careful", "started" if INSIDE[0] == 1 else "not-alone")

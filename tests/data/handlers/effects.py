@@ -12,7 +12,7 @@ def first(v: Verification) -> None:
     note(v, "first", "done")
 
 
-@on("verified", timeout=2 if BEHAVIOUR == "hang" else 60, retries=5)
+@on("verified", timeout=5 if BEHAVIOUR == "hang" else 60, retries=5)
 def second(v: Verification) -> None:
     note(v, "second", "started")
     if v.attempt == 1 or BEHAVIOUR == "never":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
+import socket
 import threading
 import time
 from collections import Counter
@@ -17,11 +19,13 @@ RATE = 50
 HAPROXY = """
 global
   maxconn 200
+  stats socket ipv4@127.0.0.1:{stats}
 defaults
   mode http
   timeout connect 2s
   timeout client 10s
   timeout server 10s
+  timeout check 10s
   timeout http-keep-alive 60s
   option redispatch
   retries 3
@@ -99,19 +103,30 @@ class Sender:
 
 @pytest.mark.parametrize("proxy", ["haproxy", "nginx"])
 def test_a_rolling_restart_is_not_seen_by_the_sender(  # noqa: PLR0917
-    proxy, processes, gunicorn, new_receiver, environment, free_port, tmp_path: Path, server, redis
+    proxy,
+    processes,
+    gunicorn,
+    new_receiver,
+    environment,
+    free_port,
+    wait_until,
+    tmp_path: Path,
+    server,
+    redis,
 ) -> None:
     if not shutil.which(proxy):
         pytest.skip(f"needs {proxy}")
     env = {"REDIS_URL": server.url, "DRAIN_SECONDS": "3", "WEB_CONCURRENCY": "1"}
     hosts = [new_receiver(**env) for _ in range(2)]
-    ports = {"proxy": free_port(), "a": hosts[0].port, "b": hosts[1].port}
+    ports = {"proxy": free_port(), "stats": free_port(), "a": hosts[0].port, "b": hosts[1].port}
     config = tmp_path / "proxy.conf"
     template = HAPROXY if proxy == "haproxy" else NGINX
     config.write_text(template.format(folder=tmp_path, **ports))
     command = ("haproxy", "-f", config) if proxy == "haproxy" else ("nginx", "-c", config)
     processes.start(*command)
     wait_for(ports["proxy"])
+    if proxy == "haproxy":
+        wait_until(lambda: up(ports["stats"]) == 2)
     sender = Sender(hosts[0], ports["proxy"])
     time.sleep(2)
     for host in hosts:
@@ -119,11 +134,25 @@ def test_a_rolling_restart_is_not_seen_by_the_sender(  # noqa: PLR0917
         assert host.process.wait(60) == 0
         processes.python(*(*gunicorn, "--bind", f"127.0.0.1:{host.port}"), env=environment | env)
         wait_for(host.port)
+        if proxy == "haproxy":
+            wait_until(lambda: up(ports["stats"]) == 2)
         time.sleep(1)
     sender.stop()
     assert set(sender.answers) == {200}
     assert sender.answers[200] > RATE * 6
     assert redis.zcard("iw:due") == sender.answers[200]
+
+
+def up(port: int) -> int:
+    """How many hosts HAProxy takes for ready, asked at its stats socket."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as stats:
+        stats.sendall(b"show stat\n")
+        lines = stats.makefile().read().splitlines()
+    rows = csv.DictReader(lines)
+    return sum(
+        row["# pxname"] == "hosts" and row["svname"] in "ab" and row["status"] == "UP"
+        for row in rows
+    )
 
 
 def wait_for(port: int) -> None:

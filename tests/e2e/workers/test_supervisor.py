@@ -40,7 +40,7 @@ DO = {
     "call": lambda: ctypes.CDLL(None).sleep(8),
 }
 
-@on("verified", timeout=10, retries=0)
+@on("verified", timeout=20, retries=0)
 def handle(v):
     DO.get(v.metadata.get("behave"), int)()
 """
@@ -168,7 +168,7 @@ def test_a_handler_that_keeps_the_interpreter_costs_one_process(
     others = [running.verify() for _ in range(3)]
     for session in others:
         running.settled(session)
-    event = running.settled(poison, state="dead", within=90)
+    event = running.settled(poison, state="dead", within=120)
 
     assert event["reason"] == "keeping.handle: failed: timeout", (
         "the second time, beside the worker"
