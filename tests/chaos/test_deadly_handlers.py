@@ -57,7 +57,7 @@ def test_others_complete_and_spend_no_attempt(
         for each in events:
             Inbox(client).accept(each.event)
         _, log = processes.python("-m", "workers", env=env)
-        wait_until(lambda: client.zcard("iw:due") == 0, within=100)
+        wait_until(lambda: client.zcard("iw:due") == 0, within=240)
         records = list(Inbox(client).records("all", 1000))
     said = [json.loads(line) for line in log.read_text().splitlines()]
     died = [line for line in said if line["event"] == "worker_died"]

@@ -114,7 +114,7 @@ def test_every_change_has_its_effect_once_whoever_is_killed(
                     changes.add(each.change)
                     Inbox(client).accept(each.event)
             killer.act()
-        wait_until(lambda: settled(client) or killer.act(kill=False), within=120)
+        wait_until(lambda: settled(client) or killer.act(kill=False), within=240)
         assert client.zcard("iw:dead") == 0
     once = effects(engine, "with_once")
     say(

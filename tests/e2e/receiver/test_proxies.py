@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ class Sender:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -127,17 +128,17 @@ def test_a_rolling_restart_is_not_seen_by_the_sender(  # noqa: PLR0917
     wait_for(ports["proxy"])
     if proxy == "haproxy":
         wait_until(lambda: up(ports["stats"]) == 2)
-    sender = Sender(hosts[0], ports["proxy"])
-    time.sleep(2)
-    for host in hosts:
-        host.process.terminate()
-        assert host.process.wait(60) == 0
-        processes.python(*(*gunicorn, "--bind", f"127.0.0.1:{host.port}"), env=environment | env)
-        wait_for(host.port)
-        if proxy == "haproxy":
-            wait_until(lambda: up(ports["stats"]) == 2)
-        time.sleep(1)
-    sender.stop()
+    with closing(Sender(hosts[0], ports["proxy"])) as sender:
+        time.sleep(2)
+        for host in hosts:
+            host.process.terminate()
+            assert host.process.wait(60) == 0
+            bind = ("--bind", f"127.0.0.1:{host.port}")
+            processes.python(*gunicorn, *bind, env=environment | env)
+            wait_for(host.port)
+            if proxy == "haproxy":
+                wait_until(lambda: up(ports["stats"]) == 2)
+            time.sleep(1)
     assert set(sender.answers) == {200}
     assert sender.answers[200] > RATE * 6
     assert redis.zcard("iw:due") == sender.answers[200]
