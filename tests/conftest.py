@@ -42,7 +42,7 @@ settings.register_profile("default", deadline=None, suppress_health_check=[Healt
 settings.load_profile("default")
 
 
-def wait_until(condition: Callable[[], object], *, within: float = 60) -> None:
+def wait_until(condition: Callable[[], object], *, within: float = 120) -> None:
     """Wait for a truthy answer; a test that needs it fails after `within` seconds.
 
     The default is for what takes a moment on a machine that is busy with ten times as much.

@@ -56,5 +56,5 @@ def postgres() -> Iterator[str]:
         yield f"tester@127.0.0.1:{port}/postgres"
     finally:
         server.send_signal(signal.SIGINT)  # fast: open connections are ended
-        server.wait(60)
+        server.wait(120)
         shutil.rmtree(folder)

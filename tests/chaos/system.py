@@ -107,7 +107,7 @@ class Sandbox:
         )
         wait_until(lambda: log.read_text().endswith("}\n"))
         self.url = json.loads(log.read_text())["url"]
-        self._pool = urllib3.connection_from_url(self.url, maxsize=8, timeout=30)
+        self._pool = urllib3.connection_from_url(self.url, maxsize=8, timeout=120)
         self._auth = urllib3.make_headers(basic_auth=f"{API_KEY}:")
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class Sandbox:
         answer = self._pool.request(method, f"/_sandbox/{path}", json=body)
         assert answer.status == 200, answer.data
 
-    def changes(self, sessions: int, *, within: float = 60) -> list[Delivery]:
+    def changes(self, sessions: int, *, within: float = 120) -> list[Delivery]:
         """Take new sessions from `created` over `processing` to their end: three changes each."""
         with ThreadPoolExecutor(4) as pool:
             ours = set(pool.map(self._verify, range(sessions)))

@@ -44,7 +44,7 @@ def test_forty_connections_are_enough(processes, new_server, tmp_path: Path) -> 
         for _ in range(WORKERS):
             processes.python("-m", "workers", "--no-periodic", env=env)
         processes.python("-m", "workers", "periodic", env=env)
-        receiver = urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=8, timeout=30)
+        receiver = urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=8, timeout=120)
         ends = {each.event.session: each for each in sandbox.changes(SESSIONS, within=90)}
         sandbox.close()
         wait_until(lambda: len(children(gunicorn.pid)) == WEB)
@@ -97,7 +97,7 @@ class Watcher:
 
     def stop(self) -> None:
         self._end.set()
-        self._thread.join(60)
+        self._thread.join(120)
         assert not self._thread.is_alive()
         for each in self._connections.values():
             each.close()
@@ -124,7 +124,7 @@ def ask(client: http.client.HTTPConnection, path: str) -> tuple[int, bytes]:
 def connect(port: int, pid: int) -> http.client.HTTPConnection:
     """Return a connection that this one of the processes has taken, which share the port."""
     for _ in range(200):
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         ask(client, "/healthz")
         if server_inode(port, client.sock.getsockname()[1]) in inodes(pid):
             return client

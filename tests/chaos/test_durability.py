@@ -52,7 +52,7 @@ class Service:
             cwd=ROOT,
             env=self._env,
             check=True,
-            timeout=60,
+            timeout=120,
             stdout=subprocess.DEVNULL,
         )
 
@@ -116,7 +116,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
         pytest.skip("needs a C compiler, to note what the server syncs")
     notes, library, script = (tmp_path / name for name in ("synced", "synced.so", "server"))
     subprocess.run(
-        ["cc", "-O", "-shared", "-fPIC", "-o", library, CHAOS / "synced.c"], check=True, timeout=60
+        ["cc", "-O", "-shared", "-fPIC", "-o", library, CHAOS / "synced.c"], check=True, timeout=120
     )
     script.write_text(
         f'#!/bin/sh\nexec env SYNCED="{notes}" LD_PRELOAD="{library}" "{redis_binary()}" "$@"\n'

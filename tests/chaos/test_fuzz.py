@@ -54,7 +54,7 @@ def test_whatever_is_sent(processes, new_server, count) -> None:
 
     def ready() -> bool:
         try:
-            return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=30).status_code == 200
+            return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=120).status_code == 200
         except requests.ConnectionError:
             return False
 

@@ -51,7 +51,7 @@ SENTINEL = re.search(
 READY = """
 import urllib.error, urllib.request
 try:
-    answer = urllib.request.urlopen("http://127.0.0.1:8000/readyz", timeout=30)
+    answer = urllib.request.urlopen("http://127.0.0.1:8000/readyz", timeout=120)
 except urllib.error.HTTPError as error:
     answer = error
 print(answer.read().decode())
@@ -121,7 +121,7 @@ class System:
             ],
             check=True,
             capture_output=True,
-            timeout=60,
+            timeout=120,
         )
         self._pem.write_text(self._pem.read_text() + Path(f"{self._pem}.crt").read_text())
         # Stripe's API for the hosts: the sandbox listens on loopback.
@@ -196,7 +196,7 @@ class System:
     def ready(self, host: str) -> dict:
         """Ask a web process, on its own host, whether it is ready."""
         command = self.network.on(host, sys.executable, "-c", READY)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         return json.loads(done.stdout) if done.stdout.startswith("{") else {"ready": False}
 
     def receiver(self) -> urllib3.HTTPSConnectionPool:
@@ -326,7 +326,7 @@ def test_a_host_of_the_service_is_cut_off_and_comes_back(system: System) -> None
     assert {process.poll() for process in system.running.values()} == {None}
     assert stop(system.running["web-2", "worker"]) == 0
     more = system.sandbox.changes(sessions=10)
-    Traffic(system, more).end(within=60)
+    Traffic(system, more).end(within=120)
     system.settle(events + more)
 
 

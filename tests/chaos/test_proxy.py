@@ -49,7 +49,7 @@ def proxy(echo: EchoServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 def client(proxy: Proxy) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=30) as client:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=120) as client:
         assert ask(client, b"hello\n") == b"hello\n"
         yield client
 
@@ -87,7 +87,7 @@ def test_a_cut_ends_what_is_open_and_not_what_comes_later(
     proxy.cut()
     with pytest.raises(ConnectionError):
         client.recv(10)
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=30) as other:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=120) as other:
         assert ask(other, b"again\n") == b"again\n"
 
 
@@ -124,5 +124,5 @@ def test_a_server_that_is_away_ends_the_connection(proxy: Proxy, echo: EchoServe
 
 
 def connect_and_listen(proxy: Proxy) -> None:
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=30) as client:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=120) as client:
         client.recv(10)

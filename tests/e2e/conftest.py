@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 ROOT = Path(__file__).parents[2]
 
 # Five seconds by itself: too few where the machine is busy with other tests.
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=120_000)
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ def test_importing_it_loads_neither_the_sdk_nor_anything_of_the_service(wheel, t
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     file, loaded = json.loads(done.stdout)

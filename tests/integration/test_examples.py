@@ -91,7 +91,7 @@ def test_what_cannot_be_made_is_refused(name: str, made: Path) -> None:
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 2

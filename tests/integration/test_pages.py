@@ -104,7 +104,7 @@ def test_a_command_has_these_words_and_options(command: str) -> None:
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -192,7 +192,7 @@ def test_the_entry_point_of_the_page_is_found(tmp_path: Path) -> None:
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert "entry point shop of shop" in done.stdout, done.stderr

@@ -61,7 +61,7 @@ def test_a_planted_marker_is_found_in_the_append_only_file(redis, traces, value)
 
 def test_a_planted_marker_is_found_in_a_log(processes, traces) -> None:
     process, _ = processes.python("-c", f"print('hello {PLANTED}')")
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     with pytest.raises(pytest.fail.Exception, match=r"python.*\.log"):
         traces.require_absent(PLANTED)
 
@@ -95,7 +95,7 @@ def test_a_test_that_leaves_the_canary_fails(tmp_path: Path) -> None:
         env=os.environ | {"COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert run.returncode == 1

@@ -15,7 +15,7 @@ LINTER = Path(sys.executable).with_name("lint-imports")
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [LINTER, "--no-cache"], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        [LINTER, "--no-cache"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
     )
 
 

@@ -47,7 +47,7 @@ def kustomize() -> list[str]:
 def manifests(overlay: str) -> list[Manifest]:
     folder = FOLDER / "overlays" / overlay
     if command := kustomize():
-        text = subprocess.check_output([*command, folder], text=True, timeout=60)
+        text = subprocess.check_output([*command, folder], text=True, timeout=120)
         return list(yaml.safe_load_all(text))
     files = [*FOLDER.glob("base/*.yaml"), *folder.glob("*.yaml")]
     return [

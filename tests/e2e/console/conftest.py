@@ -60,13 +60,13 @@ class Console:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=120,
         )
         return done.stdout.strip().removeprefix("CONSOLE_PASSWORD_HASH='").removesuffix("'")
 
     def _ready(self) -> bool:
         with suppress(requests.ConnectionError):
-            return requests.get(f"{self.url}/readyz", timeout=30).status_code == 200
+            return requests.get(f"{self.url}/readyz", timeout=120).status_code == 200
         return False
 
     def start_worker(self) -> None:
@@ -95,10 +95,10 @@ class Console:
             f"{self.sandbox}/v1/identity/verification_sessions",
             data={"type": "document"},
             auth=("sk_test_console", ""),
-            timeout=30,
+            timeout=120,
         ).json()["id"]
         submit = f"{self.sandbox}/_sandbox/sessions/{session}/submit"
-        requests.post(submit, json={"outcome": outcome}, timeout=30).raise_for_status()
+        requests.post(submit, json={"outcome": outcome}, timeout=120).raise_for_status()
         return str(session)
 
     def dead(self) -> int:
@@ -123,7 +123,7 @@ class Console:
             f"{self.url}/webhooks/stripe",
             data=body,
             headers={"Stripe-Signature": signed},
-            timeout=30,
+            timeout=120,
         )
 
 
@@ -182,7 +182,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 844}} | options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(120_000)
         # Chromium says of each answer that is no 200 that it could not load it.
         page.on("console", lambda said: complaints.append(said.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -194,17 +194,17 @@ def test_deliveries_are_answered_while_pages_load(alone, clock) -> None:
     for number in range(200):
         alone.deliver(number)
     session = requests.Session()
-    page = session.get(f"{alone.url}/console/login", timeout=30).text
+    page = session.get(f"{alone.url}/console/login", timeout=120).text
     proof = re.search(r'name="proof" value="(\w+)"', page)
     assert proof
     fields = {"name": "ann", "password": "correct horse battery", "proof": proof[1]}
-    assert session.post(f"{alone.url}/console/login", fields, timeout=30).status_code == 200
+    assert session.post(f"{alone.url}/console/login", fields, timeout=120).status_code == 200
     stop, statuses = threading.Event(), []
 
     def read() -> None:
         while not stop.is_set():
             answer = requests.get(
-                f"{alone.url}/console/events", cookies=session.cookies, timeout=30
+                f"{alone.url}/console/events", cookies=session.cookies, timeout=120
             )
             statuses.append(answer.status_code)
 
@@ -241,7 +241,7 @@ def test_it_is_off_unless_it_is_set(processes, new_server, wait_until, free_port
 
     def status(path: str) -> int:
         try:
-            return requests.get(f"http://127.0.0.1:{port}{path}", timeout=30).status_code
+            return requests.get(f"http://127.0.0.1:{port}{path}", timeout=120).status_code
         except requests.ConnectionError:
             return 0
 

@@ -40,7 +40,7 @@ def behind_tls(processes, free_port, wait_until, tmp_path) -> Callable[..., tupl
             ],
             check=True,
             capture_output=True,
-            timeout=60,
+            timeout=120,
         )
         both.write_text(both.read_text() + certificate.read_text())
         port = free_port()

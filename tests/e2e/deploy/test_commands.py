@@ -36,7 +36,7 @@ def run(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
 
     return run
@@ -60,7 +60,7 @@ def serve(processes, wait_until, server, free_port):
 
 def answers(port: int) -> bool:
     with suppress(requests.ConnectionError):
-        return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=30).ok
+        return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=120).ok
     return False
 
 
@@ -91,7 +91,7 @@ def test_gunicorn_starts_itself_anew_on_sigusr2(serve, wait_until, children) -> 
     (successor,) = masters()
     try:
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
         assert answers(port)
     finally:
         os.kill(successor, signal.SIGTERM)
@@ -131,7 +131,7 @@ def test_the_health_of_web(serve, run) -> None:
     process, port = serve(WEB_CONCURRENCY="1")
     assert run("service", "health", PORT=f'"{port}"').returncode == 0
     process.send_signal(signal.SIGTERM)
-    process.wait(60)
+    process.wait(120)
     done = run("service", "health", PORT=str(port))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"no answer on port {port} (ConnectionRefusedError)\n"

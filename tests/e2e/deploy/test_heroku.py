@@ -83,7 +83,7 @@ def test_the_procfile(slug, redis_server, processes, free_port, wait_until) -> N
         return processes.start(*shell, env=given | heroku | env)
 
     release, log = start("release")
-    assert release.wait(60) == 0, log.read_text()
+    assert release.wait(120) == 0, log.read_text()
     started = {name: start(name) for name in ("worker", "periodic")}
     started["web"] = start("web", PORT=str(hook))
 
@@ -91,7 +91,7 @@ def test_the_procfile(slug, redis_server, processes, free_port, wait_until) -> N
         for name, (process, log) in started.items():
             assert process.poll() is None, (name, log.read_text())
         with suppress(requests.ConnectionError):
-            return requests.get(f"http://127.0.0.1:{hook}/readyz", timeout=30).ok
+            return requests.get(f"http://127.0.0.1:{hook}/readyz", timeout=120).ok
         return False
 
     wait_until(ready)
@@ -101,12 +101,12 @@ def test_the_procfile(slug, redis_server, processes, free_port, wait_until) -> N
                 f"{sandbox}/v1/identity/verification_sessions",
                 data={"type": "document", "metadata[name]": CANARY},
                 auth=(KEY, ""),
-                timeout=30,
+                timeout=120,
             )
             made.raise_for_status()
             session = made.json()["id"]
             url = f"{sandbox}/_sandbox/sessions/{session}/submit"
-            stripe.post(url, json={"outcome": "verified"}, timeout=30).raise_for_status()
+            stripe.post(url, json={"outcome": "verified"}, timeout=120).raise_for_status()
     with server.client() as client:
         wait_until(
             lambda: sum(1 for _ in client.scan_iter("iw:done:*", count=1000)) == 3 * SESSIONS
@@ -119,7 +119,7 @@ def test_the_procfile(slug, redis_server, processes, free_port, wait_until) -> N
     for process, _ in started.values():
         process.terminate()
     for process, log in started.values():
-        assert process.wait(60) == 0, log.read_text()
+        assert process.wait(120) == 0, log.read_text()
     assert time.monotonic() - begun < 30
 
 
@@ -128,6 +128,6 @@ def test_a_release_without_its_settings_is_stopped(slug, processes) -> None:
         *("/bin/sh", "-c", f"exec {PROCFILE['release']}"),
         env={"PATH": f"{slug}/bin:/usr/bin:/bin", "REDIS_URL": "redis://127.0.0.1:1"},
     )
-    assert process.wait(60) == 78
+    assert process.wait(120) == 78
     assert "STRIPE_WEBHOOK_SECRET: missing" in log.read_text()
     assert "STRIPE_API_KEY: missing" in log.read_text()

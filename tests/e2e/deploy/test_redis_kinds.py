@@ -160,7 +160,7 @@ def test_what_the_page_says(name, make, processes, free_port, wait_until) -> Non
     worker, worker_log = processes.python("-m", "workers", "--no-periodic", env=env)
 
     if web_does == "refuses":
-        assert web.wait(60) == 3
+        assert web.wait(120) == 3
         assert refused(web_log.read_text(), said)
     else:
         wait_until(lambda: web.poll() is not None or ready(port) is not None)
@@ -172,7 +172,7 @@ def test_what_the_page_says(name, make, processes, free_port, wait_until) -> Non
 
     match worker_does:
         case "refuses":
-            assert worker.wait(60) == 78
+            assert worker.wait(120) == 78
             assert refused(worker_log.read_text(), said)
         case "waits":
             wait_until(lambda: "redis_unreachable" in worker_log.read_text())
@@ -218,13 +218,13 @@ def service(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
 
 
 def ready(port: int) -> dict | None:
     with suppress(requests.ConnectionError):
-        return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=30).json()
+        return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=120).json()
     return None
 
 
@@ -246,5 +246,5 @@ def deliver(port: int) -> int:
         f"http://127.0.0.1:{port}/webhooks/stripe",
         data=body,
         headers={"Stripe-Signature": f"t={now},v1={digest}"},
-        timeout=30,
+        timeout=120,
     ).status_code

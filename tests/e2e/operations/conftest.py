@@ -40,7 +40,7 @@ def promtool() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [program, *arguments], capture_output=True, text=True, timeout=60, check=False
+            [program, *arguments], capture_output=True, text=True, timeout=120, check=False
         )
 
     return run
@@ -75,7 +75,7 @@ class Prometheus:
     def firing(self) -> set[str]:
         """Return the names of the alerts that fire; none while it starts."""
         try:
-            answer = requests.get(f"{self._url}/api/v1/alerts", timeout=30).json()
+            answer = requests.get(f"{self._url}/api/v1/alerts", timeout=120).json()
         except (requests.RequestException, ValueError):
             return set()
         alerts = answer["data"]["alerts"]
@@ -84,7 +84,7 @@ class Prometheus:
     def value(self, query: str) -> list[float]:
         """Return the values that a query has now."""
         try:
-            answer = requests.get(f"{self._url}/api/v1/query", {"query": query}, timeout=30).json()
+            answer = requests.get(f"{self._url}/api/v1/query", {"query": query}, timeout=120).json()
         except (requests.RequestException, ValueError):
             return []
         return [float(each["value"][1]) for each in answer["data"]["result"]]
@@ -100,7 +100,7 @@ def prometheus(
     def start(target: int) -> Prometheus:
         if started:
             started[-1].process.terminate()
-            started[-1].process.wait(60)
+            started[-1].process.wait(120)
         folder = tmp_path / f"prometheus-{len(started)}"
         started.append(Prometheus(processes, folder, free_port(), target))
         return started[-1]

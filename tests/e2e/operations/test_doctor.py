@@ -42,7 +42,7 @@ class Clinic:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
         return done.returncode, done.stdout + done.stderr
 
@@ -54,7 +54,7 @@ class Clinic:
         answer = requests.post(
             f"{self.sandbox}/_sandbox/keys",
             json={"kind": "restricted", "permissions": permissions},
-            timeout=30,
+            timeout=120,
         )
         answer.raise_for_status()
         return answer.json()["key"]
@@ -64,7 +64,7 @@ class Clinic:
             f"{self.sandbox}/v1/webhook_endpoints",
             data={"url": URL, "enabled_events[]": events} | more,
             auth=("sk_test_workers", ""),
-            timeout=30,
+            timeout=120,
         )
         answer.raise_for_status()
         return answer.json()["id"]
@@ -72,9 +72,9 @@ class Clinic:
     def remove_endpoints(self) -> None:
         for path in ("v1/webhook_endpoints", "v2/core/event_destinations"):
             there = f"{self.sandbox}/{path}"
-            listed = requests.get(there, auth=("sk_test_workers", ""), timeout=30).json()["data"]
+            listed = requests.get(there, auth=("sk_test_workers", ""), timeout=120).json()["data"]
             for each in listed:
-                requests.delete(f"{there}/{each['id']}", auth=("sk_test_workers", ""), timeout=30)
+                requests.delete(f"{there}/{each['id']}", auth=("sk_test_workers", ""), timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_right_that_a_key_lacks_is_named(lacking, said, clinic) -> None:
 
 def test_a_key_that_is_revoked_is_named(clinic) -> None:
     key = clinic.key(*READS)
-    requests.post(f"{clinic.sandbox}/_sandbox/keys/revoke", json={"key": key}, timeout=30)
+    requests.post(f"{clinic.sandbox}/_sandbox/keys/revoke", json={"key": key}, timeout=120)
     code, first = clinic.doctor(STRIPE_API_KEY=key)
     assert code == 1
     assert any("STRIPE_API_KEY: is revoked, expired or mistyped" in line for line in first)

@@ -124,7 +124,7 @@ class Receiver:
         return _HEAD + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + body
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=120)
 
     def send(self, raw: bytes) -> Answer:
         """Send bytes on a connection of their own and read what comes back until it closes."""
@@ -149,7 +149,7 @@ class Receiver:
         )
 
     def get(self, path: str) -> requests.Response:
-        return requests.get(self.url + path, headers={"Connection": "close"}, timeout=30)
+        return requests.get(self.url + path, headers={"Connection": "close"}, timeout=120)
 
 
 @pytest.fixture(scope="session")
@@ -194,7 +194,7 @@ def serving(processes, port: int, secret: str, *command: str, **env: str) -> Rec
     """Start a server of the application, and wait until it answers."""
     process, log = processes.python(*command, env=env)
     receiver = Receiver(port, secret, process, log, processes.clock)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         try:
             receiver.get("/healthz")

@@ -56,7 +56,7 @@ def act(one: socket.socket, some: random.Random) -> bool:
 
 
 def main(port: int, size: int) -> None:
-    some, ends = random.Random(size), time.monotonic() + 60
+    some, ends = random.Random(size), time.monotonic() + 120
     crowd = [connect(port, some) for _ in range(size)]
     while time.monotonic() < ends:
         for at in some.sample(range(size), size // 50):

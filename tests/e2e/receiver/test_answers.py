@@ -121,7 +121,7 @@ class TestPages:
 
     @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
     def test_only_post_on_the_hook(self, receiver, method) -> None:
-        answer = requests.request(method, f"{receiver.url}/webhooks/stripe", timeout=30)
+        answer = requests.request(method, f"{receiver.url}/webhooks/stripe", timeout=120)
         assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
 
     @pytest.mark.parametrize("path", ["/", "/webhooks/stripe/", "/webhooks", "/admin"])

@@ -18,7 +18,7 @@ def refusal(processes, gunicorn, environment) -> Callable[..., str]:
         env = {"REDIS_URL": UNREACHABLE, "WEB_CONCURRENCY": "1", **environment, **env}
         given = {name: value for name, value in env.items() if value is not None}
         process, log = processes.python(*gunicorn, "--bind", "127.0.0.1:0", env=given)
-        assert process.wait(60) == 3
+        assert process.wait(120) == 3
         text = log.read_text()
         assert text.count("refusing to start: ") == 1
         assert "Traceback" not in text
@@ -130,5 +130,5 @@ def test_options_of_gunicorn_that_have_no_effect(
 ) -> None:
     env = {"REDIS_URL": server.url, **environment}
     process, log = processes.python(*gunicorn, "--bind", "127.0.0.1:0", *option, env=env)
-    assert process.wait(60) == 1
+    assert process.wait(120) == 1
     assert f"Error: LoopWorker does not support {message}" in log.read_text()

@@ -151,7 +151,7 @@ def test_500_deliveries_under_way_when_redis_goes(
         getattr(Trouble, trouble)(server=server, names=names)
         sockets = deliveries(receiver, 500)
         sent = receiver.clock()
-        told = aside.submit(lambda: (answers(sockets, within=60), receiver.clock()))
+        told = aside.submit(lambda: (answers(sockets, within=120), receiver.clock()))
         while not told.done():
             began = receiver.clock()
             assert receiver.get("/healthz").status_code == 200

@@ -96,7 +96,7 @@ class Sender:
                 body = self._receiver.event(f"evt_{name}_{number}")
                 headers = {"Stripe-Signature": self._receiver.sign(body)}
                 try:
-                    answer = session.post(self._url, data=body, headers=headers, timeout=30)
+                    answer = session.post(self._url, data=body, headers=headers, timeout=120)
                     self.answers[answer.status_code] += 1
                 except requests.RequestException as error:
                     self.answers[type(error).__name__] += 1
@@ -132,7 +132,7 @@ def test_a_rolling_restart_is_not_seen_by_the_sender(  # noqa: PLR0917
         time.sleep(2)
         for host in hosts:
             host.process.terminate()
-            assert host.process.wait(60) == 0
+            assert host.process.wait(120) == 0
             bind = ("--bind", f"127.0.0.1:{host.port}")
             processes.python(*gunicorn, *bind, env=environment | env)
             wait_for(host.port)
@@ -146,7 +146,7 @@ def test_a_rolling_restart_is_not_seen_by_the_sender(  # noqa: PLR0917
 
 def up(port: int) -> int:
     """How many hosts HAProxy takes for ready, asked at its stats socket."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as stats:
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as stats:
         stats.sendall(b"show stat\n")
         lines = stats.makefile().read().splitlines()
     rows = csv.DictReader(lines)
@@ -157,10 +157,10 @@ def up(port: int) -> int:
 
 
 def wait_for(port: int) -> None:
-    ends = time.monotonic() + 60
+    ends = time.monotonic() + 120
     while True:
         try:
-            if requests.get(f"http://127.0.0.1:{port}/readyz", timeout=30).status_code == 200:
+            if requests.get(f"http://127.0.0.1:{port}/readyz", timeout=120).status_code == 200:
                 return
         except requests.RequestException:
             pass

@@ -285,5 +285,5 @@ def test_sigterm_finishes_what_came_whole(new_receiver, server, redis) -> None:
             answer = idle.recv(4096)
             assert b"200 OK" in answer
             time.sleep(0.01)
-    assert receiver.process.wait(60) == 0
+    assert receiver.process.wait(120) == 0
     assert time.monotonic() - started < 20, "sooner than gunicorn's 25 s"

@@ -23,7 +23,7 @@ def receiver(new_receiver, server):
     return new_receiver(REDIS_URL=server.url)
 
 
-def accepted(receiver, body: bytes, *, within: float = 60) -> str:
+def accepted(receiver, body: bytes, *, within: float = 120) -> str:
     """Deliver as Stripe does, again and again, until it is taken; the last answer."""
     deadline = time.monotonic() + within
     while (answer := receiver.deliver(body)).status != 200:

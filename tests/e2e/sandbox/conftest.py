@@ -53,9 +53,9 @@ class Listener:
 
     def answer(self, *statuses: int) -> None:
         """Answer these statuses next; then 200."""
-        requests.post(f"{self.url}/_answers", json=statuses, timeout=30).raise_for_status()
+        requests.post(f"{self.url}/_answers", json=statuses, timeout=120).raise_for_status()
 
-    def next(self, timeout: float = 60.0) -> Received:
+    def next(self, timeout: float = 120) -> Received:
         return self._received.get(timeout=timeout)
 
     def silent(self, seconds: float = 0.3) -> bool:
@@ -79,8 +79,8 @@ def listener() -> Iterator[Listener]:
     listener = Listener(process)
     yield listener
     process.kill()
-    process.wait(60)
-    listener.reader.join(60)
+    process.wait(120)
+    listener.reader.join(120)
     assert process.stdout
     process.stdout.close()
 
@@ -96,7 +96,7 @@ class Sandbox:
         return stripe.StripeClient(key, base_addresses={"api": self.url}, **options)
 
     def control(self, method: str, path: str, **body: Any) -> Any:
-        answer = requests.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=30)
+        answer = requests.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=120)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -107,7 +107,7 @@ class Sandbox:
         """Stop by SIGTERM; return how long that took."""
         began = time.monotonic()
         self.process.terminate()
-        assert self.process.wait(60) == 0
+        assert self.process.wait(120) == 0
         assert self.process.stdout
         self.process.stdout.close()
         return time.monotonic() - began

@@ -21,7 +21,7 @@ def fault(sandbox: Any, kind: str, **fields: Any) -> None:
     sandbox.control("POST", "faults", kind=kind, **fields)
 
 
-def post(sandbox: Any, key: str, timeout: float = 30) -> requests.Response:
+def post(sandbox: Any, key: str, timeout: float = 120) -> requests.Response:
     return requests.post(
         sandbox.url + SESSIONS,
         data={"type": "document"},

@@ -16,7 +16,7 @@ def command(sandbox: Any, *words: str) -> str:
         [sys.executable, "-m", "stripe_identity_sandbox", *words, "--url", sandbox.url],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -77,7 +77,7 @@ def test_mistakes_are_explained(sandbox: Any) -> None:
             [sys.executable, "-m", "stripe_identity_sandbox", *words],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert done.returncode != 0
@@ -103,7 +103,7 @@ def test_where_it_cannot_listen_is_said_at_once(
         [sys.executable, "-m", "stripe_identity_sandbox", "serve", *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 2
@@ -125,7 +125,7 @@ def test_a_scenario_is_played_by_the_clock(run: Any, tmp_path: Path) -> None:
         [sys.executable, "-m", "stripe_identity_sandbox", *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

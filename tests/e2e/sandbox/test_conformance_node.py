@@ -61,7 +61,7 @@ def test_conformance(node_sdk: Path, run: Any, inbox: str) -> None:
         ["node", str(script), str(node_sdk), sandbox.url, inbox, SECRET, THIN_SECRET],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 def build(project: Path, to: Path) -> Path:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(to)]
-    subprocess.run(command, cwd=project, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=project, check=True, capture_output=True, timeout=120)
     (wheel,) = to.glob("*.whl")
     return wheel
 
@@ -58,9 +58,9 @@ def test_its_own_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
             url = json.loads(process.stdout.readline())["url"]
             sessions = f"{url}/v1/identity/verification_sessions"
             made = requests.post(
-                sessions, data={"type": "document"}, auth=("sk_test_x", ""), timeout=30
+                sessions, data={"type": "document"}, auth=("sk_test_x", ""), timeout=120
             )
-            page = requests.get(f"{url}/_sandbox/", timeout=30)
+            page = requests.get(f"{url}/_sandbox/", timeout=120)
         finally:
             process.terminate()
     assert made.json()["status"] == "requires_input"
@@ -138,7 +138,7 @@ def test_the_image_s_packages_are_enough_to_serve() -> None:
     with process, process.stdout:
         try:
             url = json.loads(process.stdout.readline())["url"]
-            assert requests.get(f"{url}/_sandbox/", timeout=30).status_code == 200
+            assert requests.get(f"{url}/_sandbox/", timeout=120).status_code == 200
         finally:
             process.terminate()
     told = subprocess.run([*only, "play", __file__], capture_output=True, text=True, check=False)

@@ -79,20 +79,20 @@ def play_with_it(
     try:
         for _ in range(600):
             with contextlib.suppress(requests.ConnectionError):
-                requests.get(f"http://127.0.0.1:{sandbox}/_sandbox/clock", timeout=30)
-                page = requests.get(f"http://127.0.0.1:{app}/verify", timeout=30)
+                requests.get(f"http://127.0.0.1:{sandbox}/_sandbox/clock", timeout=120)
+                page = requests.get(f"http://127.0.0.1:{app}/verify", timeout=120)
                 break
             time.sleep(0.1)
         else:
             raise AssertionError("the example did not start")
         assert "Verify your identity" in page.text
-        requests.post(page.url, data={"outcome": "verified"}, timeout=30).raise_for_status()
+        requests.post(page.url, data={"outcome": "verified"}, timeout=120).raise_for_status()
         heard = (line for line in process.stdout if line.startswith("identity."))
         for change in ("created", "processing", "verified"):
             assert next(heard).startswith(f"identity.verification_session.{change} vs_")
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        process.wait(120)
         process.stdout.close()
 
 
@@ -179,7 +179,7 @@ def test_the_page_s_line_for_node(sandbox: Any, line_of_the_page: Any, node_sdk:
         }})();
     """
     done = subprocess.run(
-        ["node", "-e", script], capture_output=True, text=True, timeout=60, check=False
+        ["node", "-e", script], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout.startswith(sandbox.url), done.stderr
     for path in ("/v1/files", "/oauth/token", "/v2/billing/meter_event_stream"):
@@ -191,6 +191,6 @@ def test_the_page_s_line_for_curl(sandbox: Any, line_of_the_page: Any) -> None:
         pytest.skip("no curl on this machine")
     line = line_of_the_page("sh")
     done = subprocess.run(
-        ["sh", "-c", f"{line} -sS"], capture_output=True, text=True, timeout=60, check=False
+        ["sh", "-c", f"{line} -sS"], capture_output=True, text=True, timeout=120, check=False
     )
     assert sandbox.url in done.stdout, done.stderr

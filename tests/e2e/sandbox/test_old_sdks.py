@@ -39,7 +39,7 @@ def test_stripe_python(sandbox: Any, line_of_the_page: Any, version: str) -> Non
         env={"PYTHONPATH": str(sdk(version)), "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -54,7 +54,7 @@ def test_stripe_node(
         ["node", script, node_package(f"stripe@{version}"), sandbox.url, line_of_the_page("js", 1)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

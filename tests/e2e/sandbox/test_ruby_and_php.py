@@ -130,7 +130,7 @@ def language(name: str) -> str:
 
 def execute(*command: str | Path, script: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [*command, script], capture_output=True, text=True, timeout=60, check=False
+        [*command, script], capture_output=True, text=True, timeout=120, check=False
     )
 
 

@@ -18,7 +18,7 @@ import stripe
 
 def test_it_answers_as_soon_as_it_says_its_address_and_stops_when_told(run: Any) -> None:
     sandbox = run()
-    assert requests.get(f"{sandbox.url}/_sandbox/clock", timeout=30).status_code == 200
+    assert requests.get(f"{sandbox.url}/_sandbox/clock", timeout=120).status_code == 200
     sandbox.stop()
 
 
@@ -76,12 +76,12 @@ def test_a_state_file_is_one_sandbox_s(run: Any, tmp_path: Path) -> None:
     first = run(*state)
     session = first.client().v1.identity.verification_sessions.create({"type": "document"}).id
     words = [sys.executable, "-m", "stripe_identity_sandbox", "serve", "--port", "0", *state]
-    second = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    second = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert second.returncode == 2
     assert f"Another sandbox has {state[1]}" in second.stderr
     assert "Traceback" not in second.stderr
     first.process.kill()
-    first.process.wait(60)
+    first.process.wait(120)
     first.process.stdout.close()
     third = run(*state)
     assert third.client().v1.identity.verification_sessions.retrieve(session).id == session
@@ -111,7 +111,7 @@ def test_pages_of_other_origins_are_not_served(sandbox: Any) -> None:
         f"{sandbox.url}/_sandbox/clock",
         json={"advance": 1},
         headers={"Origin": "https://evil.example"},
-        timeout=30,
+        timeout=120,
     )
     assert answer.status_code == 403
 
@@ -136,11 +136,11 @@ def test_it_is_served_by_addresses_and_its_own_names(sandbox: Any, host: str, se
     }
     for place in places:
         answer = requests.get(
-            sandbox.url + place, headers={"Host": host}, auth=("sk_test_x", ""), timeout=30
+            sandbox.url + place, headers={"Host": host}, auth=("sk_test_x", ""), timeout=120
         )
         assert answer.status_code == (200 if served else 403), place
         assert served or session.id not in answer.text
-    posted = requests.post(f"{sandbox.url}/_sandbox/clock", json={"advance": 0}, timeout=30,
+    posted = requests.post(f"{sandbox.url}/_sandbox/clock", json={"advance": 0}, timeout=120,
                            headers={"Host": host})  # fmt: skip
     assert posted.status_code == (200 if served else 403)
 
@@ -148,21 +148,21 @@ def test_it_is_served_by_addresses_and_its_own_names(sandbox: Any, host: str, se
 def test_the_name_it_listens_on_is_its_own(run: Any) -> None:
     sandbox = run("--host", "localhost")
     answer = requests.get(
-        f"{sandbox.url}/_sandbox/clock", headers={"Host": "localhost"}, timeout=30
+        f"{sandbox.url}/_sandbox/clock", headers={"Host": "localhost"}, timeout=120
     )
     assert answer.status_code == 200
 
 
 def test_who_listens_on_every_address_has_names_that_are_not_known(run: Any) -> None:
     sandbox = run("--host", "0.0.0.0")  # noqa: S104
-    answer = requests.get(f"{sandbox.url}/_sandbox/clock", headers={"Host": "sandbox"}, timeout=30)
+    answer = requests.get(f"{sandbox.url}/_sandbox/clock", headers={"Host": "sandbox"}, timeout=120)
     assert answer.status_code == 200
 
 
 def test_it_never_redirects(sandbox: Any) -> None:
     for path in ("/v1/identity/verification_sessions/", "/v1//x", "//v1/events", "/nothing"):
         answer = requests.get(
-            sandbox.url + path, auth=("sk_test_x", ""), allow_redirects=False, timeout=30
+            sandbox.url + path, auth=("sk_test_x", ""), allow_redirects=False, timeout=120
         )
         assert answer.status_code in {200, 404}
         assert answer.headers["Request-Id"].startswith("req_")
@@ -173,7 +173,7 @@ def test_a_long_url_gets_stripes_envelope(sandbox: Any, length: int, status: int
     answer = requests.get(
         f"{sandbox.url}/v1/identity/verification_sessions?surprise={'x' * length}",
         auth=("sk_test_x", ""),
-        timeout=30,
+        timeout=120,
     )
     assert answer.status_code == status
     assert answer.json()["error"]["type"] == "invalid_request_error"
@@ -185,7 +185,7 @@ def test_a_long_header_gets_stripes_envelope(sandbox: Any) -> None:
         data={"type": "document"},
         headers={"Idempotency-Key": "k" * 20_000},
         auth=("sk_test_x", ""),
-        timeout=30,
+        timeout=120,
     )
     assert answer.status_code == 400
     assert "255" in answer.json()["error"]["message"]

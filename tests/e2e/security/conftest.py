@@ -84,7 +84,7 @@ class System:
 
     def _accepts(self, port: int) -> bool:
         with suppress(requests.ConnectionError):
-            return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=30).status_code == 200
+            return requests.get(f"http://127.0.0.1:{port}/readyz", timeout=120).status_code == 200
         return False
 
     def log(self, name: str) -> str:
@@ -114,13 +114,13 @@ class System:
             f"{self.sandbox}/v1/identity/verification_sessions",
             data={"type": "document"},
             auth=(API_KEY, ""),
-            timeout=60,
+            timeout=120,
         )
         session = made.json()["id"]
         requests.post(
             f"{self.sandbox}/_sandbox/sessions/{session}/submit",
             json={"outcome": "verified"},
-            timeout=60,
+            timeout=120,
         ).raise_for_status()
         return session
 
@@ -145,7 +145,7 @@ class System:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=120,
         ).stdout
 
 

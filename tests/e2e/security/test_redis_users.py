@@ -53,7 +53,7 @@ def test_the_whole_path_and_nothing_is_refused(system) -> None:
     system.command("service", "events", "resume")
     for listed in ("causes", "audit"):
         system.command("service", "events", listed)
-    metrics = requests.get(f"http://127.0.0.1:{system.port}/metrics", timeout=30)
+    metrics = requests.get(f"http://127.0.0.1:{system.port}/metrics", timeout=120)
     assert metrics.status_code == 200
     system.wait_until(lambda: "identity_webhooks" in metrics.text)
     with system.server.client() as client:
@@ -94,9 +94,9 @@ def test_the_console_needs_nothing_else(system, free_port) -> None:
     browser = requests.Session()
 
     def post(path: str, **fields: str) -> requests.Response:
-        page = browser.get(f"{url}/events", timeout=30).text
+        page = browser.get(f"{url}/events", timeout=120).text
         fields["proof"] = page.partition('name="proof" value="')[2].partition('"')[0]
-        answer = browser.post(url + path, fields, timeout=30)
+        answer = browser.post(url + path, fields, timeout=120)
         with system.server.client() as client:
             refused = [(each["object"], each["username"]) for each in client.acl_log()]
         assert (answer.status_code, refused) == (200, []), answer.text
@@ -107,7 +107,7 @@ def test_the_console_needs_nothing_else(system, free_port) -> None:
         *("/", "/events", "/events?state=dead", "/events?state=pending", "/handlers", "/outcomes"),
         *(f"/events/{event['key']}", f"/sessions/{session}"),
     ):
-        assert browser.get(url + path, timeout=30).status_code == 200
+        assert browser.get(url + path, timeout=120).status_code == 200
     post("/pause", do="pause")
     with system.server.client() as client:
         before = client.zcard("iw:due")
@@ -165,7 +165,7 @@ def test_the_probe_may_ask_what_keda_asks(acl_server) -> None:
 def test_the_example_starts_no_server_as_it_is(processes, free_port, redis_binary) -> None:
     file = Path(__file__).parents[3] / "deploy/redis-acl.conf"
     process, log = processes.start(redis_binary, "--port", str(free_port()), "--include", str(file))
-    assert process.wait(60) != 0
+    assert process.wait(120) != 0
     assert "password" in log.read_text()
 
 

@@ -67,7 +67,7 @@ class System:
 
     def ready(self) -> bool:
         try:
-            answer = requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=30)
+            answer = requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=120)
         except requests.ConnectionError:
             return False
         return answer.status_code == 200
@@ -80,7 +80,7 @@ class System:
             f"{self.sandbox}/v1/identity/verification_sessions",
             data={"type": "document"} | ({"metadata[behave]": behave} if behave else {}),
             auth=(key, ""),
-            timeout=60,
+            timeout=120,
         ).json()["id"]
         self.control(f"sessions/{session}/submit", outcome=outcome)
         return session
@@ -88,18 +88,18 @@ class System:
     def deliver(self, event: dict[str, Any]) -> int:
         """Deliver the event once more, as Stripe would; the status of the answer."""
         body = requests.get(
-            f"{self.sandbox}/v1/events/{event['id']}", auth=("sk_test_workers", ""), timeout=30
+            f"{self.sandbox}/v1/events/{event['id']}", auth=("sk_test_workers", ""), timeout=120
         ).text
         signature = stripe.WebhookSignature.generate_signature_header(body, SECRET)
         return requests.post(
             f"http://127.0.0.1:{self.port}/webhooks/stripe",
             data=body.encode(),
             headers={"Stripe-Signature": signature},
-            timeout=60,
+            timeout=120,
         ).status_code
 
     def control(self, path: str, **body: str) -> Any:
-        answer = requests.post(f"{self.sandbox}/_sandbox/{path}", json=body, timeout=30)
+        answer = requests.post(f"{self.sandbox}/_sandbox/{path}", json=body, timeout=120)
         answer.raise_for_status()
         return answer.json()
 
@@ -111,7 +111,7 @@ class System:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=120,
         ).stdout
 
     def event(self, session: str, kind: str = "verified") -> dict[str, Any] | None:
@@ -126,11 +126,11 @@ class System:
     def stripe_events(self, session: str) -> list[dict[str, Any]]:
         """The snapshot events that Stripe lists for this session."""
         answer = requests.get(
-            f"{self.sandbox}/v1/events?limit=100", auth=("sk_test_workers", ""), timeout=30
+            f"{self.sandbox}/v1/events?limit=100", auth=("sk_test_workers", ""), timeout=120
         ).json()
         return [e for e in answer["data"] if e["data"]["object"]["id"] == session]
 
-    def settled(self, session: str, *, state: str = "done", within: float = 60) -> dict[str, Any]:
+    def settled(self, session: str, *, state: str = "done", within: float = 120) -> dict[str, Any]:
         def over() -> bool:
             event = self.event(session)
             return event is not None and event["state"] == state

@@ -73,14 +73,14 @@ def test_the_periodic_child_is_started_again_and_can_be_left_out(system, childre
     )
     running.wait_until(lambda: len(children(process.pid)) == 1)
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     assert "periodic_started" not in log.read_text()
 
 
 def test_what_a_dead_worker_leaves_behind_is_reaped(system, children, state) -> None:
     running = system(HANDLERS="alone")
     running.workers[0][0].terminate()
-    assert running.workers[0][0].wait(60) == 0
+    assert running.workers[0][0].wait(120) == 0
     process, log = running.processes.python("-c", AS_THE_FIRST, env=running.environment)
     running.workers.append((process, log))
 
@@ -117,7 +117,7 @@ sys.meta_path.insert(0, Finder())
     process, _ = running.processes.python("-c", DEAF, env=environment)
     running.wait_until(marker.exists)
     process.terminate()
-    assert process.wait(60) == 128 + signal.SIGTERM
+    assert process.wait(120) == 128 + signal.SIGTERM
 
 
 def test_a_stop_while_plugins_are_loaded_is_heeded(system, tmp_path) -> None:
@@ -136,7 +136,7 @@ def handle(v): ...
     process, log = running.processes.python("-c", DEAF, env=environment)
     running.wait_until(marker.exists)
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     assert "worker_started" not in log.read_text()
 
 
@@ -147,7 +147,7 @@ def impatient(
     (folder / "keeping.py").write_text(KEEPING)
     running = system(**extra)
     running.workers[0][0].terminate()
-    assert running.workers[0][0].wait(60) == 0
+    assert running.workers[0][0].wait(120) == 0
     running.environment["PYTHONPATH"] += f":{folder}"
     running.environment["HANDLERS"] += ",keeping"
     running.workers = [running.processes.python("-c", IMPATIENT, env=running.environment)]

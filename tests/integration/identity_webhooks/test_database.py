@@ -361,7 +361,7 @@ def test_it_is_off_until_it_is_configured(variables: dict[str, str], listed: boo
         env={"PATH": os.environ["PATH"], "STRIPE_API_KEY": "sk_test_reader", **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert ("database.save" in done.stdout) is listed

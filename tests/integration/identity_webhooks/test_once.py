@@ -371,7 +371,7 @@ def test_who_waits_runs_when_the_first_one_fails(engine) -> None:
             once(engine, "k")(fail)
 
     def second() -> None:
-        assert begun.wait(60)
+        assert begun.wait(120)
         answers.append(once(engine, "k")(add))
 
     threads = [threading.Thread(target=each) for each in (first, second)]
@@ -729,7 +729,7 @@ def test_django(vendor, tmp_path, request) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.stderr == ""

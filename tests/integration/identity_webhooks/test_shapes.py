@@ -32,7 +32,7 @@ def answer(sandbox: str, outcome: str) -> dict[str, Any]:
 
     def call(method: str, path: str, **given: Any) -> dict[str, Any]:
         url = f"{sandbox}{path}"
-        got = requests.request(method, url, auth=("sk_test_1", ""), timeout=30, **given)
+        got = requests.request(method, url, auth=("sk_test_1", ""), timeout=120, **given)
         got.raise_for_status()
         return got.json()
 

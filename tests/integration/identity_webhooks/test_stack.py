@@ -61,7 +61,7 @@ def test_in_a_project_of_its_own(tmp_path: Path) -> None:
         env=env | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "IDENTITY_WEBHOOKS": "/"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert "set IDENTITY_WEBHOOKS to a checkout of it" in without.stdout

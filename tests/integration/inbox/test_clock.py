@@ -49,7 +49,7 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
         pytest.skip("needs a C compiler, to move the server's clock")
     file, library, script = (tmp_path / name for name in ("clock", "clock.so", "server"))
     source = Path(__file__).parent / "clock.c"
-    subprocess.run(["cc", "-O", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
+    subprocess.run(["cc", "-O", "-shared", "-fPIC", "-o", library, source], check=True, timeout=120)
     script.write_text(
         f'#!/bin/sh\nexec env CLOCK="{file}" LD_PRELOAD="{library}" "{redis_binary()}" "$@"\n'
     )

@@ -628,7 +628,7 @@ def test_without_redis() -> None:
     }
     command = [sys.executable, "-m", "service", "events", "list"]
     done = subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout) == (69, "")
     assert done.stderr.startswith("Redis: nothing listens there: check host and port")
@@ -654,7 +654,7 @@ def test_the_shell_completes_commands(words, expected) -> None:
         env={"PATH": path},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert set(done.stdout.split()) == expected

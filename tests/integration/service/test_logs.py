@@ -36,12 +36,12 @@ def test_of_the_receiver(server, redis, processes, canary) -> None:
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: "Booting worker" in log.read_text())
     wait_until(lambda: socket.create_connection(("127.0.0.1", port)).close() is None)
-    requests.get(f"{url}/{canary}?name={canary}", timeout=30)
+    requests.get(f"{url}/{canary}?name={canary}", timeout=120)
     requests.post(
         f"{url}/webhooks/stripe?name={canary}",
         data=canary,
         headers={"Stripe-Signature": f"t=1,v1={canary}", "User-Agent": canary},
-        timeout=30,
+        timeout=120,
     )
     for request in (
         f"GET /{canary} HTTP/{canary}\r\n\r\n",
@@ -49,11 +49,11 @@ def test_of_the_receiver(server, redis, processes, canary) -> None:
         f"GET / HTTP/1.1\r\n{canary}@: 1\r\n\r\n",
         f"GET / HTTP/1.1\r\nContent-Length: {canary}\r\n\r\n",
     ):
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
             connection.sendall(request.encode())
             connection.recv(1000)
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     read = lines(log)
     assert {"gunicorn.error", "service.app"} <= {line["logger"] for line in read}
     refused = [line["reason"] for line in read if line["event"] == "request_refused"]

@@ -48,7 +48,7 @@ def test_a_report_costs_one_command_however_much_was_counted(redis, server) -> N
 
 def test_processes_add_up_and_say_that_they_end(redis, server, processes) -> None:
     started = [processes.python("-c", COUNTING, server.url)[0] for _ in range(2)]
-    assert [process.wait(60) for process in started] == [0, 0]
+    assert [process.wait(120) for process in started] == [0, 0]
     assert total(redis, "claims|claimed") == 20
     assert all(each.process.ended and not each.alive for each in survey(redis).running)
 

@@ -74,7 +74,7 @@ class Scene:
             (*new, "-keyout", key, "-out", request),
             (*sign, *between, "-in", request, "-out", certificate),
         ):
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
         both = self.folder / "both.pem"
         both.write_text(key.read_text() + certificate.read_text())
         port = free_port()

@@ -47,7 +47,7 @@ class Sandbox:
         self.url = url
 
     def control(self, path: str, method: str = "POST", **body: Any) -> Any:
-        answer = requests.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=30)
+        answer = requests.request(method, f"{self.url}/_sandbox/{path}", json=body, timeout=120)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -76,11 +76,11 @@ class Sandbox:
                 "webhook_endpoint": {"url": "http://127.0.0.1:9/"},
             },
             auth=auth,
-            timeout=30,
+            timeout=120,
         ).json()
         session = self.session()
         deliveries = self.control("deliveries", "GET")
-        requests.delete(f"{destinations}/{made['id']}", auth=auth, timeout=30)
+        requests.delete(f"{destinations}/{made['id']}", auth=auth, timeout=120)
         return session, next(d["event"] for d in deliveries if d["session"] == session.id)
 
     def fault(self, kind: str, **fields: Any) -> None:
@@ -147,7 +147,7 @@ def drip() -> Iterator[Callable[..., int]]:
     yield start
     ended.set()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     for server in servers:
         server.close()
 

@@ -34,7 +34,7 @@ def run(module: str, *arguments: str, env: dict[str, str]) -> subprocess.Complet
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

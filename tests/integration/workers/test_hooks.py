@@ -93,7 +93,7 @@ def test_start_and_stop_are_called_in_the_process_that_runs_handlers(
     accept(redis, sandbox)
     wait_until(lambda: "event_settled" in log.read_text())
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     loaded = {line["plugin"]: line["running"] for line in lines if line["event"] == "plugin_loaded"}
     assert loaded == {"audit": ["log_event"], "living": ["handle", "start", "stop"]}
@@ -113,7 +113,7 @@ def test_a_process_of_its_own_calls_them_too(worker, redis, sandbox) -> None:
     own = next(pid for word, pid in life() if word == "handle")
     assert ["start", own] in life()
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     wait_until(lambda: ["stop", own] in life())
 
 
@@ -122,7 +122,7 @@ def test_a_start_that_fails_runs_no_event_and_is_tried_again(worker, redis, sand
     accept(redis, sandbox)
     wait_until(lambda: [word for word, _ in life()].count("start") >= 2)
     process.terminate()
-    process.wait(60)
+    process.wait(120)
     assert not {"handle", "stop"} & {word for word, _ in life()}
     said = [json.loads(line) for line in log.read_text().splitlines()]
     failed = next(line for line in said if line["event"] == "worker_failed")
@@ -192,7 +192,7 @@ class TestDead:
         def bad(dead: Dead) -> None:
             if behaviour == "raises":
                 raise ValueError
-            go_on.wait(60)
+            go_on.wait(120)
 
         assert len(self.settle(desk, failing, bad)) == 1
         go_on.set()

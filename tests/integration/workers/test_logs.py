@@ -74,7 +74,7 @@ def test_of_a_worker(server, redis, sandbox, processes, tmp_path, canary) -> Non
     assert Inbox(redis).accept(event) is AcceptResult.NEW
     wait_until(lambda: "event_settled" in log.read_text())
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     read = lines(log)
     said = {(line["logger"], line["event"]) for line in read}
     assert {

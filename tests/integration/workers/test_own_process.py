@@ -84,5 +84,5 @@ def test_one_that_keeps_the_interpreter_ends_with_its_worker(
     wait_until(lambda: effects.exists() and effects.read_text())
     own = int(effects.read_text())
     worker.kill()
-    worker.wait(60)
+    worker.wait(120)
     wait_until(lambda: state(own) == "Z")

@@ -245,7 +245,7 @@ class TestAnswers:
 
         @on("*", timeout=0.3)
         def hanging(_: Verification) -> None:
-            left.wait(60)
+            left.wait(120)
 
         event = desk.accept("created", desk.sandbox.session())
         began = desk.now()
@@ -488,7 +488,7 @@ class TestTime:
             runs.append(f"{v.event.id} begins")
             if v.event.id == "evt_1":
                 running.set()
-                assert go_on.wait(60)
+                assert go_on.wait(120)
             runs.append(f"{v.event.id} ends")
 
         processor = desk.processor(slow)
@@ -496,7 +496,7 @@ class TestTime:
         other = desk.accept("created", desk.sandbox.session())
         thread = threading.Thread(target=desk.turn, args=(processor,))
         thread.start()
-        assert running.wait(60)
+        assert running.wait(120)
         desk.turn(processor)
         assert desk.counts()["claims|busy"] == 1
         assert desk.record(second).handlers == {}

@@ -81,7 +81,7 @@ def run(sandbox, tmp_path: Path) -> Run:
             env=env | extra,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 

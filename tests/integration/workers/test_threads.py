@@ -147,7 +147,7 @@ def test_a_slow_handler_with_its_own_process_holds_two_threads(
         ran.append(v.session.id)
 
     processor = desk.processor(alone, beside)
-    monkeypatch.setattr(OwnProcess, "run", lambda *_: go_on.wait(60))
+    monkeypatch.setattr(OwnProcess, "run", lambda *_: go_on.wait(120))
     running = threads(4, processor)
     slow = [accept() for _ in range(12)]
 

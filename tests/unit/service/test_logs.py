@@ -604,7 +604,7 @@ class Left:
         with logs.masking(["Jenny"]):
             self._thread = threading.Thread(target=self._work, args=[begin])
             self._thread.start()
-            assert self._told.get(timeout=60) == "begun"
+            assert self._told.get(timeout=120) == "begun"
 
     def _work(self, begin: Callable[[], None]) -> None:
         begin()
@@ -614,11 +614,11 @@ class Left:
 
     def masks(self, text: str) -> str:
         self._asked.put(text)
-        return self._told.get(timeout=60)
+        return self._told.get(timeout=120)
 
     def end(self) -> None:
         self._asked.put(None)
-        self._thread.join(60)
+        self._thread.join(120)
 
 
 class TestThreadsThatOutliveTheirBlock:
