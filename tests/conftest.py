@@ -294,7 +294,7 @@ class Server:
 
     def client(self, **options: object) -> Redis:
         """Return a client of one's own."""
-        return Redis.from_url(self.url, **{"socket_timeout": 5, **options})
+        return Redis.from_url(self.url, **{"socket_timeout": 30, **options})
 
     def _contents(self) -> Iterator[tuple[str, bytes]]:
         running = self.process is not None and self.process.poll() is None

@@ -144,12 +144,12 @@ class Service:
 
     def get(self, path: str) -> int:
         try:
-            return requests.get(f"http://127.0.0.1:{self.port}{path}", timeout=5).status_code
+            return requests.get(f"http://127.0.0.1:{self.port}{path}", timeout=120).status_code
         except requests.ConnectionError:
             return 0
 
     def page(self) -> str:
-        return requests.get(f"http://127.0.0.1:{self.port}/metrics", timeout=10).text
+        return requests.get(f"http://127.0.0.1:{self.port}/metrics", timeout=120).text
 
     def start_worker(self, **environment: str) -> None:
         """Start a worker, and wait until it is ready."""
@@ -166,7 +166,7 @@ class Service:
     def stop_worker(self) -> None:
         assert self.worker
         self.worker.terminate()
-        assert self.worker.wait(30) == 0
+        assert self.worker.wait(120) == 0
 
     def deliver(
         self,
@@ -193,7 +193,7 @@ class Service:
             f"http://127.0.0.1:{self.port}{path}",
             data=body.encode(),
             headers={"Stripe-Signature": signature},
-            timeout=10,
+            timeout=120,
         ).status_code
 
     def deliver_many(self, count: int) -> None:
@@ -208,7 +208,7 @@ class Service:
             f"{self.sandbox}/v1/identity/verification_sessions",
             data={"type": "document"} | fields | ({"metadata[behave]": behave} if behave else {}),
             auth=("sk_test_workers", ""),
-            timeout=10,
+            timeout=120,
         ).json()["id"]
         self.control(f"sessions/{session}/submit", outcome="verified")
         return session
@@ -221,7 +221,7 @@ class Service:
         return f"evt_{number}"
 
     def control(self, path: str, method: str = "POST", **body: Any) -> requests.Response:
-        answer = requests.request(method, f"{self.sandbox}/_sandbox/{path}", json=body, timeout=10)
+        answer = requests.request(method, f"{self.sandbox}/_sandbox/{path}", json=body, timeout=120)
         answer.raise_for_status()
         return answer
 
@@ -237,7 +237,7 @@ class Service:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
 
     def done(self, command: str, *arguments: str) -> str:
@@ -304,6 +304,6 @@ def drill(service, prometheus, wait_until, subtests) -> Callable[..., None]:
                 assert each in first, status.stdout
             if cure:
                 cure()
-                wait_until(cured or (lambda: not watching.firing() & alerts), within=60)
+                wait_until(cured or (lambda: not watching.firing() & alerts))
 
     return drill

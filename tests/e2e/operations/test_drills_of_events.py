@@ -109,7 +109,7 @@ def test_five_hundred_dead_of_one_handler_among_others(service, grants, drill, w
             session = sessions[number % 5]
             kind = "identity.verification_session.verified"
             assert service.deliver(f"{number}", kind=kind, session=session) == 200
-        wait_until(lambda: len(dead()) == 505, within=120)
+        wait_until(lambda: len(dead()) == 505)
 
     def mend() -> None:
         service.restart_worker(BEHAVIOUR="never", MENDED="1")
