@@ -139,7 +139,7 @@ def with_ids(sandbox: Any, path: str) -> str:
 
     def ask(method: str, path: str, **body: Any) -> Any:
         url, auth = f"{sandbox.url}{path}", ("sk_test_x", "")
-        return requests.request(method, url, auth=auth, timeout=5, **body).json()
+        return requests.request(method, url, auth=auth, timeout=120, **body).json()
 
     new = {
         ENDPOINTS: {"data": {"url": URL, "enabled_events[]": "*"}},
@@ -184,7 +184,7 @@ def test_what_the_sdks_would_send(run: Any, name: str, script: str, plain: bool)
         input=json.dumps(asked),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
