@@ -261,7 +261,7 @@ def test_a_resolver_that_hangs_holds_no_event_and_one_thread(monkeypatch, receiv
     def answer(host: str, *rest: Any, **more: Any) -> Any:
         if host == "hooks.test":
             asked.append(host)
-            assert hangs.wait(20)
+            assert hangs.wait(120)
         return lookup("127.0.0.1" if host == "hooks.test" else host, *rest, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
@@ -276,7 +276,7 @@ def test_a_resolver_that_hangs_holds_no_event_and_one_thread(monkeypatch, receiv
         thread.start()
     for thread in waiting:
         thread.join()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < PATIENCE
     assert [each.reason for each in results] == [
         "retry: the receiver's host is not found in time"
     ] * 5
