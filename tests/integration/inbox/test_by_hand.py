@@ -6,6 +6,7 @@ import pytest
 
 from service.inbox import AcceptResult, Claim, Progress, Refused
 from service.inbox.keys import LEASE
+from service.survey import survey
 from tests.integration.claims import claim_next, claim_of, claimed, event
 
 
@@ -172,7 +173,19 @@ class TestWhetherAWorkerHasIt:
         assert redis.dump(f"iw:evt:{ACCOUNT}") == kept
         assert claimed(inbox, ACCOUNT).lapses == 1
 
-    @pytest.mark.parametrize("before", [works, died, the_account_is_paused])
-    def test_what_is_shown_says_the_same(self, inbox, pass_time, accepted, before) -> None:
+    @pytest.mark.parametrize(
+        ("before", "waits"),
+        [
+            (works, 0),
+            (died, 0),
+            (died_and_the_account_is_paused, 1),
+            (the_account_is_paused, 1),
+            (was_given_back, 1),
+        ],
+    )
+    def test_what_is_shown_says_the_same(
+        self, inbox, redis, pass_time, accepted, before, waits
+    ) -> None:
         before(inbox, pass_time)
         assert inbox.find(ACCOUNT).is_claimed == (before is works)
+        assert sum(survey(redis).waits.values()) == waits
