@@ -565,14 +565,14 @@ def next_run(record: Record) -> str:
     """Return when a pending event runs next, in words."""
     if record.state != "pending":
         return ""
-    if record.waits_until and not record.claimed_until:
+    if record.waits_until and not record.is_claimed:
         return _time(record.waits_until)
     return _word(record)
 
 
 def _word(record: Record) -> str:
     """Return what a pending event does."""
-    if record.claimed_until:
+    if record.is_claimed:
         return "running"
     return "waiting" if record.waits_until else "queued"
 

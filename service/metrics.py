@@ -53,7 +53,7 @@ _FETCHED = (
     *("ok", "unreachable", "broken", "limited", "locked", "key", "forbidden", "account"),
     *("missing", "invalid", "stale"),
 )
-_STATUSES = ("done", "retry", "waiting", "dead", "superseded", "skipped", "lost")
+_STATUSES = ("done", "retry", "waiting", "dead", "superseded", "skipped", "stopped", "lost")
 _OUTCOMES = (
     *("created", "processing", "needs_input", "verified", "canceled", "redacted"),
     *("superseded", "twin", "no_handler"),
@@ -117,8 +117,9 @@ TABLE: dict[str, Counted] = {
     ),
     "handler_runs": Counted(
         "all",
-        "Handler runs by result: done, retry (failed), waiting (not run: Stripe did not answer,"
-        " or its own process is busy), dead, superseded, skipped, lost (run, and the claim passed"
+        "Handler runs by result: done, retry (failed, or its own process did not start), waiting"
+        " (not run: Stripe did not answer, or its own process is busy), dead, superseded, skipped,"
+        " stopped (failed while the worker stopped, and run again), lost (run, and the claim passed"
         " to another worker).",
         (HANDLER, "status"),
         ((), _STATUSES),

@@ -212,7 +212,7 @@ def _waits(records: Iterable[Mapping[str, str]], now: float) -> Counter[str]:
         ]
         if failed:  # also while it is tried again
             reasons.update(failed)
-        elif "lease" in fields:
+        elif int(fields.get("lease", 0)) / 1000 > now:
             if reason := fields.get("reason"):
                 reasons[reason] += 1
         elif int(fields.get("not_before", 0)) / 1000 > now:

@@ -173,9 +173,11 @@ class Processes:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def start(
-        self, *command: str | Path, env: dict[str, str] | None = None
+        self, *command: str | Path, env: dict[str, str] | None = None, own_group: bool = False
     ) -> tuple[subprocess.Popen[bytes], Path]:
         """Start `command` in the repository's root, with `env` and little else in its environment.
+
+        `own_group`: a signal can be sent to it and all that it starts (`os.killpg`).
 
         Returns:
             The process, and the file that holds its output.
@@ -191,16 +193,17 @@ class Processes:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 preexec_fn=end_with_parent,  # noqa: PLW1509  # tests start no threads by then
+                process_group=0 if own_group else None,
             )
         self._started.append(process)
         self._traces.watch_file(log)
         return process, log
 
     def python(
-        self, *arguments: str | Path, env: dict[str, str] | None = None
+        self, *arguments: str | Path, env: dict[str, str] | None = None, own_group: bool = False
     ) -> tuple[subprocess.Popen[bytes], Path]:
         """Start `python ...`: a module of ours, or gunicorn."""
-        return self.start(sys.executable, *arguments, env=env)
+        return self.start(sys.executable, *arguments, env=env, own_group=own_group)
 
     clock = staticmethod(clock)
 

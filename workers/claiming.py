@@ -69,7 +69,7 @@ class Claimer:
                 claims.append(answer)
                 self._heartbeat.begin(answer)
                 self._metrics.count("claims", "claimed")
-                if not (answer.progress or answer.waits or answer.lapses):
+                if not (answer.progress or answer.reason or answer.lapses):
                     self._metrics.observe("wait_seconds", answer.claimed_age)
             elif isinstance(answer, Quarantined):
                 self._report_quarantined(answer)

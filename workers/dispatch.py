@@ -14,13 +14,13 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from identity_webhooks.answers import told
-from identity_webhooks.handlers import Discard, Retry
+from identity_webhooks.handlers import RETRY_FOR, Discard, Retry
 from identity_webhooks.verification import Verification
 from service import logs
 from service.inbox import Claim, Inbox, Progress, save_progress_at_end
 from service.metrics import Metrics
 from workers.heartbeat import Heartbeat
-from workers.own_process import OwnProcess
+from workers.own_process import NotRun, OwnProcess
 from workers.router import Failed, Handler, Router, place
 from workers.stop import Stop
 from workers.summary import current
@@ -107,6 +107,8 @@ class Dispatcher:
                     else:
                         waiting = replace(claim.so_far(handler.name), reason=BUSY)
                         result = Result(waiting, busy_wait(claim), waits=True)
+                if result is None:
+                    break
                 self._write_down(handler, claim, result, last=last)
 
     def _turn(self, handler: Handler) -> AbstractContextManager[bool]:
@@ -133,8 +135,8 @@ class Dispatcher:
         status = "waiting" if waits else progress.status
         self._metrics.count("handler_runs", handler.name, "lost" if claim.lost else status)
 
-    def run_one(self, handler: Handler, claim: Claim, facts: Facts) -> Result:
-        """Run one handler, if it is to run; say how it fared."""
+    def run_one(self, handler: Handler, claim: Claim, facts: Facts) -> Result | None:
+        """Run one handler, if it is to run; say how it fared. None: that does not count."""
         previous = claim.so_far(handler.name)
         if skipped := facts.skips(handler):
             if previous.attempts:
@@ -153,8 +155,13 @@ class Dispatcher:
             return Result(progress, verdict.delay or 0, waits=not progress.over)
         return self._attempt(handler, claim, facts, previous)
 
-    def _attempt(self, handler: Handler, claim: Claim, facts: Facts, before: Progress) -> Result:
-        """Run it; what it raises ends here, and only types and places of it go on."""
+    def _attempt(
+        self, handler: Handler, claim: Claim, facts: Facts, before: Progress
+    ) -> Result | None:
+        """Run it; what it raises ends here, and only types and places of it go on.
+
+        None: it failed while the worker stops, maybe for that reason.
+        """
         attempt = before.attempts + 1
         verification = Verification(
             event=claim.event,
@@ -165,13 +172,13 @@ class Dispatcher:
             idempotency_key=f"{claim.identity}:{handler.name}",
             attempt=attempt,
             superseded=facts.superseded,
-            log=logs.get("handler").bind(handler=handler.name, attempt=attempt),
+            log=handler.log(claim.event, attempt),
             last_attempt=handler.is_last(before, claim.now),
             order=claim.now,
         )
         with current().tracing.handler(handler.name, attempt) as ended:
             result = self._run(handler, claim, facts, before, verification)
-            ended(result.progress.status)
+            ended(result.progress.status if result else "stopped")
         return result
 
     def _run(
@@ -181,9 +188,9 @@ class Dispatcher:
         facts: Facts,
         before: Progress,
         verification: Verification,
-    ) -> Result:
+    ) -> Result | None:
         attempt = verification.attempt
-        progress, delay, failure = Progress("done", attempt), 0.0, None
+        progress, delay, failed, failure = Progress("done", attempt), 0.0, "", None
         summary, began = current(), time.monotonic()
         if (waited := summary.starts_handler()) is not None:
             self._metrics.observe("start_seconds", waited)
@@ -200,15 +207,22 @@ class Dispatcher:
         except Discard as discard:
             reason = _reason("discarded", told(discard)[0])
             progress = Progress("dead", attempt, reason=reason)
-        except Failed as failed:
-            reason = _reason("failed", failed.reason)
-            progress, delay = handler.failed(before, claim.now, reason)
+        except NotRun as not_run:
+            failed = _reason("failed", not_run)
+            progress, delay = _not_run(before, claim, failed)
+        except Failed as error:
+            failed = _reason("failed", error.reason)
+            progress, delay = handler.failed(before, claim.now, failed)
         except BaseException as error:  # noqa: BLE001 (sys.exit is the handler's failure, not ours)
             failure = error
-            reason = _reason("failed", place(error))
-            progress, delay = handler.failed(before, claim.now, reason)
+            failed = _reason("failed", place(error))
+            progress, delay = handler.failed(before, claim.now, failed)
         summary.ran[handler.name] = time.monotonic() - began
         self._metrics.observe("handler_seconds", summary.ran[handler.name], handler.name)
+        if failed and self._stop.is_coming():
+            log.warning("handler_stopped", handler=handler.name, attempt=attempt, reason=failed)
+            self._metrics.count("handler_runs", handler.name, "stopped")
+            return None
         if progress.status != "done":
             log.warning(
                 "handler_failed",
@@ -220,6 +234,17 @@ class Dispatcher:
                 _error=failure,  # the reason has its type and its place
             )
         return Result(progress, delay)
+
+
+def _not_run(before: Progress, claim: Claim, reason: str) -> tuple[Progress, float]:
+    """Return how it is recorded that a handler's process did not start, and the next wait.
+
+    That is no attempt of the handler. It is waited for as long as for one that fails.
+    """
+    since = before.since or claim.now
+    is_over = claim.now - since > RETRY_FOR * 1000
+    status: Literal["dead", "retry"] = "dead" if is_over else "retry"
+    return replace(before, status=status, reason=reason, since=since), busy_wait(claim)
 
 
 def busy_wait(claim: Claim) -> float:

@@ -34,10 +34,11 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give the event back, due again after `delay` seconds."""
+    """Give the event back, due again after `delay` seconds; `is_fault`: for a fault of ours."""
 
     delay: float
     reason: str
+    is_fault: bool = False
 
 
 End = Finish | Release
@@ -114,7 +115,7 @@ class Ender:
                     account=claim.event.account,
                     request_ids=current().request_ids or None,
                 )
-                released = pipe.release(claim, end.delay, end.reason)
+                released = pipe.release(claim, end.delay, end.reason, is_fault=end.is_fault)
             if and_claim and not self._stop.requested:
                 following = pipe.claim()
         took = finished.result() if finished else None

@@ -297,7 +297,7 @@ class Judge:
             alarm(failure, handlers, account=claim.event.account)
         if age >= rule.lasts and (rule.who != "event" or is_settled(failure, claim)):
             return Verdict(None, f"stripe: {failure}: {rule.then}")
-        delay = max(rule.shortest, backoff(_rounds(claim.age), rule.longest))
+        delay = max(rule.shortest, backoff(rounds(claim.age), rule.longest))
         delay += failure.retry_after or 0
         if rule.who in {"everyone", "account"}:
             account = claim.event.account or "" if rule.who == "account" else ""
@@ -341,6 +341,6 @@ def hint_of(failure: StripeFailure) -> str:
     return f"{name} lacks {right}, which the request's log in Stripe's Dashboard names: give it"
 
 
-def _rounds(age: float) -> int:
+def rounds(age: float) -> int:
     """Return the exponent with which waits grow as long again as the time that has passed."""
     return int(age).bit_length()

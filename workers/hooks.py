@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
+from contextvars import copy_context
 
 from identity_webhooks.answers import wrong_return
 from identity_webhooks.handlers import Dead, Misuse
@@ -57,8 +58,10 @@ class Hooks:
             # Of a handler that is no longer there only the name is left.
             owns = hook.plugin is plugin if plugin else hook.plugin.name == name
             if hook.moment == "dead" and owns:
-                # On a thread of its own, so that one that hangs holds up no event.
-                thread = threading.Thread(target=_call, args=(hook, dead), daemon=True)
+                # On a thread of its own, so that one that hangs holds up no event. What it logs
+                # names the event, as what handlers log.
+                in_context = copy_context().run
+                thread = threading.Thread(target=in_context, args=(_call, hook, dead), daemon=True)
                 thread.start()
                 thread.join(DEAD_LIMIT)
                 if thread.is_alive():

@@ -20,7 +20,7 @@ from service.settings import Settings
 from workers.claiming import Claimer
 from workers.dispatch import BUSY, Dispatcher, busy_wait
 from workers.ending import End, Ender, Finish, Release, end_of
-from workers.failures import Judge, StripeFailure
+from workers.failures import Judge, StripeFailure, rounds
 from workers.fetching import Fetcher
 from workers.heartbeat import Heartbeat
 from workers.hooks import Hooks
@@ -35,8 +35,8 @@ FAULT_CAP = 60.0
 """Seconds: the longest wait after Redis failed, or a fault of ours."""
 
 MAX_FAULTS = 20
-"""Times in a row that a fault of ours ends the work on an event before it is dead: with the
-jittered waits about ten minutes."""
+"""Times that a fault of ours ends the work on an event, with nothing done between, before it is
+dead: with the jittered waits about ten minutes. Waits for anything else do not count."""
 
 log = logs.get(__name__)
 
@@ -134,7 +134,7 @@ class Processor:
                 log.exception("processing_failed" if is_ours else "redis_failed")
                 # If this fails, too, the lease runs out.
                 with contextlib.suppress(redis.RedisError):
-                    self._ender.end(claim, _after(error, claim.waits, is_ours=is_ours))
+                    self._ender.end(claim, _after(error, claim, is_ours=is_ours))
             finally:
                 self._heartbeat.end(claim)
         return self._first_of(following)
@@ -195,9 +195,9 @@ class Processor:
         return None
 
 
-def _after(error: Exception, waits: int, *, is_ours: bool) -> End:
+def _after(error: Exception, claim: Claim, *, is_ours: bool) -> End:
     """Retry, with a limit where the fault is ours."""
     reason = "processing failed" if is_ours else "redis failed"
-    if is_ours and waits >= MAX_FAULTS:
+    if is_ours and claim.faults >= MAX_FAULTS:
         return Finish("dead", "", f"{reason}: {place(error)}")
-    return Release(backoff(waits, FAULT_CAP), reason)
+    return Release(backoff(rounds(claim.age), FAULT_CAP), reason, is_fault=is_ours)

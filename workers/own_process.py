@@ -8,6 +8,9 @@ A worker starts the process when a handler first runs there, and again when it d
 plugins anew, so what they set up as they are imported is not shared. A handler that hangs or
 crashes there fails alone.
 
+The process says when it begins with a handler. One that ends before has run none, whatever its exit
+code is: that may be the handler's, so it decides nothing.
+
 The two processes talk over a pair of sockets in pickles, which nobody else can write to. Personal
 data is on neither's disk, and the other end closes with the worker, however that ends.
 """
@@ -25,7 +28,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 from structlog.stdlib import BoundLogger
@@ -39,8 +42,15 @@ from workers import plugins
 from workers.hooks import Hooks
 from workers.router import Failed, Handler, place
 
-IDLE = 95
-"""Exit code of a process that ended since nothing was asked of it. No handler ran meanwhile."""
+STARTED_WITHIN = 60.0
+"""Seconds until the process has imported all plugins, or begins with a handler. That is not the
+handler's time."""
+
+_STOPS = {signal.SIGTERM, signal.SIGINT}
+
+
+class NotRun(Exception):
+    """The handler did not run: its process did not start, or ended before it began."""
 
 
 class OwnProcess:
@@ -84,13 +94,14 @@ class OwnProcess:
 
         Raises:
             Retry, Discard: the handler's; the reason is redacted.
+            NotRun: it did not run.
             Failed: anything else.
         """
         message = handler.name, _without_log(verification), set(personal)
-        # It may have ended, being idle, just when it was asked.
+        # It may have ended just when it was asked: it was idle, or something killed it.
         answer = self._ask(message, handler.timeout) or self._ask(message, handler.timeout)
         if answer is None:
-            raise Failed(f"its process died (exit code {IDLE})")
+            raise NotRun("its process ended before the handler began")
         word, text, delay = answer
         if word == "retry":
             raise Retry(text, delay=delay)
@@ -100,43 +111,62 @@ class OwnProcess:
             raise Failed(text)
 
     def _ask(self, message: object, timeout: float) -> Any:
-        """Return what was answered; None when it had ended, being idle.
+        """Return what was answered; None when the process ended before the handler began.
 
         Raises:
+            NotRun: it did not start.
             Failed: it did not answer.
         """
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._process.returncode is not None:
             self._start()
         try:
-            self._ours.settimeout(timeout)
+            self._ours.settimeout(STARTED_WITHIN)
             _send(self._ours, message)
+            _receive(self._ours)
+        except (OSError, EOFError):
+            self._end(5)  # one that is idle ends by itself
+            return None
+        try:
+            self._ours.settimeout(timeout)
             return _receive(self._ours)
         except TimeoutError:
             self._end()
             raise Failed("timeout") from None
         except (OSError, EOFError):
-            code = self._end(5)  # it ends by itself
-            if code == IDLE:
-                return None
-            raise Failed(f"its process died (exit code {code})") from None
+            raise Failed(f"its process died (exit code {self._end(5)})") from None
 
     def _start(self) -> None:
         if self._process:
             self._ours.close()
+            self._process = None
+        try:
+            self._process = self._spawn()
+            watched = self._process, self._ours
+            threading.Thread(target=_reap, args=watched, daemon=True).start()
+            self._ours.settimeout(STARTED_WITHIN)
+            _receive(self._ours)
+        except (OSError, EOFError, RuntimeError) as error:
+            # Without a process the machine has none left, or no descriptor.
+            code = f"exit code {self._end()}" if self._process else type(error).__name__
+            raise NotRun(f"its process did not start ({code})") from None
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
         self._ours, theirs = socket.socketpair()
-        arguments = ",".join(self._names), str(theirs.fileno()), str(self._idle or "")
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 (our own module)
-                [sys.executable, "-c", _PROGRAM, *arguments],
+        arguments = ",".join(self._names), theirs.fileno(), self._idle or "", os.getpid()
+        # A stop may reach every process: it is held until this one ignores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        try:
+            return subprocess.Popen(  # noqa: S603 (our own module)
+                [sys.executable, "-c", _PROGRAM, *map(str, arguments)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
-        try:
-            # Importing takes its time, which is not the handler's.
-            self._ours.settimeout(60)
-            _receive(self._ours)
-        except (OSError, EOFError):
-            raise Failed(f"its process did not start (exit code {self._end()})") from None
+        except OSError:
+            self._ours.close()
+            raise
+        finally:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _end(self, within: float = 0.2) -> int:
         """End the process, if it does not end itself; its exit code, negative for a signal."""
@@ -149,16 +179,28 @@ class OwnProcess:
             return self._process.wait()
 
 
+def _reap(process: subprocess.Popen[bytes], ours: socket.socket) -> None:
+    """Wait for the end of the process, whenever that is: so it does not stay as a zombie.
+
+    Then nobody waits for it any more: what it has started may still hold its end.
+    """
+    logs.is_ours()
+    process.wait()
+    with suppress(OSError):  # closed
+        ours.shutdown(socket.SHUT_RD)
+
+
 _PROGRAM = "import sys; from workers.own_process import serve; serve(*sys.argv[1:])"
 
 
-def serve(names: str, descriptor: str, idle: str) -> None:
+def serve(names: str, descriptor: str, idle: str, parent: str) -> None:
     """Entry point of the process: run handlers on request until the worker ends or it is idle."""
     process.keep_memory_private()
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     # A stop is for the worker, which gives a handler time to end.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for each in _STOPS:
+        signal.signal(each, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     settings = Settings.load("worker")
     logs.configure(settings)
     process.hook_exceptions()
@@ -167,29 +209,24 @@ def serve(names: str, descriptor: str, idle: str) -> None:
     MARKS.closed = True
     hooks = Hooks(router, {each.plugin for each in handlers.values()})
     hooks.start()
-    with socket.socket(fileno=int(descriptor)) as worker:
+    # Until it is idle, or the worker is gone.
+    with suppress(EOFError, OSError), socket.socket(fileno=int(descriptor)) as worker:
         _send(worker, "ready")
         while True:
-            try:
-                worker.settimeout(float(idle) if idle else None)
-                name, verification, personal = _receive(worker)
-            except (EOFError, TimeoutError) as end:
-                hooks.stop()
-                sys.exit(IDLE if isinstance(end, TimeoutError) else 0)
+            worker.settimeout(float(idle) if idle else None)
+            name, verification, personal = _receive(worker)
             worker.settimeout(None)
-            log = logs.get("handler").bind(
-                handler=name,
-                attempt=verification.attempt,
-                event_id=verification.event.id,
-                session_id=verification.event.session,
-                kind=verification.event.kind,
+            handler = handlers[name]
+            own = dataclasses.replace(
+                verification, log=handler.log(verification.event, verification.attempt)
             )
             with logs.masking(personal):
-                own = dataclasses.replace(verification, log=log)
                 process.end_with_parent(at_once=True)
-                answer = _answer(handlers[name], own)
+                _send(worker, "begun")
+                answer = _answer(handler, own)
                 process.end_with_parent(at_once=False)
                 _send(worker, answer)
+    hooks.stop()
 
 
 def _end_with(parent: int) -> None:

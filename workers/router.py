@@ -10,8 +10,11 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from structlog.contextvars import bound_contextvars
+from structlog.stdlib import BoundLogger
+
 from identity_webhooks import answers
-from identity_webhooks.event import KINDS, Kind
+from identity_webhooks.event import KINDS, Event, Kind
 from identity_webhooks.handlers import RETRY_FOR, Mark, Moment, Subscription
 from identity_webhooks.verification import Verification
 from service import logs
@@ -62,15 +65,30 @@ class Handler:
             return before.attempts >= self.retries
         return bool(before.since) and now - before.since > RETRY_FOR * 1000
 
+    def log(self, event: Event, attempt: int) -> BoundLogger:
+        """Return the logger that one run of it is given."""
+        return logs.get("handler").bind(**self._names(event, attempt))
+
     def run(self, verification: Verification) -> None:
-        """Call it.
+        """Call it. Every line that this thread logs meanwhile names the event and the handler.
 
         Raises:
             Failed: it returned something, or used what it was given in a way that does nothing.
             BaseException: whatever it raises.
         """
-        if wrong := answers.call(self.function, verification):
+        with bound_contextvars(**self._names(verification.event, verification.attempt)):
+            wrong = answers.call(self.function, verification)
+        if wrong:
             raise Failed(wrong)
+
+    def _names(self, event: Event, attempt: int) -> dict[str, str | int]:
+        return {
+            "event_id": event.id,
+            "session_id": event.session,
+            "kind": event.kind,
+            "handler": self.name,
+            "attempt": attempt,
+        }
 
     def failed(
         self, before: Progress, now: int, reason: str, delay: float | None = None

@@ -106,7 +106,7 @@ def run(
         idempotency_key=f"run-{session}:{handler.name}",
         attempt=1,
         superseded=False,
-        log=logs.get("handler").bind(handler=handler.name, session_id=session),
+        log=handler.log(event, 1),
         last_attempt=handler.is_last(Progress("retry", 0), 0),
     )
     with logs.masking(facts.personal_values()):

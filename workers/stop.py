@@ -18,6 +18,9 @@ GRACE = 25.0
 """Seconds in-flight work has after SIGTERM. Heroku and `docker stop`'s usual setting kill after 30
 (https://devcenter.heroku.com/articles/dyno-shutdown)."""
 
+ARRIVES_WITHIN = 0.1
+"""Seconds until a signal that is sent to all processes has reached the last of them."""
+
 log = logs.get(__name__)
 
 
@@ -44,6 +47,13 @@ class Stop:
         if self.parent is not None and os.getppid() != self.parent:
             self.request()
         return self.requested_at is not None
+
+    def is_coming(self) -> bool:
+        """Whether a stop was asked for, or is within a moment: it may reach this process last."""
+        until = time.monotonic() + ARRIVES_WITHIN
+        while not self.requested and time.monotonic() < until:
+            time.sleep(0.01)
+        return self.requested
 
     @property
     def overdue(self) -> bool:

@@ -119,10 +119,10 @@ class Inbox:
             saved = pipe.save_progress(claim, handler, progress, delay)
         return saved.result()
 
-    def release(self, claim: Claim, delay: float, reason: str) -> bool:
+    def release(self, claim: Claim, delay: float, reason: str, *, is_fault: bool = False) -> bool:
         """`Pipeline.release`, alone."""
         with self.pipeline() as pipe:
-            released = pipe.release(claim, delay, reason)
+            released = pipe.release(claim, delay, reason, is_fault=is_fault)
         return released.result()
 
     def finish(

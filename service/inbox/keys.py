@@ -64,10 +64,10 @@ twin        the key of the same change in its other form (the event worked on, f
             once it is known that there is none
 wake        number of its last wake-up
 asked       nonce of the call that accepted it; absent once it was replayed or died
-lease       until when it is claimed; absent when nobody holds it
+lease       until when it is claimed; absent once it was given back. After that moment nobody has it
 token       fencing token of the last claim
 not_before  no claim before this moment
-waits       releases since the last progress; the next delay grows with it
+faults      releases for a fault of ours since the last progress
 lapses      leases that ran out since the last progress
 suspect     1 once a lease ran out: a handler of it may have killed the worker
 ran         which handler ran when the last process died that held the event

@@ -305,13 +305,16 @@ class Pipeline:
         fields = _progress_args(handler, progress, to_ms(delay))
         return self._add(read, "save_progress", claim.event.key, claim.token, *fields)
 
-    def release(self, claim: Claim, delay: float, reason: str) -> Reply[bool]:
+    def release(
+        self, claim: Claim, delay: float, reason: str, *, is_fault: bool = False
+    ) -> Reply[bool]:
         """Give the event back, due again after `delay` seconds; 0 wakes a worker at once.
 
-        This spends no attempt of any handler. False when the claim was lost.
+        This spends no attempt of any handler. A fault of ours is counted (`Claim.faults`). False
+        when the claim was lost.
         """
-        args = claim.event.key, claim.token, to_ms(delay), reason, *claim.unwritten
-        return self._add(bool, "release", *args)
+        args = claim.event.key, claim.token, to_ms(delay), reason, int(is_fault)
+        return self._add(bool, "release", *args, *claim.unwritten)
 
     def finish(
         self, claim: Claim, state: Literal["done", "dead"], *, outcome: str, reason: str = ""
@@ -465,7 +468,7 @@ def _claim(raw: Any) -> Answer:
         event=event_of(text_of(key), fields),
         token=text_of(token),
         progress=progress_of(fields),
-        waits=int(fields.get("waits", 0)),
+        faults=int(fields.get("faults", 0)),
         lapses=int(fields.get("lapses", 0)),
         suspect="suspect" in fields,
         twin=fields.get("twin"),

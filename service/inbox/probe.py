@@ -55,7 +55,6 @@ COMMANDS: dict[str, tuple[str | int, ...]] = {
     "EXPIRE": (_KEY + "number", 5),
     "HSET": (_KEY + "hash", "a", "1"),
     "HSETNX": (_KEY + "hash", "a", "1"),
-    "HEXISTS": (_KEY + "hash", "a"),
     "HMGET": (_KEY + "hash", "a"),
     "HGETALL": (_KEY + "hash",),
     "HINCRBY": (_KEY + "hash", "a", 1),

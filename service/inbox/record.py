@@ -102,7 +102,7 @@ class Record:
         reason: why it waits, why it died, or the code the handlers were told.
         handlers: how each handler fared.
         claims: how often it was claimed.
-        claimed_until: until when a worker has it, if one does.
+        claimed_until: until when a worker has it, or had it when it died; None if none has it.
         waits_until: before when it does not run; None where it may run now.
         twin: the id of the same change in its other form.
         attempts: failed attempts before those in `handlers`: the last few.
@@ -132,6 +132,11 @@ class Record:
     def moment(self, ms: int) -> datetime:
         """Return the moment so many milliseconds after it was accepted."""
         return self.accepted + timedelta(milliseconds=ms)
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a worker has it now, if the clock of this machine is that of Redis."""
+        return self.claimed_until is not None and self.claimed_until > datetime.now(UTC)
 
     @property
     def is_quarantined(self) -> bool:
@@ -185,7 +190,7 @@ class Claim:
         event: the event.
         token: the fencing token; the scripts refuse all but the last one given out.
         progress: how each handler fared so far.
-        waits: releases since anything was done.
+        faults: releases for a fault of ours since anything was done.
         lapses: claims that ended with their holder's death since anything was done.
         suspect: whether any ever did.
         now: Redis TIME at the last answer, milliseconds.
@@ -203,7 +208,7 @@ class Claim:
     event: Event
     token: str
     progress: dict[str, Progress]
-    waits: int
+    faults: int
     lapses: int
     now: int
     since: int

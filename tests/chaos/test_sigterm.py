@@ -14,6 +14,7 @@ import pytest
 
 from service.inbox import Inbox
 from tests.chaos.system import (
+    CHAOS,
     HANDLERS,
     Change,
     Sandbox,
@@ -22,7 +23,7 @@ from tests.chaos.system import (
     read_ledger,
     tally,
 )
-from tests.conftest import Processes, Server, children, wait_until
+from tests.conftest import ROOT, Processes, Server, children, wait_until
 
 EXIT_WITHIN = 30
 """Seconds at which platforms kill."""
@@ -101,3 +102,63 @@ class Worker:
                 os.kill(pid, signal.SIGTERM)
             self._told_at = now
         return None
+
+
+def moments() -> list[pytest.ParameterSet]:
+    beside = ("fork", "forked", "boot", "import", "start", "handler", "helper", "dies", "answer")
+    return [
+        *(pytest.param("thread", moment) for moment in ("handler", "helper")),
+        *(pytest.param("suspect", moment) for moment in beside),
+        *(pytest.param("own", moment, marks=pytest.mark.walk) for moment in beside),
+    ]
+
+
+@pytest.mark.parametrize(("where", "moment"), moments())
+def test_sigterm_to_all_processes_costs_an_event_nothing(
+    where: str,
+    moment: str,
+    sandbox: Sandbox,
+    processes: Processes,
+    new_server: Callable[..., Server],
+    tmp_path: Path,
+) -> None:
+    """Whatever its handler is at, there or in a process beside the worker."""
+    reached, passed = tmp_path / "reached", tmp_path / "pass"
+    redis = new_server()
+    event = sandbox.changes(sessions=1)[0].event
+    env = environment(
+        redis.url,
+        sandbox.url,
+        tmp_path / "ledger",
+        HANDLERS="held",
+        AUDIT="0",
+        PYTHONPATH=f"{CHAOS / 'gates'}:{CHAOS / 'handlers'}:{ROOT}",
+        REACHED=str(reached),
+        PASS=str(passed),
+    )
+    with redis.client() as client:
+        inbox = Inbox(client)
+        keep_reconciliation_out(client)
+        inbox.accept(event)
+        if where == "suspect":
+            client.hset(f"iw:evt:{event.key}", "suspect", 1)
+        armed = env | {"GATE": f"{where}:{moment}"}
+        worker, log = processes.python("-m", "workers", env=armed, own_group=True)
+        wait_until(reached.exists, within=30)
+        os.killpg(worker.pid, signal.SIGTERM)
+        time.sleep(0.3)
+        passed.touch()
+        assert worker.wait(EXIT_WITHIN) == 0
+
+        fields = {name.decode() for name in client.hkeys(f"iw:evt:{event.key}")}
+        assert fields.isdisjoint({"lease", "lapses", "faults"}), fields
+        assert ("suspect" in fields) <= (where == "suspect")
+        if (where, moment) != ("thread", "helper") and moment != "dies":
+            assert inbox.find(event.key).state == "done", "what runs may end"
+        processes.python("-m", "workers", env=env | {"GATE": f"{where}:"})
+        wait_until(lambda: client.zcard("iw:due") == 0, within=30)
+        record = inbox.find(event.key)
+
+    assert record.state == "done", (record, log.read_text())
+    assert {p.attempts for p in record.handlers.values()} == {1}
+    assert len((tmp_path / "ledger").read_text().splitlines()) == 1

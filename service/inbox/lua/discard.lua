@@ -4,7 +4,7 @@
 local key, state = find(ARGV[1])
 if state ~= 'pending' and state ~= 'dead' then return state or 'gone', true end
 local fields, now = record_of(key), now_ms()
-if fields.lease then return 'leased', true end
+if is_claimed(fields, now) then return 'leased', true end
 leave_line(key, fields)
 if state == 'dead' then leave_dead(key, fields) end
 fields.acts = acted(fields, now, 'discard', ARGV[2], '')

@@ -250,11 +250,18 @@ local function event_of(key, fields)
   return {
     key = key, token = fields.token or '', session = session_name(fields.account, fields.session),
     accepted = tonumber(fields.accepted), kind = fields.kind, twin = fields.twin,
-    waited = fields.waits or fields.lapses or fields.ran, fields = fields,
+    failed = fields.faults or fields.lapses or fields.ran, fields = fields,
   }
 end
 
--- An event that the claim with this token still owns; nil when it does not.
+-- Whether a worker has an event now. One whose lease ran out is nobody's, until it is claimed again.
+local function is_claimed(fields, now)
+  local ends = tonumber(fields.lease)
+  return ends and ends > now
+end
+
+-- An event that the claim with this token still owns; nil when it does not. A holder that is late owns
+-- it until somebody else has had it, so that what it did is not lost.
 local function held(key, token)
   local fields = record_of(key)
   if fields.state ~= 'pending' or fields.token ~= token or not fields.lease then return nil end
@@ -299,8 +306,8 @@ local function let_go(event, now)
   end
   local waiter = redis.call('LPOP', WAITING .. event.session)
   if not waiter then return end
-  local fields = redis.call('HMGET', RECORD .. waiter, 'state', 'lease')
-  if fields[1] == 'pending' and not fields[2] then
+  local state, lease = unpack(redis.call('HMGET', RECORD .. waiter, 'state', 'lease'))
+  if state == 'pending' and not is_claimed({lease = lease}, now) then
     redis.call('HDEL', RECORD .. waiter, 'not_before')
     wake(waiter, now)
   end
@@ -338,7 +345,7 @@ local function settle(event, state, outcome, reason, now, ...)
   for i = 1, #results, 2 do fields[results[i]] = results[i + 1] end
   keep_listed(event.key, event.accepted, fields.session, now)
   if state == 'dead' then
-    redis.call('HDEL', record, 'lease', 'wake', 'waits', 'lapses', 'ran', 'asked')
+    redis.call('HDEL', record, 'lease', 'wake', 'faults', 'lapses', 'ran', 'asked')
     redis.call('HSET', record, 'state', state, 'settled', int(now), 'outcome', outcome,
       'reason', reason, ...)
     list_dead(event.key, fields, int(now))
@@ -357,6 +364,17 @@ local function leave_line(key, fields)
   redis.call('LREM', WAITING .. session_name(fields.account, fields.session), 0, key)
 end
 
+-- Take an event from the worker that let its lease run out, if one did: what that one writes later is
+-- refused. It is a suspect for good: whatever is written down of it meanwhile, a handler that kills may
+-- have still to run.
+local function take_from_dead(key, fields, now)
+  if not fields.lease then return end
+  let_go(event_of(key, fields), now)
+  redis.call('HDEL', RECORD .. key, 'lease')
+  redis.call('HSET', RECORD .. key, 'suspect', '1')
+  fields.lease, fields.suspect = nil, '1'
+end
+
 -- Begin with an event anew. `which`: 'dead' re-runs the handlers that died or wait for a retry, 'all'
 -- every one, anything else the handler of that name. Answers whether it did: not where there is no such
 -- handler. What died, or was ended, before its handlers had their turn has no need of one for 'dead',
@@ -372,7 +390,7 @@ local function reopen(key, which, now, who)
   local list, again = {}, {}
   local left_out = which == 'dead' and is_cut_short or which == 'all' and fields.state ~= 'pending'
   fields.reason, fields.settled, fields.took, fields.not_before = nil
-  fields.waits, fields.lapses, fields.ran, fields.asked = nil
+  fields.faults, fields.lapses, fields.ran, fields.asked = nil
   fields.state, fields.reopened = 'pending', int(now)
   for name, value in pairs(fields) do
     if string.sub(name, 1, 2) == 'h:' then
@@ -384,6 +402,7 @@ local function reopen(key, which, now, who)
     end
   end
   if #again == 0 and not left_out then return false end
+  take_from_dead(key, fields, now)
   table.sort(again)
   for _, handler in ipairs(again) do
     fields.trail = failed(fields, handler)
@@ -413,8 +432,8 @@ local function claim(id, now)
     fields, list = record_of(key)
   end
   local record = RECORD .. key
-  local ends, not_before = tonumber(fields.lease), tonumber(fields.not_before)
-  if ends and ends > now then return {'leased'} end
+  local not_before = tonumber(fields.not_before)
+  if is_claimed(fields, now) then return {'leased'} end
   -- A surplus wake-up must not run an event before its retry is due.
   if not_before and not_before > now then return {'early'} end
   local pause = fields.account and redis.call('GET', PAUSE .. ':' .. fields.account)
@@ -429,7 +448,7 @@ local function claim(id, now)
   -- A lapse: the worker died. An event that does so repeatedly is quarantined before it stops
   -- all workers.
   local name = session_name(fields.account, fields.session)
-  if ends then
+  if fields.lease then
     local event = event_of(key, fields)
     local lapses = redis.call('HINCRBY', record, 'lapses', 1)
     if lapses >= MAX_LAPSES then
@@ -438,11 +457,8 @@ local function claim(id, now)
         now)
       return {'quarantined', key, event.token, int(now), list}
     end
-    let_go(event, now)
-    redis.call('HDEL', record, 'lease')
-    -- For good: whatever is written down of it meanwhile, a handler that kills may have still to run.
-    redis.call('HSET', record, 'suspect', '1')
-    fields.suspect, list[#list + 1], list[#list + 2] = '1', 'suspect', '1'
+    take_from_dead(key, fields, now)
+    list[#list + 1], list[#list + 2] = 'suspect', '1'
     fields.lapses = tostring(lapses)
     list[#list + 1], list[#list + 2] = 'lapses', fields.lapses -- the last one of a name counts
   end

@@ -4,6 +4,7 @@
 --         again | nothing: it is settled, and has no such handler: the record stays as it is | gone
 local key, state = find(ARGV[1])
 if not state then return 'gone' end
-if redis.call('HEXISTS', RECORD .. key, 'lease') == 1 then return 'leased' end
-if reopen(key, ARGV[2], now_ms(), ARGV[3]) then return 'replayed' end
+local now = now_ms()
+if is_claimed(record_of(key), now) then return 'leased', true end
+if reopen(key, ARGV[2], now, ARGV[3]) then return 'replayed' end
 return state == 'pending' and 'pending' or 'nothing', true

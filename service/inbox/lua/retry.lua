@@ -5,7 +5,8 @@
 local key, state = find(ARGV[1])
 if state ~= 'pending' then return state or 'gone', true end
 local fields, now = record_of(key), now_ms()
-if fields.lease then return 'leased', true end
+if is_claimed(fields, now) then return 'leased', true end
+take_from_dead(key, fields, now)
 for name, value in pairs(fields) do
   local head, tail = string.match(value, '^(retry|%d+|%d+|)%d*(.*)$')
   if head and string.sub(name, 1, 2) == 'h:' then

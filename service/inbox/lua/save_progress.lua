@@ -6,5 +6,5 @@ local event = held(ARGV[1], ARGV[2])
 if not event then return 0 end
 local now = now_ms()
 redis.call('HSET', RECORD .. event.key, noted(event, now, unpack(ARGV, 3)))
-if event.waited then redis.call('HDEL', RECORD .. event.key, 'lapses', 'waits', 'ran') end
+if event.failed then redis.call('HDEL', RECORD .. event.key, 'lapses', 'faults', 'ran') end
 return int(now)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from service.inbox import AcceptResult, Claim, Progress, Refused
+from service.inbox.keys import LEASE
+from service.survey import survey
 from tests.integration.claims import claim_next, claim_of, claimed, event
 
 
@@ -32,7 +34,7 @@ class TestWaitingForAHandlerThatIsGone:
         claim = claim_next(inbox)
         assert isinstance(claim, Claim)
         assert set(claim.progress) == {"a.here"}
-        assert claim.waits == 0
+        assert claim.faults == 0
 
     def test_replayed_for_what_it_has_not_it_stays(self, inbox, redis, waiting) -> None:
         before = {key: redis.dump(key) for key in redis.keys("iw:[ed]*")}
@@ -68,3 +70,122 @@ class TestWaitingForAHandlerThatIsGone:
         found = inbox.find("evt_1")
         assert (found.state, found.reason) == ("done", "a.b: no")
         assert inbox.replay("evt_1", "all") == "replayed"
+
+
+ACCOUNT = "acct_1-evt_1"
+
+
+def never(inbox, pass_time) -> None:
+    """Nobody has had it."""
+
+
+def works(inbox, pass_time) -> None:
+    claimed(inbox, ACCOUNT)
+
+
+def works_on(inbox, pass_time) -> None:
+    claim = claimed(inbox, ACCOUNT)
+    pass_time(LEASE - 1)
+    assert inbox.renew(claim)
+    pass_time(LEASE - 1)
+
+
+def died(inbox, pass_time) -> None:
+    claimed(inbox, ACCOUNT)
+    pass_time(LEASE + 1)
+
+
+def died_and_the_account_is_paused(inbox, pass_time) -> None:
+    died(inbox, pass_time)
+    inbox.pause(600, "stripe: limited 429", "acct_1")
+    assert claim_of(inbox, ACCOUNT) is Refused.HELD
+
+
+def the_account_is_paused(inbox, pass_time) -> None:
+    inbox.pause(600, "stripe: limited 429", "acct_1")
+    assert claim_of(inbox, ACCOUNT) is Refused.HELD
+
+
+def was_given_back(inbox, pass_time) -> None:
+    inbox.release(claimed(inbox, ACCOUNT), 60, "stripe: locked 409")
+
+
+FREE = [never, died, died_and_the_account_is_paused, the_account_is_paused, was_given_back]
+ACTS = {
+    "replay": (lambda inbox: inbox.replay(ACCOUNT, "a.one", "ann"), "replayed"),
+    "retry": (lambda inbox: inbox.retry(ACCOUNT, "ann"), "retried"),
+    "discard": (lambda inbox: inbox.discard(ACCOUNT, "ann"), "discarded"),
+}
+
+
+class TestWhetherAWorkerHasIt:
+    """A lease that has run out is nobody's, whichever script is asked."""
+
+    @pytest.fixture
+    def accepted(self, inbox, redis) -> None:
+        inbox.accept(event(account="acct_1"))
+        inbox.accept(event("next", account="acct_1"))
+        redis.hset(f"iw:evt:{ACCOUNT}", "h:a.one", "done|1|5")
+
+    @pytest.mark.parametrize("act", ACTS)
+    @pytest.mark.parametrize("before", [works, works_on])
+    def test_it_is_left_to_the_one_who_works(
+        self, inbox, redis, pass_time, accepted, before, act
+    ) -> None:
+        before(inbox, pass_time)
+        kept = redis.dump(f"iw:evt:{ACCOUNT}")
+        assert ACTS[act][0](inbox) == "leased"
+        assert redis.dump(f"iw:evt:{ACCOUNT}") == kept
+        assert claim_of(inbox, ACCOUNT) is Refused.LEASED
+
+    @pytest.mark.parametrize("act", ACTS)
+    @pytest.mark.parametrize("before", FREE)
+    def test_else_it_is_done_at_once(self, inbox, redis, pass_time, accepted, before, act) -> None:
+        before(inbox, pass_time)
+        had_it = before in {died, died_and_the_account_is_paused}
+        ask, answer = ACTS[act]
+        assert ask(inbox) == answer
+        redis.delete("iw:pause:acct_1")
+        if act == "discard":
+            assert inbox.find(ACCOUNT).state == "done"
+            assert isinstance(claim_of(inbox, "acct_1-evt_next"), Claim), "the session is free"
+            return
+        claim = claimed(inbox, ACCOUNT)
+        assert claim.suspect == had_it, "what may have killed a worker is not forgotten"
+        assert claim.lapses == 0, "and counts as none more"
+
+    @pytest.mark.parametrize("act", ACTS)
+    def test_a_holder_that_comes_back_late_is_refused(
+        self, inbox, pass_time, accepted, act
+    ) -> None:
+        claim = claimed(inbox, ACCOUNT)
+        pass_time(LEASE + 1)
+        ACTS[act][0](inbox)
+        assert not inbox.renew(claim)
+        assert not inbox.save_progress(claim, "a.one", Progress("done"))
+        assert not inbox.release(claim, 0, "worker stopped")
+        assert inbox.finish(claim, "done", outcome="verified") is None
+
+    def test_a_replay_that_does_nothing_leaves_it(self, inbox, redis, pass_time, accepted) -> None:
+        died(inbox, pass_time)
+        kept = redis.dump(f"iw:evt:{ACCOUNT}")
+        assert inbox.replay(ACCOUNT, "a.never") == "pending"
+        assert redis.dump(f"iw:evt:{ACCOUNT}") == kept
+        assert claimed(inbox, ACCOUNT).lapses == 1
+
+    @pytest.mark.parametrize(
+        ("before", "waits"),
+        [
+            (works, 0),
+            (died, 0),
+            (died_and_the_account_is_paused, 1),
+            (the_account_is_paused, 1),
+            (was_given_back, 1),
+        ],
+    )
+    def test_what_is_shown_says_the_same(
+        self, inbox, redis, pass_time, accepted, before, waits
+    ) -> None:
+        before(inbox, pass_time)
+        assert inbox.find(ACCOUNT).is_claimed == (before is works)
+        assert sum(survey(redis).waits.values()) == waits

@@ -239,26 +239,30 @@ def test_what_handlers_did_is_kept_between_claims(inbox, pass_time) -> None:
     assert again.is_due("a.new")
 
 
-def test_a_release_without_delay_wakes_at_once_and_counts_no_wait(inbox, redis) -> None:
+def test_a_release_without_delay_wakes_at_once(inbox, redis) -> None:
     inbox.accept(event())
     inbox.release(claimed(inbox), 0, "worker stopped")
 
     assert redis.llen("rq:queue:identity") == 2
-    assert claimed(inbox).waits == 0
+    assert isinstance(claimed(inbox), Claim)
 
 
-def test_waits_are_counted_until_something_is_done(inbox, pass_time) -> None:
+def test_faults_are_counted_until_something_is_done_and_waits_are_not(inbox, pass_time) -> None:
     inbox.accept(event())
-    for _ in range(3):
-        inbox.release(claimed(inbox), 1, "stripe: busy 429")
+    for count in range(3):
+        claim = claimed(inbox)
+        assert claim.faults == count
+        inbox.release(claim, 1, "processing failed", is_fault=True)
+        pass_time(1)
+        inbox.release(claimed(inbox), 1, "stripe: limited 429")
         pass_time(1)
     claim = claimed(inbox)
-    assert claim.waits == 3
+    assert claim.faults == 3
     inbox.save_progress(claim, "a.b", Progress("retry"), delay=1)
     inbox.release(claim, 1, "handlers wait")
     pass_time(1)
 
-    assert claimed(inbox).waits == 1
+    assert claimed(inbox).faults == 0
 
 
 def test_a_done_event_is_kept_35_days_and_then_forgotten(inbox, redis) -> None:

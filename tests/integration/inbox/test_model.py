@@ -78,7 +78,7 @@ class Modelled:
     lease: float | None = None
     not_before: float | None = None
     token: int = 0
-    waits: int = 0
+    faults: int = 0
     lapses: int = 0
     suspect: bool = False
     reopened: float | None = None
@@ -146,7 +146,7 @@ class Modelled:
                 "asked": ANY if self.asked else None,
                 "lease": self.lease,
                 "not_before": self.not_before,
-                "waits": str(self.waits) if self.waits else None,
+                "faults": str(self.faults) if self.faults else None,
                 "lapses": str(self.lapses) if self.lapses else None,
                 "suspect": "1" if self.suspect else None,
                 "ran": self.ran,
@@ -237,9 +237,18 @@ class InboxMachine(RuleBasedStateMachine):
         if waiting:
             waiter = waiting.pop(0)
             woken = self.events[waiter]
-            if woken.state == "pending" and woken.lease is None:
+            if woken.state == "pending" and not self.is_claimed(woken):
                 woken.not_before = None
                 self.wake(waiter)
+
+    def is_claimed(self, modelled: Modelled) -> bool:
+        return modelled.lease is not None and modelled.lease > self.now
+
+    def take_from_dead(self, key: str, modelled: Modelled) -> None:
+        if modelled.lease is not None:
+            self.let_go(key, modelled, modelled.token)
+            modelled.lease = None
+            modelled.suspect = True
 
     def leave_line(self, key: str, modelled: Modelled) -> None:
         line = self.waiting.get(modelled.session, [])
@@ -255,7 +264,7 @@ class InboxMachine(RuleBasedStateMachine):
         modelled.settled = self.now
         modelled.lease = modelled.wake = None
         modelled.asked = False
-        modelled.waits = modelled.lapses = 0
+        modelled.faults = modelled.lapses = 0
         if state == "done":
             modelled.not_before = modelled.reopened = None
             modelled.suspect = False
@@ -285,13 +294,14 @@ class InboxMachine(RuleBasedStateMachine):
         anyway = {"dead": cut_short, "all": modelled.state != "pending"}.get(which, False)
         if not again and not anyway:
             return False
+        self.take_from_dead(key, modelled)
         self.leave_line(key, modelled)
         for name in sorted(again):
             modelled.note_failed(name)
             del modelled.handlers[name]
         modelled.state, modelled.reopened = "pending", self.now
         modelled.reason = modelled.settled = modelled.not_before = modelled.ran = None
-        modelled.waits = modelled.lapses = 0
+        modelled.faults = modelled.lapses = 0
         modelled.asked = False
         if modelled.outcome in {"", "discarded", "as_done"}:
             modelled.outcome = None
@@ -306,7 +316,7 @@ class InboxMachine(RuleBasedStateMachine):
             assert answer is Refused.GONE
         elif modelled.state != "pending":
             assert answer is Refused(modelled.state)
-        elif modelled.lease is not None and modelled.lease > self.now:
+        elif self.is_claimed(modelled):
             assert answer is Refused.LEASED
         elif modelled.not_before is not None and modelled.not_before > self.now:
             assert answer is Refused.EARLY
@@ -324,9 +334,7 @@ class InboxMachine(RuleBasedStateMachine):
                 reason = f"quarantined: its worker died while {ran} ran" if ran else "quarantined"
                 self.settle(key, "dead", "", reason, modelled.token)
                 return
-            self.let_go(key, modelled, modelled.token)
-            modelled.lease = None
-            modelled.suspect = True
+            self.take_from_dead(key, modelled)
         held = self.lock(modelled.session)
         if held and held[0] != key:
             assert answer is Refused.BUSY
@@ -340,7 +348,7 @@ class InboxMachine(RuleBasedStateMachine):
         assert int(answer.token) == modelled.token
         assert answer.event.key == key
         assert answer.twin == modelled.twin
-        assert (answer.waits, answer.lapses) == (modelled.waits, modelled.lapses)
+        assert (answer.faults, answer.lapses) == (modelled.faults, modelled.lapses)
         assert answer.suspect == modelled.suspect
         assert set(answer.progress) == set(modelled.handlers)
         modelled.lease = modelled.due = self.now + LEASE
@@ -428,7 +436,7 @@ class InboxMachine(RuleBasedStateMachine):
         if modelled:
             due = self.now + STEP if status == "retry" else None
             modelled.note(name, Handled(status, due, attempts, kept))
-            modelled.lapses = modelled.waits = 0
+            modelled.lapses = modelled.faults = 0
             modelled.ran = None
         self.lose_reply = lose
         progress = Progress(status, attempts, reason=why)
@@ -448,27 +456,31 @@ class InboxMachine(RuleBasedStateMachine):
         data=st.data(),
         delay=st.sampled_from([0.0, STEP, 3 * STEP]),
         name=st.none() | names,
+        fault=st.booleans(),
         lose=lost,
     )
-    def release(self, data: st.DataObject, delay: float, name: str | None, lose: bool) -> None:
+    def release(
+        self, data: st.DataObject, delay: float, name: str | None, fault: bool, lose: bool
+    ) -> None:
         claim = data.draw(st.sampled_from(self.claims))
         self.end_with_result(claim, name)
         key, modelled = claim.event.key, self.owner(claim)
         if modelled:
             if name:
-                modelled.waits = modelled.lapses = 0
+                modelled.faults = modelled.lapses = 0
                 modelled.ran = None
             modelled.lease = None
             # It is not among those that the free session wakes.
             self.let_go(key, modelled, modelled.token)
+            modelled.faults += fault
             if delay:
-                modelled.waits += 1
                 modelled.reason = "why"
                 modelled.due = modelled.not_before = self.now + delay
             else:
                 self.wake(key)
         self.lose_reply = lose
-        assert self.inbox.release(claim, delay, "why") == bool(modelled)
+        released = self.inbox.release(claim, delay, "why", is_fault=fault)
+        assert released == bool(modelled)
 
     @precondition(lambda self: self.claims)
     @rule(
@@ -544,7 +556,7 @@ class InboxMachine(RuleBasedStateMachine):
         canonical, modelled = self.find(key)
         if modelled is None:
             assert answer == "gone"
-        elif modelled.lease is not None:
+        elif self.is_claimed(modelled):
             assert answer == "leased"
         else:
             left = "pending" if modelled.state == "pending" else "nothing"
@@ -560,10 +572,11 @@ class InboxMachine(RuleBasedStateMachine):
         canonical, modelled = self.find(key)
         if modelled is None or modelled.state != "pending":
             assert answer == (modelled.state if modelled else "gone")
-        elif modelled.lease is not None:
+        elif self.is_claimed(modelled):
             assert answer == "leased"
         else:
             assert answer == "retried"
+            self.take_from_dead(canonical, modelled)
             for handled in modelled.handlers.values():
                 if handled.due is not None:
                     handled.due = self.now
@@ -603,13 +616,13 @@ class InboxMachine(RuleBasedStateMachine):
             assert answer == "gone"
         elif modelled.state == "done":
             assert answer == "done"
-        elif modelled.lease is not None:
+        elif self.is_claimed(modelled):
             assert answer == "leased"
         else:
             assert answer == "discarded"
             self.leave_line(canonical, modelled)
             modelled.act("discard")
-            self.settle(canonical, "done", "discarded", modelled.reason or "", -1)
+            self.settle(canonical, "done", "discarded", modelled.reason or "", modelled.token)
 
     @rule(lose=lost)
     def pause(self, lose: bool) -> None:

@@ -2,56 +2,245 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from identity_webhooks.testing import verification
 from service.settings import Settings
-from tests.conftest import CANARY, ROOT, Processes, state, wait_until
-from workers import plugins
-from workers.own_process import IDLE, OwnProcess
+from tests.conftest import CANARY, ROOT, Processes, children, state, wait_until
+from workers import own_process, plugins
+from workers.own_process import NotRun, OwnProcess
+from workers.router import Failed, Handler
+
+PLUGIN = """
+import os, time
+from pathlib import Path
+from identity_webhooks import on, on_start, on_stop
+
+def note(word):
+    with Path(os.environ["EFFECTS"]).open("a") as effects:
+        effects.write(f"{word} {os.getpid()}\\n")
+
+if os.environ.get("FAILS") == "import":
+    os._exit(0)
+
+@on_start
+def start():
+    if os.environ.get("FAILS") == "on_start":
+        os._exit(95)
+
+@on_stop
+def stop():
+    note("stopped")
+
+@on("verified", own_process=True, timeout=20)
+def handle(v):
+    note("ran")
+    words = v.metadata.get("do", "").split()
+    if words[:1] == ["exit"]:
+        os._exit(int(words[1]))
+    if words[:1] == ["kill"]:
+        os.kill(os.getpid(), int(words[1]))
+    if words == ["leave", "a", "program"]:
+        os.system("sleep 30 >&- 2>&- & echo $! > $EFFECTS.left")
+        os._exit(3)
+    if words == ["leave", "a", "copy"]:
+        if left := os.fork():
+            Path(os.environ["EFFECTS"] + ".left").write_text(str(left))
+            os._exit(3)
+        time.sleep(30)
+        os._exit(0)
+"""
 
 
-def test_one_that_is_idle_ends_and_is_started_again(
-    redis, server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Whenever it is asked: also at the very moment at which it ends."""
-    effects, idle = tmp_path / "effects", 0.5
+@pytest.fixture
+def effects(tmp_path: Path) -> Path:
+    return tmp_path / "effects"
+
+
+@pytest.fixture
+def handler(
+    redis, server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, effects: Path
+) -> Handler:
+    """The handler of the plugin above, for this process and for those that it starts."""
+    (tmp_path / "besides.py").write_text(PLUGIN)
     given = {
-        "HANDLERS": "alone",
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/data/handlers'}",
+        "HANDLERS": "besides",
+        "PYTHONPATH": f"{ROOT}:{tmp_path}",
         "EFFECTS": str(effects),
         "REDIS_URL": server.url,
         "STRIPE_API_KEY": f"sk_test_{CANARY}{'0' * 20}",
     }
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.syspath_prepend(ROOT / "tests/data/handlers")
+    monkeypatch.syspath_prepend(tmp_path)
     router = plugins.load(Settings.load("worker"))
-    (handler,) = (each for each in router.handlers if each.name == "alone.beside")
-    own = OwnProcess([handler], idle=idle)
-    runs = 12
+    (handler,) = (each for each in router.handlers if each.name == "besides.handle")
+    return handler
+
+
+@pytest.fixture
+def started() -> Iterator[list[OwnProcess]]:
+    started: list[OwnProcess] = []
+    yield started
+    for each in started:
+        if each._process:
+            each._end()
+
+
+@pytest.fixture
+def beside(handler: Handler, started: list[OwnProcess]) -> Callable[..., OwnProcess]:
+    def make(idle: float | None = None) -> OwnProcess:
+        started.append(OwnProcess([handler], idle=idle))
+        return started[-1]
+
+    return make
+
+
+def run(own: OwnProcess, handler: Handler, do: str = "") -> None:
+    with own.turn() as is_its_turn:
+        assert is_its_turn
+        own.run(handler, verification("verified", metadata={"do": do}), [])
+
+
+def pids(effects: Path, word: str = "ran") -> list[str]:
+    lines = effects.read_text().splitlines() if effects.exists() else []
+    return [line.split()[1] for line in lines if line.startswith(word)]
+
+
+def test_one_that_is_idle_ends_and_is_started_again(handler, beside, effects) -> None:
+    """Whenever it is asked: also at the very moment at which it ends."""
+    own, idle, runs = beside(0.5), 0.5, 12
     for number in range(runs):
-        with own.turn() as is_its_turn:
-            assert is_its_turn
-            own.run(handler, verification("verified"), [])
+        run(own, handler)
         time.sleep(idle - 0.03 + number * 0.01)
-    pids = [line.split()[2] for line in effects.read_text().splitlines()]
-    assert len(pids) == runs, "each ran once"
-    assert 1 < len(set(pids)) <= runs
-    assert own._end(10) == IDLE
+    ran = pids(effects)
+    assert len(ran) == runs, "each ran once"
+    assert 1 < len(set(ran)) <= runs
+    wait_until(lambda: set(pids(effects, "stopped")) == set(ran))
+
+
+@pytest.mark.parametrize("way", ["idle", "killed"])
+def test_one_that_has_ended_leaves_no_zombie(handler, beside, effects, way) -> None:
+    own = beside(0.1 if way == "idle" else None)
+    run(own, handler)
+    (pid,) = pids(effects)
+    if way == "killed":
+        os.kill(int(pid), signal.SIGKILL)
+    wait_until(lambda: not Path("/proc", pid).exists(), within=5)
+    run(own, handler)
+    assert len(set(pids(effects))) == 2
+
+
+@pytest.mark.parametrize("code", [0, 1, os.EX_SOFTWARE, os.EX_TEMPFAIL, 95, 128 + signal.SIGTERM])
+def test_whatever_a_handler_ends_its_process_with_it_died(handler, beside, effects, code) -> None:
+    """No exit code means that it did not run: it runs once."""
+    with pytest.raises(Failed, match=rf"^its process died \(exit code {code}\)$"):
+        run(beside(30), handler, f"exit {code}")
+    assert len(pids(effects)) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_and_whichever_signal(handler, beside, effects, number) -> None:
+    with pytest.raises(Failed, match=rf"^its process died \(exit code -{int(number)}\)$"):
+        run(beside(), handler, f"kill {int(number)}")
+    assert len(pids(effects)) == 1
+
+
+@pytest.mark.parametrize("what", ["program", "copy"])
+def test_what_it_leaves_behind_does_not_hide_that_it_died(handler, beside, effects, what) -> None:
+    began = time.monotonic()
+    try:
+        with pytest.raises(Failed, match="exit code 3"):
+            run(beside(), handler, f"leave a {what}")
+    finally:
+        os.kill(int(effects.with_name("effects.left").read_text()), signal.SIGKILL)
+    assert time.monotonic() < began + handler.timeout / 2
+
+
+class TestThatDoesNotStart:
+    """The handler did not run, which is told apart from one that failed."""
+
+    @pytest.mark.parametrize(("moment", "code"), [("import", 0), ("on_start", 95)])
+    def test_since_the_plugin_fails_there(
+        self, handler, beside, effects, monkeypatch, moment, code
+    ) -> None:
+        monkeypatch.setenv("FAILS", moment)
+        with pytest.raises(NotRun, match=rf"did not start \(exit code {code}\)"):
+            run(beside(), handler)
+        assert pids(effects) == []
+
+    def test_since_no_descriptor_is_left(self, handler, beside, effects) -> None:
+        own = beside()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/proc/self/fd").iterdir()]), hard))
+        try:
+            with pytest.raises(NotRun, match=r"did not start \(OSError\)"):
+                run(own, handler)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        run(own, handler)
+        assert len(pids(effects)) == 1
+
+    def test_since_no_thread_is_left(self, handler, beside, effects, monkeypatch) -> None:
+        def fail(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        own = beside()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            with pytest.raises(NotRun, match="did not start"):
+                run(own, handler)
+        run(own, handler)
+        assert len(pids(effects)) == 1
+
+    def test_or_is_killed_again_and_again_before_it_begins(
+        self, handler, beside, effects, monkeypatch
+    ) -> None:
+        own = beside()
+        send = own_process._send
+
+        def kill_first(sock, message) -> None:
+            own._process.send_signal(signal.SIGKILL)
+            own._process.wait()
+            send(sock, message)
+
+        monkeypatch.setattr(own_process, "_send", kill_first)
+        with pytest.raises(NotRun, match="ended before the handler began"):
+            run(own, handler)
+        assert pids(effects) == []
+
+
+def test_one_that_is_killed_before_it_begins_is_started_again(handler, beside, effects) -> None:
+    own = beside()
+    run(own, handler)
+    own._process.send_signal(signal.SIGSTOP)
+    killer = threading.Timer(0.3, own._process.send_signal, [signal.SIGKILL])
+    killer.start()
+    run(own, handler)
+    killer.join()
+    assert len(set(pids(effects))) == len(pids(effects)) == 2
 
 
 KEEPER = """
-import os, re, sys
+import os, re, time
 from pathlib import Path
+import gate
 from identity_webhooks import on
+
+if gate.IS_BESIDE and gate.MOMENT == "boot":
+    time.sleep(60)
 
 @on("verified", own_process=True, timeout=60)
 def keep(v):
-    Path(os.environ["EFFECTS"]).write_text(str(os.getpid()))
+    gate.hold("handler")
     re.match("(a+)+$", "a" * 60 + "b")  # keeps the interpreter's lock, for years
 """
 WORKER = """
@@ -68,21 +257,30 @@ with own.turn():
 """
 
 
-def test_one_that_keeps_the_interpreter_ends_with_its_worker(
-    server, processes: Processes, tmp_path: Path
+@pytest.mark.parametrize("moment", ["boot", "handler"])
+def test_one_that_hangs_ends_with_its_worker(
+    server, processes: Processes, tmp_path: Path, moment: str
 ) -> None:
+    """While it imports a plugin, and where its handler keeps the interpreter's lock."""
     (tmp_path / "keeper.py").write_text(KEEPER)
-    effects = tmp_path / "effects"
+    (tmp_path / "worker.py").write_text(WORKER)
+    reached, passed = tmp_path / "reached", tmp_path / "pass"
     env = {
         "HANDLERS": "keeper",
-        "PYTHONPATH": f"{ROOT}:{tmp_path}",
-        "EFFECTS": str(effects),
+        "PYTHONPATH": f"{ROOT / 'tests/chaos/gates'}:{ROOT}:{tmp_path}",
+        "GATE": f"own:{moment}",
+        "REACHED": str(reached),
+        "PASS": str(passed),
         "REDIS_URL": server.url,
         "STRIPE_API_KEY": f"sk_test_{CANARY}{'0' * 20}",
     }
-    worker, _ = processes.python("-c", WORKER, env=env)
-    wait_until(lambda: effects.exists() and effects.read_text())
-    own = int(effects.read_text())
+    worker, _ = processes.python(tmp_path / "worker.py", env=env)
+    wait_until(reached.exists)
+    (own,) = children(worker.pid)
+    if moment == "handler":
+        passed.touch()
+        time.sleep(0.5)
     worker.kill()
     worker.wait(120)
+    passed.touch()
     wait_until(lambda: state(own) == "Z")

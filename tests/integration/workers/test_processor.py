@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import date
 from typing import Any
 
@@ -18,9 +20,21 @@ import redis as redis_py
 from identity_webhooks import Discard, Retry, Verification, on
 from identity_webhooks.event import Event
 from service.inbox import AcceptResult, Inbox, Pipeline, Refused
-from tests.conftest import CANARY, free_port
-from workers import ending, failures, fetching, heartbeat, http, jobs, router, stripe_api
+from tests.conftest import CANARY, free_port, wait_until
+from workers import (
+    dispatch,
+    ending,
+    failures,
+    fetching,
+    heartbeat,
+    http,
+    jobs,
+    router,
+    stop,
+    stripe_api,
+)
 from workers.failures import StripeFailure
+from workers.own_process import NotRun
 from workers.stripe_api import StripeApi
 
 DOB = "verified_outputs.dob"
@@ -766,6 +780,84 @@ class TestComingBack:
         record = desk.settle(desk.processor(*handlers), event)
         assert statuses(record) == {"p.first": ("done", 1), "p.second": ("done", 1)}
 
+    @pytest.mark.parametrize(
+        "fail",
+        [lambda: 1 / 0, sys.exit, lambda: "a value", lambda: os.kill(os.getpid(), 999)],
+        ids=["raises", "exits", "returns", "fails in the system"],
+    )
+    @pytest.mark.parametrize("late", [False, True], ids=["before", "right after"])
+    def test_a_failure_while_the_worker_stops_does_not_count(self, desk, fail, late) -> None:
+        """The stop may be its cause: it reaches what a handler has started, too."""
+        failing, runs = [True], list[int]()
+
+        @on("*", retries=0)
+        def handle(v: Verification) -> object:
+            runs.append(v.attempt)
+            if not failing:
+                return None
+            failing.clear()
+            if late:
+                threading.Timer(stop.ARRIVES_WITHIN / 4, desk.stop.request).start()
+            else:
+                desk.stop.request()
+            return fail()
+
+        seen = Seen()
+        handlers = (handle, seen.handler("*", name="z"))
+        event = desk.accept("created", desk.sandbox.session())
+        desk.turn(desk.processor(*handlers))
+        record = desk.record(event)
+        assert (record.state, record.handlers) == ("pending", {})
+        assert desk.logged("handler_failed") == []
+        (line,) = desk.logged("handler_stopped")
+        assert (line["handler"], line["event_id"]) == ("p.handle", event.id)
+        assert desk.counts()["handler_runs|p.handle|stopped"] == 1
+        desk.stop.requested_at = None
+        record = desk.settle(desk.processor(*handlers), event)
+        assert statuses(record) == {"p.handle": ("done", 1), "p.z": ("done", 1)}
+        assert runs == [1, 1]
+
+    @pytest.mark.parametrize(
+        ("answer", "status"), [(Retry("later", delay=9), "retry"), (Discard("never"), "dead")]
+    )
+    def test_what_a_handler_answers_then_does(self, desk, answer, status) -> None:
+        def error(_: Verification) -> BaseException:
+            desk.stop.request()
+            return answer
+
+        event = desk.accept("created", desk.sandbox.session())
+        desk.turn(desk.processor(raising(error)))
+        assert statuses(desk.record(event)) == {"p.failing": (status, 1)}
+
+    def test_one_whose_process_does_not_start_waits_and_spends_no_attempt(
+        self, desk, monkeypatch
+    ) -> None:
+        @on("*", own_process=True, retries=0)
+        def alone(_: Verification) -> None:
+            """Run elsewhere."""
+
+        def run(*_: object) -> None:
+            raise NotRun("its process did not start (exit code 1)")
+
+        seen = Seen()
+        processor = desk.processor(alone, seen.handler("*", name="other"))
+        monkeypatch.setattr(processor._dispatcher._own_processes["p.alone"], "run", run)
+        monkeypatch.setattr(dispatch, "busy_wait", lambda _: 0.01)
+        event = desk.accept("created", desk.sandbox.session())
+        for _ in range(3):
+            desk.turn(processor)
+            time.sleep(0.06)
+        record = desk.record(event)
+        assert statuses(record) == {"p.alone": ("retry", 0), "p.other": ("done", 1)}
+        reason = "failed: its process did not start (exit code 1)"
+        assert record.handlers["p.alone"].reason == record.reason == reason
+        assert desk.counts()["handler_runs|p.alone|retry"] >= 2, "somebody is told"
+        assert len(seen) == 1
+        monkeypatch.setattr(dispatch, "RETRY_FOR", 0)
+        record = desk.settle(processor, event)
+        assert statuses(record) == {"p.alone": ("dead", 0), "p.other": ("done", 1)}
+        assert record.reason == f"p.alone: {reason}"
+
     def test_an_event_whose_handler_is_gone_waits_for_a_release_that_has_it(self, desk) -> None:
         seen = Seen()
         event = desk.accept("created", desk.sandbox.session())
@@ -918,6 +1010,45 @@ def test_a_fault_of_ours_does_not_go_round_for_ever(desk, monkeypatch) -> None:
     assert re.match(r"processing failed: ValueError at .*fetching.py:\d+ fetch", record.reason)
     assert len(desk.logged("processing_failed")) == 4
     assert statuses(record) == {}
+
+
+WAITS: dict[str, Callable[[Any, Any, Any], None]] = {
+    "a lock": lambda desk, _, patch: desk.sandbox.fault("error", status=409),
+    "a limit": lambda desk, _, patch: desk.sandbox.fault("rate_limit"),
+    "a failure of Stripe": lambda desk, _, patch: desk.sandbox.fault("error", status=500),
+    "a pause of its account": lambda desk, event, patch: desk.inbox.pause(0.05, "x", "acct_1"),
+    "its process": lambda desk, _, patch: patch.setattr(jobs.Dispatcher, "turn", busy),
+    "Redis": lambda desk, _, patch: patch.setattr(jobs.Fetcher, "fetch", fail),
+}
+
+
+def busy(*_: object) -> AbstractContextManager[bool]:
+    return nullcontext(enter_result=False)
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_and_what_it_has_waited_for_is_no_fault_of_ours(desk, monkeypatch, wait) -> None:
+    monkeypatch.setattr(jobs, "MAX_FAULTS", 3)
+    monkeypatch.setattr(jobs, "busy_wait", lambda _: 0.01)
+    event = desk.accept("created", desk.sandbox.session(), account="acct_1")
+    processor = desk.processor(Seen().handler("*"))
+
+    def turns(count: int) -> None:
+        for _ in range(count):
+            wait_until(lambda: desk.inbox.paused("acct_1") is None)
+            time.sleep(0.02)
+            desk.turn(processor)
+
+    for _ in range(5):
+        with monkeypatch.context() as patch:
+            WAITS[wait](desk, event, patch)
+            turns(1)
+    monkeypatch.setattr(jobs.Fetcher, "fetch", lambda *_: 1 / 0)
+    turns(3)
+    assert desk.record(event).state == "pending"
+    assert len(desk.logged("processing_failed")) == 3
+    turns(1)
+    assert desk.record(event).state == "dead"
 
 
 def test_a_job_without_our_worker_says_how_to_start_one() -> None:

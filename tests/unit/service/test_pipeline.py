@@ -14,7 +14,7 @@ from service.inbox import Claim, Limits, Pipeline, Progress, Reply
 from service.inbox.scripts import Scripts, sources
 
 EVENT = Event("evt_1", "verified", "thin", "vs_1", 1_700_000_000, livemode=False)
-CLAIM = Claim(event=EVENT, token="1", progress={}, waits=0, lapses=0, now=0, since=0)
+CLAIM = Claim(event=EVENT, token="1", progress={}, faults=0, lapses=0, now=0, since=0)
 COMMANDS: dict[str, Callable[[Pipeline], Reply[Any]]] = {
     "accept": lambda pipe: pipe.accept(EVENT),
     "claim": lambda pipe: pipe.claim(),
