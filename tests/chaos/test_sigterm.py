@@ -144,7 +144,7 @@ def test_sigterm_to_all_processes_costs_an_event_nothing(
             client.hset(f"iw:evt:{event.key}", "suspect", 1)
         armed = env | {"GATE": f"{where}:{moment}"}
         worker, log = processes.python("-m", "workers", env=armed, own_group=True)
-        wait_until(reached.exists, within=30)
+        wait_until(reached.exists)
         os.killpg(worker.pid, signal.SIGTERM)
         time.sleep(0.3)
         passed.touch()
@@ -156,7 +156,7 @@ def test_sigterm_to_all_processes_costs_an_event_nothing(
         if (where, moment) != ("thread", "helper") and moment != "dies":
             assert inbox.find(event.key).state == "done", "what runs may end"
         processes.python("-m", "workers", env=env | {"GATE": f"{where}:"})
-        wait_until(lambda: client.zcard("iw:due") == 0, within=30)
+        wait_until(lambda: client.zcard("iw:due") == 0)
         record = inbox.find(event.key)
 
     assert record.state == "done", (record, log.read_text())

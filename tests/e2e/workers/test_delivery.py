@@ -102,7 +102,7 @@ def test_sigterm_gives_back_what_does_not_finish_in_time(system) -> None:
     worker = running.workers[0][0]
     worker.terminate()
     started = time.monotonic()
-    assert worker.wait(35) == 0
+    assert worker.wait(120) == 0
 
     assert 20 < time.monotonic() - started < 30
     event = running.event(session)
@@ -178,8 +178,8 @@ def test_what_kills_its_process_costs_one_worker_and_the_others_no_attempt(
     poison = running.verify(behave=behaviour)
     others = [running.verify(behave="slow") for _ in range(4)]
     for session in others:
-        assert statuses(running.settled(session, within=90)) == ALL_DONE, "no attempt was spent"
-    event = running.settled(poison, within=90)
+        assert statuses(running.settled(session)) == ALL_DONE, "no attempt was spent"
+    event = running.settled(poison)
 
     # The first run ended the worker. The second ended the process that it had beside the worker,
     # which is a failed attempt; so has the third, in which the handler behaves.

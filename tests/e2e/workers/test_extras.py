@@ -86,7 +86,7 @@ def test_one_trace_goes_from_the_delivery_to_the_handlers_and_a_failure_is_repor
             and any(a.value.string_value == "verified" for a in span.attributes)
         ]
 
-    wait_until(lambda: len(of_the_event()) >= 3, within=20)
+    wait_until(lambda: len(of_the_event()) >= 3)
     assert {span.name for span in of_the_event()} == {"delivery", "event"}
     (trace_id,) = {span.trace_id for span in of_the_event()}
     names = [span.name for span in collector.spans() if span.trace_id == trace_id]
@@ -96,7 +96,7 @@ def test_one_trace_goes_from_the_delivery_to_the_handlers_and_a_failure_is_repor
     def failures() -> list[dict[str, Any]]:
         return [r for r in collector.reports() if r["message"] == "handler_failed"]
 
-    wait_until(failures, within=20)
+    wait_until(failures)
     (failure,) = failures()
     assert failure["tags"]["handler"] == "effects.second"
     assert failure["extra"]["session_id"] == session
@@ -114,4 +114,4 @@ def test_nobody_who_listens_delays_neither_events_nor_the_end(system, free_port)
     running.settled(running.verify(behave="raise"))
     process, _ = running.workers[0]
     process.terminate()
-    assert process.wait(15) == 0
+    assert process.wait(120) == 0

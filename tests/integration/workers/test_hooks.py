@@ -137,9 +137,9 @@ def test_a_start_that_imports_handlers_fails_and_says_what_to_write(
     """Nobody would collect them any more."""
     process, log, life = worker(LATE="1", **own)
     accept(redis, sandbox)
-    wait_until(lambda: "hook_failed" in log.read_text(), within=60)
+    wait_until(lambda: "hook_failed" in log.read_text())
     process.terminate()
-    process.wait(30)
+    process.wait(120)
     assert "handle" not in {word for word, _ in life()}
     said = [json.loads(line) for line in log.read_text().splitlines()]
     failed = next(line for line in said if line["event"] == "hook_failed")

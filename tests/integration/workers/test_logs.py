@@ -177,7 +177,7 @@ def test_what_a_handler_logs_says_the_same_wherever_it_runs(
         )
         wait_until(lambda: "event_settled" in log.read_text())
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         read = map(json.loads, log.read_text().splitlines())
         its = [line for line in read if not line.get("logger", "").startswith("workers")]
         return [{k: v for k, v in line.items() if k != "timestamp"} for line in its]
