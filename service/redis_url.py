@@ -10,14 +10,19 @@ import re
 import ssl
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote
 
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+
+from service import urls
 
 SCHEMES = ("redis", "rediss", "unix")
 OPTIONS = ("db", "family", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
 """Options that may stand behind the question mark. `family=0`, IPv4 or IPv6, is what platforms
 write for other clients, and what happens anyway; so is `ssl_cert_reqs=required`."""
+
+LONGEST_SOCKET = 107
+"""Bytes of a socket's path, at most (unix(7))."""
 
 _ENCODE = "the password needs percent-encoding, perhaps: # is %23, / is %2F, ? is %3F, @ is %40"
 _INSTEAD = {
@@ -46,27 +51,44 @@ def parse(url: str) -> dict[str, Any]:
             )
         raise ValueError("should start with redis://, rediss:// or unix://")
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError(f"cannot be read: its port is no number, or {_ENCODE}") from None
+        parts = urls.split(url)
+    except ValueError as fault:
+        raise ValueError(f"cannot be read: {fault}, or {_ENCODE}") from None
     if parts.fragment or "#" in url or "@" in parts.query:
         raise ValueError(f"cannot be read: {_ENCODE}")
     options = _options(parts)
     made: dict[str, Any] = {}
     if parts.scheme == "unix":
-        if not parts.path:
-            raise ValueError("names no socket: unix:///path/to/socket")
-        made |= {"connection_class": UnixDomainSocketConnection, "path": unquote(parts.path)}
+        made |= {"connection_class": UnixDomainSocketConnection, "path": _socket(parts)}
         path = ""
     else:
         is_tls = parts.scheme == "rediss"
         made |= {"connection_class": SSLConnection if is_tls else Connection}
-        made |= {"host": unquote(parts.hostname or "localhost"), "port": port or 6379}
+        if parts.netloc and not parts.hostname:
+            raise ValueError("names no host: redis://user:password@host:port")
+        made |= {"host": unquote(parts.hostname or "localhost"), "port": parts.port or 6379}
         path = parts.path.strip("/")
     made["db"] = _database(path, options.pop("db", ""))
-    made |= {name: unquote(value) for name, value in _who(parts).items() if value}
+    made |= {name: _decoded(value) for name, value in _who(parts).items() if value}
     return made | _files(options, parts.scheme)
+
+
+def _socket(parts: SplitResult) -> str:
+    if parts.hostname or parts.port:
+        raise ValueError("has a host before the path of the socket: unix:///path/to/socket")
+    path = _decoded(parts.path)
+    if path in {"", "/"}:
+        raise ValueError("names no socket: unix:///path/to/socket")
+    if len(path.encode()) > LONGEST_SOCKET or "\0" in path:
+        raise ValueError(f"names a path that no socket can have: {LONGEST_SOCKET} bytes at most")
+    return path
+
+
+def _decoded(text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError(f"holds what is no UTF-8 once it is decoded; {_ENCODE}") from None
 
 
 def _options(parts: SplitResult) -> dict[str, str]:
@@ -82,7 +104,7 @@ def _options(parts: SplitResult) -> dict[str, str]:
         given[name] = value
     if given.pop("family", "0") != "0":
         raise ValueError("has the option family, which may be 0: IPv4 or IPv6, whichever there is")
-    verify = given.pop("ssl_cert_reqs", "required").lower().removeprefix("cert_")
+    verify = given.get("ssl_cert_reqs", "required").lower().removeprefix("cert_")
     if verify != "required":
         raise ValueError("has the option ssl_cert_reqs: REDIS_TLS_VERIFY=0 trusts any certificate")
     return given
@@ -110,10 +132,11 @@ def _files(options: dict[str, str], scheme: str) -> dict[str, str]:
     """Return the options that name files, once they can be read and hold what they should."""
     if options and scheme != "rediss":
         raise ValueError(f"has the option {next(iter(options))}, but only rediss:// speaks TLS")
+    options.pop("ssl_cert_reqs", None)  # checked, and so anyway
     for name, path in options.items():
         try:
             Path(path).read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a ValueError: a path with a NUL
             kind = type(error).__name__
             raise ValueError(f"has the option {name}: the file cannot be read ({kind})") from None
     certificate, key = options.get("ssl_certfile"), options.get("ssl_keyfile")

@@ -16,19 +16,21 @@ import ssl
 import string
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
+from unicodedata import category
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
 )
 
-from service import redis_url
+from service import redis_url, urls
 from service.console import people
 from service.signature import TOLERANCE, Secret
 
@@ -69,12 +71,14 @@ class SettingsError(Exception):
     """The environment is no valid configuration. The text lists every fault, one per line."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The configuration of a process."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        alias_generator=str.upper, populate_by_name=True, frozen=True, hide_input_in_errors=True
+    )
 
-    stripe_webhook_secret: Annotated[tuple[Secret, ...], NoDecode] = Field(
+    stripe_webhook_secret: tuple[Secret, ...] = Field(
         default=(),
         description="Signing secret of the webhook endpoint: one, several separated by commas"
         " (while rolling, or for several endpoints), or name=whsec_... pairs.",
@@ -152,7 +156,7 @@ class Settings(BaseSettings):
         description="Set to 0 where the server's certificate is self-signed (Heroku Key-Value"
         " Store). The connection stays encrypted but is open to a man in the middle.",
     )
-    redis_vouch_for: Annotated[tuple[str, ...], NoDecode] = Field(
+    redis_vouch_for: tuple[str, ...] = Field(
         default=(),
         description="What you vouch for in place of Redis, separated by commas: append-only (events"
         " outlive a restart), eviction (no event is evicted), memory (you watch how full it is),"
@@ -190,7 +194,7 @@ class Settings(BaseSettings):
         description="Switches on the built-in handler database.save, which keeps where each session"
         " stands: the URL of a database, postgresql+psycopg://... or sqlite:///...",
     )
-    forward_to: Annotated[tuple[str, ...], NoDecode] = Field(
+    forward_to: tuple[str, ...] = Field(
         default=(),
         repr=False,  # a path may hold a token
         description="Switches on the built-in handler forward, which posts a signed message without"
@@ -206,7 +210,7 @@ class Settings(BaseSettings):
         description="Set to 1 to forward also to private addresses (10.0.0.1, 127.0.0.1), and by"
         " http://.",
     )
-    handlers: Annotated[tuple[str, ...], NoDecode] = Field(
+    handlers: tuple[str, ...] = Field(
         default=(),
         description="Plugins by dotted path, separated by commas: package.module or"
         " package.module:object.",
@@ -218,7 +222,7 @@ class Settings(BaseSettings):
         description="Events a worker process works on at once, each on a thread, which mostly"
         " waits for Stripe, or for what a handler calls. Set to 1 if a handler is not thread-safe.",
     )
-    console_password_hash: Annotated[tuple[people.Person, ...], NoDecode] = Field(
+    console_password_hash: tuple[people.Person, ...] = Field(
         default=(),
         repr=False,
         description="Switches on the console at /console/ (docs/console.md) for these people:"
@@ -230,12 +234,12 @@ class Settings(BaseSettings):
         description="Switches on the console for whoever a proxy names in this header, such as"
         " X-Forwarded-User. The proxy has to check who they are, and to drop the header of others.",
     )
-    console_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+    console_proxies: tuple[str, ...] = Field(
         default=(),
         description="Addresses from which CONSOLE_USER_HEADER is believed, separated by commas:"
         " 10.0.0.7 or 10.0.0.0/24.",
     )
-    console_operators: Annotated[tuple[str, ...], NoDecode] = Field(
+    console_operators: tuple[str, ...] = Field(
         default=(),
         description="Who of those named in CONSOLE_USER_HEADER may act, separated by commas. All"
         " others may only look.",
@@ -283,10 +287,10 @@ class Settings(BaseSettings):
             SettingsError: with every fault in it.
         """
         given, faults = _read_environment()
-        named = given.keys() | {fault.partition("_FILE: ")[0] for fault in faults}
+        named = given.keys() | {fault.split(":")[0].removesuffix("_FILE") for fault in faults}
         settings = None
         try:
-            settings = cls()
+            settings = cls.model_validate(given)
         except ValidationError as error:
             faults += [
                 f"{_env_name(str(fault['loc'][0]))}: {fault['msg'].removeprefix('Value error, ')}"
@@ -405,17 +409,31 @@ class Settings(BaseSettings):
             raise ValueError("two secrets have the same name")
         return tuple(secrets)
 
+    @field_validator("stripe_api_base")
+    @classmethod
+    def _check_api_base(cls, value: str) -> str:
+        fault = "should be a URL such as http://sandbox:12111"
+        try:
+            parts = urls.split(value)
+        except ValueError as error:
+            raise ValueError(f"{fault}: {error}") from None
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(fault)
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError(f"{fault}, without user, password, ? and #")
+        return value.rstrip("/")
+
     @field_validator("forward_to")
     @classmethod
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         hosts = []
         for number, url in enumerate(value, 1):
             try:
-                parts = urlsplit(url)
+                parts = urls.split(url)
                 default = 443 if parts.scheme == "https" else 80
                 hosts.append(((parts.hostname or "").rstrip("."), parts.port or default))
-            except ValueError:
-                raise ValueError(f"URL {number} cannot be read") from None
+            except ValueError as fault:
+                raise ValueError(f"URL {number} cannot be read: {fault}") from None
             if parts.scheme not in {"http", "https"} or not hosts[-1][0]:
                 raise ValueError(f"URL {number} should start with https:// and a host")
             if not re.fullmatch(r"[!-~]+", url):
@@ -534,8 +552,8 @@ class Settings(BaseSettings):
         if value is None:
             return value
         try:
-            parts = urlsplit(value.get_secret_value())
-            readable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+            parts = urls.split(value.get_secret_value())
+            readable = parts.scheme in {"http", "https"} and parts.hostname
         except ValueError:
             readable = False
         if not readable:
@@ -570,21 +588,6 @@ class Settings(BaseSettings):
             raise ValueError("=debug writes whole responses, personal data included: unset it")
         return value
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What a caller gives, then the environment as `clean` reads it; nothing else."""
-        environment = EnvSettingsSource(settings_cls)
-        given, _ = _read_environment()
-        environment.env_vars = {name.lower(): value for name, value in given.items()}
-        return init_settings, environment
-
 
 def _is_live(key: SecretStr | None) -> bool | None:
     """Whether a key is of live mode, by its prefix; None where there is no key or no word of it."""
@@ -605,27 +608,32 @@ def clean(value: str) -> str:
 
 
 def _read_environment() -> tuple[dict[str, str], list[str]]:
-    """Return the values given, by the names of their variables, and the files' faults.
+    """Return the values given, by the names of their variables, and what is wrong with them.
 
-    A variable goes before a file; of a setting with two names, the first that is given counts.
+    Each file is read once, as it may be a pipe. Of a setting with two names, the first that is
+    given counts.
     """
     given: dict[str, str] = {}
     faults: list[str] = []
     for field_name in Settings.model_fields:
-        names = _env_names(field_name)
-        for name in [*names, *(f"{name}_FILE" for name in names)]:
-            if not (value := clean(os.environ.get(name, ""))):
-                continue
-            if name not in names:
+        for name in _env_names(field_name):
+            value, file, text = clean(os.environ.get(name, "")), f"{name}_FILE", ""
+            if path := clean(os.environ.get(file, "")):
                 try:
-                    value = clean(Path(value).read_text(encoding="utf-8"))
+                    text = clean(Path(path).read_text(encoding="utf-8"))
                 except (OSError, UnicodeDecodeError) as error:
-                    faults.append(f"{name}: cannot be read ({type(error).__name__})")
+                    faults.append(f"{file}: cannot be read ({type(error).__name__})")
                     break
-                if not value:
-                    continue
-            given[name if name in names else name.removesuffix("_FILE")] = value
-            break
+            if value and text and value != text:
+                faults.append(f"{name}: is given, and {file} holds another value: leave one out")
+                break
+            value = value or text
+            if any(category(each) in {"Cc", "Cs"} and each not in "\t\r\n" for each in value):
+                faults.append(f"{name}: holds a control character, or is not UTF-8: write it anew")
+                break
+            if value:
+                given[name] = value
+                break
     return given, faults
 
 

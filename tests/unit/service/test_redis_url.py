@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -36,6 +37,12 @@ ACCEPTED = {
     "redis://default@h": TCP | {"username": "default"},
     "redis://[::1]:7000/0": TCP | {"host": "::1", "port": 7000},
     "redis://": TCP | {"host": "localhost"},
+    "redis://h.:6379": TCP | {"host": "h."},
+    "redis://my_app_redis-1": TCP | {"host": "my_app_redis-1"},
+    "redis://bücher.example": TCP | {"host": "bücher.example"},
+    "redis://[fe80::1%25eth0]": TCP | {"host": "fe80::1%eth0"},
+    "redis://:p%0A%00q@h": TCP | {"password": "p\n\0q"},
+    "redis://h?db=": TCP,
     "rediss://h:1/0": TCP | {"connection_class": SSLConnection, "port": 1},
     "rediss://h?ssl_cert_reqs=required": TCP | {"connection_class": SSLConnection},
     "rediss://h?ssl_cert_reqs=CERT_REQUIRED": TCP | {"connection_class": SSLConnection},
@@ -67,6 +74,26 @@ REFUSED = {
     f"redis://h?{CANARY}%20": "the password needs percent-encoding",
     f"redis://h:{CANARY}/0": "its port is no number",
     "redis://h:99999/0": "its port is no number",
+    "redis://h:0": "its port is no number from 1 to 65535",
+    f"redis://:{CANARY}@h1:1,h2:2/0": "it names several hosts",
+    "redis://h1,h2": "it names several hosts",
+    f"redis://:{CANARY}\n@h": "it holds a tab or a line break",
+    "redis://h:63\n79": "it holds a tab or a line break",
+    f"redis://{CANARY}..x": "its host is no name and no address",
+    f"redis://{'x' * 64}": "its host is no name and no address",
+    f"redis://{'x.' * 127}xx": "its host is no name and no address",
+    f"redis://{CANARY}%20x": "its host is no name and no address",
+    f"redis://{CANARY}%00": "its host is no name and no address",
+    f"redis://${{{CANARY}}}:6379": "its host is no name and no address",
+    f"redis://[{CANARY}]": "its host is no name and no address",
+    f"redis://:{CANARY}@:6379": "names no host",
+    f"redis://:{CANARY}%E9@h": "holds what is no UTF-8 once it is decoded",
+    "redis://h?ssl_cert_reqs=required": "only rediss:// speaks TLS",
+    "rediss://h?ssl_ca_certs=%00": "ssl_ca_certs: the file cannot be read (ValueError)",
+    f"unix://{CANARY}/redis.sock": "has a host before the path of the socket",
+    f"unix:///{'x' * 107}": "names a path that no socket can have",
+    "unix:///x%00": "names a path that no socket can have",
+    "unix:///": "names no socket",
     f"redis://h/{CANARY}": "names a database that is no number: redis://host:port/0",
     "redis://h/0/1": "names a database that is no number",
     "redis://h/-1": "names a database that is no number",
@@ -107,7 +134,7 @@ def test_every_other_option_of_redis_py_is_refused_by_name(name: str) -> None:
 
 
 @given(
-    host=st.from_regex(r"[a-z][a-z0-9.-]{0,20}", fullmatch=True),
+    host=st.from_regex(r"[a-z][a-z0-9]{0,9}([.-][a-z0-9]{1,9}){0,2}", fullmatch=True),
     port=st.integers(1, 65_535),
     db=st.integers(0, 99),
     password=st.text(min_size=1),
@@ -115,6 +142,17 @@ def test_every_other_option_of_redis_py_is_refused_by_name(name: str) -> None:
 def test_what_is_used_is_what_redis_py_reads(host: str, port: int, db: int, password: str) -> None:
     url = f"rediss://u:{quote(password, safe='')}@{host}:{port}/{db}"
     assert parse(url) == parse_url(url) | {"password": password}
+
+
+@given(st.text(max_size=80), st.sampled_from(["redis", "rediss"]))
+def test_whatever_is_taken_can_be_looked_up(text: str, scheme: str) -> None:
+    """`getaddrinfo` encodes a name so, and what that raises is no error of the network."""
+    with suppress(ValueError):
+        made = parse(f"{scheme}://{text}")
+        if ":" not in made["host"]:
+            encoded = made["host"].encode("idna")
+            assert encoded
+            assert b" " not in encoded
 
 
 def test_files_that_hold_a_certificate(certificate: Path) -> None:

@@ -341,10 +341,58 @@ class TestFiles:
         for name in ("STRIPE_API_KEY_FILE", "STRIPE_SECRET_KEY_FILE"):
             assert load("worker", **{name: file("rk_test_51Hb7ZkLdIwHu7ix")}).livemode is False
 
-    @pytest.mark.parametrize("name", ["STRIPE_API_KEY", "STRIPE_SECRET_KEY"])
-    def test_the_variable_goes_before_the_file(self, load: Load, file: File, name: str) -> None:
-        env = {name: "sk_test_51Hb", "STRIPE_API_KEY_FILE": file("sk_live_51Hb")}
-        assert load("tool", **env).livemode is False
+    @pytest.mark.parametrize("name", VALUES)
+    def test_variable_and_file_have_to_agree(
+        self, load: Load, faults: Faults, file: File, name: str
+    ) -> None:
+        value, _ = VALUES[name]
+        assert load("tool", **{name: f" {value}", f"{name}_FILE": file(f"{value}\n")})
+        (line,) = faults("tool", **{f"{name}_FILE": file(f"{MARKER}\n")})
+        assert line == f"{name}: is given, and {name}_FILE holds another value: leave one out"
+
+    def test_the_first_of_two_names_counts(self, load: Load, file: File) -> None:
+        env = {"STRIPE_SECRET_KEY": "sk_test_51Hb", "STRIPE_API_KEY_FILE": file("sk_live_51Hb")}
+        assert load("tool", **env).livemode is True
+
+    @pytest.mark.parametrize("name", VALUES)
+    def test_a_file_may_be_a_pipe(self, load: Load, name: str) -> None:
+        value, meant = VALUES[name]
+        reader, writer = os.pipe()
+        try:
+            os.write(writer, value.encode())
+            os.close(writer)
+            settings = load("tool", **{f"{name}_FILE": f"/dev/fd/{reader}"})
+        finally:
+            os.close(reader)
+        read = getattr(settings, name.lower())
+        assert (read.get_secret_value() if isinstance(read, SecretStr) else read) == meant
+
+    @pytest.mark.parametrize("kind", ["absent", "folder", "bytes", "long"])
+    @pytest.mark.parametrize("name", VALUES)
+    def test_a_file_that_cannot_be_read(
+        self, faults: Faults, file: File, tmp_path: Path, name: str, kind: str
+    ) -> None:
+        path = {
+            "absent": str(tmp_path / "absent"),
+            "folder": str(tmp_path),
+            "bytes": file(b"\xff" + MARKER.encode()),
+            "long": "/" + 5000 * "x",
+        }[kind]
+        (line,) = faults("tool", **{f"{name}_FILE": path})
+        assert line.startswith(f"{name}_FILE: cannot be read (")
+        assert MARKER not in line
+
+    @pytest.mark.parametrize("inside", ["\0", "\x1b[31m", "\x7f", "\x85"], ids=ascii)
+    @pytest.mark.parametrize("name", VALUES)
+    def test_control_characters(self, faults: Faults, file: File, name: str, inside: str) -> None:
+        (line,) = faults("tool", **{f"{name}_FILE": file(f"{MARKER}{inside}{MARKER}")})
+        assert line.startswith(f"{name}: holds a control character")
+        assert MARKER not in line
+
+    @pytest.mark.parametrize("name", VALUES)
+    def test_bytes_that_are_no_utf_8(self, faults: Faults, name: str) -> None:
+        (line,) = faults("tool", **{name: os.fsdecode(b"\xff" + MARKER.encode())})
+        assert line.startswith(f"{name}: holds a control character, or is not UTF-8")
 
     def test_an_empty_file_is_no_secret(self, faults: Faults, file: File) -> None:
         (line,) = faults("web", STRIPE_WEBHOOK_SECRET_FILE=file("\n"), STRIPE_LIVEMODE="0")
@@ -482,7 +530,9 @@ class TestFaults:
             (f"http://a.example/{MARKER}", "should start with https:// (FORWARD_PRIVATE=1 allows"),
             (f"HTTP://a.example/{MARKER}", "should start with https:// (FORWARD_PRIVATE=1 allows"),
             (f"hTTp://a.example/{MARKER}", "should start with https:// (FORWARD_PRIVATE=1 allows"),
-            (f"https://./{MARKER}", "URL 1 should start with https:// and a host"),
+            (f"https://./{MARKER}", "URL 1 cannot be read: its host is no name"),
+            (f"https://{MARKER}..example", "URL 1 cannot be read: its host is no name"),
+            (f"https://a.example:0/{MARKER}", "URL 1 cannot be read: its port is no number"),
             (f"https://a.example/{MARKER},https://a.example.", "the same host and port"),
             (f"https://a.example/{MARKER},https://a.example:443", "the same host and port"),
         ],
@@ -493,6 +543,35 @@ class TestFaults:
         assert line.startswith("FORWARD_TO: ")
         assert fault in line
         assert MARKER not in line
+
+    @pytest.mark.parametrize(
+        ("url", "fault"),
+        [
+            (MARKER, "should be a URL such as http://sandbox:12111"),
+            (f"{MARKER}:80", "should be a URL such as http://sandbox:12111"),
+            (f"ftp://{MARKER}", "should be a URL such as http://sandbox:12111"),
+            (f"http:///{MARKER}", "should be a URL such as http://sandbox:12111"),
+            (f"http://[{MARKER}", "its host is no name and no address"),
+            (f"http://${MARKER}:1", "its host is no name and no address"),
+            (f"http://{MARKER}..x", "its host is no name and no address"),
+            (f"http://{MARKER}:0", "its port is no number from 1 to 65535"),
+            (f"http://{MARKER}\nx", "it holds a tab or a line break"),
+            (f"http://u:{MARKER}@h", "without user, password, ? and #"),
+            (f"http://h?{MARKER}", "without user, password, ? and #"),
+        ],
+    )
+    def test_addresses_of_the_api(self, faults: Faults, url: str, fault: str) -> None:
+        (line,) = faults("worker", **WORKER, STRIPE_API_BASE=url)
+        assert line.startswith("STRIPE_API_BASE: ")
+        assert fault in line
+        assert MARKER not in line
+
+    @pytest.mark.parametrize(
+        "url", ["h:1", "http://", "http://h:0", "http://a..b", "http://h\n:1", "http://$H:1"]
+    )
+    def test_addresses_of_a_proxy(self, faults: Faults, url: str) -> None:
+        (line,) = faults("worker", **WORKER, HTTPS_PROXY=url)
+        assert line.startswith("HTTPS_PROXY: is not the URL of a proxy: http://host:port")
 
     @pytest.mark.parametrize(
         "value", ["whsec_short", "whsec_%%%", "whsec_", FORWARD_SECRET[6:], MARKER]
@@ -535,6 +614,7 @@ class TestNothingShown:
     [
         ({"STRIPE_API_KEY": "sk_live_abcdefgh"}, 20),
         ({"STRIPE_API_KEY": "sk_test_abcdefgh"}, 20),
+        ({"STRIPE_API_KEY": "sk_live_abcdefgh", "STRIPE_API_BASE": "https://api.stripe.com/"}, 20),
         ({"STRIPE_API_KEY": "sk_test_abcdefgh", "STRIPE_API_BASE": "http://127.0.0.1:1"}, 0),
         ({"STRIPE_API_KEY": "sk_test_abcdefgh", "STRIPE_API_RATE": "7"}, 7),
         ({"STRIPE_API_KEY": "sk_live_abcdefgh", "STRIPE_API_RATE": "0"}, 0),
