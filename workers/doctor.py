@@ -33,16 +33,22 @@ SAME_TIME = 5.0
 
 
 @click.command("doctor")
+@click.option(
+    "--before-start",
+    is_flag=True,
+    help="Settings, plugins and what the keys may read only: what need not run yet.",
+)
 @click.option("--json", "as_json", is_flag=True, help="An array of objects instead of lines.")
-def command(as_json: bool) -> None:
+def command(before_start: bool, as_json: bool) -> None:
     """Check settings, Redis, processes, plugins, keys and Stripe's endpoints; change nothing.
 
     What is wrong comes first, each with what to do. Run it where the worker's settings are. Exit
-    code: 0 nothing is wrong, 1 something is.
+    code: 0 nothing is wrong, 1 something is. With --before-start, Redis is left to `python -m
+    service check`, and a Stripe that does not answer is no fault.
     """
 
     def run() -> int:
-        found = list(examine())
+        found = list(examine(before_start=before_start))
         if as_json:
             click.echo(json.dumps([asdict(each) for each in found], indent=2))
         else:
@@ -52,8 +58,8 @@ def command(as_json: bool) -> None:
     refuse_or(run)
 
 
-def examine() -> Iterator[Finding]:
-    """Yield what is found.
+def examine(*, before_start: bool = False) -> Iterator[Finding]:
+    """Yield what is found; before a start, of settings, plugins and keys only.
 
     Raises:
         SettingsError: the settings cannot be read at all.
@@ -61,8 +67,12 @@ def examine() -> Iterator[Finding]:
     settings = Settings.load("tool")
     yield from _of_settings(settings)
     yield from _of_plugins(settings)
+    if before_start:
+        yield from _of_keys(settings)
+        return
     yield from _of_redis(settings)
-    yield from _of_stripe(settings)
+    yield from _of_keys(settings)
+    yield from _of_endpoints(settings)
 
 
 def _of_settings(settings: Settings) -> Iterator[Finding]:
@@ -146,12 +156,14 @@ def memory_for_the_rate(seen: Survey, keep: int) -> Iterator[Finding]:
     yield Finding("memory for the rate", "bad" if needed > room else "good", text)
 
 
-def _of_stripe(settings: Settings) -> Iterator[Finding]:
+def _of_keys(settings: Settings) -> Iterator[Finding]:
     key, restricted = settings.stripe_api_key, settings.stripe_restricted_key
     if key is None:
         yield Finding("STRIPE_API_KEY", "unknown", "not set here: Stripe was not asked")
         return
     api = StripeApi.from_settings(settings)
+    if api.is_organization:
+        return
     reads: dict[str, Callable[[], object]] = {
         "sessions": lambda: api.list_sessions({"limit": 1}),
         "reports": lambda: api.list_reports({"limit": 1}),
@@ -159,14 +171,20 @@ def _of_stripe(settings: Settings) -> Iterator[Finding]:
     }
     if settings.stripe_connected_accounts:
         reads["accounts"] = lambda: next(api.connected_accounts(), None)
-    if not api.is_organization:
-        yield _rights("STRIPE_API_KEY", reads)
-        yield from endpoints.look(api, livemode=bool(settings.livemode))
-    if restricted is not None and not api.is_organization:
+    yield _rights("STRIPE_API_KEY", reads)
+    if restricted is not None:
         other = StripeApi(restricted.get_secret_value(), base=settings.stripe_api_base, retries=0)
         yield _rights(
             "STRIPE_RESTRICTED_KEY", {"sessions": lambda: other.list_sessions({"limit": 1})}
         )
+
+
+def _of_endpoints(settings: Settings) -> Iterator[Finding]:
+    if settings.stripe_api_key is None:
+        return
+    api = StripeApi.from_settings(settings)
+    if not api.is_organization:
+        yield from endpoints.look(api, livemode=bool(settings.livemode))
 
 
 def _rights(name: str, reads: dict[str, Callable[[], object]]) -> Finding:

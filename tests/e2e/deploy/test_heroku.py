@@ -79,11 +79,23 @@ def test_the_procfile(slug, redis_server, processes, free_port, wait_until) -> N
     heroku |= {"DYNO": "web.1", "PYTHONUNBUFFERED": "true", "STRIPE_API_BASE": sandbox}
 
     def start(name: str, **env: str):
-        shell = ("/bin/sh", "-c", f"exec {PROCFILE[name]}")
+        shell = ("/bin/sh", "-c", PROCFILE[name] if name == "release" else f"exec {PROCFILE[name]}")
         return processes.start(*shell, env=given | heroku | env)
 
     release, log = start("release")
     assert release.wait(120) == 0, log.read_text()
+    assert "STRIPE_API_KEY: may read sessions, reports, events" in log.read_text()
+    key = requests.post(
+        f"{sandbox}/_sandbox/keys", json={"kind": "restricted", "permissions": []}, timeout=10
+    ).json()["key"]
+    for wrong, said in (
+        ({"STRIPE_API_KEY": key}, "may not read sessions"),
+        ({"HANDLERS": "no_such_plugin"}, "no_such_plugin"),
+    ):
+        release, log = start("release", **wrong)
+        assert release.wait(120) == 1, log.read_text()
+        assert said in log.read_text()
+        assert "Traceback" not in log.read_text()
     started = {name: start(name) for name in ("worker", "periodic")}
     started["web"] = start("web", PORT=str(hook))
 
@@ -125,7 +137,7 @@ def test_the_procfile(slug, redis_server, processes, free_port, wait_until) -> N
 
 def test_a_release_without_its_settings_is_stopped(slug, processes) -> None:
     process, log = processes.start(
-        *("/bin/sh", "-c", f"exec {PROCFILE['release']}"),
+        *("/bin/sh", "-c", PROCFILE["release"]),
         env={"PATH": f"{slug}/bin:/usr/bin:/bin", "REDIS_URL": "redis://127.0.0.1:1"},
     )
     assert process.wait(120) == 78

@@ -93,6 +93,24 @@ def clinic(_sandbox, server, redis) -> Clinic:
     return clinic
 
 
+def test_before_a_start_neither_redis_nor_an_endpoint_has_to_be_there(clinic) -> None:
+    away = {"REDIS_URL": "redis://127.0.0.1:1"}
+    code, said = clinic.command("doctor", "--before-start", **away)
+    assert code == 0, said
+    assert "may read sessions, reports, events" in said
+    for wrong, fault in (
+        ({"STRIPE_API_KEY": clinic.key("event_read")}, "may not read sessions"),
+        ({"HANDLERS": "no_such_plugin"}, "No module named 'no_such_plugin'"),
+        ({"STRIPE_WEBHOOK_SECRET": "whsec_short"}, "STRIPE_WEBHOOK_SECRET: "),
+    ):
+        code, said = clinic.command("doctor", "--before-start", **away | wrong)
+        assert code != 0, said
+        assert fault in said
+    code, said = clinic.command("doctor", "--before-start", STRIPE_API_BASE="http://127.0.0.1:1")
+    assert code == 0, said
+    assert "unknown  STRIPE_API_KEY: Stripe does not answer as hoped" in said
+
+
 @pytest.mark.parametrize("form", ["snapshot", "thin"])
 def test_an_endpoint_that_is_made_is_found_good(form, clinic, request) -> None:
     code, said = clinic.command("endpoint", "check")
