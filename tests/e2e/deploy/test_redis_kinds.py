@@ -200,6 +200,23 @@ def test_a_command_on_a_cluster_says_so(command, one_shard) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.timeout(120)
+def test_a_redis_that_closes_idle_connections(new_server, processes, free_port, wait_until) -> None:
+    """As Azure's does after ten minutes."""
+    server, port = new_server("--timeout", "1"), free_port()
+    env = GIVEN | {"REDIS_URL": server.url, "PORT": str(port)}
+    web, web_log = processes.python("-m", "service", "serve", env=env)
+    worker, log = processes.python("-m", "workers", env=env)
+    wait_until(lambda: (ready(port) or {}).get("ready"), within=60)
+    wait_until(lambda: "worker_ready" in log.read_text(), within=60)
+    for number in range(2):
+        time.sleep(4)  # Redis looks once a second for those to close
+        assert deliver(port, f"evt_{number}") == 200
+        wait_until(lambda n=number: f'"event_id":"evt_{n}"' in log.read_text())
+    assert "redis_connection_lost" in web_log.read_text()
+    assert (web.poll(), worker.poll()) == (None, None)
+
+
 def refused(text: str, said: str) -> bool:
     assert text.count("refusing to start: ") == 1, text
     assert "Traceback" not in text
@@ -228,12 +245,12 @@ def ready(port: int) -> dict | None:
     return None
 
 
-def deliver(port: int) -> int:
+def deliver(port: int, event: str = "evt_1") -> int:
     """Deliver an event as Stripe does; the status of the answer."""
     now = int(time.time())
     body = json.dumps(
         {
-            "id": "evt_1",
+            "id": event,
             "object": "event",
             "created": now,
             "livemode": False,
