@@ -11,6 +11,7 @@ import redis as redis_py
 from redis import Redis
 
 from identity_webhooks.event import Event
+from service import findings
 from service.inbox import AcceptResult, Reply
 from service.limits import ACCEPT_DEADLINE
 from service.redis_errors import UnsafeRedis
@@ -198,6 +199,33 @@ def test_one_that_loses_events_from_now_on_gets_nothing_more(
 
     with_link(use, own.url)
     own.process.kill()  # it would first finish writing its new file
+
+
+def test_it_looks_again_also_when_nobody_asks(
+    new_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heroku, for one, has no probe that would ask `/readyz`."""
+    monkeypatch.setattr(findings, "PERIOD", 0.1)
+    own = new_server()
+
+    async def becomes(link: RedisLink, kind: type[Exception] | None) -> None:
+        async with asyncio.timeout(15):
+            while type(link.trouble) is not (kind or type(None)):
+                await asyncio.sleep(0.02)
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        with own.client() as admin:
+            for number in (2, 3):
+                admin.config_set("maxmemory-policy", "allkeys-lru")
+                await becomes(link, UnsafeRedis)
+                with pytest.raises(UnsafeRedis):
+                    await accept(number)
+                admin.config_set("maxmemory-policy", "noeviction")
+                await becomes(link, None)
+        assert await accept(2) is AcceptResult.NEW
+
+    with_link(use, own.url)
 
 
 @pytest.mark.parametrize("command", ["evalsha", "rpush", "hset"])
