@@ -59,6 +59,10 @@ def make(request, new_server, processes, free_port, wait_until, behind_tls):
     def tls() -> int:
         return behind_tls(new_server().port)[0]
 
+    def trusted(name: str, days: int = 2) -> dict[str, str]:
+        port, certificate = behind_tls(new_server().port, name, days)
+        return {"REDIS_URL": f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}"}
+
     def replica() -> int:
         server = new_server()
         with server.client() as admin:
@@ -120,6 +124,9 @@ def make(request, new_server, processes, free_port, wait_until, behind_tls):
         "the same, and `REDIS_TLS_VERIFY=0`": lambda: at(
             tls(), scheme="rediss", REDIS_TLS_VERIFY="0"
         ),
+        "TLS with a certificate that its URL trusts": lambda: trusted("IP:127.0.0.1"),
+        "TLS with a certificate for another name": lambda: trusted("DNS:redis.invalid"),
+        "TLS with a certificate that has expired": lambda: trusted("IP:127.0.0.1", -1),
         "TLS, and a URL without": lambda: at(tls()),
         "no TLS, and a URL with": lambda: at(new_server().port, scheme="rediss"),
         "nothing listens there": lambda: at(free_port(), f":{CANARY}@"),
