@@ -303,8 +303,8 @@ class Settings(BaseModel):
             faults.append("STRIPE_LIVEMODE: set it to 1 or 0, or give STRIPE_API_KEY")
         if settings is not None:
             faults += [*settings._mode_faults(), *settings._forward_faults(role, named)]
-            if role == "web" and settings.console_user_header and not settings.console_proxies:
-                faults.append("CONSOLE_PROXIES: missing. Set it to the address of your proxy")
+            if role == "web":
+                faults += settings._console_faults()
         if faults or settings is None:
             raise SettingsError("\n".join(["the settings are not complete:", *faults]))
         return settings
@@ -336,6 +336,17 @@ class Settings(BaseModel):
         if self.stripe_livemode is not None or self.stripe_api_key is None:
             return self.stripe_livemode
         return _is_live(self.stripe_api_key)
+
+    def _console_faults(self) -> list[str]:
+        if self.console_user_header:
+            missing = "CONSOLE_PROXIES: missing. Set it to the address of your proxy"
+            return [] if self.console_proxies else [missing]
+        return [
+            f"{_env_name(name)}: without CONSOLE_USER_HEADER it does nothing: set that, or take"
+            " this out"
+            for name in ("console_proxies", "console_operators")
+            if getattr(self, name)
+        ]
 
     def _mode_faults(self) -> list[str]:
         """Return what is wrong with the modes of the keys, as far as their prefixes tell."""

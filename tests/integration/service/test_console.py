@@ -237,6 +237,12 @@ class TestProxy:
         with pytest.raises(SettingsError, match="CONSOLE_PROXIES: missing"):
             Settings.load("web")
 
+    @pytest.mark.parametrize("name", ["CONSOLE_PROXIES", "CONSOLE_OPERATORS"])
+    def test_what_does_nothing_without_the_header_is_refused(self, name, load) -> None:
+        load(**{name: "10.0.0.7"})
+        with pytest.raises(SettingsError, match=f"{name}: without CONSOLE_USER_HEADER"):
+            Settings.load("web")
+
 
 @pytest.mark.parametrize(
     "value",
