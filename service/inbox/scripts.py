@@ -10,6 +10,7 @@ Packing the one command we send here, in place of redis-py's client, halves what
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ _TAKING_IN = ("replay", "retry", "adopt", "list")
 _PART = re.compile(r"^local function .*\)\n(?:.*\n)*?end\n|^local .*\n", re.MULTILINE)
 _NAME = re.compile(r"^local (?:function )?(\w+)")
 _WORD = re.compile(r"(?<![.\w])[A-Za-z_]\w*")  # not the `find` of `string.find`
+_CAPITALS = re.compile(r"(?<![.\w])[A-Z][A-Z_]*\b")
 _COMMENT = re.compile(r"--.*")
 
 
@@ -84,24 +86,26 @@ def constants(keep: int) -> dict[str, str | int | tuple[str, ...]]:
 
 def sources(keep: int = keys.KEEP) -> dict[str, str]:
     """Return every script by name; done records are kept for `keep` seconds."""
+    values = _values(keep)
     return {
-        "accept": _linked(_read("accept"), keep),  # keeps its nonce itself
-        "report": "#!lua flags=allow-oom\n" + _linked(_read("report"), keep),  # needs none
-        **{name: "#!lua\n" + _once(_read(name), keep) for name in _TAKING_IN},
-        **{name: "#!lua flags=allow-oom\n" + _once(_read(name), keep) for name in _WORKING_OFF},
+        "accept": _linked(_read("accept"), values),  # keeps its nonce itself
+        "report": "#!lua flags=allow-oom\n" + _linked(_read("report"), values),  # needs none
+        **{name: "#!lua\n" + _once(_read(name), values) for name in _TAKING_IN},
+        **{name: "#!lua flags=allow-oom\n" + _once(_read(name), values) for name in _WORKING_OFF},
     }
 
 
 def script(body: str) -> str:
     """Return a script: what it needs of lib.lua, the body, and what has it happen once."""
-    return _once(body, keys.KEEP)
+    return _once(body, _values(keys.KEEP))
 
 
-def _once(body: str, keep: int) -> str:
-    return _linked(f"local function run(ARGV)\n{body}end\n{_read('once')}", keep)
+def _once(body: str, values: tuple[tuple[str, str], ...]) -> str:
+    return _linked(f"local function run(ARGV)\n{body}end\n{_read('once')}", values)
 
 
-def _linked(body: str, keep: int) -> str:
+@functools.cache
+def _linked(body: str, values: tuple[tuple[str, str], ...]) -> str:
     """Return a script behind those parts of lib.lua that it needs, with constants as their values.
 
     Redis runs the whole text for each call: every function in it is made anew, and takes the longer
@@ -112,8 +116,12 @@ def _linked(body: str, keep: int) -> str:
         if needed.intersection(_NAME.findall(part)):
             code.insert(0, part)
             needed |= _words(part)
-    values = {name: _lua(value) for name, value in constants(keep).items()}
-    return _WORD.sub(lambda word: values.get(word[0], word[0]), "".join(code))
+    value = dict(values)
+    return _CAPITALS.sub(lambda word: value.get(word[0], word[0]), "".join(code))
+
+
+def _values(keep: int) -> tuple[tuple[str, str], ...]:
+    return tuple((name, _lua(value)) for name, value in constants(keep).items())
 
 
 def _words(code: str) -> set[str]:
@@ -148,6 +156,7 @@ def _pack(parts: tuple[str | int, ...]) -> bytes:
     return b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in map(str.encode, texts)])
 
 
+@functools.cache
 def _read(name: str) -> str:
     return (resources.files("service.inbox") / "lua" / f"{name}.lua").read_text()
 
