@@ -212,11 +212,10 @@ def _waits(records: Iterable[Mapping[str, str]], now: float) -> Counter[str]:
         ]
         if failed:  # also while it is tried again
             reasons.update(failed)
-        elif int(fields.get("lease", 0)) / 1000 > now:
-            if reason := fields.get("reason"):
-                reasons[reason] += 1
-        elif int(fields.get("not_before", 0)) / 1000 > now:
-            reasons[fields.get("reason") or BUSY] += 1
+        elif reason := fields.get("reason"):  # also while it waits for a worker, or has one
+            reasons[reason] += 1
+        elif int(fields.get("lease", 0)) <= now * 1000 < int(fields.get("not_before", 0)):
+            reasons[BUSY] += 1
     return reasons
 
 

@@ -163,21 +163,12 @@ class Reconciler:
             wide = wide or account in self._wide_is_owed
             watermark = self._inbox.watermark(account)
             since = started - WIDE if wide or watermark is None else watermark - OVERLAP
-            seen, missed = found.seen, len(found.missed)
             failure = self._try_pass(since, account, found, look_for_stuck=wide or account is None)
             if failure is None:
                 self._inbox.move_watermark(started, account)
                 self._wide_is_owed.discard(account)
             elif wide:
                 self._wide_is_owed.add(account)
-            ended = Reconciled(
-                self._inbox.now(),
-                seen=found.seen - seen,
-                missed=len(found.missed) - missed,
-                failed=_reason(failure) if failure else "",
-                hint=hint_of(failure) if failure else "",
-            )
-            self._inbox.note_pass(account, msgspec.json.encode(ended).decode())
             if found.failed_in_a_row > 1:
                 break
         return found
@@ -234,6 +225,31 @@ class Reconciler:
         progress: Callable[[Pass], None] = lambda _: None,
     ) -> StripeFailure | None:
         """Make the pass of an account; what kept it from being whole, if anything did."""
+        seen, missed = found.seen, len(found.missed)
+        failure = self._pass(
+            since, account, found, look_for_stuck=look_for_stuck, how=how, progress=progress
+        )
+        if not how.dry_run:
+            ended = Reconciled(
+                self._inbox.now(),
+                seen=found.seen - seen,
+                missed=len(found.missed) - missed,
+                failed=_reason(failure) if failure else "",
+                hint=hint_of(failure) if failure else "",
+            )
+            self._inbox.note_pass(account, msgspec.json.encode(ended).decode())
+        return failure
+
+    def _pass(
+        self,
+        since: int,
+        account: str | None,
+        found: Pass,
+        *,
+        look_for_stuck: bool,
+        how: Taking,
+        progress: Callable[[Pass], None],
+    ) -> StripeFailure | None:
         try:
             for event in self._events(since, account):
                 if event.created >= how.until:

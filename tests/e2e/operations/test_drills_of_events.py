@@ -74,21 +74,17 @@ def test_a_handler_kills_its_process(service, drill) -> None:
 
 def test_twenty_thousand_events_wait_behind_one_slow_handler(service, drill, wait_until) -> None:
     service.keep_reconciliation_out()
-    service.start_worker(WORKER_CONCURRENCY="1", BEHAVIOUR="long")
     service.deliver_verified(service.verified())
-    wait_until(lambda: "1 of 1 slots busy" in service.command("service", "status").stdout)
+    service.deliver_many(20_000)
+    with service.redis.client() as client:
+        second = client.lindex("rq:queue:identity", 1).decode()
+        client.hset(f"rq:job:{second}", "enqueued_at", "2026-01-01T00:00:00.000000Z")
 
     def queued() -> int:
         return int(re.search(r"(\d+) in the queue", service.command("service", "status").stdout)[1])
 
-    def happen() -> None:
-        service.deliver_many(20_000)
-        with service.redis.client() as client:
-            head = client.lindex("rq:queue:identity", 0).decode()
-            client.hset(f"rq:job:{head}", "enqueued_at", "2026-01-01T00:00:00.000000Z")
-
     drill(
-        happen,
+        lambda: service.start_worker(WORKER_CONCURRENCY="1", BEHAVIOUR="long"),
         {"Behind"},
         "20000 events wait, the first for",
         "1 of 1 slots are busy",

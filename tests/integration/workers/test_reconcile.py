@@ -70,7 +70,7 @@ def test_a_dry_run_takes_nothing_in(reconciler, inbox, sandbox, redis, since) ->
     found = reconciler.run(since, how=Taking(dry_run=True))
 
     assert found.counts == {"new": 3}
-    assert not redis.exists("iw:due")
+    assert not redis.exists("iw:due", "iw:reconciled")
 
 
 def test_more_than_a_page_is_walked(reconciler, inbox, sandbox, since) -> None:
@@ -316,6 +316,11 @@ def test_how_a_pass_ended_is_noted_for_each_account(sandbox, inbox, redis) -> No
     assert connected.failed == ""
     assert connected.missed == len(kinds(inbox, session.id))
     assert noted.through.keys() == {"acct_1"}
+
+    reconciler.run(int(time.time()))  # by hand: the key is good again
+    noted = survey(redis)
+    assert noted.reconciled[""].failed == ""
+    assert noted.through.keys() == {"acct_1"}, "it need not reach back as far as a round"
 
     reconciler.round()
     noted = survey(redis)
