@@ -110,7 +110,8 @@ def test_every_change_has_its_effect_once_whoever_is_killed(
         killer = Killer(processes, env, engine, count // kills)
         while len(changes) < count or killer.kills < kills or not repeats(engine):
             if client.zcard("iw:due") < AHEAD:
-                for each in sandbox.changes(sessions=20):
+                # So many that there is work while workers are killed, and none is made meanwhile.
+                for each in sandbox.changes(sessions=100):
                     changes.add(each.change)
                     Inbox(client).accept(each.event)
             killer.act()
