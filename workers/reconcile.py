@@ -145,10 +145,10 @@ class Reconciler:
         )
 
     def round(self) -> Pass:
-        """Make the pass of every account, and move the watermark of each that is through.
+        """Make the pass of every account.
 
         A pass starts at the watermark of the last whole one, less the overlap; once a day, and
-        when there is no watermark (an empty Redis), it reaches back three days.
+        when there is no watermark (an empty Redis), it reaches back three days at least.
 
         Raises:
             InboxFull: what was found so far is in the inbox.
@@ -162,10 +162,11 @@ class Reconciler:
             wide = self._inbox.try_acquire(f"reconcile-wide:{account or ''}", DAY)
             wide = wide or account in self._wide_is_owed
             watermark = self._inbox.watermark(account)
-            since = started - WIDE if wide or watermark is None else watermark - OVERLAP
+            since = started - WIDE if wide or watermark is None else started
+            if watermark is not None:  # nothing made since then was compared, however long that is
+                since = min(since, watermark - OVERLAP)
             failure = self._try_pass(since, account, found, look_for_stuck=wide or account is None)
             if failure is None:
-                self._inbox.move_watermark(started, account)
                 self._wide_is_owed.discard(account)
             elif wide:
                 self._wide_is_owed.add(account)
@@ -224,12 +225,19 @@ class Reconciler:
         how: Taking = Taking(),
         progress: Callable[[Pass], None] = lambda _: None,
     ) -> StripeFailure | None:
-        """Make the pass of an account; what kept it from being whole, if anything did."""
+        """Make the pass of an account; what kept it from being whole, if anything did.
+
+        The watermark moves when nothing behind it was left out, whoever asked for the pass.
+        """
         seen, missed = found.seen, len(found.missed)
+        started, watermark = self._inbox.now(), self._inbox.watermark(account)
         failure = self._pass(
             since, account, found, look_for_stuck=look_for_stuck, how=how, progress=progress
         )
         if not how.dry_run:
+            begins = started - WIDE if watermark is None else watermark
+            if failure is None and since <= begins and how.until == math.inf:
+                self._inbox.move_watermark(started, account)
             ended = Reconciled(
                 self._inbox.now(),
                 seen=found.seen - seen,

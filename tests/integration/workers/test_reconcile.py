@@ -163,10 +163,10 @@ def passes(reconciler, monkeypatch) -> list[tuple[int, str | None]]:
     """Return since when each account was asked for; nothing is asked."""
     made: list[tuple[int, str | None]] = []
 
-    def try_pass(since: int, account: str | None, *_: Any, **__: Any) -> None:
+    def one(since: int, account: str | None, *_: Any, **__: Any) -> None:
         made.append((since, account))
 
-    monkeypatch.setattr(reconciler, "_try_pass", try_pass)
+    monkeypatch.setattr(reconciler, "_pass", one)
     return made
 
 
@@ -320,9 +320,33 @@ def test_how_a_pass_ended_is_noted_for_each_account(sandbox, inbox, redis) -> No
     reconciler.run(int(time.time()))  # by hand: the key is good again
     noted = survey(redis)
     assert noted.reconciled[""].failed == ""
-    assert noted.through.keys() == {"acct_1"}, "it need not reach back as far as a round"
+    assert noted.through.keys() == {"acct_1"}, "it does not reach back as far as a round"
+
+    reconciler.run(int(time.time()) - reconcile.WIDE, how=Taking(dry_run=True))
+    reconciler.run(int(time.time()) - reconcile.WIDE, how=Taking(until=time.time()))
+    assert survey(redis).through.keys() == {"acct_1"}
+    reconciler.run(int(time.time()) - reconcile.WIDE - LATE)
+    assert survey(redis).through[""] < 60
+    redis.delete("iw:watermark")
 
     reconciler.round()
     noted = survey(redis)
     assert noted.reconciled[""].failed == ""
     assert noted.through[""] < 60
+
+
+@pytest.mark.parametrize("days", [1, 10])
+def test_a_round_leaves_out_nothing_behind_the_watermark(
+    days, sandbox, inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing could be compared for ten days, and the wide pass of the day reaches back three."""
+    api, asked = sandbox.api(), []
+
+    def events_since(created: int, **_: Any) -> Any:
+        asked.append(created)
+        return iter(())
+
+    monkeypatch.setattr(api, "events_since", events_since)
+    inbox.move_watermark(inbox.now() - days * 86_400)
+    Reconciler(api, inbox, livemode=False).round()
+    assert asked[0] <= inbox.now() - max(days * 86_400, reconcile.WIDE)
