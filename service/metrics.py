@@ -226,10 +226,12 @@ class Metrics:
             return dict(self._counts)
 
     def start(self) -> None:
-        """Report from now on, also while nothing is counted: the process lives."""
+        """Report at once, and from now on also while nothing is counted: the process lives."""
         with self._lock:
             self._start()
             self._beats = True
+        # Not by the thread: whoever is told that the process is ready finds it among those alive.
+        self.flush()
 
     def flush(self, *, ended: bool = False) -> None:
         """Report now; on failure the next report tells it. `ended`: it is the last one."""
@@ -295,7 +297,6 @@ class Metrics:
         logs.is_ours()
         pause = threading.Event()
         while True:
-            # The first time at once: whoever asks who lives is told soon.
             if self._changed or (self._beats and time.monotonic() >= self._reported + BEAT):
                 self.flush()
             pause.wait(PERIOD)

@@ -341,13 +341,16 @@ class Worker(ThreadWorker):
                 self._drop(conn)
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        """End the process."""
-        # Every step is stored when it is made, so there is nothing to finish or to lose.
-        self.stop()
-        os._exit(0)
+        """Have the loop end the process: here it may be that a lock of this thread is held."""
+        self.method_queue.defer(self._end_process)
 
     handle_quit = handle_exit
 
     def is_parent_alive(self) -> bool:
         """Return True: there is no master."""
         return True
+
+    def _end_process(self) -> None:
+        # Every step is stored when it is made, so there is nothing to finish or to lose.
+        self.stop()
+        os._exit(0)

@@ -138,7 +138,7 @@ def serve(
     worker = Worker(0, os.getppid(), [listener], app, 0, app.cfg, log)
 
     def stop() -> None:
-        # The thread of signals holds no step; one that another thread makes ends within moments.
+        # The thread of connections holds no step; one that another makes ends within moments.
         if close and world.changed.acquire(timeout=LAST_STEP):
             close()
 
