@@ -169,14 +169,14 @@ class Mark:
 
     Attributes:
         target: what was marked; None when `on(...)` was called and marked nothing.
-        words: what `on` was told, or the moment of a hook; None for `@on` without parentheses.
+        options: what `on` was told, or the moment of a hook; None for `@on` without parentheses.
         module: the name of the module it stands in.
         file: of that module.
         line: of the call.
     """
 
     target: Any
-    words: Subscription | Moment | None
+    options: Subscription | Moment | None
     module: str
     file: str
     line: int
@@ -246,7 +246,7 @@ def on(
     if len(events) == 1 and callable(function := cast(Any, events[0])):
         # @on without parentheses
         return cast("Callable[[Function], Function]", _mark(function, None, here))
-    words = Subscription(
+    options = Subscription(
         events,
         _words(needs),
         None if reason is None else _words(reason),
@@ -255,12 +255,12 @@ def on(
         timeout,
         own_process,
     )
-    unused = _written_down(None, words, here)
+    unused = _written_down(None, options, here)
 
     def mark(function: Function) -> Function:
         if unused in MARKS:
             MARKS.remove(unused)
-        return _mark(function, words, sys._getframe(1))
+        return _mark(function, options, sys._getframe(1))
 
     return mark
 
@@ -290,14 +290,14 @@ def on_dead(function: DeadHook) -> DeadHook:
     return _mark(function, "dead", sys._getframe(1))
 
 
-def _mark(target: Marked, words: Subscription | Moment | None, frame: FrameType) -> Marked:
-    mark = _written_down(target, words, frame)
+def _mark(target: Marked, options: Subscription | Moment | None, frame: FrameType) -> Marked:
+    mark = _written_down(target, options, frame)
     with suppress(AttributeError, TypeError):  # a property, a bound method: the worker refuses it
         setattr(target, MARK, mark)
     return target
 
 
-def _written_down(target: object, words: Subscription | Moment | None, frame: FrameType) -> Mark:
+def _written_down(target: object, options: Subscription | Moment | None, frame: FrameType) -> Mark:
     module = frame.f_globals.get("__name__", "")
     file, line = frame.f_code.co_filename, frame.f_lineno
     if MARKS.closed:
@@ -305,7 +305,7 @@ def _written_down(target: object, words: Subscription | Moment | None, frame: Fr
             f"{file.rpartition('/')[2]}:{line} marks a function when the handlers are collected"
             f" already, and it would never run: name {module} in HANDLERS or by an entry point"
         )
-    mark = Mark(target, words, module, file, line)
+    mark = Mark(target, options, module, file, line)
     MARKS.append(mark)
     return mark
 

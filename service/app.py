@@ -23,7 +23,7 @@ from service.ledger import Ledger
 from service.limits import MAX_BODY
 from service.metrics import Metrics
 from service.metrics_page import Page
-from service.receiver import ALIVE, HEADERS, RETRY_AFTER, Answer, Receiver, readiness
+from service.receiver import ALIVE, HEADERS, RETRY_AFTER, JsonResponse, Receiver, readiness
 from service.redis_errors import UnsafeRedis, explain
 from service.settings import Settings, SettingsError
 
@@ -117,12 +117,12 @@ class Web:
         """Handle one delivery: verify it and accept its event into the inbox."""
         return _response(self._take())
 
-    def _take(self) -> Answer:
+    def _take(self) -> JsonResponse:
         body = self._read_body()
-        if isinstance(body, Answer):
+        if isinstance(body, JsonResponse):
             return body
         decision = self.receiver.decide(body, request.headers.get("Stripe-Signature", ""))
-        if isinstance(decision, Answer):
+        if isinstance(decision, JsonResponse):
             return decision
         try:
             if time.monotonic() >= self._look_again:
@@ -135,7 +135,7 @@ class Web:
             self._look_again = 0.0
             return self.receiver.failed(decision, error)
 
-    def _read_body(self) -> bytes | Answer:
+    def _read_body(self) -> bytes | JsonResponse:
         chunked = "chunked" in request.headers.get("Transfer-Encoding", "").lower()
         if chunked and not request.environ.get("wsgi.input_terminated"):
             return self.receiver.refuse(411, "body_not_handed_on")
@@ -197,7 +197,7 @@ def _refuse_repeated_slash() -> None:
         raise NotFound
 
 
-def _response(answer: Answer) -> Response:
+def _response(answer: JsonResponse) -> Response:
     return Response(answer.body, answer.status, content_type="application/json")
 
 

@@ -171,7 +171,7 @@ def field_of(name: str, *labels: str) -> str:
 
 
 @dataclass
-class Told:
+class Workload:
     """What a process says of itself beside its counts."""
 
     slots: int = 0
@@ -187,7 +187,7 @@ class Metrics:
     ) -> None:
         """Take a ledger where the counts are an instance's own, and not told to Redis."""
         self._inbox, self._role, self._ledger = Inbox(client), role, ledger
-        self.told = Told()
+        self.workload = Workload()
         self._lock = threading.Lock()
         self._reporting = threading.Lock()
         self._begin()
@@ -244,9 +244,9 @@ class Metrics:
                 role=self._role,
                 pid=self._pid,
                 started=self._started,
-                slots=self.told.slots,
-                busy=self.told.busy(),
-                handlers=self.told.handlers,
+                slots=self.workload.slots,
+                busy=self.workload.busy(),
+                handlers=self.workload.handlers,
                 ended=ended,
                 counts={} if self._ledger else counts,
             )

@@ -68,7 +68,7 @@ log = logs.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class JsonResponse:
     """What the sender is answered. `content` is sent as JSON."""
 
     status: int
@@ -95,7 +95,7 @@ class Receiver:
         self._livemode = settings.livemode
         self._metrics = metrics
 
-    def decide(self, body: bytes, header: str) -> Event | Answer:
+    def decide(self, body: bytes, header: str) -> Event | JsonResponse:
         """Return the event that is to be accepted, or the answer where there is none.
 
         Args:
@@ -119,24 +119,24 @@ class Receiver:
             return self._answered("other_mode", event, hint=_HINTS["other_mode"])
         return event
 
-    def accepted(self, event: Event, result: AcceptResult) -> Answer:
+    def accepted(self, event: Event, result: AcceptResult) -> JsonResponse:
         """Return the answer to an event that the inbox was asked to accept."""
         return self._answered(result, event, hint=_HINTS.get(result))
 
-    def failed(self, event: Event, error: Exception) -> Answer:
+    def failed(self, event: Event, error: Exception) -> JsonResponse:
         """Return the answer when Redis refused, or did not answer, or may not be used."""
         is_full = isinstance(error, redis.OutOfMemoryError)
         answer = AcceptResult.MEMORY_SHORT if is_full else "redis_failed"
         return self._answered(answer, event, **explain(error).fields())
 
-    def refuse(self, status: int, reason: str, hint: str | None = None) -> Answer:
+    def refuse(self, status: int, reason: str, hint: str | None = None) -> JsonResponse:
         """Return the response to an invalid delivery."""
         self._metrics.count("refusals", reason)
         log.warning("delivery_refused", status=status, reason=reason)
         hint = _HINTS[reason] if hint is None else hint
-        return Answer(status, {"received": False, "error": reason, "hint": hint})
+        return JsonResponse(status, {"received": False, "error": reason, "hint": hint})
 
-    def _answered(self, answer: str, event: Event | None, **more: str | None) -> Answer:
+    def _answered(self, answer: str, event: Event | None, **more: str | None) -> JsonResponse:
         status = 503 if answer in REFUSED_FOR_NOW else 200
         self._metrics.count("deliveries", answer)
         if event is not None:
@@ -155,14 +155,14 @@ class Receiver:
                 account=event.account,
                 **more,
             )
-        return Answer(status, {"received": status == 200, "answer": answer})
+        return JsonResponse(status, {"received": status == 200, "answer": answer})
 
 
-ALIVE = Answer(200, {"alive": True})
+ALIVE = JsonResponse(200, {"alive": True})
 """The answer to a health check: the process is alive. Nothing else is asked."""
 
 
-def readiness(faults: list[str]) -> Answer:
+def readiness(faults: list[str]) -> JsonResponse:
     """Return the answer to a readiness check: whether deliveries would be accepted now."""
     state: Literal[200, 503] = 503 if faults else 200
-    return Answer(state, {"ready": not faults, "faults": faults})
+    return JsonResponse(state, {"ready": not faults, "faults": faults})

@@ -9,7 +9,7 @@ import math
 from itertools import groupby
 from pathlib import Path
 
-from workers.failures import ANSWERS, KEYS, RULES, Answer, Call, FailureKind, Rule
+from workers.failures import KEYS, PATTERNS, RULES, Call, FailureKind, ResponsePattern, Rule
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- made by python -m tests.failure_table -->\n", "<!-- end of the table -->"
@@ -18,19 +18,19 @@ BEGIN, END = "<!-- made by python -m tests.failure_table -->\n", "<!-- end of th
 def answers() -> dict[str, str]:
     """Return what Stripe answers, by kind of failure, in words."""
     found = {"unreachable": "none: refused, cut off, or not in time"}
-    for kind, rows in groupby(ANSWERS, key=lambda row: row.kind):
+    for kind, rows in groupby(PATTERNS, key=lambda row: row.kind):
         words = ", or ".join(map(_answer, rows))
         found[kind] = f"{found[kind]}, or {words}" if kind in found else words
     found["stale"] = "a session that looks as it did before the event"
     return found
 
 
-def _answer(row: Answer) -> str:
+def _answer(row: ResponsePattern) -> str:
     status = "any other" if row.status is None and row.code is None else "any status"
     if row.status is not None:
         status = str(row.status[0]) if len(row.status) == 1 else "any other 4xx"
     code = f" with `{'`, `'.join(sorted(row.code))}`" if row.code else ""
-    return status + code + (" in Stripe's own words" if row.words else "")
+    return status + code + (" in Stripe's own words" if row.envelope else "")
 
 
 def _by_rule(call: Call) -> dict[Rule, list[FailureKind]]:

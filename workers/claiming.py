@@ -9,7 +9,7 @@ from typing import cast
 import redis
 
 from service import logs
-from service.inbox import Answer, Claim, Inbox, Quarantined, Refused
+from service.inbox import Claim, ClaimResult, Inbox, Quarantined, Refused
 from service.metrics import Metrics
 from workers.heartbeat import Heartbeat
 from workers.in_hand import InHand
@@ -61,7 +61,7 @@ class Claimer:
                 break
         return []
 
-    def begin(self, answers: Iterable[Answer]) -> list[Claim]:
+    def begin(self, answers: Iterable[ClaimResult]) -> list[Claim]:
         """Start to renew a claim. A refused event is woken again by the sweep if it needs to be."""
         claims = []
         for answer in answers:

@@ -187,20 +187,20 @@ def _why_not_the_function(mark: Mark, name: str) -> str:
 
 def faults_of(found: Found) -> Iterator[str]:
     """Yield what is wrong with a marked function and with what `on` was told."""
-    function, words = found.function, found.mark.words
-    if words is None:
+    function, options = found.function, found.mark.options
+    if options is None:
         yield 'is marked by @on without parentheses: write @on("verified"), or what it is for'
         return
-    if isinstance(words, Subscription):
-        yield from _faults_of_events(words)
-        yield from _faults_of_numbers(words)
+    if isinstance(options, Subscription):
+        yield from _faults_of_events(options)
+        yield from _faults_of_numbers(options)
     if function.__name__ == "<lambda>":
         yield "is a lambda and has no name: write a function"
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         yield "is async: handlers are plain functions: write def, not async def"
     elif inspect.isgeneratorfunction(function):
         yield "is a generator: calling it runs nothing of it: take the yield out"
-    argument = {"start": "", "stop": "", "dead": "dead: Dead"}.get(str(words), "v: Verification")
+    argument = {"start": "", "stop": "", "dead": "dead: Dead"}.get(str(options), "v: Verification")
     signature = inspect.signature(function)
     try:
         signature.bind(*([None] if argument else []))
@@ -213,32 +213,32 @@ def faults_of(found: Found) -> Iterator[str]:
         )
 
 
-def _faults_of_events(words: Subscription) -> Iterator[str]:
-    if not words.events:
+def _faults_of_events(options: Subscription) -> Iterator[str]:
+    if not options.events:
         yield f"names no event: one of {', '.join(KINDS)}, or '*'"
-    yield from _repeated("event", words.events)
-    if "*" in words.events and len(words.events) > 1:
+    yield from _repeated("event", options.events)
+    if "*" in options.events and len(options.events) > 1:
         yield "names '*', which is all of them, and others: write one or the other"
-    for event in words.events:
+    for event in options.events:
         if event not in ("*", *KINDS):
             yield _why_unknown(event)
-    yield from _repeated("field in needs", words.needs)
-    for need in words.needs:
+    yield from _repeated("field in needs", options.needs)
+    for need in options.needs:
         if need not in tuple(SENSITIVE):
             yield f"unknown field in needs {need!r}{_perhaps(need, SENSITIVE)}"
-    if words.reason is None:
+    if options.reason is None:
         return
-    if not words.reason:
+    if not options.reason:
         yield "reason= is empty, so that it would never run: leave it out for every reason"
-    yield from _repeated("reason", words.reason)
-    if not any(event in ("*", "requires_input") for event in words.events):
+    yield from _repeated("reason", options.reason)
+    if not any(event in ("*", "requires_input") for event in options.events):
         yield (
             "reason= filters requires_input events, which it does not subscribe to: write"
             ' @on("requires_input", reason=...)'
         )
-    elif any(event != "requires_input" for event in words.events):
+    elif any(event != "requires_input" for event in options.events):
         yield "reason= would hide its other events: write one handler for requires_input alone"
-    for reason in words.reason:
+    for reason in options.reason:
         if reason not in REASONS:
             yield (
                 f"unknown reason {reason!r}{_perhaps(reason, REASONS)}."
@@ -264,15 +264,15 @@ def _perhaps(word: object, words: Iterable[str]) -> str:
     return f": perhaps {close[0]!r}" if close else f": one of {', '.join(words)}"
 
 
-def _faults_of_numbers(words: Subscription) -> Iterator[str]:
-    retries: Any = words.retries  # not every author runs a type checker
-    timeout: Any = words.timeout
+def _faults_of_numbers(options: Subscription) -> Iterator[str]:
+    retries: Any = options.retries  # not every author runs a type checker
+    timeout: Any = options.timeout
     if not (retries is None or (_is_number(retries, int) and retries >= 0)):
         yield f"retries= must be a whole number, 0 or more, and is {_shown(retries)}"
     if not (_is_number(timeout, int | float) and 0 < timeout < math.inf):
         yield f"timeout= must be a number of seconds, more than 0, and is {_shown(timeout)}"
     for name in ("superseded", "own_process"):
-        if not isinstance(value := getattr(words, name), bool):
+        if not isinstance(value := getattr(options, name), bool):
             yield f"{name}= must be True or False, and is {_shown(value)}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service import logs
-from service.inbox import Answer, Claim, Inbox, Progress, Reply, save_progress_at_end
+from service.inbox import Claim, ClaimResult, Inbox, Progress, Reply, save_progress_at_end
 from service.metrics import Metrics
 from workers.hooks import Hooks
 from workers.router import Handler
@@ -74,7 +74,7 @@ def end_of(claim: Claim, subscribed: Sequence[Handler], facts: Facts | None = No
         if claim.unwritten:
             return Release(0, "another result is to be written first")
         save_progress_at_end(claim, unknown, Progress("dead", progress.attempts, reason=_GONE))
-    outcome, reason = facts.told if facts else ("" if names else "no_handler", "")
+    outcome, reason = facts.outcome_and_reason if facts else ("" if names else "no_handler", "")
     dead = [
         f"{name}: {p.reason}" for name, p in sorted(claim.progress.items()) if p.status == "dead"
     ]
@@ -89,14 +89,14 @@ class Ender:
 
     def end(
         self, claim: Claim, end: End | None, *, and_claim: bool = False
-    ) -> Reply[list[Answer]] | None:
+    ) -> Reply[list[ClaimResult]] | None:
         """End the claim; with `and_claim`, claim the next event in the same round trip.
 
         May raise `redis.RedisError`.
         """
         finished: Reply[float | None] | None = None
         released: Reply[bool] | None = None
-        following: Reply[list[Answer]] | None = None
+        following: Reply[list[ClaimResult]] | None = None
         if isinstance(end, Finish) and end.state == "dead":
             # Before it is written down: should this process die here, they are told again.
             for name, progress in claim.progress.items():

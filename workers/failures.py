@@ -1,6 +1,6 @@
 """What each failure of Stripe's API means: what waits, how long, what follows, whether to alarm.
 
-Two tables. `ANSWERS` reads an answer as a kind of failure; `RULES` says what a kind means for each
+Two tables. `PATTERNS` reads an answer as a kind of failure; `RULES` says what a kind means for each
 of our calls. docs/reliability.md shows both (a test compares), and
 tests/integration/workers/test_failures.py walks every row.
 """
@@ -45,16 +45,16 @@ KEYS: dict[Call, str] = {
 """The setting that holds the key of each call."""
 
 
-class Answer(NamedTuple):
+class ResponsePattern(NamedTuple):
     """Answers of Stripe, and the kind of failure they are; None: any.
 
-    `words`: whether the body is Stripe's error envelope. A proxy's error page is not, and says
+    `envelope`: whether the body is Stripe's error envelope. A proxy's error page is not, and says
     nothing about the session.
     """
 
     status: range | None
     code: frozenset[str] | None
-    words: bool | None
+    envelope: bool | None
     kind: FailureKind
 
 
@@ -62,32 +62,32 @@ def _is(status: int) -> range:
     return range(status, status + 1)
 
 
-ANSWERS: tuple[Answer, ...] = (
+PATTERNS: tuple[ResponsePattern, ...] = (
     # A lock is of one object, a limit is of an account
     # (https://docs.stripe.com/rate-limits#object-lock-timeouts).
-    Answer(None, frozenset({"lock_timeout"}), None, "locked"),
-    Answer(_is(409), None, None, "locked"),
-    Answer(_is(429), None, None, "limited"),
-    Answer(None, frozenset({"rate_limit"}), None, "limited"),
-    Answer(range(400, 500), frozenset({"account_invalid"}), None, "account"),
-    Answer(_is(401), None, None, "key"),
-    Answer(_is(403), None, None, "forbidden"),
-    Answer(_is(404), None, True, "missing"),
-    Answer(range(400, 500), None, True, "invalid"),
-    Answer(None, None, None, "broken"),
+    ResponsePattern(None, frozenset({"lock_timeout"}), None, "locked"),
+    ResponsePattern(_is(409), None, None, "locked"),
+    ResponsePattern(_is(429), None, None, "limited"),
+    ResponsePattern(None, frozenset({"rate_limit"}), None, "limited"),
+    ResponsePattern(range(400, 500), frozenset({"account_invalid"}), None, "account"),
+    ResponsePattern(_is(401), None, None, "key"),
+    ResponsePattern(_is(403), None, None, "forbidden"),
+    ResponsePattern(_is(404), None, True, "missing"),
+    ResponsePattern(range(400, 500), None, True, "invalid"),
+    ResponsePattern(None, None, None, "broken"),
 )
 """The first row that fits counts. No answer at all is `unreachable`; an answer that is older than
 the event is `stale`."""
 
 
-def kind_of(status: int, code: str | None, *, words: bool) -> FailureKind:
+def kind_of(status: int, code: str | None, *, envelope: bool) -> FailureKind:
     """Return the kind of failure that an answer is."""
     return next(
         row.kind
-        for row in ANSWERS
+        for row in PATTERNS
         if (row.status is None or status in row.status)
         and (row.code is None or code in row.code)
-        and row.words in {None, words}
+        and row.envelope in {None, envelope}
     )
 
 
@@ -97,7 +97,7 @@ class StripeFailure(Exception):
     It never holds Stripe's sentence.
 
     Attributes:
-        kind: see `ANSWERS`.
+        kind: see `PATTERNS`.
         status: the HTTP status, if there was an answer.
         code: Stripe's error code, such as `resource_missing`.
         request_id: `req_...`, to look the call up in the Dashboard.

@@ -14,8 +14,8 @@ import redis
 from structlog.contextvars import bound_contextvars
 
 from service import connection, extras, logs
-from service.inbox import Answer, Claim, Inbox, Reply
-from service.metrics import Metrics, Told
+from service.inbox import Claim, ClaimResult, Inbox, Reply
+from service.metrics import Metrics, Workload
 from service.settings import Settings
 from workers.claiming import Claimer
 from workers.dispatch import BUSY, Dispatcher, busy_wait
@@ -104,7 +104,7 @@ class Processor:
             else None,
             in_hand=in_hand,
         )
-        metrics.told = Told(
+        metrics.workload = Workload(
             slots=settings.worker_concurrency,
             handlers=tuple(handler.name for handler in router.handlers),
             busy=processor._heartbeat.count,
@@ -124,7 +124,7 @@ class Processor:
         returned if there is one. Nothing is raised, whatever happens.
         """
         event = claim.event
-        following: Reply[list[Answer]] | None = None
+        following: Reply[list[ClaimResult]] | None = None
         bound = bound_contextvars(event_id=event.id, session_id=event.session, kind=event.kind)
         with bound, summarizing(self.tracing), self.tracing.event(event, claim.trace):
             try:
@@ -183,7 +183,7 @@ class Processor:
         except redis.RedisError:
             log.exception("handlers_not_noted")
 
-    def _first_of(self, claims: Reply[list[Answer]] | None) -> Claim | None:
+    def _first_of(self, claims: Reply[list[ClaimResult]] | None) -> Claim | None:
         """Return the claim that came with the end of the event before, if there is one."""
         try:
             return next(iter(self._claimer.begin(claims.result() if claims else [])), None)

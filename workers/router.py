@@ -174,11 +174,11 @@ class Router:
             names.add(handler_name)
             where = import_faults.at(found.mark.file, found.mark.line)
             faults += [f"{handler_name}: {fault} ({where})" for fault in wrong]
-            words = found.mark.words
-            if isinstance(words, Subscription) and not wrong:
-                added.append((found, _handler(handler_name, found, words, owner)))
-            elif isinstance(words, str):
-                hooks.append(Hook(handler_name, owner, words, found.function))
+            options = found.mark.options
+            if isinstance(options, Subscription) and not wrong:
+                added.append((found, _handler(handler_name, found, options, owner)))
+            elif isinstance(options, str):
+                hooks.append(Hook(handler_name, owner, options, found.function))
         if not added and not faults:
             faults.append(collecting.NO_HANDLER)
         if faults:
@@ -209,17 +209,17 @@ def place(error: BaseException) -> str:
     return f"{type(error).__name__} at {logs.places(error.__traceback__, last=2)}"
 
 
-def _handler(name: str, found: Found, words: Subscription, plugin: Plugin) -> Handler:
-    events = KINDS if "*" in words.events else tuple(k for k in KINDS if k in words.events)
+def _handler(name: str, found: Found, options: Subscription, plugin: Plugin) -> Handler:
+    events = KINDS if "*" in options.events else tuple(k for k in KINDS if k in options.events)
     return Handler(
         name=name,
         function=found.function,
         events=frozenset(events),
-        needs=frozenset(words.needs),
-        reasons=frozenset(words.reason or ()),
-        superseded=words.superseded,
-        retries=words.retries,
-        timeout=words.timeout,
-        own_process=words.own_process,
+        needs=frozenset(options.needs),
+        reasons=frozenset(options.reason or ()),
+        superseded=options.superseded,
+        retries=options.retries,
+        timeout=options.timeout,
+        own_process=options.own_process,
         plugin=plugin,
     )

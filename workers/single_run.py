@@ -23,7 +23,7 @@ from workers.verification import Facts, event_kind
 
 
 @dataclass(frozen=True)
-class Answer:
+class RunResult:
     """How a single run ended.
 
     Attributes:
@@ -48,21 +48,21 @@ class Answer:
     took_ms: int = 0
 
 
-def in_words(answer: Answer, handler: str) -> str:
-    """Return the answer in a sentence or two."""
+def in_words(result: RunResult, handler: str) -> str:
+    """Return the result in a sentence or two."""
     ended = {
-        "done": f"done in {answer.took_ms} ms",
-        "retry": f"failed, and would be run again: {answer.text}",
-        "dead": f"failed for good: {answer.text}",
-        "skipped": f"would not be run: {answer.text}",
+        "done": f"done in {result.took_ms} ms",
+        "retry": f"failed, and would be run again: {result.text}",
+        "dead": f"failed for good: {result.text}",
+        "skipped": f"would not be run: {result.text}",
         "ready": "would be run",
     }
-    reason = f" ({answer.reason})" if answer.reason else ""
-    wait = f"\nIt asked to wait {answer.delay:g} s." if answer.delay is not None else ""
-    subject = answer.subject or "nobody (no client_reference_id)"
+    reason = f" ({result.reason})" if result.reason else ""
+    wait = f"\nIt asked to wait {result.delay:g} s." if result.delay is not None else ""
+    subject = result.subject or "nobody (no client_reference_id)"
     return (
-        f"The session is {answer.outcome}{reason} and concerns {subject}.\n"
-        f"{handler}: {ended[answer.status]}{wait}"
+        f"The session is {result.outcome}{reason} and concerns {subject}.\n"
+        f"{handler}: {ended[result.status]}{wait}"
     )
 
 
@@ -74,7 +74,7 @@ def run(
     *,
     account: str | None = None,
     dry_run: bool = False,
-) -> Answer:
+) -> RunResult:
     """Run the handler, with a key of its own: an effect that a worker had is had again.
 
     Raises:
@@ -112,7 +112,7 @@ def run(
     with logs.masking(facts.personal_values()):
         status, text, delay, took = _call(handler, verification, router, dry_run=dry_run)
         subject = logs.redact(verification.subject) if verification.subject else None
-    return Answer(status, event.kind, outcome.kind, outcome.reason, subject, text, delay, took)
+    return RunResult(status, event.kind, outcome.kind, outcome.reason, subject, text, delay, took)
 
 
 Call = tuple[Literal["done", "retry", "dead", "skipped", "ready"], str, float | None, int]

@@ -51,7 +51,7 @@ EVENT_TYPES = [
     for kind in ("created", "processing", "requires_input", "verified", "canceled", "redacted")
 ]
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -317,7 +317,7 @@ def _failing(call: Call) -> Iterator[None]:
         raise StripeFailure("broken", call=call) from None
 
 
-def _call(call: Callable[[], Answer]) -> Answer:
+def _call(call: Callable[[], Result]) -> Result:
     with _failing("session"):
         return call()
 
@@ -333,7 +333,7 @@ def failure_of(error: stripe.StripeError, call: Call) -> StripeFailure:
     if status is None:
         code = error.code  # workers/http.py
     return StripeFailure(
-        "unreachable" if status is None else kind_of(status, code, words=bool(envelope)),
+        "unreachable" if status is None else kind_of(status, code, envelope=bool(envelope)),
         status=status,
         code=code,
         request_id=headers.get("request-id"),

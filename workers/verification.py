@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from workers.failures import Verdict
     from workers.router import Handler
 
-Answer = TypeVar("Answer", bound="StripeObject")
+Copied = TypeVar("Copied", bound="StripeObject")
 
 _OUTCOME_OF_EVENT: dict[Kind, OutcomeKind] = {
     "created": "created",
@@ -91,7 +91,7 @@ class Facts:
     withheld: dict[str, Verdict] = field(default_factory=dict)
 
     @property
-    def told(self) -> tuple[str, str]:
+    def outcome_and_reason(self) -> tuple[str, str]:
         """Outcome and reason, in the words that handlers were told, for the record."""
         kind, reason = self.outcome.kind, self.outcome.reason or ""
         return ("superseded", "") if self.superseded else (kind, reason)
@@ -130,9 +130,9 @@ def without_placeholders(value: Any) -> Any:
     return None if value == "[redacted]" else value
 
 
-def _copy(answer: Answer) -> Answer:
+def _copy(copied: Copied) -> Copied:
     # Not `copy.deepcopy`, which makes a plain StripeObject of it.
-    return type(answer).construct_from(answer.to_dict(), None)
+    return type(copied).construct_from(copied.to_dict(), None)
 
 
 def personal_values(session: dict[str, Any]) -> set[str]:

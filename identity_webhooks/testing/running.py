@@ -42,21 +42,21 @@ def run(  # noqa: PLR0911 (one end each)
     Raises:
         TypeError: the function is not marked with `on(...)`.
     """
-    words = subscription(handler)
-    if "*" not in words.events and v.event.kind not in words.events:
+    options = subscription(handler)
+    if "*" not in options.events and v.event.kind not in options.events:
         return Result("skipped", f"{v.event.kind} is none of its events")
-    if v.superseded and not words.superseded:
+    if v.superseded and not options.superseded:
         return Result("superseded")
-    if words.reason and v.outcome.reason not in words.reason:
+    if options.reason and v.outcome.reason not in options.reason:
         return Result("skipped", f"{v.outcome.reason} is none of its reasons")
     logs: list[Mapping[str, Any]] = []
     # A declared field that the builder was not given is None, as where Stripe has none.
-    declared = v.sensitive.only(frozenset(words.needs))
+    declared = v.sensitive.only(frozenset(options.needs))
     values = {
-        name: getattr(declared, name, None) for name in (SENSITIVE[need] for need in words.needs)
+        name: getattr(declared, name, None) for name in (SENSITIVE[need] for need in options.needs)
     }
     given = replace(v, sensitive=Sensitive(values), log=_recorder(logs))
-    dead = v.last_attempt or (words.retries is not None and v.attempt > words.retries)
+    dead = v.last_attempt or (options.retries is not None and v.attempt > options.retries)
     status: Literal["dead", "retry"] = "dead" if dead else "retry"
     try:
         wrong = call(handler, given)
@@ -79,13 +79,13 @@ def subscription(handler: Callable[[Verification], object]) -> Subscription:
         TypeError: the function is not marked with `on(...)`.
     """
     mark = getattr(handler, MARK, None)
-    if not isinstance(mark, Mark) or not isinstance(mark.words, Subscription):
+    if not isinstance(mark, Mark) or not isinstance(mark.options, Subscription):
         name = getattr(handler, "__name__", handler)
         raise TypeError(
             f"{name} is not marked with @on(...), so that no worker would run it: write"
             ' @on("verified") above it'
         )
-    return mark.words
+    return mark.options
 
 
 def _recorder(logs: list[Mapping[str, Any]]) -> BoundLogger:

@@ -3,7 +3,7 @@
 from service.inbox.inbox import Inbox, memory_is_short, pending_limit
 from service.inbox.pipeline import (
     AcceptResult,
-    Answer,
+    ClaimResult,
     Limits,
     Pipeline,
     Refused,
@@ -17,9 +17,9 @@ from service.inbox.search import Filter, Page, Search
 __all__ = [
     "AcceptResult",
     "Act",
-    "Answer",
     "Attempt",
     "Claim",
+    "ClaimResult",
     "Filter",
     "Inbox",
     "Limits",

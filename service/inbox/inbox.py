@@ -21,7 +21,7 @@ from service.inbox.connections import Connections
 from service.inbox.pipeline import (
     AcceptResult,
     Adopted,
-    Answer,
+    ClaimResult,
     Discarded,
     Limits,
     Linked,
@@ -93,7 +93,7 @@ class Inbox:
         self._connections.send(pipe)
         return result.result()
 
-    def claim(self, count: int = 1) -> list[Answer]:
+    def claim(self, count: int = 1) -> list[ClaimResult]:
         """`Pipeline.claim`, alone."""
         with self.pipeline() as pipe:
             claims = pipe.claim(count)

@@ -73,7 +73,7 @@ class Refused(StrEnum):
     THROTTLED = "throttled"
 
 
-Answer = Claim | Refused | Quarantined
+ClaimResult = Claim | Refused | Quarantined
 """Result of claiming an event."""
 
 
@@ -249,7 +249,7 @@ class Pipeline:
         args = event.key, by, event.account or "", *_fields_of(event)
         return self._add(lambda raw: cast("Adopted", text_of(raw)), "adopt", *args)
 
-    def claim(self, count: int = 1) -> Reply[list[Answer]]:
+    def claim(self, count: int = 1) -> Reply[list[ClaimResult]]:
         """Pop up to `count` wake-ups and claim their events, in one step; empty if there is none.
 
         A trailing PAUSED or THROTTLED means that no further event was claimed.
@@ -449,11 +449,11 @@ def _progress_args(handler: str, progress: Progress, delay: int) -> tuple[str | 
     )
 
 
-def _claims(raw: Any) -> list[Answer]:
+def _claims(raw: Any) -> list[ClaimResult]:
     return [_claim(each) for each in raw]
 
 
-def _claim(raw: Any) -> Answer:
+def _claim(raw: Any) -> ClaimResult:
     verdict = text_of(raw[0])
     if verdict not in {"claimed", "quarantined"}:
         return Refused(verdict)

@@ -33,7 +33,7 @@ from service.app import HEALTH_PATH, READY_PATH, WEBHOOK_PATH, Web
 from service.extras import Delivery
 from service.inbox import AcceptResult, Reply
 from service.limits import MAX_CONNECTIONS, MAX_HELD, MAX_WAITING_PAGES
-from service.receiver import ALIVE, Answer, readiness
+from service.receiver import ALIVE, JsonResponse, readiness
 from service.server import wsgi
 from service.server.client import Client
 from service.server.http import Exchange, Refusal, Response
@@ -259,7 +259,7 @@ class _Server:
             request = exchange.request
             decision = receiver.decide(request.body, request.header(b"stripe-signature"))
             request.body = b""
-            if isinstance(decision, Answer):
+            if isinstance(decision, JsonResponse):
                 client.respond(exchange, _response(decision))
             else:
                 events.append((client, exchange, decision, self._tracing.delivery(decision)))
@@ -336,7 +336,7 @@ _Waiting = tuple[Client, Exchange, Event, Delivery, Reply[AcceptResult]]
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-def _response(answer: Answer) -> Response:
+def _response(answer: JsonResponse) -> Response:
     return Response(answer.status, answer.body, answer.headers)
 
 

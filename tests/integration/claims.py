@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.event import Event
-from service.inbox import Answer, Claim, Inbox
+from service.inbox import Claim, ClaimResult, Inbox
 from service.inbox.keys import QUEUE
 
 
@@ -12,14 +12,14 @@ def event(name: str = "1", session: str = "1", **changes: object) -> Event:
     return Event(f"evt_{name}", session=f"vs_{session}", livemode=False, **(fields | changes))
 
 
-def claim_of(inbox: Inbox, key: str) -> Answer:
+def claim_of(inbox: Inbox, key: str) -> ClaimResult:
     """Claim this event, or learn why not, whatever else waits in the queue."""
     inbox._redis.lpush(f"rq:queue:{QUEUE}", f"{key}-0")
     (answer,) = inbox.claim()
     return answer
 
 
-def claim_next(inbox: Inbox) -> Answer | None:
+def claim_next(inbox: Inbox) -> ClaimResult | None:
     return next(iter(inbox.claim()), None)
 
 

@@ -29,6 +29,8 @@ EVENTS = 60_000
 """Made for each round: more than any competitor that stores them takes."""
 
 FASTAPI_PACKAGES = ("fastapi", "uvicorn[standard]", "arq", "stripe")
+GUNICORN = (sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--log-level")
+CONFIGURED = (*GUNICORN, "info", "-c", "deploy/gunicorn.conf.py")
 EXPRESS_PACKAGES = ("express", "stripe", "bullmq", "ioredis")
 
 
@@ -64,17 +66,20 @@ def _row(result: Result) -> tuple[float, ...]:
     return tuple(vars(result).values())
 
 
+def ours() -> Competitor:
+    """Return the receiver of this project."""
+    return Competitor(OURS, (*CONFIGURED, "service.app:create_app()"))
+
+
 def competitors() -> list[Competitor]:
     """Everyone who takes part; installs what is not here yet."""
     fastapi = machine.python_packages("fastapi", *FASTAPI_PACKAGES)
     machine.node_packages("express", *EXPRESS_PACKAGES)
     folder = str(HERE / "competitors")
-    gunicorn = (sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--log-level")
-    plain = (*gunicorn, "error", "--chdir", folder, "--workers", str(PROCESSES))
-    ours = (*gunicorn, "info", "-c", "deploy/gunicorn.conf.py")
-    frame = (*ours, "--chdir", folder, "--pythonpath", str(ROOT))
+    plain = (*GUNICORN, "error", "--chdir", folder, "--workers", str(PROCESSES))
+    frame = (*CONFIGURED, "--chdir", folder, "--pythonpath", str(ROOT))
     return [
-        Competitor(OURS, (*ours, "service.app:create_app()")),
+        ours(),
         Competitor(NAIVE, (*plain, "naive:app")),
         Competitor("the same in our worker class", (*frame, "naive:app")),
         Competitor(
@@ -104,7 +109,7 @@ WSGI_HELLO = "WSGI hello, our worker class"
 def run(rounds: int) -> Iterator[tuple[int, Competitor, Result]]:
     """Yield each result as it comes."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    load, taking_part = _build(), competitors()
+    load, taking_part = build(), competitors()
     first, rest = CACHE / "warm-up", CACHE / "events"
     for number in range(rounds):
         seed = int(time.time()) % 1_000_000
@@ -115,10 +120,10 @@ def run(rounds: int) -> Iterator[tuple[int, Competitor, Result]]:
 
 
 def _measure(competitor: Competitor, load: Path, first: Path, rest: Path) -> Result:
-    with machine.redis_server() as redis, _server(competitor, redis.url) as (pid, port):
-        _load(load, port, first, WARM_UP)
+    with machine.redis_server() as redis, server(competitor, redis.url) as (pid, port):
+        load_with(load, port, first, WARM_UP)
         before = cpu_seconds(pid), cpu_seconds(redis.pid), redis.keys()
-        told = _load(load, port, rest, SECONDS)
+        told = load_with(load, port, rest, SECONDS)
         count = told["requests"]
         stored = redis.keys() - before[2]
         if set(told["statuses"]) != {"200"} or told["lost"] or told["unanswered"]:
@@ -135,13 +140,14 @@ def _measure(competitor: Competitor, load: Path, first: Path, rest: Path) -> Res
         )
 
 
-def _load(load: Path, port: int, file: Path, seconds: float) -> dict[str, object]:
+def load_with(load: Path, port: int, file: Path, seconds: float) -> dict[str, object]:
     command = [load, str(port), file, str(CONNECTIONS), str(seconds)]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
 @contextmanager
-def _server(competitor: Competitor, redis_url: str) -> Iterator[tuple[int, int]]:
+def server(competitor: Competitor, redis_url: str, **more: str) -> Iterator[tuple[int, int]]:
+    """Run it with this environment besides; its process id and port."""
     port = machine.free_port()
     environment = {
         "PORT": str(port),
@@ -153,6 +159,7 @@ def _server(competitor: Competitor, redis_url: str) -> Iterator[tuple[int, int]]
         "INBOX_LIMIT": "10000000",
         "NODE_PATH": str(CACHE / "express" / "node_modules"),
         "NODE_ENV": "production",
+        **more,
     }
     command = [part.format(port=port) for part in competitor.command]
     with machine.process(*command, **environment) as pid:
@@ -161,7 +168,7 @@ def _server(competitor: Competitor, redis_url: str) -> Iterator[tuple[int, int]]
         yield pid, port
 
 
-def _build() -> Path:
+def build() -> Path:
     load = CACHE / "load"
     subprocess.run(["cc", "-O2", "-o", load, HERE / "load.c"], check=True)
     return load

@@ -55,11 +55,12 @@ def measure(program: str) -> Found:
         weighed = growth.listed(client, SETTLED)
         inbox = Inbox(client, limit=life.LIMIT)
         for number in range(DEAD + OTHERS):
-            _die(inbox, number, "mail.send" if number < DEAD else "crm.save")
+            die(inbox, number, "mail.send" if number < DEAD else "crm.save")
         return Found(growth.name_of(server), total, weighed, _times(inbox))
 
 
-def _die(inbox: Inbox, number: int, handler: str) -> None:
+def die(inbox: Inbox, number: int, handler: str) -> None:
+    """Have an event die of a handler."""
     inbox.accept(life.event(f"dead{number:020}"))
     (claim,) = inbox.claim()
     assert isinstance(claim, Claim)

@@ -120,6 +120,7 @@ def make(request, new_server, processes, free_port, wait_until, behind_tls):
         "the password is wrong": lambda: at(new_server().port, some),
         "a password is missing": lambda: at(protected(new_server())),
         "no connection left": lambda: at(taken()),
+        "takes 20 connections": lambda: at(new_server("--maxclients", "20").port),
         "TLS with a certificate nobody trusts": lambda: at(tls(), scheme="rediss"),
         "the same, and `REDIS_TLS_VERIFY=0`": lambda: at(
             tls(), scheme="rediss", REDIS_TLS_VERIFY="0"

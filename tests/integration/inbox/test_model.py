@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from redis import Redis
 
 from identity_webhooks.event import Event
-from service.inbox import AcceptResult, Answer, Claim, Inbox, Progress, Quarantined, Refused
+from service.inbox import AcceptResult, Claim, ClaimResult, Inbox, Progress, Quarantined, Refused
 from service.inbox import keys as times
 from service.inbox.keys import HOUR, HOURS_OF, KEEP, KEEP_LAST, MAX_ACTS, MAX_LAPSES, MAX_TRAIL
 from service.inbox.pipeline import save_progress_at_end
@@ -308,7 +308,7 @@ class InboxMachine(RuleBasedStateMachine):
         self.wake(key)
         return True
 
-    def check_claim(self, key: str, answer: Answer) -> None:
+    def check_claim(self, key: str, answer: ClaimResult) -> None:
         key, modelled = self.find(key)
         if self.is_paused():
             assert answer is Refused.PAUSED
@@ -323,7 +323,7 @@ class InboxMachine(RuleBasedStateMachine):
         else:
             self.claim_free(key, modelled, answer)
 
-    def claim_free(self, key: str, modelled: Modelled, answer: Answer) -> None:
+    def claim_free(self, key: str, modelled: Modelled, answer: ClaimResult) -> None:
         if modelled.lease is not None:
             modelled.lapses += 1
             if modelled.lapses >= MAX_LAPSES:
