@@ -38,11 +38,11 @@ unit: $(VENV) ## no I/O
 	@$(if $(CI),$(BIN)/coverage erase)
 	@$(PYTEST) -n 2 tests/unit
 integration: $(VENV) ## on a real Redis
-	@echo "== integration"
-	@$(PYTEST) -n 4 tests/integration
+	@echo "== integration$(if $(CI),, (without what takes longest: CI=1 runs it))"
+	@$(PYTEST) -n 6 tests/integration
 e2e: $(VENV) ## real processes only
-	@echo "== e2e"
-	@$(PYTEST) -n 4 tests/e2e
+	@echo "== e2e$(if $(CI),, (without what takes longest: CI=1 runs it))"
+	@$(PYTEST) -n 6 tests/e2e
 coverage: $(VENV) ## of the last unit, integration and e2e runs with CI=1, branches and processes included
 	@echo "== coverage"
 	@$(BIN)/coverage combine -q --append
@@ -55,8 +55,9 @@ chaos-short: $(VENV) ## a sample of what `make chaos` does
 containers: $(VENV) ## image and compose.yaml on a container engine (Debian, as root: it starts one)
 	@echo "== containers"
 	@$(BIN)/python -m pytest -q --no-header --timeout 900 tests/containers
-# Measuring coverage nearly doubles the CPU that tests take: CI does it.
-PYTEST = $(BIN)/$(if $(CI),coverage run,python) -m pytest -q --no-header
+# Measuring coverage nearly doubles the CPU that tests take, and walks are what takes longest: both
+# are CI's.
+PYTEST = $(BIN)/$(if $(CI),coverage run,python) -m pytest -q --no-header $(if $(CI),,-m "not walk")
 
 .PHONY: bench profile distance soak chaos mutants
 bench: $(VENV) ## how fast, with the numbers printed

@@ -42,6 +42,12 @@ settings.register_profile("default", deadline=None, suppress_health_check=[Healt
 settings.load_profile("default")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "walk: too long for `make test`; CI=1 runs it, and `make chaos` those of chaos"
+    )
+
+
 def wait_until(condition: Callable[[], object], *, within: float = 120) -> None:
     """Wait for a truthy answer; a test that needs it fails after `within` seconds.
 

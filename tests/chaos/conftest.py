@@ -13,10 +13,6 @@ from tests.postgres import postgres
 __all__ = ["postgres"]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "walk: too long for `make test`; `make chaos` runs it")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have the longest test begin first: of several at once it would be the last to end."""
     items.sort(key=lambda item: item.path.name != "test_storm.py")

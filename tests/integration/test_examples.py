@@ -42,6 +42,7 @@ def test_nothing_of_the_examples_name_is_left(made: Path) -> None:
             assert "shop" not in f"{path.name} {path.read_text()}".lower()
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize("which", ["example", "made"])
 def test_its_tests_and_its_types_hold(which: str, made: Path, tmp_path: Path) -> None:
     folder = made if which == "made" else ROOT / "examples/shop-identity"

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.walk
+
 MODULE = """
 import os
 from identity_webhooks import Discard, Retry, Verification, on

@@ -5,7 +5,10 @@ from __future__ import annotations
 import resource
 import shutil
 
+import pytest
 from redis.exceptions import ResponseError
+
+pytestmark = pytest.mark.walk
 
 
 def refuses(client, word: str) -> bool:

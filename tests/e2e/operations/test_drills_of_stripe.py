@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytestmark = pytest.mark.walk
+
 SESSION = "GET /v1/identity/verification_sessions/*"
 
 

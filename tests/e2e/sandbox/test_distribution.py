@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import requests
 
+pytestmark = pytest.mark.walk
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.walk
+
 ROOT = Path(__file__).parents[3]
 
 

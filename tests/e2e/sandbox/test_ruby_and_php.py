@@ -17,6 +17,8 @@ import pytest
 import requests
 import yaml
 
+pytestmark = pytest.mark.walk
+
 DOCUMENT = Path(__file__).parents[3] / "stripe_identity_sandbox" / "openapi.yaml"
 SESSIONS, REPORTS = "/v1/identity/verification_sessions", "/v1/identity/verification_reports"
 HELPERS = "/v1/test_helpers/identity/verification_sessions/<session>"

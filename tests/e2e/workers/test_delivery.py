@@ -170,7 +170,9 @@ def test_a_handler_that_hangs_is_ended_and_tried_again(system) -> None:
     assert running.words("first") == ["done"]
 
 
-@pytest.mark.parametrize(("behaviour", "code"), [("os-exit", 3), ("segfault", -11)])
+@pytest.mark.parametrize(
+    ("behaviour", "code"), [("os-exit", 3), pytest.param("segfault", -11, marks=pytest.mark.walk)]
+)
 def test_what_kills_its_process_costs_one_worker_and_the_others_no_attempt(
     system, behaviour, code
 ) -> None:

@@ -37,12 +37,12 @@ def test_one_event_at_a_time_in_one_process_with_all_it_needs(system) -> None:
     ("behaviour", "reason"),
     [
         ("raise", "failed: ValueError at alone.py"),
-        ("exit", "failed: SystemExit at alone.py"),
-        ("unprintable", "failed: Unprintable at alone.py"),
+        pytest.param("exit", "failed: SystemExit at alone.py", marks=pytest.mark.walk),
+        pytest.param("unprintable", "failed: Unprintable at alone.py", marks=pytest.mark.walk),
         ("retry", "retry: wait for [personal]"),
-        ("os-exit", "failed: its process died (exit code 3)"),
+        pytest.param("os-exit", "failed: its process died (exit code 3)", marks=pytest.mark.walk),
         ("segfault", "failed: its process died (exit code -11)"),
-        ("hang", "failed: timeout"),
+        pytest.param("hang", "failed: timeout", marks=pytest.mark.walk),
     ],
 )
 def test_what_goes_wrong_there_is_a_failed_attempt_and_no_more(system, behaviour, reason) -> None:

@@ -158,7 +158,7 @@ def impatient(
     return running, parent, {"worker": worker, "periodic": periodic}
 
 
-@pytest.mark.parametrize("how", ["keep", "match"])
+@pytest.mark.parametrize("how", [pytest.param("keep", marks=pytest.mark.walk), "match"])
 def test_a_handler_that_keeps_the_interpreter_costs_one_process(
     system, children, tmp_path, how
 ) -> None:
@@ -198,6 +198,7 @@ def test_a_child_that_is_stopped_is_replaced(system, children, tmp_path, role, o
     assert before[other] in children(parent)
 
 
+@pytest.mark.walk
 def test_a_child_that_is_busy_or_suspended_with_its_parent_is_left_alone(
     system, children, tmp_path
 ) -> None:

@@ -85,6 +85,7 @@ def expected(v: Verification) -> tuple[str | None, str, str | None]:
     return v.subject, v.outcome.kind, v.outcome.reason
 
 
+@pytest.mark.walk
 def test_in_every_order_the_latest_event_is_what_stays(database: Database) -> None:
     wanted = {}
     with database.engine.begin() as db:
@@ -230,6 +231,7 @@ def write_and_erase(database: Database, count: int) -> None:
         assert run(database.save, told("redacted", at=9, session=session)).status == "done"
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 def test_on_sqlite_what_is_erased_is_in_no_file(journal: str, tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
@@ -288,6 +290,7 @@ def test_on_postgresql_what_is_erased_is_in_no_file_after_a_full_vacuum(postgres
     database.disconnect()
 
 
+@pytest.mark.walk
 def test_a_hundred_thousand_rows_are_found_by_an_index(database: Database) -> None:
     count = 100_000
     with database.engine.begin() as db:

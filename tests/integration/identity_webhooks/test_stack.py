@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 TEST = """
@@ -36,6 +38,7 @@ def test_it(stack, tmp_path: Path) -> None:
 """
 
 
+@pytest.mark.walk
 def test_in_a_project_of_its_own(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples/shop-identity/shop_identity", tmp_path / "shop_identity")
     plugin = tmp_path / "shop_identity/__init__.py"

@@ -109,7 +109,7 @@ def next_claim(inbox: Inbox, within: float) -> Claim:
     return found[0]
 
 
-@pytest.mark.parametrize("step", [-HOUR, HOUR, -6 * SCALE])
+@pytest.mark.parametrize("step", [-HOUR, pytest.param(HOUR, marks=pytest.mark.walk), -6 * SCALE])
 class TestNothingWaitsLongerThanALease:
     def test_for_a_holder_that_died(self, clock, client, step) -> None:
         with swept(client) as inbox:
