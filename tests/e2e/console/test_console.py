@@ -17,7 +17,7 @@ PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 844}
 PAGES = ("", "events", "events?state=dead", "events?session=x", "handlers", "outcomes")
 
 
-@pytest.fixture(params=[PHONE, DESK], ids=["phone", "desk"])
+@pytest.fixture(params=[pytest.param(PHONE, marks=pytest.mark.walk), DESK], ids=["phone", "desk"])
 def plain(open_page, request) -> Page:
     """A page without JavaScript."""
     return open_page(viewport=request.param, java_script_enabled=False)

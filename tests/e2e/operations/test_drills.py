@@ -11,12 +11,15 @@ import re
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
 OTHER_SECRET = "whsec_T3RoZXJTZWNyZXRPZkFub3RoZXJFbmRwb2ludA"
 
 
+@pytest.mark.walk
 def test_what_is_wrong_with_deliveries(service, drill, wait_until) -> None:
     """Nobody works; then the endpoint at Stripe is wrong in every way there is."""
     names = set(re.findall(r"^# TYPE (\w+)", service.page(), re.MULTILINE))
@@ -77,6 +80,7 @@ def test_the_first_refusal_fires_also_before_the_first_scrape(service, drill) ->
     )
 
 
+@pytest.mark.walk
 def test_what_is_wrong_with_redis(service, drill) -> None:
     with service.redis.client() as client:
         service.start_worker()
@@ -103,6 +107,7 @@ def test_what_is_wrong_with_redis(service, drill) -> None:
     )
 
 
+@pytest.mark.walk
 def test_what_is_wrong_with_stripe_and_handlers(service, drill) -> None:
     service.environment["BEHAVIOUR"] = "never"  # at no attempt anything else
     service.start_worker()

@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(params=[390, 1280], ids=["phone", "desktop"])
+@pytest.fixture(params=[pytest.param(390, marks=pytest.mark.walk), 1280], ids=["phone", "desktop"])
 def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A page without JavaScript."""
     context = browser.new_context(
