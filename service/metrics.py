@@ -226,12 +226,9 @@ class Metrics:
             return dict(self._counts)
 
     def start(self) -> None:
-        """Report at once, and from now on also while nothing is counted: the process lives."""
+        """Report from now on, also while nothing is counted: the process lives."""
         with self._lock:
-            self._start()
-            self._beats = True
-        # Not by the thread: whoever is told that the process is ready finds it among those alive.
-        self.flush()
+            self._start(beats=True)
 
     def flush(self, *, ended: bool = False) -> None:
         """Report now; on failure the next report tells it. `ended`: it is the last one."""
@@ -280,10 +277,11 @@ class Metrics:
             if remembered:
                 self._remembered.add(remembered)
 
-    def _start(self) -> None:
+    def _start(self, *, beats: bool = False) -> None:
         # Threads do not survive a fork, and counts of before it are the parent's.
         if self._pid != os.getpid():
             self._begin()
+        self._beats = self._beats or beats
         if not self._reports:
             self._reports = True
             threading.Thread(target=self._report_for_ever, name="metrics", daemon=True).start()
@@ -297,6 +295,7 @@ class Metrics:
         logs.is_ours()
         pause = threading.Event()
         while True:
+            # The first time at once: whoever asks who lives is told soon.
             if self._changed or (self._beats and time.monotonic() >= self._reported + BEAT):
                 self.flush()
             pause.wait(PERIOD)

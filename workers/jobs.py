@@ -110,6 +110,7 @@ class Processor:
             busy=processor._heartbeat.count,
         )
         metrics.start()
+        metrics.flush()  # whoever is told that the process is ready finds it among those that live
         processor.tracing = extras.start(settings)
         return processor
 

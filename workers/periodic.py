@@ -43,6 +43,7 @@ def sweep_until(stop: Stop, settings: Settings) -> None:
     )
     metrics = Metrics(client, "periodic")
     metrics.start()
+    metrics.flush()
     extras.start(settings)
     # A pass takes minutes when much was missed; the sweep must not wait for it.
     threading.Thread(
