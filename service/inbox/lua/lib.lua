@@ -382,8 +382,9 @@ end
 local function reopen(key, which, now, who)
   local line = redis.call('GET', DONE .. key)
   local fields = line and fields_of(line) or record_of(key)
-  local was_dead, no_outcome = fields.state == 'dead', NOTHING_RAN[fields.outcome]
-  local is_cut_short = was_dead or (no_outcome and fields.outcome ~= '')
+  local was_dead, outcome = fields.state == 'dead', fields.outcome or ''
+  local no_outcome = NOTHING_RAN[outcome]
+  local is_cut_short = was_dead or (no_outcome and outcome ~= '')
   local deaths = was_dead and {session = fields.session, reason = fields.reason}
   if line and not no_outcome then fields.counted = 1 end
   if no_outcome then fields.outcome = nil end

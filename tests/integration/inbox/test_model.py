@@ -9,6 +9,7 @@ so that the script is asked again.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -43,6 +45,8 @@ NEAR = STEP / 2 - 1
 WHO = "ann"
 CAUSES = {"retry: a; b|c": "retry", "failed: KeyError at x.py:1": "failed KeyError", "": ""}
 """Reasons that handlers fail for, and what these have in common with others."""
+NOTHING_RAN = {None, "", "discarded", "as_done"}
+"""Outcomes of what ended before its handlers had their turn."""
 LIMIT = 4
 # Two sessions, so that events get in each other's way; more events than the inbox takes.
 SESSION_OF = {f"evt_{n}": f"vs_{n % 2}" for n in range(6)}
@@ -50,6 +54,15 @@ SESSION_OF = {f"evt_{n}": f"vs_{n % 2}" for n in range(6)}
 OTHER_FORM = {"evt_0": "evt_2", "evt_2": "evt_0", "evt_1": "evt_3", "evt_3": "evt_1"}
 keys = st.sampled_from(sorted(SESSION_OF))
 names = st.sampled_from(["a.one", "a.two"])
+Life = tuple[str, str, str, str | None, str | None]
+"""Key, state and outcome at the end, a handler that was done, and what of it is put back."""
+lives: st.SearchStrategy[Life] = st.tuples(
+    keys,
+    st.sampled_from(["done", "dead"]),
+    st.sampled_from(["verified", ""]),
+    st.none() | names,
+    st.sampled_from(["all", "dead", "a.one", None]),
+)
 steps = st.integers(1, 4)
 lost = st.booleans()
 
@@ -82,6 +95,7 @@ class Modelled:
     lapses: int = 0
     suspect: bool = False
     reopened: float | None = None
+    counted: bool = False
     settled: float | None = None
     outcome: str | None = None
     reason: str | None = None
@@ -149,6 +163,7 @@ class Modelled:
                 "faults": str(self.faults) if self.faults else None,
                 "lapses": str(self.lapses) if self.lapses else None,
                 "suspect": "1" if self.suspect else None,
+                "counted": "1" if self.counted else None,
                 "ran": self.ran,
             }
         elif not self.reason:
@@ -183,6 +198,7 @@ class InboxMachine(RuleBasedStateMachine):
         # Who found a session busy, first come first.
         self.waiting: dict[str, list[str]] = {}
         self.heard: set[str] = set()
+        self.outcomes: Counter[tuple[str, str]] = Counter()
 
     def may_lose(self, inbox: Inbox) -> None:
         """Have commands sent twice while `lose_reply` is set; the first replies are dropped."""
@@ -266,6 +282,9 @@ class InboxMachine(RuleBasedStateMachine):
         modelled.asked = False
         modelled.faults = modelled.lapses = 0
         if state == "done":
+            if not modelled.counted and modelled.outcome not in NOTHING_RAN:
+                self.outcomes["verified", modelled.outcome] += 1
+            modelled.counted = False  # the line says it by its outcome
             modelled.not_before = modelled.reopened = None
             modelled.suspect = False
             self.heard.add(modelled.session)
@@ -294,6 +313,7 @@ class InboxMachine(RuleBasedStateMachine):
         anyway = {"dead": cut_short, "all": modelled.state != "pending"}.get(which, False)
         if not again and not anyway:
             return False
+        modelled.counted |= modelled.state == "done" and modelled.outcome not in NOTHING_RAN
         self.take_from_dead(key, modelled)
         self.leave_line(key, modelled)
         for name in sorted(again):
@@ -303,7 +323,7 @@ class InboxMachine(RuleBasedStateMachine):
         modelled.reason = modelled.settled = modelled.not_before = modelled.ran = None
         modelled.faults = modelled.lapses = 0
         modelled.asked = False
-        if modelled.outcome in {"", "discarded", "as_done"}:
+        if modelled.outcome in NOTHING_RAN:
             modelled.outcome = None
         self.wake(key)
         return True
@@ -500,7 +520,17 @@ class InboxMachine(RuleBasedStateMachine):
         name: str | None,
         lose: bool,
     ) -> None:
-        claim = data.draw(st.sampled_from(self.claims))
+        self.end(data.draw(st.sampled_from(self.claims)), state, outcome, reason, name, lose)
+
+    def end(
+        self,
+        claim: Claim,
+        state: str,
+        outcome: str,
+        reason: str,
+        name: str | None,
+        lose: bool,
+    ) -> None:
         self.end_with_result(claim, name)
         modelled = self.owner(claim)
         if modelled:
@@ -508,6 +538,25 @@ class InboxMachine(RuleBasedStateMachine):
         self.lose_reply = lose
         took = self.inbox.finish(claim, state, outcome=outcome, reason=reason)
         assert (took is not None) == bool(modelled)
+
+    @initialize(some=st.lists(lives, min_size=2, max_size=4))
+    def begin(self, some: list[Life]) -> None:
+        """Steps by chance seldom bring an event to its end, and back."""
+        for life in some:
+            self.live(life)
+
+    @rule(life=lives)
+    def live(self, life: Life) -> None:
+        """Accept an event, claim it, end it, and put it back."""
+        key, state, outcome, name, again = life
+        self.accept(key, reopen=False, lose=False)
+        self.claim(key, lose=False)
+        for claim in self.claims:
+            if claim.event.key == self.find(key)[0] and self.owner(claim):
+                self.end(claim, state, outcome, "", name, lose=False)
+                if again:
+                    self.replay(key, again, lose=False)
+                break
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), name=names, lose=lost)
@@ -750,6 +799,16 @@ class InboxMachine(RuleBasedStateMachine):
                 else fields_of(self.redis.hgetall(f"iw:evt:{key}"))
             )
             self.compare(key, fields, modelled, clock)
+
+    @invariant()
+    def each_outcome_is_counted_once(self) -> None:
+        """Also of what was put back, and ended again."""
+        counted: Counter[tuple[str, str]] = Counter()
+        for day in self.redis.scan_iter("iw:outcomes:*", count=1000):
+            for name, count in self.redis.hgetall(day).items():
+                kind, outcome, _ = name.decode().split("|")
+                counted[kind, outcome] += int(count)
+        assert counted == self.outcomes
 
     @invariant()
     def what_happened_to_it_is_told(self) -> None:
