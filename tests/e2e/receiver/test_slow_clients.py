@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,29 @@ def test_unfinished_bodies_cannot_fill_the_memory(small_receiver, crowd) -> None
             pass
         connection.close()
     assert kept <= 70
+
+
+def test_a_delivery_that_waits_for_redis_is_not_dropped_for_them(new_receiver, new_server) -> None:
+    own = new_server()
+    receiver = new_receiver(REDIS_URL=own.url)
+    assert receiver.deliver(receiver.event()).status == 200
+    body = receiver.event("evt_2", padding="x" * 255_000)  # no other holds as much
+    more = HEAD + b"Content-Length: 262144\r\n\r\n" + b"x" * 250_000
+    signed = receiver.request(
+        body, f"Content-Length: {len(body)}", f"Stripe-Signature: {receiver.sign(body)}"
+    )
+    with receiver.connect() as waits, ExitStack() as stack:
+        own.freeze()
+        waits.sendall(signed)
+        others = [stack.enter_context(receiver.connect()) for _ in range(100)]
+        for connection in others:  # 25 MB; the process keeps 16
+            with suppress(OSError):
+                connection.sendall(more)
+        assert select.select(others, [], [], 120)[0], "it has dropped some"
+        own.thaw()
+        waits.settimeout(60)
+        # In time or not: it is answered.
+        assert waits.recv(4096).startswith((b"HTTP/1.1 200", b"HTTP/1.1 503"))
 
 
 def ask_healthz(connection: socket.socket) -> None:
