@@ -284,11 +284,9 @@ class TestAsDone:
         assert isinstance(claim_of(inbox, key), Claim)
 
 
-@pytest.mark.parametrize(("keep", "asked_for"), [(35 * 86_400, 20), (10 * 86_400, 10)])
-def test_what_is_older_than_what_is_known_is_not_asked_for(
-    sandbox, inbox, monkeypatch, keep, asked_for
-) -> None:
-    """It may have been handled and forgotten since."""
+@pytest.fixture
+def asked_since(sandbox, monkeypatch) -> tuple[StripeApi, list[int]]:
+    """Return an API that lists no event, and the moments since which it was asked for some."""
     api, asked = sandbox.api(), []
 
     def events_since(created: int, **_: Any) -> Any:
@@ -296,6 +294,15 @@ def test_what_is_older_than_what_is_known_is_not_asked_for(
         return iter(())
 
     monkeypatch.setattr(api, "events_since", events_since)
+    return api, asked
+
+
+@pytest.mark.parametrize(("keep", "asked_for"), [(35 * 86_400, 20), (10 * 86_400, 10)])
+def test_what_is_older_than_what_is_known_is_not_asked_for(
+    asked_since, inbox, keep, asked_for
+) -> None:
+    """It may have been handled and forgotten since."""
+    api, asked = asked_since
     reconciler = Reconciler(api, inbox, livemode=False, keep=keep)
     reconciler.run(int(time.time()) - 20 * 86_400)
     days = (time.time() - asked[0]) / 86_400
@@ -336,17 +343,9 @@ def test_how_a_pass_ended_is_noted_for_each_account(sandbox, inbox, redis) -> No
 
 
 @pytest.mark.parametrize("days", [1, 10])
-def test_a_round_leaves_out_nothing_behind_the_watermark(
-    days, sandbox, inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_round_leaves_out_nothing_behind_the_watermark(days, asked_since, inbox) -> None:
     """Nothing could be compared for ten days, and the wide pass of the day reaches back three."""
-    api, asked = sandbox.api(), []
-
-    def events_since(created: int, **_: Any) -> Any:
-        asked.append(created)
-        return iter(())
-
-    monkeypatch.setattr(api, "events_since", events_since)
+    api, asked = asked_since
     inbox.move_watermark(inbox.now() - days * 86_400)
     Reconciler(api, inbox, livemode=False).round()
     assert asked[0] <= inbox.now() - max(days * 86_400, reconcile.WIDE)
