@@ -1,6 +1,6 @@
-"""What a handler's answer means: what it raised, and what came back.
+"""What a handler's result means: what it raised or returned.
 
-The worker reads answers here, and so does `identity_webhooks.testing.run`.
+Used by the worker and by `identity_webhooks.testing.run`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _place(misuse: Misuse) -> str:
 
 
 def unraised(made: Iterable[BaseException]) -> str:
-    """Say that one of the answers that were made was not raised; an empty text if all were."""
+    """Return a fault if a `Retry` or `Discard` was made and not raised; else an empty text."""
     left = next((each for each in made if each.__traceback__ is None), None)
     if left is None:
         return ""
@@ -56,7 +56,7 @@ def unraised(made: Iterable[BaseException]) -> str:
 
 
 def told(answer: Retry | Discard) -> tuple[str, float | None]:
-    """Return what a handler's answer says, with what is wrong with it, and the wait it asks for.
+    """Return reason and delay of a `Retry` or `Discard`; the reason names wrong arguments, too.
 
     The text is as the handler wrote it: redact it before it is kept. The wait is in seconds.
     """

@@ -9,7 +9,7 @@ holds whatever the effect does, also for an UPDATE that hits no row.
 
 `once` begins and commits the transaction. One that is open already, one that somebody else would
 have to commit and one that does not hold anything together (autocommit) are refused: an effect
-would be lost, or had twice, and nobody would see it.
+would be lost, or happen twice, without an error.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Blocks:
             )
 
     def end(self, key: str) -> None:
-        """Note that an effect was had, or skipped."""
+        """Note that an effect has run, or was skipped."""
         self._over.add(key)
 
     def left(self) -> str:
@@ -145,8 +145,8 @@ def _have(effect: Callable[[Any], None], given: Any) -> None:
     """Call an effect.
 
     Raises:
-        Misuse: it returned something, or did not raise the `Retry` that it made: it says that
-            nothing was done, and its key must not be kept.
+        Misuse: it returned something, or made a `Retry` and did not raise it: a `Retry` means that
+            nothing was done, so its key must not be kept.
     """
     token = _in_an_effect.set(True)
     try:
@@ -224,7 +224,7 @@ class _Open:
         return int(rows)
 
     def check(self, key: str) -> None:
-        """Find the key again: what the effect ended, or an error of it undid, takes it along.
+        """Read the key again: it is gone if the effect ended the transaction or an error undid it.
 
         PostgreSQL rolls back at the COMMIT after an error that was caught, and says nothing.
         """

@@ -1,4 +1,4 @@
-"""`python -m service events`: look at the inbox, and have events done something with."""
+"""`python -m service events`: list, show and repair events, and pause the workers."""
 
 from __future__ import annotations
 
@@ -495,7 +495,7 @@ def _act(
     states: tuple[str, ...],
     on: dict[str, Any],
 ) -> NoReturn:
-    """Do it, or say what would be done, print what each event answered, and exit."""
+    """Do it, or say what would be done; print the result of each event, and exit."""
     if not names:
         click.echo("no event to do it with", err=True)
         if given["as_json"]:

@@ -1,4 +1,4 @@
-"""What may leave for tools of others: traces (OpenTelemetry) and failures (Sentry).
+"""Optional exports: traces to OpenTelemetry, failures to Sentry.
 
 Each is off unless its extra is installed and its setting says where to. While it is off, nothing
 of it is imported, and nothing is done for it.
@@ -20,7 +20,7 @@ class Delivery:
     """A delivery that is being answered, of which no trace is made.
 
     Attributes:
-        parent: what continues its trace, as W3C's header `traceparent` has it; for the record.
+        parent: the `traceparent` header (W3C) that continues its trace; stored in the record.
     """
 
     parent = ""
@@ -48,11 +48,11 @@ class Tracing:
         return nullcontext()
 
     def handler(self, _: str, attempt: int) -> AbstractContextManager[Callable[[str], None]]:
-        """Trace the run of a handler; what it gives is to be told how the run ended."""
+        """Trace the run of a handler; call what it yields with the result of the run."""
         return nullcontext(_unheard)
 
     def end(self) -> None:
-        """Send what was not sent yet, before the process ends."""
+        """Send the rest of the spans before the process ends."""
 
 
 def start(settings: Settings) -> Tracing:

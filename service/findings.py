@@ -151,7 +151,7 @@ def judge(info: Info, settings: Settings, *, accepting: Exception | None) -> lis
     Args:
         info: what Redis says of itself (`completed`).
         settings: with what the operator vouches for.
-        accepting: why an event that was tried was not accepted.
+        accepting: why the test event was not accepted; None if it was.
     """
     if of_another_kind := _of_another_kind(info):
         return [of_another_kind]

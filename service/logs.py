@@ -77,7 +77,7 @@ KEYS = frozenset(
     ]
 )
 
-# Keys, and whatever stands before the last @ of a URL's host. Neither part can be tried in more
+# Keys, and whatever stands before the last @ of a URL's host. Neither part can match in more
 # than one way, so no text takes long.
 _SECRETS = re.compile(r"(whsec_|[rs]k_(?:live|test|org)_)[A-Za-z0-9+/=_-]+|(?<=://)[^/\s]+(?=@)")
 # From the begin of a word on, so that no text takes long.
@@ -174,7 +174,7 @@ def get(name: str | None = None) -> BoundLogger:
 
 
 def listen(listener: Callable[[dict[str, Any], BaseException | None], None]) -> None:
-    """Have each line that is an error, or a warning with an exception, told as it is written.
+    """Call `listener` with each line that is an error, or a warning with an exception.
 
     The exception comes as it is, and not masked. A line names it by `exc_info`, or by `_error`
     where its type and places are not to stand in the line.
@@ -185,7 +185,7 @@ def listen(listener: Callable[[dict[str, Any], BaseException | None], None]) -> 
 class _Lines:
     """Where our own lines go. Looks to structlog like a logger of the standard library."""
 
-    # Of the process, not of a logger: those are made once and kept, also when it is set anew.
+    # Attributes of the class, since loggers are made once and kept when `configure` runs again.
     stream: TextIO = sys.stdout
     level = 0
     handler: logging.Handler | None = None  # for the standard library's loggers
@@ -241,7 +241,7 @@ def masking(values: Iterable[str]) -> Iterator[None]:
 
 
 def is_ours() -> None:
-    """Say that this thread is none that a handler has started."""
+    """Mark this thread as one of the service, which no handler has started."""
     _ours.add(threading.current_thread())
 
 
@@ -381,7 +381,7 @@ _NAME = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 
 
 def _filled(text: str, arguments: object, *, names: bool) -> str:
-    """Fill a message with what may be said of its arguments; numbers and words only with `names`.
+    """Fill a message with what may be logged of its arguments; numbers and words only with `names`.
 
     One that cannot be filled stays as it is.
     """

@@ -1,8 +1,8 @@
 """The table of metrics, and the counts of one process.
 
-A process counts in memory, from its start on. Once a second it tells Redis what it has counted so
-far, in one field of one hash (service/processes.py): telling it again changes nothing, a Redis that
-was away or restored changes nothing, and an event costs no command. What a web process counts is
+A process counts in memory, from its start on. Once a second it writes all its counts to Redis, in
+one field of one hash (service/processes.py): a repeated report changes nothing, a Redis that was
+away or restored changes nothing, and an event costs no command. What a web process counts is
 its instance's own and does not need Redis at all (service/ledger.py). The inbox, not the metrics,
 is the record.
 """
@@ -70,11 +70,11 @@ class Counted:
     """A counter or, with buckets, a histogram.
 
     Attributes:
-        of: `web`: of one instance of the web process; of several, the sum counts. `all`: of all
-            workers together, told by every instance; of several, the highest counts.
+        of: `web`: of one instance of the web process, so instances are summed. `all`: of all
+            workers together and the same at every instance, so take the highest.
         sentence: what is counted, for people.
         labels: the names of its labels.
-        known: the values of each label that are known beforehand: so many series are born at 0.
+        known: the values of each label that are known beforehand; their series begin at 0.
         buckets: the upper bounds of a histogram, in seconds.
     """
 
@@ -172,7 +172,7 @@ def field_of(name: str, *labels: str) -> str:
 
 @dataclass
 class Workload:
-    """What a process says of itself beside its counts."""
+    """What a process reports beside its counts."""
 
     slots: int = 0
     handlers: tuple[str, ...] = ()
@@ -185,7 +185,7 @@ class Metrics:
     def __init__(
         self, client: redis.Redis, role: Role = "worker", ledger: Ledger | None = None
     ) -> None:
-        """Take a ledger where the counts are an instance's own, and not told to Redis."""
+        """With a `ledger`, the counts are added up there and not sent to Redis."""
         self._inbox, self._role, self._ledger = Inbox(client), role, ledger
         self.workload = Workload()
         self._lock = threading.Lock()
@@ -193,7 +193,7 @@ class Metrics:
         self._begin()
 
     def _begin(self) -> None:
-        """Be a process of one's own: at the start, and after a fork."""
+        """Begin with a new id and no counts: at the start, and after a fork."""
         self._pid, self._id = os.getpid(), secrets.token_hex(6)
         self._started = round(time.time() * 1000)
         self._counts: dict[str, float] = {}
@@ -231,7 +231,7 @@ class Metrics:
             self._start(beats=True)
 
     def flush(self, *, ended: bool = False) -> None:
-        """Report now; on failure the next report tells it. `ended`: it is the last one."""
+        """Report now; if that fails, the next report has the counts. `ended`: the last one."""
         with self._reporting:
             with self._lock:
                 counts, remembered = dict(self._counts), self._remembered
@@ -295,7 +295,7 @@ class Metrics:
         logs.is_ours()
         pause = threading.Event()
         while True:
-            # The first time at once: whoever asks who lives is told soon.
+            # The first report is sent at once, so that the process is soon seen to be alive.
             if self._changed or (self._beats and time.monotonic() >= self._reported + BEAT):
                 self.flush()
             pause.wait(PERIOD)

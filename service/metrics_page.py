@@ -1,9 +1,9 @@
 """The page `/metrics`: what an instance counted itself, what all workers counted, what is now.
 
-Counters begin at 0 with the instance and never go back, whatever is done to Redis: of what workers
-say (service/processes.py) it is added up what they counted since the last look. So a Redis that is
-emptied, or restored from a backup, makes nothing jump; and without Redis the page still tells what
-this instance does.
+Counters begin at 0 with the instance and never go back, whatever is done to Redis: each look adds
+what the counts of workers (service/processes.py) have grown by since the last one. So a Redis that
+is emptied, or restored from a backup, makes nothing jump; and without Redis the page still has the
+counts of this instance.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 _PREFIX = "identity_webhooks_"
 
 NEWCOMER = 60.0
-"""Seconds: of a process not seen before that spoke within so long, all counts are new. Of one that
-did not, a backup was restored with what it once said."""
+"""Seconds: if a process not seen before reported within them, all its counts are new. If its last
+report is older, it came back with a backup of Redis, and its counts are old."""
 
 KNOWN = 500
 """Processes whose counts are remembered, the last ones seen."""
@@ -112,8 +112,8 @@ class Page:
             for each in found.running:
                 if each.process.role != "web":
                     _add_up(totals, known, each, is_first=is_first)
-            # Also of those that are gone: an emptied Redis hears of the living anew, and a backup
-            # of the dead.
+            # Processes that are gone are remembered, too: after Redis was emptied or restored,
+            # living ones report again, and dead ones come back with the backup.
             for id_ in list(known)[:-KNOWN]:
                 del known[id_]
         return found
@@ -162,7 +162,7 @@ def _add_up(totals: dict[str, float], known: dict[str, Any], each: Seen, *, is_f
     if before is None:
         before = counts if is_first or each.age > NEWCOMER else {}
     for name, n in counts.items():
-        # Less than before is what a backup says of the past.
+        # A count below the one before is an older one, from a backup of Redis.
         totals[name] = totals.get(name, 0) + max(0, n - before.get(name, 0))
     known[each.id] = {name: max(n, before.get(name, 0)) for name, n in counts.items()}
 

@@ -67,7 +67,7 @@ class Tracing(extras.Tracing):
 
     @contextmanager
     def handler(self, name: str, attempt: int) -> Iterator[Callable[[str], None]]:
-        """Trace the run of a handler; what it gives is to be told how the run ended."""
+        """Trace the run of a handler; call what it yields with the result of the run."""
         about: dict[str, str | int] = {"handler.name": name, "handler.attempt": attempt}
         with self._span(f"handler {name}", about) as span:
 

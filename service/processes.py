@@ -1,4 +1,4 @@
-"""What the processes of this service say of themselves, in one hash (`iw:processes`).
+"""The reports of the processes of this service, in one hash (`iw:processes`).
 
 Each writes its own field every `BEAT` seconds, or a second after it has counted something: its
 role, what it has in hand, and all that it has counted since it started. Who has not written for
@@ -21,7 +21,7 @@ BEAT, ALIVE = 5.0, 16.0
 them may get lost."""
 
 FORGOTTEN = 600.0
-"""Seconds after which what a process said is deleted: web processes have read its last counts."""
+"""Seconds after which a process's report is deleted: web processes have read its last counts."""
 
 Role = Literal["web", "worker", "periodic"]
 
@@ -69,7 +69,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 def forget(client: redis.Redis, now: float) -> None:
-    """Delete what processes said that ended long ago. `now`: as of `read`.
+    """Delete the reports of processes that ended long ago. `now`: as in `read`.
 
     May raise `redis.RedisError`.
     """
@@ -80,7 +80,7 @@ def forget(client: redis.Redis, now: float) -> None:
 
 
 def read(fields: dict[Any, Any], now: float) -> list[Seen]:
-    """Read the hash, the one who spoke last first.
+    """Read the hash, the latest report first.
 
     Args:
         fields: the hash as Redis gives it; a field of another release that cannot be read is left

@@ -1,4 +1,4 @@
-"""What people have done with events: many at a time, at a rate, and written down with who asked.
+"""Actions of people on events: many at a time, at a rate, each recorded with a name.
 
 Used by the commands; nothing here prints.
 """
@@ -28,14 +28,14 @@ BATCH = 100
 
 Action = Literal["replay", "retry-now", "discard", "pause", "resume", "as-done"]
 Answered = tuple[str, str]
-"""The key of an event, and what was answered."""
+"""The key of an event, and the result of the action on it."""
 
 SUCCESS: dict[Action, frozenset[str]] = {
     "replay": frozenset({"replayed"}),
     "retry-now": frozenset({"retried"}),
     "discard": frozenset({"discarded", "done"}),
 }
-"""What is answered where an event is now as was asked for."""
+"""The results of an action that mean success."""
 
 _NOT_OF_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -44,7 +44,7 @@ log = logs.get(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that a person had done, as `iw:audit` keeps it.
+    """One action of a person, as `iw:audit` keeps it.
 
     Attributes:
         at: when: UTC, ISO 8601.
@@ -85,7 +85,7 @@ class Repair:
         rate: float = 0,
         progress: Callable[[int], None] = lambda _: None,
     ) -> list[Answered]:
-        """Do it with events, at most `rate` a second if that is not 0; what each answered.
+        """Do an action on events, at most `rate` a second if that is not 0; return each result.
 
         Args:
             action: what.
@@ -112,7 +112,7 @@ class Repair:
         action: Literal["replay", "retry-now", "discard"],
         names: Mapping[str, str],
     ) -> list[Answered]:
-        """Do it with a few events, in one round trip, for what was noted already."""
+        """Do an action that was noted on a few events, in one round trip."""
         with self._inbox.pipeline() as pipe:
             replies = [(key, self._ask(pipe, action, key, which)) for key, which in names.items()]
         return [(name, reply.result()) for name, reply in replies]

@@ -1,8 +1,7 @@
 """The state of the service in one look: is it accepting, is it processing, how far behind, and why.
 
-`take` gathers it as data, for the command and for pages; `command` prints it. What is wrong comes
-first, each with the alert that tells of it and with what to do, in words that docs/operations.md
-explains.
+`take` collects it as data, for the command and for pages; `command` prints it. Problems come first,
+each with the name of its alert and with what to do, in words that docs/operations.md explains.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ LATELY = 900.0
 send does so only while nothing was accepted since."""
 
 SHOWN = 3
-"""How many causes of death are problems of their own, and reasons are told of what waits."""
+"""Causes of death that are problems of their own, and reasons for waiting shown, at most."""
 
 _SIGNED = ("refusals|signature_mismatch", "refusals|signature_expired")
 _MALFORMED = "refusals|malformed_header"

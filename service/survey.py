@@ -1,7 +1,7 @@
-"""What stands in Redis at one moment: how far behind, what waits and why, who lives.
+"""The state in Redis at one moment: the backlog, what waits and why, the living processes.
 
 One look costs two round trips and no search through all keys, so that metrics, `status` and a page
-may look as often as they like. What a Redis user may not ask stays unknown, and the rest is told.
+may look as often as they like. What a Redis user may not read stays unknown.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class Survey:
         pending, queued, dead: events, and wake-ups that wait in the queue.
         overdue: how long the event has waited for a worker that waits longest for one.
         oldest: how old the oldest unsettled event is (of those looked at).
-        waits: why events wait, of those looked at: reason -> how many. What failed is told also
-            while it is tried again.
+        waits: why events wait, of those looked at: reason -> how many. A failed handler counts
+            also while it is tried again.
         deaths: what dead events died of: handler and cause -> how many (`Search.deaths`), and
             `NOT_LISTED` of those that an older release left and that are in no list yet.
-        running: processes, also those that ended lately, the one who spoke last first.
+        running: processes, also those that ended lately, the latest report first.
         paused: why no event is claimed, and for how many seconds yet; None while events are.
         reconciled: how the last passes ended; '' is one's own account.
         through: when the last whole pass of each account began, as an age.

@@ -31,7 +31,7 @@ class Claimer:
         metrics: Metrics,
         in_hand: InHand,
     ) -> None:
-        """Take, too, what the process before this one had in hand when it died."""
+        """`in_hand` holds the events that the process before this one had when it died."""
         self._inbox, self._heartbeat, self._metrics = inbox, heartbeat, metrics
         self._in_hand = in_hand
 

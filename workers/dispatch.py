@@ -90,7 +90,7 @@ class Dispatcher:
     def run(
         self, handlers: Sequence[Handler], claim: Claim, facts: Facts, *, to_the_end: bool
     ) -> None:
-        """Run these handlers until one is told to stop, or the claim is lost.
+        """Run these handlers, until the worker stops or the claim is lost.
 
         `to_the_end`: no other handler of the event runs after them.
         """
@@ -136,7 +136,7 @@ class Dispatcher:
         self._metrics.count("handler_runs", handler.name, "lost" if claim.lost else status)
 
     def run_one(self, handler: Handler, claim: Claim, facts: Facts) -> Result | None:
-        """Run one handler, if it is to run; say how it fared. None: that does not count."""
+        """Run one handler, if it is to run; return its result. None: the run does not count."""
         previous = claim.so_far(handler.name)
         if skipped := facts.skips(handler):
             if previous.attempts:
@@ -237,9 +237,9 @@ class Dispatcher:
 
 
 def _not_run(before: Progress, claim: Claim, reason: str) -> tuple[Progress, float]:
-    """Return how it is recorded that a handler's process did not start, and the next wait.
+    """Return the record of a handler whose process did not start, and the next wait.
 
-    That is no attempt of the handler. It is waited for as long as for one that fails.
+    That is no attempt of the handler. It is retried for as long as one that fails.
     """
     since = before.since or claim.now
     is_over = claim.now - since > RETRY_FOR * 1000

@@ -54,7 +54,7 @@ log = logs.get(__name__)
 
 
 def end_of(claim: Claim, subscribed: Sequence[Handler], facts: Facts | None = None) -> End:
-    """End the event if every handler is through with it; else say when to come back."""
+    """End the event if no handler has to run any more; else release it until the next is due."""
     names = {handler.name for handler in subscribed}
     if names - claim.progress.keys():
         # Stopped before every handler had its turn.
@@ -98,7 +98,7 @@ class Ender:
         released: Reply[bool] | None = None
         following: Reply[list[ClaimResult]] | None = None
         if isinstance(end, Finish) and end.state == "dead":
-            # Before it is written down: should this process die here, they are told again.
+            # Before the event is settled: if this process dies here, `on_dead` is called again.
             for name, progress in claim.progress.items():
                 if progress.status == "dead":
                     self._hooks.tell_dead(claim, name, progress)

@@ -306,17 +306,17 @@ class Judge:
 
 
 def is_settled(failure: StripeFailure, claim: Claim) -> bool:
-    """Whether an answer that may be early is believed: time has passed, and it came before.
+    """Whether to believe an answer that may be early: time has passed, and it came before.
 
-    The time counts from the acceptance. An event that was not looked at for as long, since no
-    worker ran or Stripe did not answer, is asked for once more.
+    The time counts from the acceptance. If the event was not tried in that time, since no worker
+    ran or Stripe did not answer, Stripe is asked once more.
     """
     lasts = failure.rule.lasts
     return claim.age >= lasts and (not lasts or claim.reason == f"stripe: {failure}")
 
 
 def alarm(failure: StripeFailure, handlers: Sequence[str] = (), account: str | None = None) -> None:
-    """Say that a person has to act on a key, and on which."""
+    """Log that a person has to act on a key, and on which."""
     log.error(
         "stripe_refuses_our_key",
         key_name=KEYS[failure.call],

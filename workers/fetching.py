@@ -37,8 +37,8 @@ class Fetcher:
         """Whether this event, and not the same change in its other form, is to be worked on.
 
         An account with destinations of both forms gets every change twice, under two ids. A thin
-        event, when fetched, names its snapshot event; a snapshot event names nothing. It is asked
-        once: what was answered, or believed, is written down.
+        event, when fetched, names its snapshot event; a snapshot event names nothing. Stripe is
+        asked once: its answer, or the one assumed, is stored.
 
         Raises:
             StripeFailure: one that may pass, so that both forms may still be found to be one.

@@ -47,7 +47,7 @@ class Heartbeat:
     """Renews the leases of the claims this process works on, and enforces handlers' timeouts."""
 
     def __init__(self, inbox: Inbox, metrics: Metrics, stop: Stop, in_hand: InHand) -> None:
-        """Take where to note what this process has in hand, for a supervisor to read."""
+        """`in_hand`: where this process notes its events, for a supervisor to read."""
         self._inbox, self._metrics, self._stop = inbox, metrics, stop
         self._in_hand = in_hand
         self._watched: dict[str, _Watched] = {}
@@ -159,7 +159,7 @@ class Heartbeat:
 
 
 def _names(claim: Claim) -> dict[str, str | None]:
-    """Return what a log line says of an event; this thread is none of its own."""
+    """Return the fields of an event for a log line; this thread has none of them bound."""
     event = claim.event
     return {
         "event_id": event.id,

@@ -27,7 +27,7 @@ class Hooks:
         self._plugins = {handler.name: handler.plugin for handler in router.handlers}
 
     def start(self) -> None:
-        """Call what is marked `on_start`; what that raises is the caller's.
+        """Call what is marked `on_start`; its exceptions are passed on.
 
         Signal handlers that it sets are put back: the worker could not be stopped.
         """

@@ -86,7 +86,7 @@ class InHand:
         return [Held(*each) for each in parts if len(each) == len(Held._fields)]
 
     def bury(self) -> list[Held]:
-        """Return what a process had in hand that has died, and make room for the next one."""
+        """Return what the process that died had in hand, and clear the table for the next one."""
         self.died = self.read()
         self._memory[:] = bytes(len(self._memory))
         return self.died

@@ -50,7 +50,7 @@ def process_event() -> None:
 
 
 class Processor:
-    """What takes one event from its wake-up to a settled record."""
+    """Processes one event from its claim until it is settled or released."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Processor:
             busy=processor._heartbeat.count,
         )
         metrics.start()
-        metrics.flush()  # whoever is told that the process is ready finds it among those that live
+        metrics.flush()  # before `worker_ready`, the process is among the living
         processor.tracing = extras.start(settings)
         return processor
 
@@ -169,7 +169,7 @@ class Processor:
             self._dispatcher.run(needy, claim, facts, to_the_end=True)
 
     def end(self) -> None:
-        """Say that this process ends, and all that it has counted."""
+        """Report that this process ends, with all its counts."""
         self._metrics.flush(ended=True)
         self.tracing.end()
 
@@ -178,7 +178,7 @@ class Processor:
         self._claimer.note_death()
 
     def note_handlers(self) -> None:
-        """Write down which handlers this release has, for whoever replays."""
+        """Store the names of the handlers of this release, for `events replay`."""
         try:
             self._inbox.note_handlers(handler.name for handler in self._router.handlers)
         except redis.RedisError:

@@ -1,8 +1,8 @@
 """Handlers that run in a process beside the worker, which runs one event at a time.
 
 - Each `@on(..., own_process=True)` has one: for code that is not safe on threads.
-- All others share one for the events whose last worker died: should a handler have been what killed
-  it, that process dies, and the worker and all else that it has in hand live on.
+- All others share one for the events whose last worker died: if a handler killed it, only that
+  process dies, and the worker goes on with its other events.
 
 A worker starts the process when a handler first runs there, and again when it died. It imports all
 plugins anew, so what they set up as they are imported is not shared. A handler that hangs or
@@ -11,8 +11,8 @@ crashes there fails alone.
 The process says when it begins with a handler. One that ends before has run none, whatever its exit
 code is: that may be the handler's, so it decides nothing.
 
-The two processes talk over a pair of sockets in pickles, which nobody else can write to. Personal
-data is on neither's disk, and the other end closes with the worker, however that ends.
+The two processes exchange pickles over a pair of sockets that nobody else can write to. Personal
+data is written to no disk, and the sockets are closed when the worker ends, however it ends.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class OwnProcess:
 def _reap(process: subprocess.Popen[bytes], ours: socket.socket) -> None:
     """Wait for the end of the process, whenever that is: so it does not stay as a zombie.
 
-    Then nobody waits for it any more: what it has started may still hold its end.
+    Then shut the socket down: a process that it started may still hold the other end.
     """
     logs.is_ours()
     process.wait()

@@ -35,7 +35,7 @@ log = logs.get(__name__)
 
 GROUP = "identity_webhooks.handlers"
 GROUP_LIKENESS = 0.85
-"""As difflib reckons it: from which on another group is taken for a misspelt one."""
+"""Ratio of difflib from which on another group counts as a misspelt one of ours."""
 
 
 class PluginError(Exception):
@@ -163,7 +163,7 @@ def _resolve(path: str) -> object:
 def _with_uncollected(faults: list[str], made: list[tuple[str, Mark]], router: Router) -> list[str]:
     """Add a fault for each mark that no plugin collected: its function would never run."""
     lost = [(origin, mark) for origin, mark in made if mark not in router.seen]
-    # It does hold one, marked in a way that cannot be collected, which says more.
+    # Such a module has a mark that cannot be collected: the fault of that mark says more.
     empty = {f"{origin}: {NO_HANDLER}" for origin, _ in lost}
     return [
         *(fault for fault in faults if fault not in empty),
@@ -192,8 +192,8 @@ def _faults_of_groups() -> Iterator[str]:
 def _faults_of_files(settings: Settings, found: list[tuple[Source, object]]) -> Iterator[str]:
     """Yield a fault for each file of a plugin that marks functions and was not imported.
 
-    It is looked for when all are there: one may be the module of another. Those of which nobody can
-    tell whether they are meant to run are logged.
+    Runs when all plugins are imported, as a file may be the module of another plugin. Files that
+    may be meant not to run are logged.
     """
     named = {source.module for source in _sources(settings)}
     beside: dict[str, str] = {}

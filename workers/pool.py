@@ -27,9 +27,9 @@ class Threads:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="event", initializer=logs.is_ours)
 
     def run_next(self, wait: float) -> bool:
-        """Run the next events on idle threads, if there is one or will be in `wait` seconds.
+        """Claim events for the idle threads and run them; wait `wait` seconds for an idle one.
 
-        They are taken several at once, which costs one round trip. False when there was none.
+        Several are claimed in one round trip. False: a thread was idle, and no event was claimed.
 
         May raise `redis.RedisError`, with nothing in hand.
         """

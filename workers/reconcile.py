@@ -66,7 +66,7 @@ log = logs.get(__name__)
 
 
 class InboxFull(Exception):
-    """The inbox takes no more; the pass has to be repeated. The text says which limit it is at."""
+    """The inbox accepts no more events; repeat the pass. The text names the limit."""
 
 
 @dataclass
@@ -95,11 +95,11 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Taking:
-    """What is done with what the inbox lacks.
+    """What to do with events that the inbox lacks.
 
     Attributes:
-        dry_run: take nothing in.
-        as_done_by: who has it taken in as done, so that nothing runs for it; empty to have it run.
+        dry_run: accept nothing.
+        as_done_by: who has them accepted as done, so that no handler runs; empty to run handlers.
         until: leave out what was made at or after this (unix seconds).
     """
 
@@ -123,8 +123,8 @@ class Reconciler:
         list_accounts: bool = False,
         keep: int = KEEP,
     ) -> None:
-        """Take, too, whether to ask Stripe which accounts are connected to ours, and the seconds
-        for which the inbox knows what is done.
+        """`list_accounts`: whether to ask Stripe which accounts are connected to ours. `keep`:
+        seconds for which the inbox keeps done events.
         """
         self._api, self._inbox, self._livemode, self._keep = api, inbox, livemode, keep
         self._list_accounts = list_accounts
@@ -182,7 +182,7 @@ class Reconciler:
         how: Taking = Taking(),
         progress: Callable[[Pass], None] = lambda _: None,
     ) -> Pass:
-        """Take in everything made at or after `since` (unix seconds) that the inbox lacks.
+        """Accept everything made at or after `since` (unix seconds) that the inbox lacks.
 
         Events that are older than what the inbox knows are not looked at: they may be done.
 
@@ -225,9 +225,9 @@ class Reconciler:
         how: Taking = Taking(),
         progress: Callable[[Pass], None] = lambda _: None,
     ) -> StripeFailure | None:
-        """Make the pass of an account; what kept it from being whole, if anything did.
+        """Reconcile one account; return the failure that ended the pass early, if any.
 
-        The watermark moves when nothing behind it was left out, whoever asked for the pass.
+        The watermark moves after a whole pass that reached back to it, whoever asked for it.
         """
         seen, missed = found.seen, len(found.missed)
         started, watermark = self._inbox.now(), self._inbox.watermark(account)

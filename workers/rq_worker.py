@@ -5,8 +5,8 @@
   (measured: 13 of 111 SIGTERMs). A signal here only sets a flag, which is looked at before a pop.
 * Each event then runs on a thread (workers/pool.py), and RQ never runs the job itself: if Redis
   failed between RQ's pop and its run, RQ would drop the job while the heartbeat renewed its claim
-  for ever. RQ's life cycle of a job, with nothing to remember here, costs 1.2 ms of CPU and
-  some 20 round trips (measured).
+  for ever. RQ's life cycle of a job has nothing to store here, and would cost 1.2 ms of CPU
+  and some 20 round trips (measured).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def rq_worker(settings: Settings, threads: Threads, stop: Stop) -> SimpleWorker:
                 raise
 
         def check_for_suspension(self, burst: bool) -> None:
-            """Look for no `rq suspend`, which holds back only those that start: RQ's look writes,
+            """Ignore `rq suspend`, which stops only workers that start. RQ's check writes to Redis,
             so that no worker could start on a full Redis and empty it."""
 
         def run_maintenance_tasks(self) -> None:

@@ -75,7 +75,7 @@ def run(
     account: str | None = None,
     dry_run: bool = False,
 ) -> RunResult:
-    """Run the handler, with a key of its own: an effect that a worker had is had again.
+    """Run the handler with a key of its own: an effect of a worker's run happens again.
 
     Raises:
         StripeFailure: Stripe cannot be asked, or refuses.

@@ -37,7 +37,7 @@ class Stop:
         self.requested_at: float | None = None
 
     def request(self) -> None:
-        """Ask the process to stop: nothing new is taken, what runs may finish."""
+        """Ask the process to stop: it claims nothing more, and what runs may finish."""
         if self.requested_at is None:
             self.requested_at = time.monotonic()
 
@@ -49,7 +49,7 @@ class Stop:
         return self.requested_at is not None
 
     def is_coming(self) -> bool:
-        """Whether a stop was asked for, or is within a moment: it may reach this process last."""
+        """Whether a stop is requested now or within 0.1 s: a signal may reach this process last."""
         until = time.monotonic() + ARRIVES_WITHIN
         while not self.requested and time.monotonic() < until:
             time.sleep(0.01)

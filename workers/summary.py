@@ -1,4 +1,4 @@
-"""What is logged of an event when it is settled: one line, which alone says how it went.
+"""The log line of a settled event, which alone holds all of its result.
 
 While a thread works on an event it notes here which calls of Stripe were made, which handlers ran,
 and how long each took. The notes are of one claim: what an earlier one did stands in the record.

@@ -1,6 +1,6 @@
 """The parent process of a worker: it starts its children and restarts those that die.
 
-One child runs events; the other is a periodic process, unless that is wanted apart. The parent
+One child runs events; the other is a periodic process, unless `--no-periodic` is given. The parent
 imports everything, checks everything, and forks; it holds no connection and no thread. When a child
 dies, whatever killed it, the parent starts the next one at once: a crash costs an event its lease
 (10 s) and the platform's restart policy is never involved. A child that does not run any more (it
@@ -66,7 +66,7 @@ def work(settings: Settings, *, periodic: bool = True) -> int:
     stop = stop_on_signals()
     router = plugins.load(settings)
     for plugin, functions in router.by_plugin():
-        # What is not in here is not run: the one place to see it.
+        # The complete list: a handler that is not logged here does not run.
         log.info("plugin_loaded", plugin=plugin.name, origin=plugin.origin, running=functions)
     if not wait_for_redis(settings, stop):
         return 0

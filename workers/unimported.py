@@ -41,8 +41,8 @@ class Unimported:
 
     Attributes:
         sentence: which one, and what to write.
-        certain: whether it belongs to what was named. Else it only lies beside it, or has the name
-            of a test, and may be meant to be left out.
+        certain: whether it is in a package that was named. Otherwise it lies beside the module, or
+            has the name of a test, and may be left out on purpose.
     """
 
     sentence: str
@@ -55,7 +55,7 @@ def look(plugin: object, module: str, named: Collection[str]) -> Iterator[Unimpo
     Args:
         plugin: what was found.
         module: the name of the module that was imported to find it.
-        named: the modules that plugins are found in; one that failed says more by itself.
+        named: the modules that plugins are found in; one that failed has a fault of its own.
     """
     if isinstance(plugin, ModuleType) and hasattr(plugin, "__path__"):
         sources = list(_below(resources.files(plugin), plugin.__name__))
@@ -186,7 +186,7 @@ def _importing(offers: dict[str, frozenset[str]]) -> re.Pattern[bytes]:
 
 @dataclass(slots=True)
 class _Names:
-    """What a file calls that which marks functions, and the modules that hold it."""
+    """The names that a file has for the marking functions, and for the modules that hold them."""
 
     words: frozenset[str]
     functions: set[str] = field(default_factory=set)

@@ -55,7 +55,7 @@ class Access:
         self._header = settings.console_user_header
         self._proxies = [ipaddress.ip_network(each) for each in settings.console_proxies]
         self._operators = frozenset(settings.console_operators)
-        # What is compared where nobody has the name: the answer takes as long.
+        # Compared for unknown names, so that the answer takes as long as for known ones.
         self._nobody = generate_password_hash(secrets.token_hex())
 
     @property
@@ -84,7 +84,7 @@ class Access:
         return None
 
     def _by_proxy(self) -> Person | None:
-        """Return whom a proxy names that may."""
+        """Return the person that a trusted proxy names; None if there is none."""
         named = request.headers.get(self._header, "") if self._header else ""
         if not named or "," in named:  # a comma: there was another header, which the proxy let by
             return None
@@ -175,5 +175,5 @@ def _session_key(token: str) -> str:
 
 
 def _mark(person: Person) -> str:
-    """Return what changes with the password, and does not tell it."""
+    """Return a digest of the password's hash: it changes with the password."""
     return hashlib.sha256(person.password_hash.encode()).hexdigest()[:16]

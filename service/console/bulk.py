@@ -38,7 +38,7 @@ SHOWN = 5
 """Actions that are listed, the last ones."""
 
 LOCK = 10_000
-"""Milliseconds after which a step that did not end is made again. A step takes less than one."""
+"""Milliseconds after which a step that did not end is repeated. A step takes less than a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Bulk:
 
     @property
     def done(self) -> int:
-        """How many events have answered."""
+        """How many events have a result."""
         return sum(self.answers.values())
 
     @property
@@ -120,7 +120,7 @@ class Bulks:
         return [found for id_ in reversed(ids) if (found := self.find(id_))]
 
     def confirm(self, bulk: Bulk, by: str) -> None:
-        """Write down who has it done, and let it begin."""
+        """Record who confirmed it, and let it begin."""
         if bulk.stage == "ready":
             on = {**bulk.on, "handlers": bulk.handlers if bulk.action == "replay" else None}
             Repair(self._redis, self._inbox, by).note(bulk.action, bulk.matched, on)
@@ -132,7 +132,7 @@ class Bulks:
         _set(self._redis, bulk.id, stage="stopped")
 
     def step(self, bulk: Bulk, wanted: Filter) -> None:
-        """Choose some more, or do some more. Of two at a time one alone does something."""
+        """Choose more events, or act on more. Of two calls at a time, one does nothing."""
         lock = f"{_key(bulk.id)}:step"
         if not self._redis.set(lock, 1, nx=True, px=LOCK):
             return
@@ -167,8 +167,8 @@ class Bulks:
             pipe.execute()
 
     def _act(self, bulk: Bulk) -> None:
-        # What is done is taken out afterwards: a step that was cut off is made again, and what it
-        # had done answers so.
+        # Events are removed from the list after the action. A step that was cut off is repeated,
+        # and the answers of events that it had changed say so.
         found = cast("list[bytes]", self._redis.lrange(_keys(bulk.id), 0, STEP - 1))
         names = dict(text_of(each).split(" ", 1) for each in found)
         answers = Repair(self._redis, self._inbox, bulk.by).act(bulk.action, names)

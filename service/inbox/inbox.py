@@ -194,7 +194,7 @@ class Inbox:
             self._redis.hset(keys.HANDLERS, items=pairs)
 
     def handlers(self) -> list[str]:
-        """The handlers of the release that runs; none where no worker has told.
+        """The handlers of the release that runs; none if no worker has noted any.
 
         Those of a worker that started more than an hour before the last one are of an older one.
         """
@@ -290,7 +290,7 @@ class Inbox:
         return int(self._redis.time()[0])
 
     def room(self) -> int:
-        """How many more events would be taken in; 0 when Redis is short of memory."""
+        """How many more events would be accepted; 0 when Redis is short of memory."""
         if self._is_short_of_memory():
             return 0
         return self._limits.pending - int(self._redis.zcard(keys.DUE))

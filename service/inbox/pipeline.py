@@ -47,8 +47,8 @@ Linked = Literal["first", "second", "lost"]
 
 
 class AcceptResult(StrEnum):
-    """What accepting an event found. With FULL (the inbox is at its limit) and MEMORY_SHORT (Redis
-    is) it was not accepted."""
+    """The result of accepting an event. FULL (the inbox is at its limit) and MEMORY_SHORT (Redis
+    has too little memory): it was not accepted."""
 
     NEW = "new"
     PENDING = "pending"
@@ -168,10 +168,10 @@ class Memory:
     """What one pipeline leaves for the next ones of a process. For any thread."""
 
     def __init__(self) -> None:
-        # Claims without a reply. They may have taken effect: the next claim repeats them
-        # same, and gets the events that would otherwise wait for the end of a lease nobody has.
+        # Claims without a reply. They may have taken effect: the next claim repeats one of them
+        # and gets its events, which would otherwise wait until the lease runs out.
         self.unanswered: deque[Ask] = deque()
-        # Slots that no pipeline has. One whose reply was lost does not come back.
+        # Slots that are free. One whose reply was lost is not used again.
         self.slots: deque[Slot] = deque()
         self._pid = os.getpid()
         # When the last sweep was: by the clock of the inbox (ms), and by our own (s).
@@ -271,8 +271,8 @@ class Pipeline:
     def link(self, claim: Claim, twin: str) -> Reply[Linked]:
         """Say that the claimed event and `twin` are one change in two forms, or has no other form.
 
-        `first`: this event is worked on. `second`: the other was known before, and this one is
-        settled as its `twin`. After that, and when it is `lost`, the claim is over.
+        `first`: this event is worked on. `second`: the other was accepted or claimed before, and
+        this one is settled as its `twin`. After that, and when it is `lost`, the claim is over.
         """
 
         def read(raw: Any) -> Linked:
@@ -336,17 +336,16 @@ class Pipeline:
     def replay(self, key: str, handlers: str = "dead", by: str = "") -> Reply[Replayed]:
         """Replay an unclaimed event: its dead and waiting handlers, `all`, or the one named.
 
-        The record says who asked for it (`by`), if that is told.
+        The record keeps who asked for it (`by`), if given.
 
-        A pending event, of which a handler waits for its retry, runs at once without what is
-        written down of the handlers in question; so one that is no longer there is forgotten.
-        Where there is no such handler the record stays as it is: `pending`, or `nothing` of a
-        settled event.
+        A pending event, of which a handler waits for its retry, runs at once, and the results of
+        these handlers are deleted; so one that was removed is forgotten. Without such a handler
+        the record stays as it is: `pending`, or `nothing` for a settled event.
         """
         return self._add(lambda raw: cast("Replayed", text_of(raw)), "replay", key, handlers, by)
 
     def retry(self, key: str, by: str = "") -> Reply[Retried]:
-        """Run a pending event at once that waits; what is written down of its handlers stays."""
+        """Run a waiting pending event at once; the results of its handlers are kept."""
         return self._add(lambda raw: cast("Retried", text_of(raw)), "retry", key, by)
 
     def discard(self, key: str, by: str = "") -> Reply[Discarded]:
@@ -354,7 +353,7 @@ class Pipeline:
         return self._add(lambda raw: cast("Discarded", text_of(raw)), "discard", key, by)
 
     def list_events(self, keys: Sequence[str]) -> Reply[int]:
-        """List events that are kept and are in no list; the number of those that were not."""
+        """Add kept events to the lists that they are missing from; return how many were missing."""
         return self._add(int, "list", *keys)
 
     def note_death(self, key: str, token: str, handler: str) -> Reply[bool]:
@@ -365,9 +364,9 @@ class Pipeline:
         return self._add(bool, "note_death", key, token, handler)
 
     def pause(self, seconds: float, why: str, account: str = "") -> Reply[bool]:
-        """Have no worker claim an event for a while: for what every event would run into.
+        """Let no worker claim an event for a while: for a fault that every event would meet.
 
-        Of one connected account only, if that is named. A pause that ends later stays.
+        With `account`, only those of this connected account. A pause that ends later stays.
         """
         return self._add(bool, "pause", max(1, to_ms(seconds)), why, account)
 
@@ -383,7 +382,7 @@ class Pipeline:
         return self._add(lambda raw: int(raw) / 1000, "spend", self._limits.api_rate)
 
     def report(self, process: str, said: str, seen: Sequence[str]) -> Reply[bool]:
-        """Note what a process says of itself, and that these things were seen."""
+        """Store the report of a process, and the time at which these series were counted."""
         return self._add(bool, "report", process, said, *seen)
 
     def _accept_result(self, raw: Any) -> AcceptResult:
@@ -407,9 +406,9 @@ class Pipeline:
 
 
 def save_progress_at_end(claim: Claim, handler: str, progress: Progress) -> None:
-    """Have a result that is `over` written together with the end of the claim.
+    """Write a final result together with the end of the claim.
 
-    For the last handler: between its end and this one nothing else is started.
+    For the last handler: nothing else is started between the two.
     """
     claim.progress[handler] = progress
     claim.unwritten = _progress_args(handler, progress, 0)

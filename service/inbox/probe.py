@@ -79,7 +79,7 @@ harm: `SADD` writes what is always there. In an order that leaves nothing behind
 
 
 class Probe:
-    """Tries to accept an event that is none."""
+    """Accepts a test event, and removes it in the same step."""
 
     def __init__(self) -> None:
         self.scripts = Scripts({"accept": _TRIAL})

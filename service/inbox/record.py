@@ -73,7 +73,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What a person had done with an event.
+    """An action of a person on an event.
 
     Attributes:
         at: when.
@@ -98,7 +98,7 @@ class Record:
         state: where it stands.
         accepted: when it was accepted.
         settled_ms: milliseconds from then until it was settled; None while it is pending.
-        outcome: what the handlers were told.
+        outcome: the outcome that its handlers got.
         reason: why it waits, why it died, or the code the handlers were told.
         handlers: how each handler fared.
         claims: how often it was claimed.
@@ -106,7 +106,7 @@ class Record:
         waits_until: before when it does not run; None where it may run now.
         twin: the id of the same change in its other form.
         attempts: failed attempts before those in `handlers`: the last few.
-        acts: what people had done with it: the last few.
+        acts: actions of people on it: the last few.
     """
 
     key: str
@@ -140,7 +140,7 @@ class Record:
 
     @property
     def is_quarantined(self) -> bool:
-        """Whether it is dead since its workers died: to run it may end another one."""
+        """Whether it is dead because its workers died: to run it may kill another one."""
         return self.state == "dead" and self.reason.startswith("quarantined")
 
     @classmethod

@@ -132,7 +132,7 @@ class HttpConnection:
 
     @property
     def finished(self) -> bool:
-        """Whether all was said: the output that is left is the last."""
+        """Whether the connection has nothing more to send than the output that is left."""
         return self.closing and not self._exchanges
 
     def receive(self, data: bytes) -> tuple[list[Exchange], Refusal | None]:

@@ -102,7 +102,7 @@ class RedisLink:
     def check(self, tell: Callable[[list[str]], None]) -> None:
         """Find out why events would not be accepted now, and tell: a sentence each, or none.
 
-        Redis is asked what it is, and to accept an event that is none.
+        Redis is asked for its properties, and to accept a test event.
         """
         self._told.append(tell)
         if len(self._told) == 1:  # else the check that is under way tells all
@@ -254,7 +254,7 @@ class RedisLink:
             sent.set_replies([_as_redis_error(trouble)] * sent.count)
 
     def _note(self, trouble: Exception) -> None:
-        """Fail what comes, and say why unless that was said."""
+        """Fail later pipelines, and log the cause unless it is the same as before."""
         before, self.trouble = self.trouble, trouble
         cause = explain(trouble)
         if not self._closed and (before is None or explain(before) != cause):
@@ -268,7 +268,7 @@ class RedisLink:
             self.check(lambda _: None)
 
     def _judge(self, info: Info, found: list[Finding]) -> None:
-        """Accept events, or none, as fits what Redis is."""
+        """Accept events only if the findings allow it."""
         before = self.trouble
         try:
             findings.require(found)

@@ -197,7 +197,7 @@ class _Server:
     def relieve(self) -> None:
         """Drop clients until requests take half of the memory they may: those with most first.
 
-        One that takes no more than its share, were all connections used, is left alone.
+        A client is kept if it uses no more than an equal share among all connections.
         """
         for client in sorted(self.clients, key=_held, reverse=True):
             if self.held <= MAX_HELD // 2 or client.held <= MAX_HELD // MAX_CONNECTIONS:
