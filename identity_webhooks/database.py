@@ -65,8 +65,8 @@ def save(database: Connection, v: Verification) -> None:
     """Write where the session stands, unless the row tells of a later event; commit it yourself.
 
     One statement: the database compares under the lock of the row, so a process that was held up
-    cannot take a session back in time. Of two events of one second the one counts that a worker
-    took up later: it has read the session later.
+    cannot take a session back in time. Of two events of one second, the one with the
+    greater `v.order` counts: its worker has read the session later.
     """
     redacted = v.redacted
     values = {

@@ -16,7 +16,7 @@ TYPE_PREFIX = "identity.verification_session."
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An `identity.verification_session.*` event: who it is and whom it concerns.
+    """An `identity.verification_session.*` event: its ids, and the session it is about.
 
     Attributes:
         id: `evt_...`.
@@ -38,7 +38,7 @@ class Event:
 
     @property
     def key(self) -> str:
-        """The identity under which it is kept: the account is part of it.
+        """The key under which it is stored: the account is part of it.
 
         Made of `[A-Za-z0-9_-]` only, which is what RQ allows in a job id.
         """

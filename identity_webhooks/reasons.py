@@ -68,7 +68,7 @@ own to `sentence_for`."""
 def sentence_for(
     reason: str | None, sentences: Mapping[str, str] = SENTENCES, neutral: str = NEUTRAL
 ) -> str:
-    """Return what to tell the person; whether to try again says `Outcome.user_can_retry`.
+    """Return a sentence for the person; `Outcome.user_can_retry` says whether to try again.
 
     Args:
         reason: `v.outcome.reason`. One that is not in `sentences`, and none, gets `neutral`.

@@ -57,7 +57,7 @@ _FINAL_CODES = frozenset({"under_supported_age", "country_not_supported"})
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Where the session stands now, in a word.
+    """The state of the session now.
 
     Attributes:
         kind: `created`, `processing`, `needs_input`, `verified`, `canceled`; `redacted` only for
@@ -179,7 +179,7 @@ class Verification:
         event: what happened: id, kind, session id, account, time.
         session: the session as it is *now*, with `verified_outputs` where there are any.
         report: the last report, if there was an attempt.
-        outcome: where the session stands now, in a word.
+        outcome: the state of the session now.
         sensitive: the fields declared in `needs=`.
         idempotency_key: the same for every run of this handler for this event: commit it together
             with the effect, and the effect happens once.
@@ -221,7 +221,7 @@ class Verification:
 
     @property
     def subject(self) -> str | None:
-        """Whom it concerns, in your words: `client_reference_id`, else `metadata["user_id"]`.
+        """Your id of the person: `client_reference_id`, else `metadata["user_id"]`.
 
         None when neither is set. Redaction empties the metadata; `client_reference_id` is the safer
         place. Use an id of yours there, not an e-mail address: it is kept by Stripe, and logged.
@@ -257,8 +257,8 @@ class Verification:
             database: an engine, a connection or a session of SQLAlchemy 2, or a connection of
                 Django or its alias, with no transaction open: `once` begins and commits it. The
                 table is made by `identity_webhooks.once.create_table`.
-            name: which effect it is, where a handler has several: each is had once by its name.
-                Letters, digits, dots and dashes; changing it has the effect again.
+            name: the name of the effect, where a handler has several: each happens once. Letters,
+                digits, dots and dashes; under another name the effect happens again.
 
         Raises:
             Misuse: it is none of these, or a transaction is open or would not hold; the function

@@ -38,7 +38,7 @@ class Room:
 def events(context: click.Context) -> None:
     """List and show events; replay, retry and discard them; pause the workers.
 
-    Whatever changes something is written down with who asked for it: your user, or --as.
+    Every change is recorded with the name of who asked for it: your user, or --as.
     """
     try:
         settings = Settings.load("tool")
@@ -69,13 +69,13 @@ def filtering(*states: str, default: str | None = None) -> Callable[[F], F]:
             "--handler",
             type=HANDLER,
             metavar="PLUGIN.FUNCTION",
-            help="That died of this handler; of others, that have a result of it.",
+            help="Dead because of this handler; in other states, with a result of it.",
         ),
         click.option(
             "--reason",
             type=REASON,
-            help="That died or wait for this reason, or whose handlers were told it: its first"
-            " words, as `causes` lists them.",
+            help="Dead or waiting for this reason, or with it as the code of `last_error`: its"
+            " first words, as `causes` lists them.",
         ),
         click.option(
             "--since", type=MOMENT, help="Accepted since: 90m, 2h, 3d, or a moment in UTC."
@@ -234,8 +234,8 @@ def causes(room: Room, as_json: bool) -> None:
     "--to",
     type=HANDLER,
     metavar="PLUGIN.FUNCTION",
-    help="The name that --handler, which is gone, has now: forgets what it did, so that the new"
-    " one runs. Dead and pending events.",
+    help="The new name of --handler, which is gone: deletes the results of the old one, so that"
+    " the new one runs. Dead and pending events.",
 )
 @click.option("--quarantined", is_flag=True, help="Also events whose workers died.")
 @acting
@@ -296,9 +296,9 @@ def replay(
 @acting
 @click.pass_obj
 def retry_now(room: Room, /, keys: tuple[str, ...], everything: bool, **given: Any) -> None:
-    """Run pending events at once that wait: for a handler's retry, for Stripe, after a pause.
+    """Run pending events at once that wait for a handler's retry, for Stripe or after a pause.
 
-    Their attempts are not forgotten. Answers: retried; leased, a worker has it; dead or done, it
+    Their attempts still count. Answers: retried; leased, a worker has it; dead or done, it
     does not wait; gone, not known.
 
     \b
@@ -316,9 +316,9 @@ def retry_now(room: Room, /, keys: tuple[str, ...], everything: bool, **given: A
 def discard(room: Room, /, keys: tuple[str, ...], **given: Any) -> None:
     """End dead or pending events, whatever their handlers wait for.
 
-    Nothing of them runs any more, unless they are replayed. They are done then, with the outcome
-    `discarded` and your name, and a later delivery of them is known. Answers: discarded; done, it
-    was already; leased, a worker has it: try again; gone, not known.
+    Their handlers do not run any more, unless they are replayed. They are done then, with the
+    outcome `discarded` and your name, and a later delivery of them is known. Answers: discarded;
+    done, it was already; leased, a worker has it: try again; gone, not known.
 
     \b
     python -m service events discard evt_1P...
@@ -344,7 +344,7 @@ def discard(room: Room, /, keys: tuple[str, ...], **given: Any) -> None:
 @as_json_option
 @click.pass_obj
 def pause(room: Room, account: str | None, minutes: int, by: str | None, as_json: bool) -> None:
-    """Have no worker begin with an event for a while, or with none of one account.
+    """Let no worker claim an event for a while, or none of one account.
 
     Deliveries are accepted meanwhile. A pause that ends later stays.
     """
@@ -360,7 +360,7 @@ def pause(room: Room, account: str | None, minutes: int, by: str | None, as_json
 @as_json_option
 @click.pass_obj
 def resume(room: Room, account: str | None, by: str | None, as_json: bool) -> None:
-    """End a pause, also one that was made since Stripe refused our key or limits our rate.
+    """End a pause, also one made because Stripe refused our key or limits our rate.
 
     Events of an account go on within a minute; `retry-now --account` has them go on at once. Exit
     code 1: there was no pause, or one of seconds that has to stay, as Redis' clock was set.

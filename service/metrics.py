@@ -113,7 +113,7 @@ TABLE: dict[str, Counted] = {
         (("claimed", "quarantined", "gone", "done", "dead", "leased", "early", "busy", "held"),),
     ),
     "fetches": Counted(
-        "all", "What asking Stripe about an event ended in.", ("result",), (_FETCHED,)
+        "all", "Requests to Stripe for an event, by result.", ("result",), (_FETCHED,)
     ),
     "handler_runs": Counted(
         "all",
@@ -131,9 +131,7 @@ TABLE: dict[str, Counted] = {
         (("done", "dead"), (*_OUTCOMES, "quarantined", "")),
     ),
     "redriven": Counted("all", "Events woken again by the sweep."),
-    "reconcile_missed": Counted(
-        "all", "Events that Stripe listed and no delivery had brought, taken in."
-    ),
+    "reconcile_missed": Counted("all", "Events that reconciliation found missing and accepted."),
     "wait_seconds": Counted(
         "all", "Seconds from accepted (or put back) to the first claim.", buckets=_LONG
     ),

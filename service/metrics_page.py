@@ -38,7 +38,7 @@ KNOWN = 500
 
 GAUGES: dict[str, tuple[str, Labels]] = {
     "redis_up": ("Whether Redis answers this instance.", ()),
-    "accepting": ("Whether this instance would accept a delivery: one was tried.", ()),
+    "accepting": ("Whether this instance would accept a delivery, by a test event.", ()),
     "pending_events": ("Events accepted and not settled.", ()),
     "queued_jobs": ("Wake-ups that wait in the queue.", ()),
     "in_flight_events": ("Events that workers have in hand.", ()),

@@ -177,7 +177,7 @@ class Settings(BaseModel):
         default=35,
         ge=4,
         le=400,
-        description="Days a settled event is known for. Stripe sends and lists events again for up"
+        description="Days a settled event is kept for. Stripe sends and lists events again for up"
         " to 30: below 31, one that comes later is handled again, and reconciliation looks back no"
         " further than this.",
     )
@@ -202,7 +202,7 @@ class Settings(BaseModel):
     )
     forward_secret: SecretStr | None = Field(
         default=None,
-        description="What these messages are signed with (standardwebhooks.com): whsec_ and the"
+        description="Key that signs these messages (standardwebhooks.com): whsec_ and the"
         " base64 of 24 to 64 random bytes.",
     )
     forward_private: bool = Field(

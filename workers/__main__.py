@@ -198,11 +198,11 @@ def run_handler(session: str, name: str, dry_run: bool, account: str | None, as_
 @main.command()
 @click.option("--since", type=click.DateTime(), help="Made at or after (UTC). Default: 3 days ago.")
 @click.option("--deep", is_flag=True, help="All that Stripe still lists: 30 days.")
-@click.option("--dry-run", is_flag=True, help="Say what was missed, and take nothing in.")
+@click.option("--dry-run", is_flag=True, help="Print what was missed, and accept nothing.")
 @click.option(
     "--as-done",
     is_flag=True,
-    help="Take it in as done, and run nothing for it. Needs --since or --deep.",
+    help="Accept it as done, and run no handler for it. Needs --since or --deep.",
 )
 @click.option("--until", type=click.DateTime(), help="With --as-done: made before this (UTC).")
 @click.option("--as", "by", type=PERSON, help="Who asks for it. Default: the user of this process.")
@@ -230,7 +230,7 @@ def reconcile(  # noqa: PLR0913 (one for each option)
 
     With --as-done, for a Redis that was restored from a backup: what was handled since the backup
     was made is known again, and no handler runs a second time. Stop the workers and the periodic
-    process before, or they take it in first. `events replay` runs the handlers of one after all.
+    process before, or they accept it first. `events replay` runs the handlers of one after all.
 
     \b
     python -m workers reconcile --dry-run

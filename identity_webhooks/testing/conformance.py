@@ -68,8 +68,8 @@ def conformance(
     it logs, prints and raises is searched for personal values. With `effects` and `reset` it must
     also have an effect, and for each event that has one, it must be the same when the handler is
     run twice with one key, and when it is stopped before each line of its code and run again.
-    Without them nobody can tell a handler that does nothing from a good one. One that never ends is
-    not ended.
+    Without them nobody can tell a handler that does nothing from a good one. A handler that hangs
+    is not ended.
 
     Args:
         handler: the marked function.

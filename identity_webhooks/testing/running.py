@@ -22,7 +22,7 @@ class Result:
         status: `done`; `retry`: it would be run again; `dead`: it would not; `skipped` and
             `superseded`: it was not run, since `on` does not ask for such an event.
         reason: what would be written down, before masking; of an exception the type alone.
-        delay: the seconds it asked to wait; None without a wish.
+        delay: the seconds it asked to wait; None if it asked for none.
         error: what it raised.
         logs: what it logged by `v.log`: `event`, `level` and the keys that were given.
     """

@@ -7,8 +7,8 @@ iw:evt:<event key>          hash   -       the record of an event until it is do
 iw:done:<event key>         string 35 d    what is kept of it then, in one line
 iw:due                      zset   -       pending events by the moment to look at them again
 iw:dead                     zset   -       dead events by time of death
-iw:dead:<handler>|<cause>   zset   -       those of them that this handler died of this cause in;
-                                           no handler where none was to blame
+iw:dead:<handler>|<cause>   zset   -       those of them in which this handler died of this cause;
+                                           no handler where none caused it
 iw:deaths                   hash   -       <handler>|<cause> -> how many are dead of it
 iw:dead-of:<xx>             list   -       dead events whose session ends in <xx>
 iw:log:<hour>               list   36 d    events accepted in that hour, in that order
@@ -17,7 +17,7 @@ iw:of:<month>:<xx>          list   66 d    "<three characters of its session> <e
                                            events whose session ends in <xx>; a month is 30 days
 iw:listed                   string -       `all` once every event is in these lists; before that,
                                            when those of an older release were listed (unix s)
-iw:audit                    list   -       what people had done: the last thousand, a line each
+iw:audit                    list   -       actions of people: the last thousand, a line each
 iw:outcomes:<day>           hash   40 d    <kind>|<outcome>|<reason> -> events of that day (UTC)
                                            that handlers were through with
 iw:console:session:<hash>   string 12 h    who is logged in to the console by this cookie
@@ -25,7 +25,7 @@ iw:console:failed:<name>    string 10 min  how often somebody tried to log in wi
 iw:bulk:<id>                hash   1 d     how far an action of the console on many events is
 iw:bulk:<id>:keys           list   1 d     the events that it is still to be done with, and which
                                            of their handlers run again
-iw:bulk:<id>:step           string 10 s    that a step of it is being made
+iw:bulk:<id>:step           string 10 s    the lock of a step of it
 iw:bulks                    list   1 d     the last of these actions
 iw:handlers                 hash   -       handler -> when a worker last started with it (unix s)
 iw:session:<account>:<vs>   string lease   "<event key> <token>": who works on this session
@@ -43,8 +43,8 @@ iw:accounts                 zset   -       the same for each connected account t
 iw:answer:<slot>            string 5 s     number and answer of the last script asked in this slot
 iw:budget                   int    5 s     until when the rate of API calls is used up (ms)
 iw:seq                      int    -       number of the last wake-up
-iw:processes                hash   -       <id> -> when a process last said what of itself
-                                           (service/processes.py); 10 min after its last word
+iw:processes                hash   -       <id> -> when a process last reported, and what
+                                           (service/processes.py); 10 min after that
 iw:seen                     hash   -       <series> -> when it was last counted (ms): deliveries,
                                            refusals, signing secrets, missed events
                                            (service/metrics.py)
@@ -79,7 +79,7 @@ trace       the `traceparent` of its delivery, where traces are made; not kept o
 counted     that its outcome was counted (`iw:outcomes:<day>`) before it was put back
 trail       handler|attempt|ms since accepted|reason; of attempts that failed and were followed by
             another: the last few
-acts        <ms> <what> <who> <handlers>; what people had done with it: the last few
+acts        <ms> <what> <who> <handlers>; actions of people on it: the last few
 =========== ====================================================================================
 
 Invariant: a pending event is in `iw:due` exactly once, any other never.
