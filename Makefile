@@ -50,7 +50,7 @@ coverage: $(VENV) ## of the last unit, integration and e2e runs with CI=1, branc
 
 chaos-short: $(VENV) ## a sample of what `make chaos` does
 	@echo "== chaos-short"
-	@$(BIN)/python -m pytest -q --no-header -n 3 -m "not walk" tests/chaos
+	@$(BIN)/python -m pytest -q --no-header -n 6 -m "not walk" tests/chaos
 
 containers: $(VENV) ## image and compose.yaml on a container engine (Debian, as root: it starts one)
 	@echo "== containers"

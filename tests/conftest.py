@@ -46,18 +46,39 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "walk: too long for `make test`; CI=1 runs it, and `make chaos` those of chaos"
     )
+    config.addinivalue_line("markers", "sample(count): of its rows all but so many are walks")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make walks of the rows that a sample leaves out; those that stay lie evenly in the table."""
+    tables: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sample"):
+            tables.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for rows in tables.values():
+        (count,) = rows[0].get_closest_marker("sample").args
+        kept = {number * len(rows) // count for number in range(count)}
+        for number, row in enumerate(rows):
+            if number not in kept:
+                row.add_marker(pytest.mark.walk)
 
 
 def wait_until(condition: Callable[[], object], *, within: float = 120) -> None:
     """Wait for a truthy answer; a test that needs it fails after `within` seconds.
 
     The default is for what takes a moment on a machine that is busy with ten times as much.
+    Between two looks it sleeps as long as one takes: a command costs half a second of CPU, which
+    what is waited for may need.
     """
     deadline = time.monotonic() + within
-    while not condition():
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
         if time.monotonic() > deadline:
             pytest.fail(f"not within {within} s: {condition}")
-        time.sleep(0.01)
+        time.sleep(max(0.01, time.monotonic() - began))
 
 
 def quickest(action: Callable[[], object], *, tries: int = 5) -> float:

@@ -96,6 +96,7 @@ def test_every_event_is_handled_and_nothing_is_left(demo):
     assert list(run.files.iterdir()) == []
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("moment", ["starting", "people verify themselves"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_whatever_ends_it_ends_its_processes(demo, moment, number):
@@ -112,6 +113,7 @@ def test_whatever_ends_it_ends_its_processes(demo, moment, number):
     assert run.left_running() == []
 
 
+@pytest.mark.walk
 def test_an_event_that_is_not_handled_fails_it(demo, tmp_path):
     (tmp_path / "refusing.py").write_text(
         "from identity_webhooks import Discard, on\n\n"
@@ -134,6 +136,7 @@ def test_a_process_that_ends_fails_it_and_its_log_is_shown(demo):
     assert "no.such.module" in output.partition("the end of worker's log")[2]
 
 
+@pytest.mark.walk
 def test_the_time_limit_fails_it(demo):
     code, output = demo("--time-limit=0").end()
 

@@ -134,6 +134,7 @@ def test_the_handlers_of_the_page_run_in_the_demo(written: Path) -> None:
     assert "shop_crm.save" in said
 
 
+@pytest.mark.walk
 def test_every_python_block_passes_mypy_strict(written: Path) -> None:
     (code,) = blocks("README.md", "python")
     (written / "readme.py").write_text(code, encoding="utf-8")

@@ -53,6 +53,7 @@ def test_its_tests_and_its_types_hold(which: str, made: Path, tmp_path: Path) ->
     run(*mypy, cwd=tmp_path, path=str(folder), MYPYPATH=str(ROOT))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("framework", ["django", "flask"])
 def test_a_shop_shares_the_plugins_handler(framework: str, tmp_path: Path) -> None:
     folder, plugin = (ROOT / "examples" / each for each in (f"{framework}-shop", "shop-identity"))
@@ -84,6 +85,7 @@ def test_it_is_installed_and_found(made: Path, tmp_path: Path) -> None:
     assert found["acme.remember"] == found["acme.forget"] == "entry point acme of acme-checks"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["", "Acme", "acme_checks", "../acme", "acme-checks"])
 def test_what_cannot_be_made_is_refused(name: str, made: Path) -> None:
     done = subprocess.run(

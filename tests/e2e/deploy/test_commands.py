@@ -64,6 +64,7 @@ def answers(port: int) -> bool:
     return False
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("value", "count"),
     [
@@ -80,6 +81,7 @@ def test_how_many_processes_receive(serve, wait_until, children, value, count) -
     wait_until(lambda: len(children(process.pid)) == count)
 
 
+@pytest.mark.walk
 def test_gunicorn_starts_itself_anew_on_sigusr2(serve, wait_until, children) -> None:
     process, port = serve(WEB_CONCURRENCY="1", DRAIN_SECONDS="0")
 
@@ -109,6 +111,7 @@ def test_where_shared_memory_is_read_only(processes, wait_until, free_port, serv
     wait_until(lambda: answers(port))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("env", "line"),
     [
@@ -137,6 +140,7 @@ def test_the_health_of_web(serve, run) -> None:
     assert done.stderr == f"no answer on port {port} (ConnectionRefusedError)\n"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("role", [(), ("periodic",)], ids=["worker", "periodic"])
 @pytest.mark.parametrize("redis", ["there", "away"])
 def test_the_health_of_workers(processes, wait_until, run, server, tmp_path, role, redis) -> None:

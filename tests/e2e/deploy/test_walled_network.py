@@ -83,6 +83,7 @@ def test_through_a_proxy(stripe, proxy, certificate) -> None:
     assert log.read_text().count(f"CONNECT {stripe.removeprefix('https://')}") == 2
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("hosts", ["127.0.0.1", "localhost, 127.0.0.1", "*"])
 def test_past_a_proxy(stripe, proxy, certificate, hosts) -> None:
     port, log = proxy
@@ -91,11 +92,13 @@ def test_past_a_proxy(stripe, proxy, certificate, hosts) -> None:
     assert "Request (" not in log.read_text()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["STRIPE_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_a_certificate_of_ones_own(stripe, certificate, name) -> None:
     assert call(stripe, **{name: certificate}).returncode == 0
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("env", "said"),
     [

@@ -111,6 +111,7 @@ def test_before_a_start_neither_redis_nor_an_endpoint_has_to_be_there(clinic) ->
     assert "unknown  STRIPE_API_KEY: Stripe does not answer as hoped" in said
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("form", ["snapshot", "thin"])
 def test_an_endpoint_that_is_made_is_found_good(form, clinic, request) -> None:
     code, said = clinic.command("endpoint", "check")
@@ -134,6 +135,7 @@ def test_an_endpoint_is_not_made_for_another_path(clinic) -> None:
     assert "the path should be /webhooks/stripe" in said
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("events", "said"),
     [
@@ -150,6 +152,7 @@ def test_wrong_events_are_among_the_first_that_the_doctor_says(events, said, cli
     assert any(line.startswith("bad ") and said in line for line in first), first
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("lacking", "said"),
     [
@@ -173,6 +176,7 @@ def test_a_key_that_is_revoked_is_named(clinic) -> None:
     assert any("STRIPE_API_KEY: is revoked, expired or mistyped" in line for line in first)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("extra", "said"),
     [

@@ -99,6 +99,7 @@ class TestPages:
         answer = receiver.get("/readyz")
         assert (answer.status_code, answer.json()) == (200, {"ready": True, "faults": []})
 
+    @pytest.mark.sample(1)
     def test_metrics_agree_whichever_worker_answers(
         self, new_server, new_receiver, wait_until
     ) -> None:
@@ -137,6 +138,7 @@ class TestPages:
         assert receiver.send(head.encode() + body).status == 404
         assert not stored()
 
+    @pytest.mark.sample(3)
     @pytest.mark.any_server
     @pytest.mark.parametrize(
         ("path", "shown"),
@@ -161,6 +163,7 @@ class TestPages:
         assert "Secret7Q" not in text
         assert 'unknown_paths_total{method="POST"} 1.0' in receiver.get("/metrics").text
 
+    @pytest.mark.sample(1)
     @pytest.mark.parametrize("path", ["/%77ebhooks/stripe", "/webhooks%2Fstripe"])
     def test_an_encoded_path_is_the_same_in_the_loop(self, new_server, new_receiver, path) -> None:
         own = new_server()
@@ -185,6 +188,7 @@ class TestPages:
 
 
 class TestFull:
+    @pytest.mark.sample(1)
     def test_above_the_limit_stripe_keeps_the_events(self, new_server, new_receiver) -> None:
         receiver = new_receiver(REDIS_URL=new_server().url, INBOX_LIMIT="2")
         answers = [receiver.deliver(receiver.event(f"evt_{number}")) for number in range(3)]

@@ -27,6 +27,7 @@ def refusal(processes, gunicorn, environment) -> Callable[..., str]:
     return refusal
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("env", "message"),
     [
@@ -59,6 +60,7 @@ def test_all_faults_at_once(refusal) -> None:
         assert name in text
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("options", "message", "names"),
     [
@@ -115,6 +117,7 @@ def test_two_named_secrets(new_server, new_receiver, environment) -> None:
         assert f'identity_webhooks_web_verified_with_total{{secret="{name}"}} 1.0' in page
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("option", "message"),
     [

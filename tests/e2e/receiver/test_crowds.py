@@ -17,6 +17,7 @@ PATIENCE = 5.0
 clients and four other tests share, 3.4 were seen. Without a deadline it would be thirty."""
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize("size", [700, pytest.param(2000, marks=pytest.mark.walk)])
 def test_a_crowd_beside_a_redis_that_freezes(
     size, new_receiver, new_server, processes, children, wait_until
@@ -98,6 +99,7 @@ def test_one_who_leaves_before_the_answer_takes_no_other_with_it(
     assert children(receiver.process.pid) == before
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("path", [b"GET /healthz", b"GET /readyz", b"GET /metrics", b"POST /x"])
 def test_floods_of_requests_hold_nobody(path, new_receiver, server, redis, children) -> None:
     receiver = new_receiver(REDIS_URL=server.url, LOG_LEVEL="error")
@@ -136,6 +138,7 @@ class Trouble:
         server.stop()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("trouble", ["freeze", "stop", "lose_the_name"])
 def test_500_deliveries_under_way_when_redis_goes(
     trouble, new_receiver, new_server, tmp_path, wait_until

@@ -21,6 +21,7 @@ SERVERS = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("command", SERVERS.values(), ids=SERVERS)
 def test_deliveries_and_pages(command, serve, redis) -> None:
     receiver = serve(*command)

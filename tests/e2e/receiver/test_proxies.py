@@ -102,6 +102,7 @@ class Sender:
                     self.answers[type(error).__name__] += 1
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize("proxy", ["haproxy", pytest.param("nginx", marks=pytest.mark.walk)])
 def test_a_rolling_restart_is_not_seen_by_the_sender(  # noqa: PLR0917
     proxy,

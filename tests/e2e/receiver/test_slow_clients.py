@@ -201,6 +201,7 @@ def test_a_request_that_begins_behind_another_has_its_deadline(small_receiver) -
     assert received.count(b"HTTP/1.1 408") == 1
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("waited", [1, 5])
 @pytest.mark.parametrize("kept_back", ["all", "the end"])
 def test_a_delivery_that_comes_late_is_answered_when_redis_hangs(

@@ -45,6 +45,7 @@ def refuses_in_time(receiver, body: bytes, because: str = "redis_failed") -> Non
     assert int(answer.headers["retry-after"]) > 0
 
 
+@pytest.mark.sample(1)
 def test_redis_stopped(receiver, server) -> None:
     assert accepted(receiver, receiver.event("evt_before")) == "new"
     server.stop()
@@ -62,6 +63,7 @@ def test_redis_stopped(receiver, server) -> None:
     assert records(server) == 2
 
 
+@pytest.mark.sample(1)
 def test_redis_frozen(receiver, server) -> None:
     assert accepted(receiver, receiver.event("evt_before")) == "new"
     server.freeze()
@@ -81,6 +83,7 @@ def test_redis_frozen(receiver, server) -> None:
     assert records(server) == 2
 
 
+@pytest.mark.sample(1)
 def test_redis_full(receiver, server) -> None:
     with server.client() as client:
         client.config_set("maxmemory", "1kb")
@@ -91,6 +94,7 @@ def test_redis_full(receiver, server) -> None:
     assert records(server) == 1
 
 
+@pytest.mark.sample(1)
 def test_redis_comes_after_the_receiver(new_server, new_receiver) -> None:
     server = new_server()
     server.stop()
@@ -100,6 +104,7 @@ def test_redis_comes_after_the_receiver(new_server, new_receiver) -> None:
     assert accepted(receiver, receiver.event()) == "new"
 
 
+@pytest.mark.sample(1)
 def test_an_unsafe_redis_that_comes_later_gets_nothing(new_server, new_receiver) -> None:
     server = new_server("--appendonly", "no")
     server.stop()
@@ -112,6 +117,7 @@ def test_an_unsafe_redis_that_comes_later_gets_nothing(new_server, new_receiver)
     assert records(server) == 0
 
 
+@pytest.mark.sample(1)
 def test_one_that_gets_unsafe_gets_nothing_more(receiver, server) -> None:
     assert accepted(receiver, receiver.event("evt_before")) == "new"
     with server.client() as client:
@@ -126,6 +132,7 @@ def test_one_that_gets_unsafe_gets_nothing_more(receiver, server) -> None:
     server.process.kill()  # it would first finish writing its new file
 
 
+@pytest.mark.sample(1)
 def test_no_log_line_of_the_trouble_is_more_than_ids(receiver, server, canary) -> None:
     # The fixture no_canary searches the log; here it is made to hold something.
     server.stop()

@@ -355,6 +355,7 @@ def addresses(start: Any) -> Iterator[dict[str, str]]:
     sandbox.stop()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing(

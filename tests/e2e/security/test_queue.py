@@ -82,6 +82,7 @@ def test_nothing_of_it_runs_and_the_worker_goes_on(system, proof) -> None:
         assert peak < 150_000, "kB: nothing was decompressed"
 
 
+@pytest.mark.walk
 def test_commands_over_publish_reach_nobody(system) -> None:
     child = system.worker_child()
     with system.server.client() as client:

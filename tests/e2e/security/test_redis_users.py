@@ -60,6 +60,7 @@ def test_the_whole_path_and_nothing_is_refused(system) -> None:
         assert client.acl_log() == [], "something the service does is not allowed"
 
 
+@pytest.mark.walk
 def test_what_redis_lost_is_brought_back_and_nothing_is_refused(system) -> None:
     session = system.verify()
     system.settle(session)
@@ -82,6 +83,7 @@ def test_what_redis_lost_is_brought_back_and_nothing_is_refused(system) -> None:
         assert client.acl_log() == [], "something the service does is not allowed"
 
 
+@pytest.mark.walk
 def test_the_console_needs_nothing_else(system, free_port) -> None:
     """Every page, and every action, by the user of the web process."""
     session = system.verify()

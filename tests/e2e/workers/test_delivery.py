@@ -55,6 +55,7 @@ def test_fifty_posts_of_one_event_are_one_run_per_handler(system) -> None:
     assert [e["id"] for e in listed].count(event["id"]) == 1
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("who", ["child", "both"])
 def test_a_worker_killed_in_the_second_handler_costs_only_that_run(system, who) -> None:
     running = system(BEHAVIOUR="slow")
@@ -133,6 +134,7 @@ def test_an_idle_worker_leaves_soon(system) -> None:
     assert worker.wait(20) == 0, "sooner than a handler's 25 s"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("behaviour", "trace"),
     [
@@ -170,6 +172,7 @@ def test_a_handler_that_hangs_is_ended_and_tried_again(system) -> None:
     assert running.words("first") == ["done"]
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize(
     ("behaviour", "code"), [("os-exit", 3), pytest.param("segfault", -11, marks=pytest.mark.walk)]
 )

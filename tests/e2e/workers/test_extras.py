@@ -106,6 +106,7 @@ def test_one_trace_goes_from_the_delivery_to_the_handlers_and_a_failure_is_repor
     assert running.workers[0][0].poll() is None
 
 
+@pytest.mark.walk
 def test_nobody_who_listens_delays_neither_events_nor_the_end(system, free_port) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     running = system(

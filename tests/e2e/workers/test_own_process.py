@@ -33,6 +33,7 @@ def test_one_event_at_a_time_in_one_process_with_all_it_needs(system) -> None:
     assert running.worker_log().count("careful_done") == 6
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [

@@ -120,6 +120,7 @@ sys.meta_path.insert(0, Finder())
     assert process.wait(120) == 128 + signal.SIGTERM
 
 
+@pytest.mark.walk
 def test_a_stop_while_plugins_are_loaded_is_heeded(system, tmp_path) -> None:
     running = system()
     marker = tmp_path / "loading"
@@ -158,7 +159,8 @@ def impatient(
     return running, parent, {"worker": worker, "periodic": periodic}
 
 
-@pytest.mark.parametrize("how", [pytest.param("keep", marks=pytest.mark.walk), "match"])
+@pytest.mark.walk
+@pytest.mark.parametrize("how", ["keep", pytest.param("match", marks=pytest.mark.walk)])
 def test_a_handler_that_keeps_the_interpreter_costs_one_process(
     system, children, tmp_path, how
 ) -> None:
@@ -182,6 +184,7 @@ def test_a_handler_that_keeps_the_interpreter_costs_one_process(
     assert before["periodic"] in children(parent)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("role", "other"), [("worker", "periodic"), ("periodic", "worker")])
 def test_a_child_that_is_stopped_is_replaced(system, children, tmp_path, role, other) -> None:
     running, parent, before = impatient(system, children, tmp_path)

@@ -109,6 +109,7 @@ ONE_SECOND = tuple(
 )
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("length", range(1, len(ONE_SECOND) + 1))
 def test_within_a_second_too_what_was_read_last_stays(length: int, database: Database) -> None:
     """In every order in which writers that were held up may come to write."""
@@ -142,6 +143,7 @@ for session, v in runs:
 """
 
 
+@pytest.mark.sample(1)
 def test_two_processes_in_orders_of_their_own_come_to_the_same_end(database: Database) -> None:
     """They create the table together, too."""
     SESSIONS.metadata.drop_all(database.engine)

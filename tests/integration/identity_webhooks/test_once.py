@@ -772,6 +772,7 @@ print(repeated)
 """
 
 
+@pytest.mark.sample(1)
 def test_kills_at_any_moment_and_every_effect_once(postgres, engine) -> None:
     """Two processes run all keys in an order of their own, and are killed inside and outside."""
     if engine.dialect.name == "sqlite":

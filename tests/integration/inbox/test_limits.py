@@ -27,6 +27,7 @@ def fill(inbox: Inbox) -> int:
     return 100_000
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("reopen_dead", [False, True])
 @pytest.mark.parametrize("short_of", ["room", "memory", "all memory"])
 def test_above_the_limit_a_known_event_is_told_its_state(

@@ -243,6 +243,7 @@ def test_a_limit_of_a_connected_account_holds_up_no_other(call, desk, fake) -> N
     assert time.time() < until < time.time() + 61
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "list"])
 def test_with_the_other_key_it_is_never_asked(call, desk, fake) -> None:
     for number, (answer, _) in enumerate(ROWS):

@@ -365,6 +365,7 @@ def test_each_is_refused_with_file_and_line(source, line, words, beside, write, 
     assert SECRET not in said
 
 
+@pytest.mark.walk
 def test_all_faults_of_all_plugins_come_at_once(write) -> None:
     table = {f"acme{number}": case for number, case in enumerate(REFUSED.values())}
     write(**{name: HEAD + source + "\n" for name, (source, _, _) in table.items()})

@@ -44,6 +44,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.sample(24)
 @pytest.mark.parametrize(("name", "words"), REFUSED.items(), ids=[*map(repr, REFUSED)])
 def test_each_is_refused_with_a_reason(name: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(CannotStart) as caught:

@@ -115,6 +115,7 @@ def pids(effects: Path, word: str = "ran") -> list[str]:
     return [line.split()[1] for line in lines if line.startswith(word)]
 
 
+@pytest.mark.walk
 def test_one_that_is_idle_ends_and_is_started_again(handler, beside, effects) -> None:
     """Whenever it is asked: also at the very moment at which it ends."""
     own, idle, runs = beside(0.5), 0.5, 12
@@ -139,6 +140,7 @@ def test_one_that_has_ended_leaves_no_zombie(handler, beside, effects, way) -> N
     assert len(set(pids(effects))) == 2
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("code", [0, 1, os.EX_SOFTWARE, os.EX_TEMPFAIL, 95, 128 + signal.SIGTERM])
 def test_whatever_a_handler_ends_its_process_with_it_died(handler, beside, effects, code) -> None:
     """No exit code means that it did not run: it runs once."""

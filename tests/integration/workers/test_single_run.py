@@ -99,6 +99,7 @@ def test_done(run, sandbox, canary) -> None:
     assert canary not in done.stdout + done.stderr
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("behave", "code", "status", "text", "delay"),
     [
@@ -116,6 +117,7 @@ def test_how_it_ended(behave, code, status, text, delay, run, sandbox) -> None:
     assert answer["text"].endswith(text)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("behave", "event"),
     [
