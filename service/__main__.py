@@ -17,6 +17,7 @@ from service import connection, findings, status
 from service.console.command import console
 from service.event_commands import events
 from service.findings import Finding
+from service.inbox import asking
 from service.redis_errors import UnsafeRedis, explain
 from service.settings import Role, Settings, SettingsError
 from service.version import version_option
@@ -76,7 +77,7 @@ def check(role: Role | None, as_json: bool) -> None:
     if faults:
         _refuse("\n".join(faults))
     with connection.connect(settings) as client:
-        ask = findings.asking(client)
+        ask = asking(client)
         found = findings.look(ask, settings, for_workers="worker" in roles).found
     if as_json:
         click.echo(json.dumps([asdict(each) for each in found], indent=2))

@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from service import connection, findings, logs
 from service.console import pages
 from service.findings import Finding
-from service.inbox import Inbox
+from service.inbox import Inbox, asking
 from service.ledger import Ledger
 from service.limits import MAX_BODY
 from service.metrics import Metrics
@@ -108,7 +108,7 @@ class Web:
     def look_at_redis(self) -> list[Finding]:
         """Check this Redis. If it is unfit, the next delivery checks again."""
         self._look_again = 0.0
-        found = findings.look(findings.asking(self.redis), self.settings).found
+        found = findings.look(asking(self.redis), self.settings).found
         if all(each.passes for each in found if each.is_fault):
             self._look_again = time.monotonic() + findings.PERIOD
         return found

@@ -18,10 +18,10 @@ import redis
 
 from service import connection
 from service.inbox import AcceptResult, Reply, memory_is_short, pending_limit, probe
-from service.inbox.connections import Connections
+from service.inbox.connections import Ask
 from service.inbox.inbox import EVENT_SIZE, MEMORY_LIMIT
 from service.inbox.record import text_of
-from service.inbox.scripts import Scripts, pack_command, sources
+from service.inbox.scripts import pack_command, sources
 from service.redis_errors import CAUSES, Cause, UnsafeRedis, explain
 from service.settings import VOUCHABLE, Settings
 
@@ -311,14 +311,6 @@ def _accepting(error: Exception | None) -> Finding:
 
 
 # --- looking --------------------------------------------------------------------------------------
-
-Ask = Callable[[bytes, int], list[Any]]
-"""Sends packed commands and returns one reply for each; for a refused command its error."""
-
-
-def asking(client: redis.Redis) -> Ask:
-    """Return a way to ask over the connections of a client."""
-    return Connections(client, Scripts({})).round_trip
 
 
 @dataclass(frozen=True, slots=True)

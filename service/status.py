@@ -18,6 +18,7 @@ import click
 import redis
 
 from service import connection, findings
+from service.inbox import asking
 from service.redis_errors import explain
 from service.settings import Settings, SettingsError
 from service.survey import BUSY, NOT_LISTED, Survey, survey
@@ -118,7 +119,7 @@ class Status:
 def take(client: redis.Redis, settings: Settings) -> Status:
     """Look at Redis and the inbox. A Redis that cannot be asked is a problem, too."""
     try:
-        found = findings.look(findings.asking(client), settings).found
+        found = findings.look(asking(client), settings).found
         seen = survey(client)
     except redis.RedisError as error:
         text, cure = f"Redis cannot be asked: {explain(error)}", "python -m service check"

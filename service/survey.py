@@ -16,12 +16,13 @@ import msgspec
 import redis
 
 from service import processes
-from service.inbox import keys, pending_limit
+from service.inbox import asking, keys, pending_limit
 from service.inbox.record import fields_of, progress_of, text_of
+from service.inbox.scripts import pack_command
 from service.inbox.search import deaths_in
 from service.processes import Seen
 
-SAMPLE = 300
+SAMPLE = 100
 """Records looked at: of those due next, and of those due last, which as a rule are the oldest, as
 waits grow with age."""
 
@@ -123,12 +124,11 @@ def survey(client: redis.Redis) -> Survey:
     now = time[0] + time[1] / 1e6 + ahead
     first = told["due first"] or []
     looked_at = dict.fromkeys([*(key for key, _ in first), *(told["due last"] or ())])
-    with client.pipeline(transaction=False) as pipe:
-        pipe.hmget(keys.JOB + text_of(told["head"]), "enqueued_at")
-        for key in looked_at:
-            pipe.hgetall(keys.RECORD + text_of(key))
-        job, *records = pipe.execute(raise_on_error=False)
-    found = [fields_of(each) for each in records if isinstance(each, dict)]
+    # Sent as one piece: the client's pipeline takes twice as long for so many commands.
+    asked = [pack_command("HGET", keys.JOB + text_of(told["head"]), "enqueued_at")]
+    asked += [pack_command("HGETALL", keys.RECORD + text_of(key)) for key in looked_at]
+    enqueued, *records = asking(client)(b"".join(asked), len(asked))
+    found = [fields_of(each) for each in records if not isinstance(each, redis.RedisError)]
     found = [each for each in found if each.get("state") == "pending"]
     return Survey(
         now=now,
@@ -136,7 +136,7 @@ def survey(client: redis.Redis) -> Survey:
         pending=told["pending"] or 0,
         queued=told["queued"] or 0,
         dead=told["dead"] or 0,
-        overdue=_overdue(now, job, first),
+        overdue=_overdue(now, enqueued, first),
         oldest=max((now - int(each["accepted"]) / 1000 for each in found), default=0.0),
         waits=_waits(found, now),
         deaths=_deaths(told["deaths"] or {}, told["dead"] or 0),
@@ -192,12 +192,12 @@ def kind_of(cause: str) -> str:
     return next((kind for kind in KINDS if cause.startswith(kind)), "other")
 
 
-def _overdue(now: float, job: Any, first: Iterable[tuple[bytes, float]]) -> float:
+def _overdue(now: float, enqueued: Any, first: Iterable[tuple[bytes, float]]) -> float:
     """Return how long the first in the queue has waited, or what is due and was not woken."""
     waits = [now - due / 1000 for _, due in list(first)[:1]]
-    if isinstance(job, list) and job[0]:
+    if isinstance(enqueued, bytes):
         # As lua/lib.lua writes it (`stamp`): by the clock of the inbox.
-        waits.append(now - datetime.fromisoformat(text_of(job[0])).timestamp())
+        waits.append(now - datetime.fromisoformat(text_of(enqueued)).timestamp())
     return max(0.0, *waits) if waits else 0.0
 
 

@@ -16,6 +16,7 @@ import redis
 
 from service import connection, findings, status
 from service.findings import Finding
+from service.inbox import asking
 from service.inbox.inbox import MEMORY_LIMIT
 from service.redis_errors import explain
 from service.settings import Role, Settings, SettingsError
@@ -109,7 +110,7 @@ def _of_plugins(settings: Settings) -> Iterator[Finding]:
 def _of_redis(settings: Settings) -> Iterator[Finding]:
     with connection.connect(settings) as client:
         try:
-            ask = findings.asking(client)
+            ask = asking(client)
             yield from findings.look(ask, settings).found
             yield from findings.look_for_workers(ask)
             seen = survey(client)

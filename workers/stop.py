@@ -10,6 +10,7 @@ from types import FrameType
 import redis
 
 from service import connection, findings, logs
+from service.inbox import asking
 from service.redis_errors import UnsafeRedis, explain
 from service.settings import Settings
 from workers import beat
@@ -85,7 +86,7 @@ def wait_for_redis(settings: Settings, stop: Stop) -> bool:
         beat.beat()
         try:
             with connection.connect(settings) as client:
-                ask = findings.asking(client)
+                ask = asking(client)
                 found = findings.look(ask, settings, for_workers=True).found
                 findings.require(found)
         except UnsafeRedis:

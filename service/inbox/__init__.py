@@ -1,5 +1,6 @@
 """The inbox: the durable record of every event, in Redis. Import it from here."""
 
+from service.inbox.connections import asking
 from service.inbox.inbox import Inbox, memory_is_short, pending_limit
 from service.inbox.pipeline import (
     AcceptResult,
@@ -34,6 +35,7 @@ __all__ = [
     "State",
     "Status",
     "Swept",
+    "asking",
     "memory_is_short",
     "pending_limit",
     "save_progress_at_end",

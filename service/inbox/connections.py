@@ -5,6 +5,7 @@ redis-py connects and reads the replies.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -64,6 +65,15 @@ class Connections:
         finally:
             pool.release(connection)
         return replies
+
+
+Ask = Callable[[bytes, int], list[Any]]
+"""Sends packed commands and returns one reply for each; for a refused command its error."""
+
+
+def asking(client: redis.Redis) -> Ask:
+    """Return a way to ask over the connections of a client."""
+    return Connections(client, Scripts({})).round_trip
 
 
 def read_reply(connection: AbstractConnection) -> Any:

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from service import connection, findings
 from service.findings import Finding
-from service.inbox import Inbox
+from service.inbox import Inbox, asking
 from service.redis_errors import UnsafeRedis
 from service.settings import VOUCHABLE, Settings
 from tests.conftest import Server
@@ -30,7 +30,7 @@ def stack() -> Iterator[ExitStack]:
 def look(url: str, **changes: object) -> dict[str, Finding]:
     settings = Settings(redis_url=url, **changes)
     with connection.connect(settings) as client:
-        found = findings.look(findings.asking(client), settings, for_workers=True).found
+        found = findings.look(asking(client), settings, for_workers=True).found
         return {each.name: each for each in found}
 
 

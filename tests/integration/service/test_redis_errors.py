@@ -18,6 +18,7 @@ import pytest
 import redis as redis_py
 
 from service import connection, findings
+from service.inbox import asking
 from service.inbox.scripts import Scripts, sources
 from service.redis_errors import CAUSES, UnsafeRedis, explain
 from service.settings import Settings
@@ -226,7 +227,7 @@ def stale(scene: Scene) -> None:
     server = scene.new_server()
     scripts = Scripts({"acquire": sources()["acquire"]})
     with connection.connect(Settings(redis_url=server.url)) as client:
-        send = findings.asking(client)
+        send = asking(client)
         client.script_load(scripts.sources["acquire"])
         for number in (2, 1):
             (reply,) = send(scripts.command("acquire", f"slot.{number}", f"task{number}", 9), 1)
@@ -283,7 +284,7 @@ def database(scene: Scene) -> None:
 def unsafe(scene: Scene) -> None:
     settings = Settings(redis_url=configured(scene, "appendonly", "no").url)
     with connection.connect(settings) as client:
-        findings.require(findings.look(findings.asking(client), settings).found)
+        findings.require(findings.look(asking(client), settings).found)
 
 
 def pool(scene: Scene) -> None:
@@ -391,7 +392,7 @@ def test_an_old_redis(new_server: Callable[..., Server], monkeypatch: pytest.Mon
     server = new_server()
     settings = Settings(redis_url=server.url)
     with connection.connect(settings) as client:
-        found = findings.look(findings.asking(client), settings).found
+        found = findings.look(asking(client), settings).found
     assert [each.name for each in found if each.is_fault] == ["version", "accepting"]
     assert "or newer is needed, this is Redis 6." in found[0].text
     assert "(NO_FLAGS)" in found[-1].text
