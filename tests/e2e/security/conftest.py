@@ -80,7 +80,7 @@ class System:
         self.started[name] = self.processes.python(*command, env=self.environment(role) | extra)
 
     def _ready(self) -> bool:
-        return self._accepts(self.port) and "worker_started" in self.log("worker")
+        return self._accepts(self.port) and "worker_ready" in self.log("worker")
 
     def _accepts(self, port: int) -> bool:
         with suppress(requests.ConnectionError):
