@@ -24,7 +24,7 @@ from service import logs, processes, repair, status
 from service.arguments import ACCOUNT, EVENT, HANDLER, MOMENT, REASON, SESSION
 from service.console import access
 from service.console.bulk import LOOK, MOST, Action, Bulk, Bulks
-from service.event_commands import next_run, timeline
+from service.description import next_run, timeline
 from service.inbox import Filter, Inbox, Record, keys
 from service.inbox.record import fields_of
 from service.redis_errors import explain
