@@ -99,9 +99,9 @@ class Proxy:
                 raise ConnectionResetError
             if self.delay or due > self._loop.time():
                 due = max(due, self._loop.time() + self.delay)
-                self._loop.call_at(due, writer.write, part)
+                self._loop.call_at(due, _write, writer, part)
                 continue
-            writer.write(part)
+            _write(writer, part)
             await writer.drain()
         await asyncio.sleep(max(0.0, due - self._loop.time()))
         if not writer.is_closing():
@@ -129,6 +129,12 @@ class Proxy:
         await self._abort_all()
         while self._open:
             await asyncio.sleep(0.001)
+
+
+def _write(writer: asyncio.StreamWriter, part: bytes) -> None:
+    """Write a part, unless `half_close` has ended this way of the connection meanwhile."""
+    with suppress(RuntimeError):
+        writer.write(part)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

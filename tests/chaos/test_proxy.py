@@ -108,6 +108,11 @@ def test_after_a_half_close_the_server_still_hears(
     assert client.recv(10) == b""
     client.sendall(b"still here\n")
     wait_until(lambda: b"still here\n" in echo.heard)
+    proxy.delay = 0.01
+    client.sendall(b"and late\n")
+    wait_until(lambda: b"and late\n" in echo.heard)
+    client.sendall(b"and again\n")  # the answers, at once or late, end nothing
+    wait_until(lambda: b"and again\n" in echo.heard)
 
 
 def test_a_refusal_is_for_new_connections_only(proxy: Proxy, client: socket.socket) -> None:
