@@ -50,6 +50,8 @@ _CURES_OF_WAITS = {
     "StripeRefusesKey": "python -m workers doctor says what each key may read",
     "StripeFails": "look its request_ids (`event_released` in the log) up in Stripe's Dashboard",
     "HandlerFails": "mend it there (`handler_failed` in the log); it is tried again by itself",
+    "Paused": "python -m service events list --state pending --reason 'account paused' names the"
+    " account; events resume --account ends the pause",
     "EventsWait": "look for `event_released` in the worker's log",
 }
 
@@ -297,6 +299,8 @@ def _alert_of_wait(why: str) -> str:
         return "StripeRefusesKey"
     if failure:
         return "StripeFails"
+    if why.startswith("account paused"):
+        return "Paused"
     return "HandlerFails" if ": " in why else "EventsWait"
 
 

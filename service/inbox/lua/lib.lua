@@ -441,7 +441,8 @@ local function claim(id, now)
   local pause_ends = pause and tonumber(string.match(pause, '^%d+'))
   if pause_ends and pause_ends > now then
     local again = int(math.min(pause_ends, now + HORIZON))
-    redis.call('HSET', record, 'not_before', again)
+    redis.call('HSET', record, 'not_before', again,
+      'reason', 'account paused: ' .. string.match(pause, '^%d+ ?(.*)$'))
     redis.call('ZADD', DUE, again, key)
     return {'held'}
   end

@@ -24,6 +24,7 @@ from service import repair
 from service.__main__ import main
 from service.inbox import AcceptResult, Claim, Filter, Inbox, Progress, keys
 from service.inbox import inbox as inbox_module
+from service.survey import survey
 from tests.conftest import ROOT, free_port
 from tests.integration.claims import claim_of, claimed
 
@@ -407,6 +408,8 @@ class TestPause:
         held, other = inbox.claim(2)
         assert (held.value, other.event.key) == ("held", "evt_pending")
         assert 30 < (inbox.find(filled["other"]).waits_until.timestamp() - time.time()) < 61
+        assert inbox.find(filled["other"]).reason == "account paused: by ann"
+        assert survey(redis).waits["account paused: by ann"] == 1
         assert service("resume", "--account", "acct_1").exit_code == 0
         assert service("retry-now", "--account", "acct_1").exit_code == 0
         assert inbox.claim()[0].event.key == filled["other"]

@@ -69,6 +69,8 @@ STATES: list[tuple[str, dict[str, Any], str]] = [
     ("StripeFails", {"waits": {"stripe: broken 500": 2}}, "2: stripe: broken 500"),
     ("StripeRefusesKey", {"waits": {"a.b: stripe: sensitive: forbidden 403": 1}}, "forbidden"),
     ("EventsWait", {"waits": {"worker stopped": 2}}, "worker stopped"),
+    ("Paused", {"waits": {"account paused: by ann": 2}}, "2: account paused: by ann"),
+    ("StripeFails", {"waits": {"account paused: stripe: limited 429": 2}}, "limited 429"),
     (
         "NotReconciled",
         {"reconciled": {"": Reconciled(10**9 - 60, failed="list: forbidden 403", hint="do this")}},
