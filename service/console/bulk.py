@@ -128,8 +128,9 @@ class Bulks:
             _set(self._redis, bulk.id, spec=spec, stage="running")
 
     def stop(self, bulk: Bulk) -> None:
-        """Do no more of it."""
-        _set(self._redis, bulk.id, stage="stopped")
+        """Do no more of it, where it has not ended."""
+        if bulk.stage != "done":
+            _set(self._redis, bulk.id, stage="stopped")
 
     def step(self, bulk: Bulk, wanted: Filter) -> None:
         """Choose more events, or act on more. Of two calls at a time, one does nothing."""

@@ -27,6 +27,7 @@ from service.console.bulk import LOOK, MOST, Action, Bulk, Bulks
 from service.description import next_run, timeline
 from service.inbox import Filter, Inbox, Record, keys
 from service.inbox.record import fields_of
+from service.inbox.search import is_place
 from service.redis_errors import explain
 from service.settings import Settings
 
@@ -55,6 +56,8 @@ _TYPES: dict[str, click.ParamType[Any]] = {
     "until": MOMENT,
 }
 _STATES = ("all", "pending", "dead", "done")
+_KNOWN = frozenset({"state", *_TYPES, "begin", "proof", "action"})
+"""What an address or a form of filters may say."""
 _DASHBOARD = "https://dashboard.stripe.com"
 
 log = logs.get(__name__)
@@ -112,8 +115,13 @@ class Asked:
 
 def read_filter(given: Mapping[str, str]) -> Asked:
     """Read the filter in an address or a form, by the rules of the commands."""
-    state = given.get("state", "all")
-    asked = Asked({"state": state if state in _STATES else "all"}, Filter())
+    state = given.get("state") or "all"
+    asked = Asked({"state": state}, Filter())
+    if state not in _STATES:  # another one would match more than was asked for
+        asked.given["state"] = "all"
+        asked.faults["state"] = f"{state!r} is none of {', '.join(_STATES)}"
+    if unknown := [name for name in given if name not in _KNOWN]:
+        asked.faults["unknown"] = f"there is no filter {unknown[0]!r}"
     values: dict[str, Any] = {}
     for name, kind in _TYPES.items():
         if text := given.get(name, "").strip():
@@ -122,6 +130,8 @@ def read_filter(given: Mapping[str, str]) -> Asked:
                 values[name] = kind.convert(text, None, None)
             except click.BadParameter as error:
                 asked.faults[name] = error.message
+    if "since" in values and "until" in values and values["since"] >= values["until"]:
+        asked.faults["until"] = "this is not after since"
     asked.wanted = Filter(state=cast("Any", asked.given["state"]), **values)
     return asked
 
@@ -163,7 +173,10 @@ class Pages:
         asked = read_filter(request.args)
         page = None
         if not asked.faults:
-            page = self._inbox.search.page(asked.wanted, ROWS, request.args.get("begin"), look=LOOK)
+            begin = request.args.get("begin") or None
+            if begin and not is_place(begin, asked.wanted):
+                abort(404, "There is no such page. Go back to the first one.")
+            page = self._inbox.search.page(asked.wanted, ROWS, begin, look=LOOK)
         return render_template(
             "console/events.html",
             asked=asked,
@@ -171,6 +184,7 @@ class Pages:
             states=_STATES,
             offered=OFFERED.get(asked.wanted.state, ()),
             causes=self._inbox.search.deaths(),
+            next_run=next_run,
             is_complete=self._inbox.search.is_complete(),
         )
 
@@ -328,10 +342,13 @@ class Pages:
     def pause(self) -> Response:
         """Pause the workers for an hour, or have them go on."""
         acting = repair.Repair(self._redis, self._inbox, g.person.name)
-        if request.form.get("do") == "resume":
-            acting.resume()
-        else:
-            acting.pause(3600)
+        match request.form.get("do"):
+            case "resume":
+                acting.resume()
+            case "pause":
+                acting.pause(3600)
+            case _:
+                abort(400, "There is no such action.")
         return redirect(url_for("console.overview"), 303)
 
 

@@ -32,6 +32,8 @@ KEYS = 5_000
 
 _CAUSE = re.compile(r"(failed|stripe): ([A-Za-z0-9_.]+)")
 _AFTER_CAUSE = re.compile(r"[:(|]")
+_PLACE_BY_SCORE = re.compile(r"\d{1,16}:[\w-]+", re.ASCII)
+_PLACE_IN_HOUR = re.compile(r"\d{1,9}\.\d{1,9}|~\d{1,16}:[\w-]+", re.ASCII)
 _RAN = re.compile(r"while (\S+) ran$")
 
 
@@ -380,6 +382,15 @@ class Search:
                 progress(seen)
         self._redis.set(keys.LISTED, now if missing and not value else "all")
         return missing
+
+
+def is_place(begin: str, wanted: Filter) -> bool:
+    """Whether a page of what is `wanted` may begin there: no other may be given to `page`."""
+    if wanted.session:
+        return begin.startswith(":")
+    if wanted.state in {"dead", "pending"}:
+        return _PLACE_BY_SCORE.fullmatch(begin) is not None
+    return _PLACE_IN_HOUR.fullmatch(begin) is not None
 
 
 def _after(begin: str | None, names: list[str]) -> Iterator[tuple[str, str]]:

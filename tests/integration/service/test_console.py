@@ -352,10 +352,38 @@ class TestPages:
 
     def test_what_is_mistyped_is_said_beside_it_and_nothing_is_looked_for(self, ann, inbox) -> None:
         accept(inbox, "1")
-        page = ann.get("/events?session=vs1&since=yesterday&state=nonsense")
+        page = ann.get("/events?session=vs1&since=yesterday")
         assert page.status_code == 200
         assert page.text.count('aria-invalid="true"') == 2
         assert "evt_1" not in page.text
+
+    @pytest.mark.parametrize(
+        ("asked", "said"),
+        [
+            ("state=nonsense", "is none of all, pending, dead, done"),
+            ("sesion=vs_1", "there is no filter"),
+            ("since=2h&until=3h", "this is not after since"),
+        ],
+    )
+    def test_no_filter_matches_more_than_it_says(self, ann, inbox, asked, said) -> None:
+        accept(inbox, "1")
+        page = ann.get(f"/events?{asked}")
+        assert said in page.text
+        assert "evt_1" not in page.text
+        assert "No event is like that" not in page.text
+
+    @pytest.mark.parametrize("state", ["all", "dead", "pending", "done"])
+    @pytest.mark.parametrize(
+        "begin", ["x", "1:", "1.2.3", "~x", "1.%00", "%FF", "9e9:evt_1", "nan:evt_1", "1" * 40]
+    )
+    def test_a_page_that_there_cannot_be_is_not_found(self, ann, state, begin) -> None:
+        assert ann.get(f"/events?state={state}&begin={begin}").status_code == 404
+
+    def test_what_waits_says_when_it_runs_next(self, ann, inbox) -> None:
+        claim = claim_of(inbox, accept(inbox, "1"))
+        inbox.release(claim, 600, "handlers wait for their retry")
+        when = inbox.find("evt_1").waits_until.isoformat(sep=" ", timespec="seconds")
+        assert when.removesuffix("+00:00") in ann.get("/events?state=pending").text
 
     def test_a_long_list_comes_in_pages(self, ann, inbox) -> None:
         for number in range(120):
@@ -516,6 +544,13 @@ class TestActions:
         ann.post(path, "/events", do="confirm")
         assert len(list(inbox.search.all(Filter(state="dead")))) == 100
 
+    def test_what_is_done_cannot_be_stopped(self, ann, inbox) -> None:
+        die(inbox, accept(inbox, "1"))
+        path = self.begin(ann, action="discard", state="dead")
+        ann.post(path, path, do="confirm")
+        ann.post(path, "/events", do="stop")
+        assert "Stopped" not in ann.get(path).text
+
     def test_of_two_steps_at_once_one_does_something(self, ann, inbox, redis) -> None:
         die(inbox, accept(inbox, "1"))
         path = self.begin(ann, action="discard", state="dead")
@@ -561,6 +596,8 @@ class TestActions:
             ({"action": "replay", "state": "pending"}, 400),
             ({"action": "retry-now", "state": "dead"}, 400),
             ({"action": "discard", "state": "dead", "since": "yesterday"}, 400),
+            ({"action": "discard", "state": "dead", "sesion": "vs_1"}, 400),
+            ({"action": "discard", "state": "dead", "since": "2h", "until": "3h"}, 400),
             ({"action": "replay", "key": "evt_none"}, 409),
             ({"action": "replay", "key": "nonsense"}, 404),
         ],
@@ -574,6 +611,8 @@ class TestActions:
         assert inbox.paused()[1] == "by ann"
         assert "Have the workers go on" in ann.get("/").text
         ann.post("/pause", "/", do="resume")
+        assert inbox.paused() is None
+        assert ann.post("/pause", "/", do="resum").status_code == 400
         assert inbox.paused() is None
         assert [entry.action for entry in repair.audit(redis, 9)] == ["resume", "pause"]
 
