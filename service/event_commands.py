@@ -124,8 +124,11 @@ def list_events(room: Room, /, limit: int, as_json: bool, **given: Any) -> None:
     python -m service events list --session vs_1P...
     python -m service events list --json | jq '.[].reason'
     """
+    wanted = _filter_of(given, given["state"])
     _complete(room)
-    page = room.inbox.search.page(Filter(**given), limit)
+    page = room.inbox.search.page(wanted, limit)
+    if page.following:
+        click.echo(f"these are the first {limit}: --limit shows more, if there are", err=True)
     if as_json:
         click.echo(json.dumps([describe(record) for record in page.records], indent=2))
         return
@@ -144,8 +147,6 @@ def list_events(room: Room, /, limit: int, as_json: bool, **given: Any) -> None:
     ]
     heads = ("EVENT", "KIND", "SESSION", "STATE", "ACCEPTED", "NEXT", "OUTCOME", "REASON")
     click.echo(table(heads, rows))
-    if page.following:
-        click.echo(f"these are the first {limit}: --limit shows more, if there are", err=True)
 
 
 @events.command()
@@ -267,8 +268,8 @@ def replay(
         else which
         for key, record in chosen
     }
-    on = {"handlers": which, "to": to}
-    _act(room, "replay", names, keys, given, states, on)
+    on = {"state": " ".join(states), "handlers": which, "to": to}
+    _act(room, "replay", names, dict(chosen), keys, given, on)
 
 
 @events.command("retry-now")
@@ -286,8 +287,8 @@ def retry_now(room: Room, /, keys: tuple[str, ...], everything: bool, **given: A
     \b
     python -m service events retry-now --handler mail.send
     """
-    chosen = _chosen(room, keys, given, ("pending",), explicit=everything)
-    _act(room, "retry-now", dict.fromkeys(dict(chosen), ""), keys, given, ("pending",), {})
+    found = dict(_chosen(room, keys, given, ("pending",), explicit=everything))
+    _act(room, "retry-now", dict.fromkeys(found, ""), found, keys, given, {"state": "pending"})
 
 
 @events.command()
@@ -306,10 +307,10 @@ def discard(room: Room, /, keys: tuple[str, ...], **given: Any) -> None:
     python -m service events discard evt_1P...
     python -m service events discard --handler mail.gone
     """
-    state = given.pop("state")
-    states = (state or "dead",)
-    chosen = _chosen(room, keys, given, states, explicit=state == "dead")
-    _act(room, "discard", dict.fromkeys(dict(chosen), ""), keys, given, states, {})
+    asked = given.pop("state")
+    state = asked or "dead"
+    found = dict(_chosen(room, keys, given, (state,), explicit=asked == "dead"))
+    _act(room, "discard", dict.fromkeys(found, ""), found, keys, given, {"state": state})
 
 
 @events.command()
@@ -451,8 +452,10 @@ def _chosen(
 
 
 def _filter_of(given: dict[str, Any], state: Any) -> Filter:
-    names = ("session", "account", "handler", "reason", "since", "until")
-    return Filter(state=state, **{name: given[name] for name in names})
+    wanted = Filter(state=state, **{name: given[name] for name in _FILTER})
+    if wanted.since and wanted.until and wanted.since >= wanted.until:
+        raise click.UsageError("--until is not after --since: no event could match")
+    return wanted
 
 
 def _without_quarantined(
@@ -472,9 +475,9 @@ def _act(
     room: Room,
     action: Literal["replay", "retry-now", "discard"],
     names: dict[str, str],
+    records: dict[str, Record | None],
     keys: tuple[str, ...],
     given: dict[str, Any],
-    states: tuple[str, ...],
     on: dict[str, Any],
 ) -> NoReturn:
     """Do it, or say what would be done; print the result of each event, and exit."""
@@ -484,13 +487,16 @@ def _act(
             click.echo("[]")
         sys.exit(1)
     if given["dry_run"]:
-        _print([(name, f"would {action}") for name in names], given["as_json"])
+        expected = [(name, _expected(action, records[name], names[name])) for name in names]
+        _print(expected, given["as_json"])
         click.echo(f"{len(names)} events, and nothing was done (--dry-run)", err=True)
-        sys.exit(0)
-    described: dict[str, Any] = {"keys": " ".join(list(names)[:5])} if keys else {}
-    if not keys:
+        good = {f"would {action}", *repair.SUCCESS[action]}
+        sys.exit(0 if all(answer in good for _, answer in expected) else 1)
+    if keys:
+        on = {name: value for name, value in on.items() if name != "state"}
+        described: dict[str, Any] = {"keys": " ".join(list(names)[:5])}
+    else:
         described = {name: _plain(value) for name, value in given.items() if name in _FILTER}
-        described["state"] = " ".join(states)
     answers = _repair(room, given["by"]).run(
         action,
         names,
@@ -500,6 +506,29 @@ def _act(
     )
     _print(answers, given["as_json"])
     sys.exit(0 if all(answer in repair.SUCCESS[action] for _, answer in answers) else 1)
+
+
+def _expected(
+    action: Literal["replay", "retry-now", "discard"], record: Record | None, which: str
+) -> str:
+    """Return what a dry run says of an event: `would ...`, or why nothing would be done."""
+    if record is None:
+        return "gone"
+    if record.is_claimed:
+        return "leased"
+    if action == "retry-now" and record.state != "pending":
+        return record.state
+    if action == "discard" and record.state == "done":
+        return "done"
+    if action == "replay" and record.state != "dead":
+        again = [
+            name
+            for name, each in record.handlers.items()
+            if which in {"all", name} or (which == "dead" and each.status in {"dead", "retry"})
+        ]
+        if not again:
+            return "pending" if record.state == "pending" else "nothing"
+    return f"would {action}"
 
 
 _FILTER = ("session", "account", "handler", "reason", "since", "until")

@@ -160,6 +160,7 @@ class TestList:
         moments = [datetime.fromisoformat("T".join(rows["evt_waiting"][n : n + 2])) for n in (4, 6)]
         assert 595 < (moments[1] - moments[0]).total_seconds() < 605
         assert done.stderr == "these are the first 6: --limit shows more, if there are\n"
+        assert service("list", "--limit", "6", "--json").stderr == done.stderr
         assert "queued" in service("list", "--state", "pending").stdout.splitlines()[1]
 
     def test_what_a_pending_event_does(self, ask, filled, redis) -> None:
@@ -306,14 +307,27 @@ class TestReplay:
         assert all("p.b" not in inbox.find(key).handlers for key in ("evt_dead", "evt_waiting"))
 
     def test_a_dry_run_changes_nothing(self, service, filled, redis) -> None:
+        dry: dict[str, Result] = {}
         before = {key: redis.dump(key) for key in redis.keys("*")}
         for command in ("replay", "discard"):
             done = service(command, "--handler", "p.c", "--dry-run")
             assert (done.exit_code, done.stdout) == (0, f"evt_both would {command}\n")
         done = service("retry-now", "--handler", "p.b", "--dry-run")
         assert done.stdout == "evt_waiting would retry-now\n"
+        for arguments in (
+            *("replay evt_none", "retry-now evt_none", "discard evt_none", "discard evt_done"),
+            *("retry-now evt_done", "retry-now evt_dead", "replay evt_done", "replay evt_dead"),
+            *("replay evt_pending", "replay evt_waiting", "replay evt_done --handler p.a"),
+        ):
+            dry[arguments] = service(*arguments.split(), "--dry-run")
         redis.delete("iw:listed")
         assert {key: redis.dump(key) for key in redis.keys("*")} == before
+        for arguments, told in dry.items():
+            done = service(*arguments.split())
+            assert told.exit_code == done.exit_code, arguments
+            action = arguments.split()[0]
+            would = {"replay": "replayed", "retry-now": "retried", "discard": "discarded"}[action]
+            assert told.stdout.replace(f"would {action}", would) == done.stdout
 
     def test_at_a_rate(self, service, filled) -> None:
         began = time.monotonic()
@@ -608,6 +622,8 @@ class TestWrongUse:
             ("list --state lost", "'lost' is not one of", 2),
             ("list --limit 0", "0 is not in the range x>=1", 2),
             ("list --since yesterday", "'yesterday' is no moment", 2),
+            ("list --since 2h --until 3h", "--until is not after --since", 2),
+            ("discard --since 2h --until 3h", "--until is not after --since", 2),
             ("replay --dead --rate 0", "0.0 is not in the range", 2),
             ("pause --minutes 0", "0 is not in the range", 2),
         ],
