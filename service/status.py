@@ -19,6 +19,7 @@ import redis
 
 from service import connection, findings
 from service.inbox import asking
+from service.inbox.inbox import MEMORY_LIMIT
 from service.redis_errors import explain
 from service.settings import Settings, SettingsError
 from service.survey import BUSY, NOT_LISTED, Survey, survey
@@ -32,6 +33,10 @@ NOT_RECONCILED = 900.0
 SECRET_UNUSED, SECRET_IN_USE = 7 * 86_400.0, 86_400.0
 """Seconds after which a signing secret counts as unused, and within which another one has to be in
 use, as in the alert."""
+
+MEMORY_NEAR, INBOX_NEAR = 0.75, 0.8
+"""The shares of Redis' memory and of the inbox's limit above which a person has to look, as in the
+alerts: before deliveries are refused."""
 
 LATELY = 900.0
 """Seconds for which a refused delivery counts as news, as in the alerts. What anybody may
@@ -165,9 +170,7 @@ def _of_redis(faults: list[findings.Finding]) -> Iterator[Problem]:
 
 def problems_of(seen: Survey, settings: Settings) -> Iterator[Problem]:
     """Yield what is wrong with deliveries and events, not with Redis itself."""
-    if seen.pending >= (settings.inbox_limit or seen.room):
-        text = f"{findings.INBOX_IS_FULL} {seen.pending} events are pending"
-        yield Problem("InboxFull", text, "start workers; deliveries are answered 503 meanwhile")
+    yield from _of_room(seen, settings)
     yield from _of_processes(seen)
     if seen.paused:
         why, left = seen.paused
@@ -185,6 +188,21 @@ def problems_of(seen: Survey, settings: Settings) -> Iterator[Problem]:
     if seen.clock_ahead:
         text = f"the clock of Redis was set back, {in_time(seen.clock_ahead)} are not made up yet"
         yield Problem("ClockSetBack", text, "see to the clock of its machine; nothing is lost")
+
+
+def _of_room(seen: Survey, settings: Settings) -> Iterator[Problem]:
+    limit = settings.inbox_limit or seen.room
+    if seen.pending >= limit:
+        text = f"{findings.INBOX_IS_FULL} {seen.pending} events are pending"
+        yield Problem("InboxFull", text, "start workers; deliveries are answered 503 meanwhile")
+    elif seen.pending > INBOX_NEAR * limit:
+        text = f"{seen.pending} events are pending; from {limit} on deliveries are answered 503"
+        yield Problem("InboxFull", text, "start workers, or look why events wait")
+    used, most = seen.memory or 0, seen.memory_limit or 0
+    if MEMORY_NEAR * most < used < MEMORY_LIMIT * most:  # above that the finding says so
+        text = f"Redis uses {used / most:.0%} of its memory; from {MEMORY_LIMIT:.0%} on deliveries"
+        text += " are answered 503. It does not drain by itself"
+        yield Problem("RedisMemoryShort", text, "give Redis more memory (maxmemory)")
 
 
 def _of_processes(seen: Survey) -> Iterator[Problem]:

@@ -42,6 +42,8 @@ WELL = Survey(
 )
 STATES: list[tuple[str, dict[str, Any], str]] = [
     ("InboxFull", {"pending": 100}, "100 events are pending"),
+    ("InboxFull", {"pending": 81}, "81 events are pending; from 100 on"),
+    ("RedisMemoryShort", {"memory": 76}, "Redis uses 76% of its memory; from 80% on"),
     ("NoWorker", {"running": [process("periodic")]}, "no worker lives: 3 events wait"),
     ("NoWorker", {"running": [process("worker", 60), process("periodic")]}, "no worker lives"),
     (
@@ -98,6 +100,21 @@ def test_each_state_has_its_problem_and_no_other(alert, changed, said) -> None:
     assert problem.alert == alert
     assert said in problem.text
     assert problem.cure
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"pending": 80},
+        {"memory": 75},
+        {"memory": 80},  # a finding about Redis says so, or that somebody vouches for it
+        {"memory": 76, "memory_limit": 0},
+        {"memory": 76, "memory_limit": None},
+        {"memory": None},
+    ],
+)
+def test_there_is_room_below_the_shares_of_the_alerts(changed) -> None:
+    assert problems(**changed) == []
 
 
 @pytest.mark.parametrize("name", ["refusals|malformed_header", "unknown_paths|POST"])
