@@ -42,8 +42,12 @@ def create(url: str, thin: bool, connect: bool, as_json: bool) -> None:
     \b
     STRIPE_API_KEY=rk_... python -m workers endpoint create https://your-host/webhooks/stripe
     """
-    if urlsplit(url).path != PATH:
-        raise click.UsageError(f"{url}: the path should be {PATH}")
+    try:
+        path = urlsplit(url).path
+    except ValueError as error:
+        raise click.UsageError(f"{url!r} is no URL: {error}") from None
+    if path != PATH:
+        raise click.UsageError(f"{url!r}: the path should be {PATH}")
 
     def run() -> int:
         api = StripeApi.from_settings(Settings.load("worker"))

@@ -117,8 +117,9 @@ class TestStripe:
             (("sessions", "list", "--status", "lost"), "'lost' is not one of"),
             (("reports", "list", "--since", "yesterday"), "'yesterday' does not match the formats"),
             (("sessions", "retrieve"), "Missing argument 'SESSION'"),
+            (("endpoint", "create", "https://[x/webhooks/stripe"), "is no URL: Invalid IPv6"),
         ],
-        ids=["metadata", "limit", "status", "since", "nothing"],
+        ids=["metadata", "limit", "status", "since", "nothing", "url"],
     )
     def test_wrong_usage(self, arguments, words) -> None:
         done = CliRunner().invoke(workers_main, arguments)
