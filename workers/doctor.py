@@ -16,7 +16,7 @@ import redis
 
 from service import connection, findings, status
 from service.findings import Finding
-from service.inbox import asking
+from service.inbox import asking, keys
 from service.inbox.inbox import MEMORY_LIMIT
 from service.redis_errors import explain
 from service.settings import Role, Settings, SettingsError
@@ -114,13 +114,14 @@ def _of_redis(settings: Settings) -> Iterator[Finding]:
             yield from findings.look(ask, settings).found
             yield from findings.look_for_workers(ask)
             seen = survey(client)
+            a_day = accepted_in_a_day(client, seen.now)
         except redis.RedisError as error:
             yield Finding("redis", "bad", f"cannot be asked: {explain(error)}")
             return
         for problem in status.problems_of(seen, settings):
             yield Finding(problem.alert, "bad", f"{problem.text}: {problem.cure}")
         yield _clock(seen)
-        yield from memory_for_the_rate(seen, settings.keep)
+        yield from memory_for_the_rate(seen, settings.keep, a_day)
 
 
 def _clock(seen: Survey) -> Finding:
@@ -134,24 +135,28 @@ def _clock(seen: Survey) -> Finding:
     return Finding("clock", "bad", text)
 
 
-def memory_for_the_rate(seen: Survey, keep: int) -> Iterator[Finding]:
+def accepted_in_a_day(client: redis.Redis, now: float) -> int:
+    """Return how many events were accepted in the last 24 hours, by the clock of the inbox.
+
+    Counts of a process would not tell it: one that has just begun works off what waited.
+    """
+    hour = int(now) // keys.HOUR
+    with client.pipeline(transaction=False) as pipe:
+        for each in range(hour - 23, hour + 1):
+            pipe.llen(f"{keys.LOG}{each}")
+        return sum(map(int, pipe.execute()))
+
+
+def memory_for_the_rate(seen: Survey, keep: int, a_day: int) -> Iterator[Finding]:
     """Compare what events take until they are forgotten with the memory there is.
 
-    `keep`: seconds that a done event is kept.
+    `keep`: seconds that a done event is kept. `a_day`: events that are accepted in a day.
     """
-    a_day = sum(
-        each.process.counts.get(name, 0) / max(1.0, seen.now - each.process.started / 1000) * 86_400
-        for each in seen.alive("worker")
-        for name in each.process.counts
-        if name.startswith("settled|done")
-    )
-    if not seen.memory_limit or a_day < 1:
+    if not seen.memory_limit or not a_day:
         return
     needed = a_day * keep / 86_400 * DONE_EVENT
     room = seen.memory_limit * MEMORY_LIMIT
-    text = (
-        f"{a_day:.0f} events a day take {needed / 2**20:.0f} MB in the end, of {room / 2**20:.0f}"
-    )
+    text = f"{a_day} events a day take {needed / 2**20:.0f} MB in the end, of {room / 2**20:.0f}"
     if needed > room:
         text += ": give Redis more memory (maxmemory) before it is full"
     yield Finding("memory for the rate", "bad" if needed > room else "good", text)

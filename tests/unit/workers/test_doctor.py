@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from service.inbox.inbox import MEMORY_LIMIT
-from service.processes import Process, Seen
 from tests.scaling_page import bytes_of
 from tests.unit.service.test_status import WELL
 from workers.doctor import DONE_EVENT, memory_for_the_rate
@@ -20,12 +19,9 @@ DAY = 86_400
 )
 def test_events_have_to_fit_for_as_long_as_they_are_kept(days: int, fits: bool) -> None:
     a_day = 1000
-    counts = {"settled|done|verified": float(a_day), "settled|dead|": 10.0**9}
-    started = round((WELL.now - DAY) * 1000)
-    worker = Seen("w", 1, Process(role="worker", pid=1, started=started, counts=counts))
     limit = round(40 * a_day * DONE_EVENT / MEMORY_LIMIT)
-    seen = replace(WELL, running=[worker], memory_limit=limit)
-    (finding,) = memory_for_the_rate(seen, days * DAY)
+    seen = replace(WELL, memory_limit=limit)
+    (finding,) = memory_for_the_rate(seen, days * DAY, a_day)
     assert (finding.state == "good") == fits
     assert "1000 events a day" in finding.text
 
