@@ -55,6 +55,10 @@ GAUGES: dict[str, tuple[str, Labels]] = {
     "oldest_event_seconds": ("Age of the oldest event that is not settled.", ()),
     "processes": ("Processes that live, by their own sign of life.", ("role",)),
     "worker_slots": ("Events that the living workers work on at once, at most.", ()),
+    "workers_lacking_handlers": (
+        "Living workers without a handler that another one runs, once both are ten minutes old.",
+        (),
+    ),
     "paused": ("1 while no event is claimed, and why.", ("reason",)),
     "reconciled_seconds": (
         "Seconds since reconciliation last had a whole pass, by account (own: one's own).",
@@ -228,6 +232,7 @@ def _values(found: Survey, secrets: Labels) -> dict[str, dict[Labels, float]]:
         "oldest_event_seconds": {(): found.oldest},
         "processes": {(role,): len(found.alive(role)) for role in ("web", "worker", "periodic")},
         "worker_slots": {(): found.slots},
+        "workers_lacking_handlers": {(): len(found.lacking)},
         "paused": {(reason,): int(bool(found.paused))},
         "reconciled_seconds": {(name or "own",): age for name, age in found.through.items()},
         "reconcile_failed": {

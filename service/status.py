@@ -210,6 +210,13 @@ def _of_processes(seen: Survey) -> Iterator[Problem]:
     if not seen.alive("worker"):
         text = f"no worker lives: {waits if seen.pending else 'no event will be processed'}"
         yield Problem("NoWorker", text, "start one: python -m workers")
+    for each, names in seen.lacking[:SHOWN]:
+        where = f"the worker {each.process.pid} of {each.process.host}"
+        text = f"{where} has no {', '.join(names)}, as others have: its events end without"
+        cure = (
+            "give all workers the same image and HANDLERS; then docs/operations.md#handlersdiffer"
+        )
+        yield Problem("HandlersDiffer", text, cure)
     if not seen.alive("periodic"):
         text = "no periodic process lives: retries are not woken, and nothing is reconciled"
         cure = "start one: python -m workers periodic (or workers without --no-periodic)"

@@ -26,6 +26,9 @@ SAMPLE = 100
 """Records looked at: of those due next, and of those due last, which as a rule are the oldest, as
 waits grow with age."""
 
+TOGETHER = 600.0
+"""Seconds that workers of two releases may run side by side, as in a rolling deploy."""
+
 NOT_LISTED, BUSY = "not listed", "for their session"
 
 KINDS = (
@@ -96,6 +99,21 @@ class Survey:
     def alive(self, role: processes.Role) -> list[Seen]:
         """Return the processes of a role that live."""
         return [each for each in self.running if each.process.role == role and each.alive]
+
+    @property
+    def lacking(self) -> list[tuple[Seen, list[str]]]:
+        """Workers without a handler that another one runs, and which; not while it is a deploy.
+
+        Such a worker settles events as done for which that handler never ran.
+        """
+        old = [
+            each
+            for each in self.alive("worker")
+            if self.now - each.process.started / 1000 > TOGETHER
+        ]
+        every = {name for each in old for name in each.process.handlers}
+        found = [(each, sorted(every.difference(each.process.handlers))) for each in old]
+        return [(each, names) for each, names in found if names]
 
     @property
     def slots(self) -> int:

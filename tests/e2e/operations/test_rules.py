@@ -22,6 +22,7 @@ WELL = {
     f"identity_webhooks_inbox_limit{{{WEB}}}": "100x60",
     f'identity_webhooks_processes{{role="worker",{WEB}}}': "1x60",
     f'identity_webhooks_processes{{role="periodic",{WEB}}}': "1x60",
+    f"identity_webhooks_workers_lacking_handlers{{{WEB}}}": "0x60",
     f'identity_webhooks_paused{{reason="",{WEB}}}': "0x60",
     f"identity_webhooks_overdue_seconds{{{WEB}}}": "0x60",
     f"identity_webhooks_oldest_event_seconds{{{WEB}}}": "1x60",
@@ -73,6 +74,7 @@ DRILLS: dict[str, list[tuple[str, list[str]]]] = {
     "WrongPath": [counter("web_unknown_paths", 'method="POST"')],
     "NoWorker": [gauge("processes", "1x8 0x52", 'role="worker"')],
     "NoPeriodic": [gauge("processes", "1x8 0x52", 'role="periodic"')],
+    "HandlersDiffer": [gauge("workers_lacking_handlers", "0x8 1x52")],
     "Paused": [gauge("paused", "_x8 1x52", 'reason="stripe: key 401"')],
     "Behind": [gauge("overdue_seconds", "0x8 0+15x52")],
     "StripeRefusesKey": [

@@ -51,6 +51,17 @@ STATES: list[tuple[str, dict[str, Any], str]] = [
         {"running": [process("worker", ended=True), process("periodic")]},
         "no worker lives",
     ),
+    (
+        "HandlersDiffer",
+        {
+            "running": [
+                process("worker", handlers=("a.b", "c.d"), host="one"),
+                process("worker", handlers=("a.b",), host="two"),
+                process("periodic"),
+            ]
+        },
+        "of two has no c.d, as others have",
+    ),
     ("NoPeriodic", {"running": [process("worker", slots=1)]}, "no periodic process lives"),
     ("StripeRefusesKey", {"paused": ("stripe: key 401", 50.0)}, "no event is claimed for 50 s"),
     ("StripeRefusesKey", {"paused": ("stripe: thin event: key 401", 50.0)}, "key 401"),
@@ -100,6 +111,17 @@ def test_each_state_has_its_problem_and_no_other(alert, changed, said) -> None:
     assert problem.alert == alert
     assert said in problem.text
     assert problem.cure
+
+
+@pytest.mark.parametrize("old", [0, 1])
+def test_in_a_rolling_deploy_handlers_may_differ(old: int) -> None:
+    begun = [round((WELL.now - 500) * 1000)] * 2
+    begun[old] = 1
+    both = [
+        Seen(str(at), 1, Process(role="worker", pid=1, started=at, handlers=names))
+        for at, names in zip(begun, [("a.b",), ("a.b", "c.d")], strict=True)
+    ]
+    assert problems(running=[*both, process("periodic")]) == []
 
 
 @pytest.mark.parametrize(
