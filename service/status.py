@@ -51,6 +51,9 @@ _MALFORMED = "refusals|malformed_header"
 # stripe: key 401; acme.grant: stripe: sensitive: forbidden 403
 _FAILURE = re.compile(r"\bstripe: (?:[a-z ]+: )?([a-z]+)\b")
 
+_NOT_SHOWN = frozenset({"missing", "account"})
+"""The failures of Stripe that mean that it answers, and does not show us the session."""
+
 _CURES_OF_WAITS = {
     "StripeRefusesKey": "python -m workers doctor says what each key may read",
     "StripeFails": "look its request_ids (`event_released` in the log) up in Stripe's Dashboard",
@@ -58,6 +61,7 @@ _CURES_OF_WAITS = {
     "Paused": "python -m service events list --state pending --reason 'account paused' names the"
     " account; events resume --account ends the pause",
     "EventsWait": "look for `event_released` in the worker's log",
+    "not shown": "is STRIPE_API_KEY of the account and of the mode that send the events?",
 }
 
 
@@ -229,6 +233,8 @@ def _cure_of_pause(why: str) -> str:
         return "STRIPE_API_KEY is refused: put a valid one in its place, and restart the workers"
     if failure == "limited":
         return "Stripe limits our rate: lower STRIPE_API_RATE; it goes on by itself"
+    if why.startswith("by "):
+        return "python -m service events resume ends it at once; else it passes by itself"
     return "it goes on by itself"
 
 
@@ -309,7 +315,8 @@ def _of_waits(seen: Survey) -> Iterator[Problem]:
         text = (
             f"{seen.waiting} events wait, the oldest is {in_time(seen.oldest)} old; {count}: {why}"
         )
-        yield Problem(alert, text, _CURES_OF_WAITS[alert])
+        cause = "not shown" if _failure_of(why) in _NOT_SHOWN else alert
+        yield Problem(alert, text, _CURES_OF_WAITS[cause])
 
 
 def _failure_of(why: str) -> str:
@@ -322,11 +329,11 @@ def _alert_of_wait(why: str) -> str:
     failure = _failure_of(why)
     if failure in {"key", "forbidden"}:
         return "StripeRefusesKey"
-    if failure:
+    if failure and failure not in _NOT_SHOWN:
         return "StripeFails"
     if why.startswith("account paused"):
         return "Paused"
-    return "HandlerFails" if ": " in why else "EventsWait"
+    return "HandlerFails" if ": " in why and not failure else "EventsWait"
 
 
 def _of_reconciliation(seen: Survey) -> Iterator[Problem]:

@@ -82,6 +82,8 @@ STATES: list[tuple[str, dict[str, Any], str]] = [
     ("StripeFails", {"waits": {"stripe: broken 500": 2}}, "2: stripe: broken 500"),
     ("StripeRefusesKey", {"waits": {"a.b: stripe: sensitive: forbidden 403": 1}}, "forbidden"),
     ("EventsWait", {"waits": {"worker stopped": 2}}, "worker stopped"),
+    ("EventsWait", {"waits": {"stripe: missing 404 resource_missing": 2}}, "missing 404"),
+    ("EventsWait", {"waits": {"a.b: stripe: sensitive: account 403": 2}}, "account 403"),
     ("Paused", {"waits": {"account paused: by ann": 2}}, "2: account paused: by ann"),
     ("StripeFails", {"waits": {"account paused: stripe: limited 429": 2}}, "limited 429"),
     (
@@ -111,6 +113,13 @@ def test_each_state_has_its_problem_and_no_other(alert, changed, said) -> None:
     assert problem.alert == alert
     assert said in problem.text
     assert problem.cure
+
+
+def test_what_ends_a_wait_is_said() -> None:
+    (paused,) = problems(paused=("by ann", 50.0))
+    assert "events resume" in paused.cure
+    (missing,) = problems(waits={"stripe: missing 404 resource_missing": 2})
+    assert "STRIPE_API_KEY" in missing.cure
 
 
 @pytest.mark.parametrize("old", [0, 1])
