@@ -5,8 +5,10 @@ Otherwise a mistyped id would be looked up, not found, and reported as nothing t
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import click
 
@@ -40,6 +42,23 @@ PERSON = Id("person", r"[\w.-]{1,32}", "ann")
 HANDLER = Id("handler", r"[^\s|]+\.[^\s|.]+", "audit.log_event")
 
 
+class Rate(click.FloatRange):
+    """Events a second. `nan` is within every range, and would be no limit."""
+
+    def __init__(self) -> None:
+        """Take ten seconds for an event, or less."""
+        super().__init__(0.1)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        rate: float = super().convert(value, param, ctx)
+        if not math.isfinite(rate):
+            self.fail(f"{value!r} is no number of events", param, ctx)
+        return rate
+
+
 class Moment(click.ParamType):  # type: ignore[type-arg]  # as above
     """A moment in UTC: `2026-11-26`, `2026-11-26T04:05`, or so long ago: `90m`, `2h`, `3d`."""
 
@@ -62,4 +81,4 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # as above
         return moment.replace(tzinfo=moment.tzinfo or UTC)
 
 
-MOMENT = Moment()
+MOMENT, RATE = Moment(), Rate()

@@ -14,7 +14,16 @@ import click
 import redis
 
 from service import connection, logs, repair
-from service.arguments import ACCOUNT, EVENT, EVENT_OR_SESSION, HANDLER, MOMENT, PERSON, REASON
+from service.arguments import (
+    ACCOUNT,
+    EVENT,
+    EVENT_OR_SESSION,
+    HANDLER,
+    MOMENT,
+    PERSON,
+    RATE,
+    REASON,
+)
 from service.arguments import SESSION as SESSION_ID
 from service.description import describe, in_text, next_run, timeline
 from service.inbox import Filter, Inbox, Record
@@ -103,7 +112,7 @@ def acting(command: F) -> F:
     for option in (
         as_json_option,
         as_option,
-        click.option("--rate", type=click.FloatRange(0.1), help="Events a second. Default: all."),
+        click.option("--rate", type=RATE, help="Events a second. Default: all."),
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
     ):
         command = option(command)

@@ -243,6 +243,10 @@ def reconcile(  # noqa: PLR0913 (one for each option)
         raise click.UsageError("--as-done needs --since (when the backup was made) or --deep")
     if until and not as_done:
         raise click.UsageError("--until goes with --as-done")
+    if since and since.replace(tzinfo=UTC) > datetime.now(UTC):
+        raise click.UsageError("--since is still to come (it is UTC): no event could match")
+    if since and until and since >= until:
+        raise click.UsageError("--until is not after --since: no event could match")
 
     def run() -> int:
         settings = Settings.load("worker")

@@ -625,6 +625,8 @@ class TestWrongUse:
             ("list --since 2h --until 3h", "--until is not after --since", 2),
             ("discard --since 2h --until 3h", "--until is not after --since", 2),
             ("replay --dead --rate 0", "0.0 is not in the range", 2),
+            ("replay --dead --rate nan", "'nan' is no number of events", 2),
+            ("replay --dead --rate inf", "'inf' is no number of events", 2),
             ("pause --minutes 0", "0 is not in the range", 2),
         ],
     )

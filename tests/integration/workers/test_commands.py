@@ -117,9 +117,14 @@ class TestStripe:
             (("sessions", "list", "--status", "lost"), "'lost' is not one of"),
             (("reports", "list", "--since", "yesterday"), "'yesterday' does not match the formats"),
             (("sessions", "retrieve"), "Missing argument 'SESSION'"),
+            (("reconcile", "--since", "9999-12-31"), "--since is still to come"),
+            (
+                ("reconcile", "--as-done", "--since", "2025-11-02", "--until", "2025-11-01"),
+                "--until is not after --since",
+            ),
             (("endpoint", "create", "https://[x/webhooks/stripe"), "is no URL: Invalid IPv6"),
         ],
-        ids=["metadata", "limit", "status", "since", "nothing", "url"],
+        ids=["metadata", "limit", "status", "since", "nothing", "future", "order", "url"],
     )
     def test_wrong_usage(self, arguments, words) -> None:
         done = CliRunner().invoke(workers_main, arguments)
