@@ -98,7 +98,8 @@ class Status:
         died: what dead events died of: `<handler>: <cause>` -> how many, the most frequent first.
         reconciled: seconds since the last whole pass, by account (`own`: one's own).
         memory, memory_limit: bytes of Redis; a limit of 0 is none.
-        secrets: seconds since a delivery was last signed with each signing secret.
+        secrets: seconds since a delivery was last signed with each signing secret of the settings,
+            None for never; without any in the settings, of those that were used.
     """
 
     problems: list[Problem]
@@ -119,7 +120,7 @@ class Status:
     reconciled: Mapping[str, float] = field(default_factory=dict)
     memory: int | None = None
     memory_limit: int | None = None
-    secrets: Mapping[str, float] = field(default_factory=dict)
+    secrets: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def is_well(self) -> bool:
@@ -139,6 +140,10 @@ def take(client: redis.Redis, settings: Settings) -> Status:
     problems = [*_of_redis(faults), *problems_of(seen, settings)]
     accepted = [seen.seen[each] for each in ("deliveries|new",) if each in seen.seen]
     prefix = "verified_with|"
+    names = [each.name for each in settings.stripe_webhook_secret]
+    used = {
+        name.removeprefix(prefix): age for name, age in seen.seen.items() if name.startswith(prefix)
+    }
     return Status(
         problems=problems,
         accepting=not faults and seen.pending < (settings.inbox_limit or seen.room),
@@ -158,11 +163,7 @@ def take(client: redis.Redis, settings: Settings) -> Status:
         reconciled={account or "own": age for account, age in seen.through.items()},
         memory=seen.memory,
         memory_limit=seen.memory_limit,
-        secrets={
-            name.removeprefix(prefix): age
-            for name, age in seen.seen.items()
-            if name.startswith(prefix)
-        },
+        secrets={name: used.get(name) for name in names or used},
     )
 
 
@@ -397,8 +398,10 @@ def in_words(status: Status) -> str:
     if status.memory is not None:
         limit = f"{status.memory_limit >> 20} MB" if status.memory_limit else "no limit"
         lines.append(f"memory       {status.memory >> 20} MB of {limit}")
-    used = ", ".join(f"{name} {in_time(age)} ago" for name, age in _first_ages(status.secrets))
-    lines.append(f"secrets      {used or 'none was used yet'}")
+    ages = {name: age for name, age in status.secrets.items() if age is not None}
+    used = [f"{name} {in_time(age)} ago" for name, age in _first_ages(ages)]
+    used += [f"{name} never" for name, age in status.secrets.items() if age is None][:SHOWN]
+    lines.append(f"secrets      {', '.join(used) or 'none was used yet'}")
     return "\n".join(lines)
 
 

@@ -182,4 +182,6 @@ def test_a_screen_shows_every_problem_first_and_then_the_rest() -> None:
         each.alert for each in found
     ]
     assert "3 x a.b: failed" in in_words(status)
+    told = in_words(replace(status, secrets={"old": 5.0, "new": None}))
+    assert "secrets      old 5 s ago, new never" in told
     assert in_words(Status([], accepting=True, pending=0)).startswith("well\n")
