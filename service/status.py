@@ -38,6 +38,9 @@ MEMORY_NEAR, INBOX_NEAR = 0.75, 0.8
 """The shares of Redis' memory and of the inbox's limit above which a person has to look, as in the
 alerts: before deliveries are refused."""
 
+WAITS_LONG = 3600.0
+"""Seconds after which an event that is not settled is a problem of its own, as in the alert."""
+
 LATELY = 900.0
 """Seconds for which a refused delivery counts as news, as in the alerts. What anybody may
 send does so only while nothing was accepted since."""
@@ -312,6 +315,10 @@ def _of_waits(seen: Survey) -> Iterator[Problem]:
         if why != BUSY:
             alert = _alert_of_wait(why)
             kinds[alert] = max(kinds.get(alert, (0, "")), (count, why))
+    if not kinds and seen.oldest > WAITS_LONG:
+        why = f"{seen.waits[BUSY]}: {BUSY}" if seen.waits.get(BUSY) else "no reason is noted"
+        text = f"the oldest of {seen.pending} events is {in_time(seen.oldest)} old; {why}"
+        yield Problem("EventsWait", text, "python -m service events list --state pending")
     for alert, (count, why) in kinds.items():
         text = (
             f"{seen.waiting} events wait, the oldest is {in_time(seen.oldest)} old; {count}: {why}"

@@ -12,7 +12,7 @@ from service.processes import Process, Seen
 from service.settings import Settings
 from service.signature import Secret
 from service.status import Problem, Status, in_words, problems_of
-from service.survey import NOT_LISTED, Reconciled, Survey
+from service.survey import BUSY, NOT_LISTED, Reconciled, Survey
 
 SETTINGS = Settings(inbox_limit=100)
 
@@ -82,6 +82,8 @@ STATES: list[tuple[str, dict[str, Any], str]] = [
     ("StripeFails", {"waits": {"stripe: broken 500": 2}}, "2: stripe: broken 500"),
     ("StripeRefusesKey", {"waits": {"a.b: stripe: sensitive: forbidden 403": 1}}, "forbidden"),
     ("EventsWait", {"waits": {"worker stopped": 2}}, "worker stopped"),
+    ("EventsWait", {"oldest": 3601.0}, "the oldest of 3 events is 60 min old; no reason is noted"),
+    ("EventsWait", {"oldest": 3601.0, "waits": {BUSY: 2}}, "2: for their session"),
     ("EventsWait", {"waits": {"stripe: missing 404 resource_missing": 2}}, "missing 404"),
     ("EventsWait", {"waits": {"a.b: stripe: sensitive: account 403": 2}}, "account 403"),
     ("Paused", {"waits": {"account paused: by ann": 2}}, "2: account paused: by ann"),
@@ -99,7 +101,7 @@ STATES: list[tuple[str, dict[str, Any], str]] = [
 
 def problems(**changed: Any) -> list[Problem]:
     if "waits" in changed:
-        changed["oldest"] = 3600.0
+        changed.setdefault("oldest", 3600.0)
     return list(problems_of(replace(WELL, **changed), SETTINGS))
 
 
