@@ -71,7 +71,18 @@ KEYS = frozenset(
         # how long and how much
         *("delay_s", "age_s", "took_ms", "stages_ms", "size", "limit"),
         # which process
-        *("pid", "worker", "signal", "exit_code", "address", "version", "role", "path", "method"),
+        *(
+            "pid",
+            "worker",
+            "signal",
+            "exit_code",
+            "address",
+            "redis",
+            "version",
+            "role",
+            "path",
+            "method",
+        ),
         # made by the pipeline itself
         *("event", "level", "timestamp", "logger", "dropped"),
     ]

@@ -73,6 +73,12 @@ def parse(url: str) -> dict[str, Any]:
     return made | _files(options, parts.scheme)
 
 
+def place(url: str) -> str:
+    """Return which Redis and database an address leads to, without who asks there."""
+    made = parse(url)
+    return f"{made.get('path') or '{host}:{port}'.format(**made)}/{made['db']}"
+
+
 def _socket(parts: SplitResult) -> str:
     if parts.hostname or parts.port:
         raise ValueError("has a host before the path of the socket: unix:///path/to/socket")

@@ -293,7 +293,8 @@ def _of_events(seen: Survey) -> Iterator[Problem]:
         else:
             asked += f" --reason {shlex.quote(cause)}" if cause else ""
             cure = (
-                f"python -m service events list --state dead{asked}; mend it, then: events replay"
+                f"python -m service events list --state dead{asked}; mend it,"
+                f" then: python -m service events replay --state dead{asked}"
             )
         yield Problem("DeadEvents", f"{count} dead: {_in_words(handler, cause)}", cure)
     if rest := deaths[SHOWN:]:

@@ -22,7 +22,7 @@ import click
 from identity_webhooks.event import KINDS
 from identity_webhooks.handlers import MARKS
 from service import connection, logs, process
-from service.arguments import ACCOUNT, HANDLER, PERSON, SESSION
+from service.arguments import ACCOUNT, HANDLER, MOMENT, PERSON, SESSION
 from service.findings import INBOX_IS_FULL, MEMORY_IS_SHORT
 from service.inbox import Inbox
 from service.repair import Repair, operator
@@ -196,7 +196,7 @@ def run_handler(session: str, name: str, dry_run: bool, account: str | None, as_
 
 
 @main.command()
-@click.option("--since", type=click.DateTime(), help="Made at or after (UTC). Default: 3 days ago.")
+@click.option("--since", type=MOMENT, help="Made since: 2h, 3d, or a moment in UTC. Default: 3d.")
 @click.option("--deep", is_flag=True, help="All that Stripe still lists: 30 days.")
 @click.option("--dry-run", is_flag=True, help="Print what was missed, and accept nothing.")
 @click.option(
@@ -204,7 +204,7 @@ def run_handler(session: str, name: str, dry_run: bool, account: str | None, as_
     is_flag=True,
     help="Accept it as done, and run no handler for it. Needs --since or --deep.",
 )
-@click.option("--until", type=click.DateTime(), help="With --as-done: made before this (UTC).")
+@click.option("--until", type=MOMENT, help="With --as-done: made before this.")
 @click.option("--as", "by", type=PERSON, help="Who asks for it. Default: the user of this process.")
 @click.option(
     "--account", type=ACCOUNT, metavar="ACCT", help="Only this connected account: acct_..."
@@ -243,7 +243,7 @@ def reconcile(  # noqa: PLR0913 (one for each option)
         raise click.UsageError("--as-done needs --since (when the backup was made) or --deep")
     if until and not as_done:
         raise click.UsageError("--until goes with --as-done")
-    if since and since.replace(tzinfo=UTC) > datetime.now(UTC):
+    if since and since > datetime.now(UTC):
         raise click.UsageError("--since is still to come (it is UTC): no event could match")
     if since and until and since >= until:
         raise click.UsageError("--until is not after --since: no event could match")
@@ -256,11 +256,9 @@ def reconcile(  # noqa: PLR0913 (one for each option)
             client, limit=settings.inbox_limit, api_rate=settings.api_rate, keep=settings.keep
         )
         back = reconciling.HORIZON - 60 if deep else reconciling.WIDE
-        start = int(since.replace(tzinfo=UTC).timestamp()) if since else inbox.now() - back
+        start = int(since.timestamp()) if since else inbox.now() - back
         by_whom = (by or operator()) if as_done else ""
-        how = reconciling.Taking(
-            dry_run, by_whom, until.replace(tzinfo=UTC).timestamp() if until else math.inf
-        )
+        how = reconciling.Taking(dry_run, by_whom, until.timestamp() if until else math.inf)
         if as_done and not dry_run:
             on = {"since": start, "until": until and until.isoformat(), "account": account}
             Repair(client, inbox, by_whom).note("as-done", 0, on)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from service.arguments import ACCOUNT, REPORT, SESSION
+from service.arguments import ACCOUNT, MOMENT, REPORT, SESSION
 from service.settings import Settings
 from workers.exits import refuse_or
 from workers.failures import StripeFailure
@@ -74,8 +73,8 @@ def _in_pages(command: Any) -> Any:
         _LIMIT,
         _option("--after", "starting_after", metavar="ID", help="The page behind this one."),
         _option("--before", "ending_before", metavar="ID", help="The page before this one."),
-        _option("--since", "since", type=click.DateTime(), help="Created at or after (UTC)."),
-        _option("--until", "until", type=click.DateTime(), help="Created before (UTC)."),
+        _option("--since", "since", type=MOMENT, help="Created since: 2h, 3d, or a moment in UTC."),
+        _option("--until", "until", type=MOMENT, help="Created before: the same."),
         _EXPAND,
         _ACCOUNT,
     ):
@@ -222,7 +221,7 @@ def parameters(given: dict[str, Any]) -> Any:
     since, until = given.pop("since", None), given.pop("until", None)
     params = {name: value for name, value in given.items() if value not in (None, (), {})}
     created = {"gte": since, "lt": until}
-    if times := {name: _seconds(moment) for name, moment in created.items() if moment}:
+    if times := {name: int(at.timestamp()) for name, at in created.items() if at}:
         params["created"] = times
     if "expand" in params:
         params["expand"] = [
@@ -231,7 +230,3 @@ def parameters(given: dict[str, Any]) -> Any:
             for field in params["expand"]
         ]
     return params
-
-
-def _seconds(moment: datetime) -> int:
-    return int(moment.replace(tzinfo=UTC).timestamp())

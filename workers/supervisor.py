@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import redis
 
 from identity_webhooks.handlers import MARKS
-from service import logs, process
+from service import logs, process, redis_url
 from service.settings import Settings
 from workers import beat, plugins
 from workers.hooks import Hooks
@@ -75,7 +75,8 @@ def work(settings: Settings, *, periodic: bool = True) -> int:
     children = [_Child("worker", lambda: _run_events(settings, router, stop, in_hand), in_hand)]
     if periodic:
         children.append(_Child("periodic", lambda: sweep_until(stop, settings), InHand(0)))
-    log.info("worker_started", count=len(router.handlers), pid=os.getpid())
+    where = redis_url.place(settings.redis_url.get_secret_value())
+    log.info("worker_started", count=len(router.handlers), redis=where, pid=os.getpid())
     while not stop.requested:
         beat.beat()
         for child in children:

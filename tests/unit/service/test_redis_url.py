@@ -18,7 +18,7 @@ from redis.connection import (
     parse_url,
 )
 
-from service.redis_url import OPTIONS, parse
+from service.redis_url import OPTIONS, parse, place
 from tests.conftest import CANARY
 
 TCP = {"connection_class": Connection, "host": "h", "port": 6379, "db": 0}
@@ -118,6 +118,18 @@ REFUSED = {
 @pytest.mark.parametrize("url", ACCEPTED)
 def test_what_is_used(url: str) -> None:
     assert parse(url) == ACCEPTED[url]
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        (f"redis://{CANARY}:{CANARY}@h:7000/3", "h:7000/3"),
+        (f"rediss://:{CANARY}@h", "h:6379/0"),
+        ("unix:///run/redis.sock?db=2", "/run/redis.sock/2"),
+    ],
+)
+def test_the_place_says_which_redis_and_database_and_not_who_asks(url: str, where: str) -> None:
+    assert place(url) == where
 
 
 @pytest.mark.parametrize("url", REFUSED)
