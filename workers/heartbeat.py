@@ -52,6 +52,7 @@ class Heartbeat:
         self._in_hand = in_hand
         self._watched: dict[str, _Watched] = {}
         self._lock = threading.Lock()
+        self._begun = threading.Condition(self._lock)
         self._started = False
 
     def begin(self, claim: Claim) -> None:
@@ -59,6 +60,7 @@ class Heartbeat:
         self._in_hand.note(claim.event.key, claim.token)
         with self._lock:
             self._watched[claim.event.key] = _Watched(claim)
+            self._begun.notify()
             if not self._started:
                 threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
                 self._started = True
@@ -94,7 +96,8 @@ class Heartbeat:
         logs.is_ours()
         while True:
             time.sleep(TICK)
-            with self._lock:
+            with self._begun:
+                self._begun.wait_for(lambda: self._watched)
                 watched = list(self._watched.values())
             now = time.monotonic()
             for each in watched:
@@ -102,7 +105,7 @@ class Heartbeat:
                     self._renew(each)
                 if each.handler is not None and now > each.deadline:
                     self._end_hung(each)
-            if self._stop.overdue and watched:
+            if self._stop.overdue:
                 self._leave("grace_period_over")
 
     def _renew(self, watched: _Watched) -> None:

@@ -5,6 +5,7 @@ into the worker's child, and signal handlers, which the worker has of its own.
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 from workers.import_faults import at
@@ -55,13 +56,13 @@ class Held:
 
     def __init__(self) -> None:
         self._signals = Signals()
-        self._threads = set(sys._current_frames())
+        self._threads = set(_frames())
         self._open = set(_open())
 
     def added(self) -> list[str]:
         """Return what has been started and opened since, and is still there, as faults."""
         # Also those that were started without `threading`; not those of C code.
-        threads = set(sys._current_frames()) - self._threads
+        threads = set(_frames()) - self._threads
         names = {thread.ident: repr(thread.name) for thread in threading.enumerate()}
         found = [
             (f"starts the thread {names.get(ident, 'without a name')}", _running(ident))
@@ -82,9 +83,25 @@ class Held:
         ]
 
 
+def _frames() -> dict[int, FrameType]:
+    """Return what each thread runs.
+
+    Before Python 3.11.9 a collection of garbage within the call may stop the process for ever:
+    another thread may start then, and wait for the lock that the call holds
+    (https://github.com/python/cpython/issues/106883).
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _running(ident: int) -> str:
     """Return where the function is that a thread runs, in brackets; of C code nothing."""
-    frame, found = sys._current_frames().get(ident), None
+    frame, found = _frames().get(ident), None
     while frame:
         if frame.f_code.co_filename != threading.__file__:
             found = frame.f_code
