@@ -6,12 +6,13 @@ Lists are cut where they would take long: a page reads about a thousand records,
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import click
 import redis
@@ -39,6 +40,10 @@ OF_A_SESSION = 200
 
 DAYS = 30
 """Days of the outcomes."""
+
+LOOK_KEPT = 1.0
+"""Seconds for which the overview shows one look at Redis, unless somebody had something done.
+A look takes the interpreter from deliveries."""
 
 OFFERED: dict[str, tuple[Action, ...]] = {
     "dead": ("replay", "discard"),
@@ -136,22 +141,38 @@ def read_filter(given: Mapping[str, str]) -> Asked:
     return asked
 
 
+class _Look(NamedTuple):
+    """What one look at Redis found, what people had done by then, and when that was."""
+
+    status: status.Status
+    hours: list[tuple[datetime, int, int]]
+    done: tuple[Any, ...]
+    at: float
+
+
 class Pages:
     """The pages. Every method may raise `redis.RedisError`."""
 
     def __init__(self, settings: Settings, client: redis.Redis, inbox: Inbox) -> None:
         self._settings, self._redis, self._inbox = settings, client, inbox
         self._bulks = Bulks(client, inbox)
+        self._look: _Look | None = None
 
     def overview(self) -> str:
         """Show what `python -m service status` says, the last day, and what people had done."""
+        acts, bulks, paused = repair.audit(self._redis, 8), self._bulks.last(), self._inbox.paused()
+        done = (acts, bulks, paused)
+        look = self._look
+        if look is None or look.done != done or time.monotonic() > look.at + LOOK_KEPT:
+            found = status.take(self._redis, self._settings)
+            look = self._look = _Look(found, self._last_day(), done, time.monotonic())
         return render_template(
             "console/overview.html",
-            status=status.take(self._redis, self._settings),
-            hours=self._last_day(),
-            acts=repair.audit(self._redis, 8),
-            bulks=self._bulks.last(),
-            paused=self._inbox.paused(),
+            status=look.status,
+            hours=look.hours,
+            acts=acts,
+            bulks=bulks,
+            paused=paused,
         )
 
     def _last_day(self) -> list[tuple[datetime, int, int]]:

@@ -141,7 +141,8 @@ def _write(took: dict[str, float], alone: float, beside: float) -> None:
         "|---|---:|",
         *(f"| {name} | {ms:.0f} |" for name, ms in took.items()),
         "",
-        f"The overview was loaded {LOADED} times a second beside {contest.CONNECTIONS} connections"
+        "Each process keeps its look at Redis for a second, and renders every page."
+        f" The overview was loaded {LOADED} times a second beside {contest.CONNECTIONS} connections"
         f" that deliver as fast as they are answered, on {contest.PROCESSES} web processes. The p99"
         f" of deliveries was {alone:.1f} ms without and {beside:.1f} ms with it"
         f" ({beside / alone:.2f} times; medians of {ROUNDS} rounds of {SECONDS:.0f} s, in turn).",

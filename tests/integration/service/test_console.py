@@ -333,6 +333,34 @@ class TestForms:
 
 
 class TestPages:
+    def test_an_overview_is_kept_for_a_moment_but_not_when_somebody_acts(
+        self, app, inbox, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(pages, "LOOK_KEPT", 3600.0)
+        ann, bob = Browser(app()), Browser(app())  # of two web processes
+        ann.log_in()
+        bob.log_in()
+
+        def shown() -> list[str]:
+            found = [
+                re.search(r'id="to-pending"[^>]*>(\d+)<', each.get("/").text) for each in (ann, bob)
+            ]
+            return [each[1] for each in found]
+
+        assert shown() == ["0", "0"]
+        accept(inbox, "1")
+        assert shown() == ["0", "0"]
+        ann.post("/pause", on="/", do="pause")
+        assert shown() == ["1", "1"]
+        for each in (ann, bob):
+            assert "no event is claimed" in each.get("/").text
+        ann.post("/pause", on="/", do="resume")
+        for each in (ann, bob):
+            assert "no event is claimed" not in each.get("/").text
+        accept(inbox, "2")
+        monkeypatch.setattr(pages, "LOOK_KEPT", 0.0)
+        assert shown() == ["2", "2"]
+
     def test_events_are_found_as_by_the_command(self, ann, inbox) -> None:
         die(inbox, accept(inbox, "dead"))
         end(inbox, accept(inbox, "done", session="vs_2"), "needs_input", "document_expired")
