@@ -3,6 +3,7 @@
 The settings and their limits: https://docs.gunicorn.org/en/stable/settings.html.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -36,3 +37,12 @@ control_socket_disable = True
 _MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes its file there safely (mkstemp)
 if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK):
     worker_tmp_dir = str(_MEMORY)
+
+
+def when_ready(_: object) -> None:
+    """Leave what is loaded by now out of every collection of garbage, before workers are forked.
+
+    They share its memory, and a collection would walk through all of it (docs/design.md).
+    """
+    gc.collect()
+    gc.freeze()

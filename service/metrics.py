@@ -208,15 +208,15 @@ class Metrics:
         series = field_of(name, *labels)
         self._add({series: by}, series if by and name in _REMEMBERED else None)
 
-    def observe(self, name: str, value: float, *labels: str) -> None:
-        """Add a value to a histogram of the table, as `count`."""
+    def observe(self, name: str, value: float, *labels: str, times: int = 1) -> None:
+        """Add a value to a histogram of the table, as `count`, so many times."""
         counted = TABLE[name]
         if len(counted.labels) != len(labels) or not counted.buckets:
             raise ValueError(f"{name} has the labels {counted.labels}")
         place = bisect_left(counted.buckets, value)
         bound = f"{counted.buckets[place]:g}" if place < len(counted.buckets) else "+Inf"
         series = field_of(name, *labels)
-        self._add({f"{series}|{bound}": 1, f"{series}|sum": value}, None)
+        self._add({f"{series}|{bound}": times, f"{series}|sum": times * value}, None)
 
     def counts(self) -> dict[str, float]:
         """Return what this process has counted."""

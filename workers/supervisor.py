@@ -11,6 +11,7 @@ own can end it. There is no fork per event: that costs RQ's own worker 20 to 100
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -75,6 +76,8 @@ def work(settings: Settings, *, periodic: bool = True) -> int:
     children = [_Child("worker", lambda: _run_events(settings, router, stop, in_hand), in_hand)]
     if periodic:
         children.append(_Child("periodic", lambda: sweep_until(stop, settings), InHand(0)))
+    gc.collect()
+    gc.freeze()  # children share what is loaded by now, and need not walk through it for garbage
     where = redis_url.place(settings.redis_url.get_secret_value())
     log.info("worker_started", count=len(router.handlers), redis=where, pid=os.getpid())
     while not stop.requested:

@@ -272,8 +272,8 @@ class _Server:
         assert self._web  # noqa: S101
         receiver = self._web.receiver
         took = self._loop.time() - asked
+        self._web.metrics.observe("accept_seconds", took, times=len(waiting))
         for client, exchange, event, delivery, reply in waiting:
-            self._web.metrics.observe("accept_seconds", took)
             try:
                 answer = receiver.accepted(event, reply.result())
             except redis.RedisError as error:
