@@ -115,7 +115,7 @@ class TestStripe:
             (("sessions", "create", "--metadata", "novalue"), "should be KEY=VALUE"),
             (("sessions", "list", "--limit", "101"), "101 is not in the range 1<=x<=100"),
             (("sessions", "list", "--status", "lost"), "'lost' is not one of"),
-            (("reports", "list", "--since", "yesterday"), "'yesterday' does not match the formats"),
+            (("reports", "list", "--since", "yesterday"), "'yesterday' is no moment, such as 2h"),
             (("sessions", "retrieve"), "Missing argument 'SESSION'"),
             (("reconcile", "--since", "9999-12-31"), "--since is still to come"),
             (
