@@ -143,9 +143,9 @@ def survey(client: redis.Redis) -> Survey:
     first = told["due first"] or []
     looked_at = dict.fromkeys([*(key for key, _ in first), *(told["due last"] or ())])
     # Sent as one piece: the client's pipeline takes twice as long for so many commands.
-    asked = [pack_command("HGET", keys.JOB + text_of(told["head"]), "enqueued_at")]
+    asked = [pack_command("HMGET", keys.JOB + text_of(told["head"]), "enqueued_at")]
     asked += [pack_command("HGETALL", keys.RECORD + text_of(key)) for key in looked_at]
-    enqueued, *records = asking(client)(b"".join(asked), len(asked))
+    job, *records = asking(client)(b"".join(asked), len(asked))
     found = [fields_of(each) for each in records if not isinstance(each, redis.RedisError)]
     found = [each for each in found if each.get("state") == "pending"]
     return Survey(
@@ -154,7 +154,7 @@ def survey(client: redis.Redis) -> Survey:
         pending=told["pending"] or 0,
         queued=told["queued"] or 0,
         dead=told["dead"] or 0,
-        overdue=_overdue(now, enqueued, first),
+        overdue=_overdue(now, job, first),
         oldest=max((now - int(each["accepted"]) / 1000 for each in found), default=0.0),
         waits=_waits(found, now),
         deaths=_deaths(told["deaths"] or {}, told["dead"] or 0),
@@ -210,12 +210,12 @@ def kind_of(cause: str) -> str:
     return next((kind for kind in KINDS if cause.startswith(kind)), "other")
 
 
-def _overdue(now: float, enqueued: Any, first: Iterable[tuple[bytes, float]]) -> float:
+def _overdue(now: float, job: Any, first: Iterable[tuple[bytes, float]]) -> float:
     """Return how long the first in the queue has waited, or what is due and was not woken."""
     waits = [now - due / 1000 for _, due in list(first)[:1]]
-    if isinstance(enqueued, bytes):
+    if isinstance(job, list) and job[0]:
         # As lua/lib.lua writes it (`stamp`): by the clock of the inbox.
-        waits.append(now - datetime.fromisoformat(text_of(enqueued)).timestamp())
+        waits.append(now - datetime.fromisoformat(text_of(job[0])).timestamp())
     return max(0.0, *waits) if waits else 0.0
 
 
