@@ -82,3 +82,12 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # as above
 
 
 MOMENT, RATE = Moment(), Rate()
+
+
+def fault_of_span(since: datetime | None, until: datetime | None) -> str:
+    """Return why nothing could lie in a span of time; an empty text if something could."""
+    if since and since > datetime.now(UTC):
+        return "since is still to come (it is UTC): nothing could match"
+    if since and until and since >= until:
+        return "until is not after since: nothing could match"
+    return ""

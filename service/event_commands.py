@@ -23,6 +23,7 @@ from service.arguments import (
     PERSON,
     RATE,
     REASON,
+    fault_of_span,
 )
 from service.arguments import SESSION as SESSION_ID
 from service.description import describe, in_text, next_run, timeline
@@ -462,8 +463,8 @@ def _chosen(
 
 def _filter_of(given: dict[str, Any], state: Any) -> Filter:
     wanted = Filter(state=state, **{name: given[name] for name in _FILTER})
-    if wanted.since and wanted.until and wanted.since >= wanted.until:
-        raise click.UsageError("--until is not after --since: no event could match")
+    if fault := fault_of_span(wanted.since, wanted.until):
+        raise click.UsageError(fault)
     return wanted
 
 

@@ -14,7 +14,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -22,7 +22,7 @@ import click
 from identity_webhooks.event import KINDS
 from identity_webhooks.handlers import MARKS
 from service import connection, logs, process
-from service.arguments import ACCOUNT, HANDLER, MOMENT, PERSON, SESSION
+from service.arguments import ACCOUNT, HANDLER, MOMENT, PERSON, SESSION, fault_of_span
 from service.findings import INBOX_IS_FULL, MEMORY_IS_SHORT
 from service.inbox import Inbox
 from service.repair import Repair, operator
@@ -243,10 +243,8 @@ def reconcile(  # noqa: PLR0913 (one for each option)
         raise click.UsageError("--as-done needs --since (when the backup was made) or --deep")
     if until and not as_done:
         raise click.UsageError("--until goes with --as-done")
-    if since and since > datetime.now(UTC):
-        raise click.UsageError("--since is still to come (it is UTC): no event could match")
-    if since and until and since >= until:
-        raise click.UsageError("--until is not after --since: no event could match")
+    if fault := fault_of_span(since, until):
+        raise click.UsageError(fault)
 
     def run() -> int:
         settings = Settings.load("worker")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from service.arguments import ACCOUNT, MOMENT, REPORT, SESSION
+from service.arguments import ACCOUNT, MOMENT, REPORT, SESSION, fault_of_span
 from service.settings import Settings
 from workers.exits import refuse_or
 from workers.failures import StripeFailure
@@ -107,7 +107,8 @@ def create_session(account: str | None, **given: Any) -> None:
     """Start a verification; its `url` is where the user goes."""
     if not given["verification_flow"]:
         given["type"] = given["type"] or "document"
-    _ask(lambda api: api.create_session(parameters(given), account=account))
+    params = parameters(given)
+    _ask(lambda api: api.create_session(params, account=account))
 
 
 @sessions.command("retrieve")
@@ -131,7 +132,8 @@ def retrieve_session(session: str, expand: tuple[str, ...], account: str | None)
 @_in_pages
 def list_sessions(account: str | None, **given: Any) -> None:
     """List sessions, newest first."""
-    _ask(lambda api: api.list_sessions(parameters(given), account=account))
+    params = parameters(given)
+    _ask(lambda api: api.list_sessions(params, account=account))
 
 
 @sessions.command("update")
@@ -147,7 +149,8 @@ def update_session(session: str, account: str | None, **given: Any) -> None:
 
     KEY= removes an entry of metadata.
     """
-    _ask(lambda api: api.update_session(session, parameters(given), account=account))
+    params = parameters(given)
+    _ask(lambda api: api.update_session(session, params, account=account))
 
 
 @sessions.command("cancel")
@@ -198,7 +201,8 @@ def retrieve_report(report: str, expand: tuple[str, ...], account: str | None) -
 @_in_pages
 def list_reports(account: str | None, **given: Any) -> None:
     """List reports, newest first."""
-    _ask(lambda api: api.list_reports(parameters(given), account=account))
+    params = parameters(given)
+    _ask(lambda api: api.list_reports(params, account=account))
 
 
 def _ask(call: Callable[[StripeApi], Any]) -> None:
@@ -219,6 +223,8 @@ def _ask(call: Callable[[StripeApi], Any]) -> None:
 def parameters(given: dict[str, Any]) -> Any:
     """Return what was given as Stripe's parameters."""
     since, until = given.pop("since", None), given.pop("until", None)
+    if fault := fault_of_span(since, until):
+        raise click.UsageError(fault)
     params = {name: value for name, value in given.items() if value not in (None, (), {})}
     created = {"gte": since, "lt": until}
     if times := {name: int(at.timestamp()) for name, at in created.items() if at}:

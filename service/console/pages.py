@@ -22,7 +22,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from service import logs, processes, repair, status
-from service.arguments import ACCOUNT, EVENT, HANDLER, MOMENT, REASON, SESSION
+from service.arguments import ACCOUNT, EVENT, HANDLER, MOMENT, REASON, SESSION, fault_of_span
 from service.console import access
 from service.console.bulk import LOOK, MOST, Action, Bulk, Bulks
 from service.description import next_run, timeline
@@ -135,8 +135,8 @@ def read_filter(given: Mapping[str, str]) -> Asked:
                 values[name] = kind.convert(text, None, None)
             except click.BadParameter as error:
                 asked.faults[name] = error.message
-    if "since" in values and "until" in values and values["since"] >= values["until"]:
-        asked.faults["until"] = "this is not after since"
+    if fault := fault_of_span(values.get("since"), values.get("until")):
+        asked.faults["since"] = fault
     asked.wanted = Filter(state=cast("Any", asked.given["state"]), **values)
     return asked
 

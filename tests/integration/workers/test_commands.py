@@ -90,12 +90,14 @@ class TestStripe:
         account = "acct_1Clock"
         session = sandbox.session(account=account)
         now = time.time()
-        for seconds, expected in [(-60, [session.id]), (60, [])]:
+
+        def listed(seconds: float) -> subprocess.CompletedProcess[str]:
             since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now + seconds))
-            done = workers(
-                *("sessions", "list", "--since", since, "--account", account), TZ="Asia/Tokyo"
-            )
-            assert [each["id"] for each in json.loads(done.stdout)["data"]] == expected
+            asked = ("sessions", "list", "--since", since, "--account", account)
+            return workers(*asked, TZ="Asia/Tokyo")
+
+        assert [each["id"] for each in json.loads(listed(-60).stdout)["data"]] == [session.id]
+        assert listed(600).returncode == 2, "that is still to come"
 
     def test_redaction_asks_first(self, workers, sandbox) -> None:
         session = sandbox.session("verified")
@@ -117,14 +119,19 @@ class TestStripe:
             (("sessions", "list", "--status", "lost"), "'lost' is not one of"),
             (("reports", "list", "--since", "yesterday"), "'yesterday' is no moment, such as 2h"),
             (("sessions", "retrieve"), "Missing argument 'SESSION'"),
-            (("reconcile", "--since", "9999-12-31"), "--since is still to come"),
+            (("reconcile", "--since", "9999-12-31"), "since is still to come"),
+            (("reports", "list", "--since", "9999-12-31"), "since is still to come"),
+            (("sessions", "list", "--since", "2h", "--until", "3h"), "until is not after since"),
             (
                 ("reconcile", "--as-done", "--since", "2025-11-02", "--until", "2025-11-01"),
-                "--until is not after --since",
+                "until is not after since",
             ),
             (("endpoint", "create", "https://[x/webhooks/stripe"), "is no URL: Invalid IPv6"),
         ],
-        ids=["metadata", "limit", "status", "since", "nothing", "future", "order", "url"],
+        ids=[
+            *("metadata", "limit", "status", "since", "nothing", "future", "future of reports"),
+            *("order of sessions", "order", "url"),
+        ],
     )
     def test_wrong_usage(self, arguments, words) -> None:
         done = CliRunner().invoke(workers_main, arguments)
