@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from dev.local import procfile
+from service import status
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -133,3 +134,26 @@ def test_redis_keeps_what_it_is_given():
         "appendfsync everysec",
         "maxmemory-policy noeviction",
     } <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("alert", "limit"),
+    [
+        ("RedisMemoryShort", f"> {status.MEMORY_NEAR} * "),
+        ("InboxFull", f"> {status.INBOX_NEAR} * "),
+        ("Behind", f"> {status.BEHIND:g}"),
+        ("EventsWait", f"> {status.WAITS_LONG:g}"),
+        ("NotReconciled", f"> {status.NOT_RECONCILED:g}"),
+        ("SecretUnused", f"> {status.SECRET_UNUSED / 86_400:g} * 86400"),
+        ("SecretUnused", f"< {status.SECRET_IN_USE:g}"),
+        ("SignatureRefused", f":{status.LATELY / 60:g}m{{"),
+        ("WrongMode", f":{status.LATELY / 60:g}m{{"),
+        ("WrongEvents", f":{status.LATELY / 60:g}m{{"),
+        ("WrongPath", f":{status.LATELY / 60:g}m{{"),
+        ("DeliveriesMissed", f":{status.LATELY / 60:g}m "),
+    ],
+)
+def test_status_and_the_alerts_have_the_same_limits(alert: str, limit: str) -> None:
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text(encoding="utf-8"))
+    named = {each.get("alert"): each for group in rules["groups"] for each in group["rules"]}
+    assert limit in named[alert]["expr"] + " "
