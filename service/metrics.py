@@ -199,6 +199,7 @@ class Metrics:
         self._remembered: set[str] = set()
         self._changed, self._reported = False, 0.0
         self._reports = self._beats = False
+        self._ended = threading.Event()
 
     def count(self, name: str, *labels: str, by: int = 1) -> None:
         """Add to a counter of the table. Raises KeyError or ValueError when it is not in there."""
@@ -228,32 +229,41 @@ class Metrics:
         with self._lock:
             self._start(beats=True)
 
-    def flush(self, *, ended: bool = False) -> None:
-        """Report now; if that fails, the next report has the counts. `ended`: the last one."""
+    def flush(self) -> None:
+        """Report now; if that fails, the next report has the counts."""
         with self._reporting:
+            self._report()
+
+    def end(self) -> None:
+        """Report that this process ends. No report comes after it, which would say it lives."""
+        self._ended.set()
+        with self._reporting:
+            self._report()
+
+    def _report(self) -> None:
+        with self._lock:
+            counts, remembered = dict(self._counts), self._remembered
+            self._remembered, self._changed = set(), False
+        self._enter(counts)
+        process = Process(
+            role=self._role,
+            pid=self._pid,
+            started=self._started,
+            slots=self.workload.slots,
+            busy=self.workload.busy(),
+            handlers=self.workload.handlers,
+            ended=self._ended.is_set(),
+            counts={} if self._ledger else counts,
+        )
+        try:
+            with self._inbox.pipeline() as pipe:
+                reported = pipe.report(self._id, process.encoded(), sorted(remembered))
+            reported.result()
+            self._reported = time.monotonic()
+        except redis.RedisError:
             with self._lock:
-                counts, remembered = dict(self._counts), self._remembered
-                self._remembered, self._changed = set(), False
-            self._enter(counts)
-            process = Process(
-                role=self._role,
-                pid=self._pid,
-                started=self._started,
-                slots=self.workload.slots,
-                busy=self.workload.busy(),
-                handlers=self.workload.handlers,
-                ended=ended,
-                counts={} if self._ledger else counts,
-            )
-            try:
-                with self._inbox.pipeline() as pipe:
-                    reported = pipe.report(self._id, process.encoded(), sorted(remembered))
-                reported.result()
-                self._reported = time.monotonic()
-            except redis.RedisError:
-                with self._lock:
-                    self._remembered |= remembered
-                    self._changed = True
+                self._remembered |= remembered
+                self._changed = True
 
     def _enter(self, counts: dict[str, float]) -> None:
         """Add to the instance's ledger what was counted since the last time."""
@@ -287,13 +297,13 @@ class Metrics:
 
     def _say_goodbye(self, pid: int) -> None:
         if pid == os.getpid():
-            self.flush(ended=True)
+            self.end()
 
     def _report_for_ever(self) -> None:
         logs.is_ours()
-        pause = threading.Event()
-        while True:
+        ended = self._ended
+        while not ended.is_set():
             # The first report is sent at once, so that the process is soon seen to be alive.
             if self._changed or (self._beats and time.monotonic() >= self._reported + BEAT):
                 self.flush()
-            pause.wait(PERIOD)
+            ended.wait(PERIOD)

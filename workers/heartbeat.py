@@ -54,6 +54,7 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._begun = threading.Condition(self._lock)
         self._started = False
+        self._stopped = threading.Event()
 
     def begin(self, claim: Claim) -> None:
         """Keep this claim alive from now on."""
@@ -72,6 +73,12 @@ class Heartbeat:
             if watched is not None and watched.claim is claim:
                 del self._watched[claim.event.key]
                 self._in_hand.forget(claim.event.key)
+
+    def stop(self) -> None:
+        """Renew nothing any more, and end the thread."""
+        with self._lock:
+            self._stopped.set()
+            self._begun.notify()
 
     def count(self) -> int:
         """Return how many claims this process has in hand."""
@@ -94,10 +101,9 @@ class Heartbeat:
 
     def _run(self) -> None:
         logs.is_ours()
-        while True:
-            time.sleep(TICK)
+        while not self._stopped.wait(TICK):
             with self._begun:
-                self._begun.wait_for(lambda: self._watched)
+                self._begun.wait_for(lambda: self._watched or self._stopped.is_set())
                 watched = list(self._watched.values())
             now = time.monotonic()
             for each in watched:
@@ -156,7 +162,7 @@ class Heartbeat:
             except redis.RedisError:
                 log.warning("claim_not_released", **_names(watched.claim))
         log.warning("worker_leaves", reason=why, count=len(self._watched))
-        self._metrics.flush(ended=True)
+        self._metrics.end()
         # Not sys.exit: the thread that hangs would hold the interpreter's shutdown.
         os._exit(os.EX_TEMPFAIL)
 

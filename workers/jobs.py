@@ -169,8 +169,9 @@ class Processor:
             self._dispatcher.run(needy, claim, facts, to_the_end=True)
 
     def end(self) -> None:
-        """Report that this process ends, with all its counts."""
-        self._metrics.flush(ended=True)
+        """End the threads; report that this process ends, with all its counts."""
+        self._heartbeat.stop()
+        self._metrics.end()
         self.tracing.end()
 
     def note_death(self) -> None:

@@ -72,5 +72,5 @@ def sweep_until(stop: Stop, settings: Settings) -> None:
             metrics.count("redriven", by=swept.woken)
             log.info("swept", woken=swept.woken, postponed=swept.postponed, stale=swept.stale)
         time.sleep(SWEEP_PERIOD)
-    metrics.flush(ended=True)
+    metrics.end()
     log.info("periodic_stopped", pid=os.getpid())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
+from redis import Redis
 
 from service import connection, processes
 from service.inbox import Inbox, keys
-from service.metrics import Metrics
+from service.metrics import Metrics, Role
 from service.processes import FORGOTTEN
 from service.settings import Settings
 from service.survey import survey
@@ -25,12 +27,26 @@ for _ in range(10):
 """
 
 
+@pytest.fixture
+def metrics() -> Iterator[Callable[..., Metrics]]:
+    """Make metrics, which end with the test."""
+    made: list[Metrics] = []
+
+    def make(client: Redis, role: Role = "worker") -> Metrics:
+        made.append(Metrics(client, role))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+
+
 def total(client, name: str) -> float:
     return sum(each.process.counts.get(name, 0) for each in survey(client).running)
 
 
-def test_a_report_costs_one_command_however_much_was_counted(redis, server) -> None:
-    counting = Metrics(redis)
+def test_a_report_costs_one_command_however_much_was_counted(redis, server, metrics) -> None:
+    counting = metrics(redis)
     counting.flush()
     for answer in ("claimed", "gone", "leased"):
         counting.count("claims", answer)
@@ -53,16 +69,25 @@ def test_processes_add_up_and_say_that_they_end(redis, server, processes) -> Non
     assert all(each.process.ended and not each.alive for each in survey(redis).running)
 
 
-def test_counts_come_by_themselves_within_seconds(redis) -> None:
-    Metrics(redis).count("redriven", by=5)
+def test_no_report_after_the_end_says_that_it_lives(redis, metrics) -> None:
+    counting = metrics(redis)
+    counting.start()
+    wait_until(lambda: [each for each in survey(redis).running if each.alive])
+    counting.end()
+    counting.flush()  # by whoever asks for the page meanwhile
+    assert [each.process.ended for each in survey(redis).running] == [True]
+
+
+def test_counts_come_by_themselves_within_seconds(redis, metrics) -> None:
+    metrics(redis).count("redriven", by=5)
     wait_until(lambda: total(redis, "redriven") == 5, within=30)
 
 
 @pytest.mark.parametrize("outage", ["stopped", "frozen", "emptied"])
-def test_counts_are_exact_after_an_outage(outage, new_server) -> None:
+def test_counts_are_exact_after_an_outage(outage, new_server, metrics) -> None:
     server = new_server()
     client = connection.connect(Settings(redis_url=server.url))
-    counting = Metrics(client)
+    counting = metrics(client)
     counting.count("claims", "claimed")
     counting.flush()
     if outage == "emptied":
@@ -80,18 +105,18 @@ def test_counts_are_exact_after_an_outage(outage, new_server) -> None:
     assert total(client, "claims|claimed") == 7
 
 
-def test_they_are_told_also_while_redis_is_full(new_server) -> None:
+def test_they_are_told_also_while_redis_is_full(new_server, metrics) -> None:
     server = new_server()
     with server.client() as client:
-        counting = Metrics(client, "worker")
+        counting = metrics(client, "worker")
         counting.count("claims", "claimed")
         client.config_set("maxmemory", 1)
         counting.flush()
         assert total(client, "claims|claimed") == 1
 
 
-def test_it_is_kept_when_something_was_last_counted(redis) -> None:
-    counting = Metrics(redis, "web")
+def test_it_is_kept_when_something_was_last_counted(redis, metrics) -> None:
+    counting = metrics(redis, "web")
     counting.count("refusals", "signature_mismatch")
     counting.flush()
     redis.hincrby(keys.SEEN, "refusals|signature_mismatch", -60_000)
@@ -102,8 +127,8 @@ def test_it_is_kept_when_something_was_last_counted(redis) -> None:
     assert 0 <= seen["refusals|signature_expired"] < 30
 
 
-def test_what_ended_long_ago_is_forgotten(redis) -> None:
-    Metrics(redis).flush()
+def test_what_ended_long_ago_is_forgotten(redis, metrics) -> None:
+    metrics(redis).flush()
     now = Inbox(redis).now() * 1000
     processes.forget(redis, now)
     assert len(survey(redis).running) == 1

@@ -178,6 +178,7 @@ class Desk:
         self.metrics = Metrics(redis)
         self.stop = Stop()
         self._number = itertools.count(1)
+        self._processors: list[Processor] = []
 
     def processor(
         self,
@@ -201,7 +202,18 @@ class Desk:
             "stop": self.stop,
             "restricted_api": self.sandbox.api(restricted_key) if restricted_key else None,
         }
-        return Processor(**(given | parts))
+        return self.add(Processor(**(given | parts)))
+
+    def add(self, processor: Processor) -> Processor:
+        """End this one, too, when the test is over."""
+        self._processors.append(processor)
+        return processor
+
+    def end(self) -> None:
+        """End the threads of all processors."""
+        for processor in self._processors:
+            processor.end()
+        self.metrics.end()
 
     def accept(
         self,
@@ -311,5 +323,5 @@ def desk(
         traces.watch_file(log_path)
         desk = Desk(redis, sandbox, log_path)
         yield desk
-        # Or its thread would write them into the next test's database.
-        desk.metrics.flush()
+        # Or a thread would write into the next test's database.
+        desk.end()

@@ -229,7 +229,7 @@ def test_plugins_of_one_name_have_hooks_of_their_own(tmp_path, monkeypatch, desk
     router = plugins.load(Settings(audit=False, handlers=("one.shop", "two.shop")))
     assert [handler.name for handler in router.handlers] == ["shop.one", "shop.two"]
     told = {name: sys.modules[f"{name}.shop"].TOLD for name in ("one", "two")}
-    processor = Processor(desk.inbox, router, desk.sandbox.api(), desk.metrics, desk.stop)
+    processor = desk.add(Processor(desk.inbox, router, desk.sandbox.api(), desk.metrics, desk.stop))
     event = desk.accept("verified", desk.sandbox.session("verified"))
     assert desk.settle(processor, event).state == "dead"
     assert told == {"one": ["shop.one"], "two": ["shop.two"]}
