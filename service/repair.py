@@ -26,7 +26,7 @@ from service.inbox.record import text_of
 BATCH = 100
 """Events that are changed in one round trip."""
 
-Action = Literal["replay", "retry-now", "discard", "pause", "resume", "as-done"]
+Action = Literal["replay", "retry-now", "discard", "stop", "pause", "resume", "as-done"]
 Answered = tuple[str, str]
 """The key of an event, and the result of the action on it."""
 
@@ -50,7 +50,7 @@ class Entry:
         at: when: UTC, ISO 8601.
         by: who.
         action: what.
-        matched: how many events it was asked for.
+        matched: how many events it was asked for; of a stop, how many were left as they are.
         on: which: the filter, the first few keys, or the account; names and values.
     """
 

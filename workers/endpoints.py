@@ -142,10 +142,10 @@ def in_words(found: Iterable[Finding]) -> str:
 
 
 def _refused(failure: StripeFailure, right: str) -> str:
-    asked = f"{failure} ({failure.request_id or 'no answer'})"
+    asked = f"{failure.what} ({failure.request_id or 'no answer'})"
     if failure.kind == "forbidden":
         return f"STRIPE_API_KEY may not {right} webhook endpoints: {asked}"
-    return f"Stripe, asked for its webhook endpoints: {asked}"
+    return f"Stripe, asked to {right} webhook endpoints: {asked}"
 
 
 def _json(value: object) -> str:

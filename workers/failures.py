@@ -103,6 +103,7 @@ class StripeFailure(Exception):
         request_id: `req_...`, to look the call up in the Dashboard.
         retry_after: seconds Stripe asked to wait, an hour at most.
         call: which of our calls it was.
+        what: kind, status and code in words, without the call.
     """
 
     def __init__(
@@ -115,8 +116,8 @@ class StripeFailure(Exception):
         retry_after: float | None = None,
         call: Call = "session",
     ) -> None:
-        what = " ".join(str(part) for part in (kind, status, code) if part)
-        super().__init__(what if call == "session" else f"{call}: {what}")
+        self.what = " ".join(str(part) for part in (kind, status, code) if part)
+        super().__init__(self.what if call == "session" else f"{call}: {self.what}")
         self.kind, self.call = kind, call
         self.status, self.code, self.request_id = status, code, request_id
         self.retry_after = retry_after

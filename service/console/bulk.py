@@ -127,8 +127,11 @@ class Bulks:
             spec = json.dumps([by, bulk.action, bulk.handlers, dict(bulk.on)])
             _set(self._redis, bulk.id, spec=spec, stage="running")
 
-    def stop(self, bulk: Bulk) -> None:
-        """Do no more of it, where it has not ended."""
+    def stop(self, bulk: Bulk, by: str) -> None:
+        """Do no more of it, where it has not ended, and record who stopped what was confirmed."""
+        if bulk.stage == "running":
+            on = {**bulk.on, "action": bulk.action}
+            Repair(self._redis, self._inbox, by).note("stop", bulk.left, on)
         if bulk.stage != "done":
             _set(self._redis, bulk.id, stage="stopped")
 

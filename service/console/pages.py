@@ -347,7 +347,7 @@ class Pages:
         """Confirm an action, make a step of it, or stop it."""
         bulk = self._found(id_)
         if request.form.get("do") == "stop":
-            self._bulks.stop(bulk)
+            self._bulks.stop(bulk, g.person.name)
         else:
             if request.form.get("do") == "confirm":
                 self._bulks.confirm(bulk, g.person.name)

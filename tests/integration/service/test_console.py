@@ -563,13 +563,16 @@ class TestActions:
         assert "Replay 3 events?" in text
         assert "These are the first 3" in text
 
-    def test_an_action_can_be_stopped(self, ann, inbox) -> None:
+    def test_an_action_can_be_stopped(self, ann, inbox, redis) -> None:
         for number in range(150):
             die(inbox, accept(inbox, f"{number:03}", session=f"vs_{number}"))
         path = self.begin(ann, action="discard", state="dead")
         ann.post(path, path, do="confirm")
         ann.post(path, path, do="stop")
         assert "Stopped; 100 were left as they are." in ann.get(path).text
+        newest, _ = repair.audit(redis, 10)
+        assert (newest.by, newest.action, newest.matched) == ("ann", "stop", 100)
+        assert newest.on == {"state": "dead", "action": "discard"}
         ann.post(path, "/events", do="confirm")
         assert len(list(inbox.search.all(Filter(state="dead")))) == 100
 

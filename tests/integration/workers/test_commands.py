@@ -111,6 +111,17 @@ class TestStripe:
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith("Stripe: missing 404 resource_missing (req_")
 
+    @pytest.mark.parametrize(("action", "right"), [("create", "write"), ("check", "read")])
+    def test_what_it_refuses_of_endpoints_says_what_was_asked(
+        self, action, right, workers, sandbox
+    ) -> None:
+        sandbox.fault("error", status=400, route="/v1/webhook_endpoints")
+        to = ["https://acme.example/webhooks/stripe"] if action == "create" else []
+        done = workers("endpoint", action, *to)
+        assert done.returncode == 1
+        said = done.stdout + done.stderr
+        assert f"Stripe, asked to {right} webhook endpoints: invalid 400 (req_" in said
+
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
