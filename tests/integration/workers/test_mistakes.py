@@ -265,8 +265,8 @@ REFUSED: dict[str, tuple[str, int, str]] = {
         "setting CRM_DB__PORT: Input should be a valid integer",
     ),
     "a thread at import": (
-        "import threading, time\n"
-        "threading.Thread(target=time.sleep, args=[1], name='pump', daemon=True).start()\n"
+        "import threading\nend = threading.Event()\n"
+        "threading.Thread(target=end.wait, args=[120], name='pump', daemon=True).start()\n"
         "@on('verified')\ndef f(v): ...",
         0,
         "starts the thread 'pump' when it is imported, which the process that runs handlers would",
@@ -332,7 +332,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     yield write
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(sys.modules[name].__spec__):  # a library is not loaded twice
-            del sys.modules[name]
+            module = vars(sys.modules.pop(name))
+            if end := module.get("end"):  # of a thread that it started
+                end.set()
 
 
 @pytest.fixture
@@ -678,8 +680,8 @@ CONNECTS: dict[str, tuple[str, str]] = {
         "keeps the file {folder}/shop.db open for reading and writing, as a database is, ",
     ),
     "thread without threading": (
-        "import _thread, time\n"
-        "_thread.start_new_thread(lambda: time.sleep(1), ())\ntime.sleep(0.2)",
+        "import _thread, threading\nbegun, end = threading.Event(), threading.Event()\n"
+        "_thread.start_new_thread(lambda: begun.set() or end.wait(120), ())\nbegun.wait()",
         "starts the thread without a name ",
     ),
 }
