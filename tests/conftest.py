@@ -18,7 +18,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -406,23 +405,6 @@ def state_for_those_who_import_nothing() -> Callable[[int], str]:
 @pytest.fixture(scope="session")
 def traces() -> Traces:
     return Traces()
-
-
-@pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
-    """Fail when a thread outlives its test, other than Python's and those of a test's servers.
-
-    Those of the service would write into the database of a later test, and open connections while
-    that looks at what its process has opened. All of them have names.
-    """
-    before = set(threading.enumerate())
-    yield
-
-    def left() -> list[threading.Thread]:
-        started = (each for each in threading.enumerate() if each not in before)
-        return [each for each in started if not each.name.startswith(("Thread-", "Dummy-"))]
-
-    wait_until(lambda: not left(), within=30)
 
 
 @pytest.fixture(autouse=True)
