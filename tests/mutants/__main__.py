@@ -1,8 +1,10 @@
 """`python -m tests.mutants`: put faults into the code, one at a time, and see whether tests notice.
 
-Each mutant gets the tests that `targets.py` names for its file, until one fails. It is noticed when
-a test fails or a stage takes more than five times as long as without a fault. Results are kept in
-var/mutants, so that an interrupted run goes on where it was.
+A mutant in Python gets the tests that run its line in their own process, if there are any
+(`covering.py`), and else, as those in Lua, the suites that `targets.py` names for its file, one
+after another until a test fails: all of them without the walks, as `make test` runs them. It is
+noticed when a test fails or takes more than five times as long as without a fault. Results are kept
+in var/mutants, so that an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import threading
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -30,7 +32,7 @@ from queue import SimpleQueue
 
 import click
 
-from tests.mutants import mutate_lua
+from tests.mutants import covering, mutate_lua
 from tests.mutants.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
@@ -73,11 +75,21 @@ class Result:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Arguments of pytest, and after how many seconds it takes too long."""
+
+    name: str
+    arguments: tuple[str, ...]
+    limit: float
+
+
 class Trees:
     """Copies of the repository, one for each job."""
 
     def __init__(self, jobs: int) -> None:
         self._free: SimpleQueue[Path] = SimpleQueue()
+        self.first = CACHE / "tree-0"
         tracked = _lines("git", "ls-files")
         for number in range(jobs):
             tree = CACHE / f"tree-{number}"
@@ -88,15 +100,13 @@ class Trees:
                     shutil.copy2(ROOT / name, tree / name)
             self._free.put(tree)
 
-    def notice(
-        self, mutant: Mutant | None, stages: tuple[str, ...], limits: dict[str, float]
-    ) -> str:
+    def notice(self, mutant: Mutant | None, stages: Iterable[Stage]) -> str:
         """Return the first stage that fails with the mutant (None: as it is), or nothing."""
         tree = self._free.get()
         try:
             if mutant:
                 (tree / mutant.file).write_text(mutant.code)
-            return next((s for s in stages if not _passes(tree, s, limits.get(s, 900.0))), "")
+            return next((s.name for s in stages if not _passes(tree, s)), "")
         finally:
             if mutant:
                 shutil.copy2(ROOT / mutant.file, tree / mutant.file)
@@ -129,7 +139,7 @@ def main(
 
 def _draw(count: int, seed: int, pattern: str, since: str | None) -> list[Mutant]:
     """Return mutants, of each file about its share of all."""
-    files = [f for f in _lines("git", "ls-files") if _stages(f) and fnmatch.fnmatch(f, pattern)]
+    files = [f for f in _lines("git", "ls-files") if _suites(f) and fnmatch.fnmatch(f, pattern)]
     changed = _changed_lines(since) if since else {}
     if since:
         files = [file for file in files if file in changed]
@@ -178,7 +188,7 @@ def _lua_mutants(file: str) -> list[tuple[int, str]]:
     return list(mutate_lua.mutants((ROOT / file).read_text()))
 
 
-def _stages(file: str) -> tuple[str, ...]:
+def _suites(file: str) -> tuple[str, ...]:
     return next((s for pattern, s in TARGETS.items() if fnmatch.fnmatch(file, pattern)), ())
 
 
@@ -193,12 +203,12 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
     todo = [mutant for mutant in mutants if mutant.name not in known]
     if todo:
         trees = Trees(jobs)
-        limits = _limits(trees, todo)
+        stages = _stages_of_all(trees, todo)
         lock, began = threading.Lock(), time.monotonic()
 
         def test(mutant: Mutant) -> None:
             start = time.monotonic()
-            by = trees.notice(mutant, _stages(mutant.file), limits)
+            by = trees.notice(mutant, stages[mutant.name])
             took = time.monotonic() - start
             result = Result(mutant.name, mutant.file, mutant.line, mutant.diff, by, round(took, 1))
             with lock, kept.open("a") as file:
@@ -216,26 +226,46 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
     return [known[mutant.name] for mutant in mutants]
 
 
-def _limits(trees: Trees, mutants: list[Mutant]) -> dict[str, float]:
-    """Return how long each stage may take (s), after it has passed without a fault."""
-    limits = {}
-    for stage in dict.fromkeys(s for mutant in mutants for s in _stages(mutant.file)):
-        start = time.monotonic()
-        if trees.notice(None, (stage,), {}):
-            raise click.ClickException(f"without any fault this fails: pytest {stage}")
-        took = time.monotonic() - start
-        limits[stage] = 30 + 5 * took
-        click.echo(f"without a fault {took:.0f} s: pytest {stage}")
-    return limits
+def _stages_of_all(trees: Trees, mutants: list[Mutant]) -> dict[str, list[Stage]]:
+    """Return the stages of each mutant, after they have passed without a fault."""
+    try:
+        known = covering.measure(trees.first, CACHE / "covering.json")
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from None
+    suites: dict[str, Stage] = {}
+    stages = {}
+    for mutant in mutants:
+        tests = known.of(mutant.file, mutant.line, (ROOT / mutant.file).read_text())
+        if tests:
+            limit = 30 + 5 * sum(known.seconds[each] for each in tests)
+            ids = tuple(known.tests[each] for each in tests)
+            stages[mutant.name] = [Stage(f"{len(ids)} tests that run it", ids, limit)]
+            continue
+        for name in _suites(mutant.file):
+            suites[name] = suites.get(name) or _measured(trees, name)
+        stages[mutant.name] = [suites[name] for name in _suites(mutant.file)]
+    return stages
 
 
-def _passes(tree: Path, stage: str, limit: float) -> bool:
+def _measured(trees: Trees, name: str) -> Stage:
+    """Run suites without a fault, for how long they may take."""
+    start = time.monotonic()
+    if trees.notice(None, [Stage(name, tuple(name.split()), 900)]):
+        raise click.ClickException(f"without any fault this fails: pytest {name}")
+    took = time.monotonic() - start
+    click.echo(f"without a fault {took:.0f} s: pytest {name}")
+    return Stage(name, tuple(name.split()), 30 + 5 * took)
+
+
+def _passes(tree: Path, stage: Stage) -> bool:
     """Run a stage in a tree; what it started ends with it."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
+    arguments = tree / "arguments.txt"
+    arguments.write_text("\n".join(stage.arguments))
     environment = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tree / ".hypothesis")}
     with (tree / "pytest.log").open("wb") as log:
         child = subprocess.Popen(
-            [*command, *stage.split()],
+            [*command, "-m", "not walk", f"@{arguments}"],
             cwd=tree,
             env=environment,
             stdout=log,
@@ -243,7 +273,7 @@ def _passes(tree: Path, stage: str, limit: float) -> bool:
             start_new_session=True,
         )
         try:
-            return child.wait(limit) == 0
+            return child.wait(stage.limit) == 0
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGINT)  # fixtures stop what they started
             with suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Which files are mutated, and which tests are to notice: the nearest first, then wider ones."""
+"""Which files are mutated, and which suites are to notice where no test runs the line itself."""
 
 _INBOX = "tests/integration/inbox"
 _WORKERS = "tests/integration/workers"
@@ -37,4 +37,4 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "workers/reconcile.py": _WORK,
     "workers/stripe_api.py": _WORK,
 }
-"""Patterns of files, and their stages: arguments of pytest, run until one fails."""
+"""Patterns of files, and their suites: arguments of pytest, run in turn until one fails."""

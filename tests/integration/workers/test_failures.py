@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from identity_webhooks import Verification, on
+from identity_webhooks.verification import Need
 from service.inbox import Inbox, Refused
 from tests.conftest import wait_until
 from tests.integration.workers.fake_stripe import (
@@ -348,7 +349,18 @@ class TestSensitive:
         def numbered(_: Verification) -> None:
             raise AssertionError
 
-        bench = Bench(desk, fake, "sensitive", more=[numbered])
+        def reads(name: str, need: Need) -> Callable[[Verification], None]:
+            def handle(v: Verification) -> None:
+                getattr(v.sensitive, need.rpartition(".")[2])  # raises what was not fetched
+
+            handle.__name__ = name
+            return on("*", needs=[need])(handle)
+
+        before, after = (
+            reads("before", "verified_outputs.dob"),
+            reads("after", "verified_outputs.sex"),
+        )
+        bench = Bench(desk, fake, "sensitive", more=[before, numbered, after])
         plain = fake.answer
 
         def answering(path: str, query: dict[str, list[str]], key: str, account: str) -> Any:
@@ -360,7 +372,8 @@ class TestSensitive:
         monkeypatch.setattr(fake, "answer", answering)
         bench.turn()
         state, handlers = bench.state()
-        assert (handlers["plain"], handlers["needy"]) == (("done", 1), ("done", 1))
+        others = {name: ended for name, ended in handlers.items() if name != "numbered"}
+        assert others == dict.fromkeys(["plain", "needy", "before", "after"], ("done", 1))
         assert handlers["numbered"] == ("retry" if answer.status == 403 else "dead", 0)
         assert state == ("pending" if answer.status == 403 else "dead")
 

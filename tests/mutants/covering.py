@@ -1,0 +1,125 @@
+"""Which tests run which line, measured once: a mutant gets those alone, the quickest first.
+
+This is also the plugin of pytest that measures it, under coverage: `-p tests.mutants.covering`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import coverage
+import pytest
+
+SUITES = ("tests/unit", "tests/integration")
+"""Those whose tests run the code in their own process."""
+
+_SECONDS = "COVERING_SECONDS"
+"""The variable that names the file for the seconds that each test took."""
+
+_took: dict[str, float] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Count the lines that run from now on, in any thread, as this test's."""
+    if measured := coverage.Coverage.current():
+        measured.switch_context(item.nodeid)
+    return (yield)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note how long a test took, all phases of it."""
+    _took[report.nodeid] = _took.get(report.nodeid, 0.0) + report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write that down, in the process that all reports come to."""
+    if not hasattr(session.config, "workerinput"):
+        Path(os.environ[_SECONDS]).write_text(json.dumps(_took))
+
+
+@dataclass(frozen=True)
+class Covering:
+    """What was measured.
+
+    Attributes:
+        lines: of each file, the numbers of the tests that run each line.
+        tests: the tests' ids, by number.
+        seconds: how long each took, by number.
+    """
+
+    lines: dict[str, dict[str, list[int]]]
+    tests: list[str]
+    seconds: list[float]
+
+    def of(self, file: str, line: int, code: str) -> list[int]:
+        """Return the tests that run the statement at this line of the code, the quickest first."""
+        if file not in self.lines:  # one in Lua
+            return []
+        known = self.lines[file]
+        found = {test for each in _lines_of(code, line) for test in known.get(str(each), ())}
+        return sorted(found, key=lambda test: self.seconds[test])
+
+
+def measure(tree: Path, kept: Path) -> Covering:
+    """Run the suites in a copy of the repository, or take what was measured of the same files.
+
+    Raises RuntimeError when a test fails: then a mutant cannot be told from no mutant.
+    """
+    state = hashlib.sha256()
+    for path in sorted(each for each in tree.rglob("*") if each.suffix in {".py", ".lua", ".toml"}):
+        state.update(f"{path.relative_to(tree)}\n".encode() + path.read_bytes())
+    if kept.exists() and (found := json.loads(kept.read_text()))["state"] == state.hexdigest():
+        return Covering(found["lines"], found["tests"], found["seconds"])
+    seconds, data = tree / "covering.json", tree / ".coverage"
+    # Only this core sees a line again in the next test.
+    environment = {**os.environ, _SECONDS: str(seconds), "COVERAGE_CORE": "ctrace"}
+    plugin = ("-p", "no:cacheprovider", "-p", "tests.mutants.covering")
+    suite = ("-m", "pytest", "-q", "--no-header", "-n", "6", "-m", "not walk", *plugin, *SUITES)
+    for arguments in (("erase",), ("run", *suite), ("combine", "-q")):
+        command = [sys.executable, "-m", "coverage", *arguments]
+        if subprocess.run(command, check=False, cwd=tree, env=environment).returncode:
+            raise RuntimeError(f"without any fault this fails: {' '.join(command)}")
+    took: dict[str, float] = json.loads(seconds.read_text())
+    tests = list(took)
+    numbers = {test: number for number, test in enumerate(tests)}
+    measured = coverage.CoverageData(str(data))
+    measured.read()
+    lines = {
+        str(Path(file).relative_to(tree)): {
+            str(line): [numbers[each] for each in contexts if each in numbers]
+            for line, contexts in measured.contexts_by_lineno(file).items()
+        }
+        for file in measured.measured_files()
+    }
+    found = {
+        "state": state.hexdigest(),
+        "lines": lines,
+        "tests": tests,
+        "seconds": [*took.values()],
+    }
+    kept.write_text(json.dumps(found))
+    return Covering(lines, tests, found["seconds"])
+
+
+def _lines_of(code: str, line: int) -> Iterator[int]:
+    """Yield the lines of the statement at a line; of a function's head, those of the function."""
+    inner: ast.stmt | None = None
+    for node in ast.walk(ast.parse(code)):  # outer ones come first
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno):
+            inner = node
+    if inner is None:
+        return
+    last = inner.end_lineno or inner.lineno
+    body = getattr(inner, "body", None)
+    if body and not isinstance(inner, ast.FunctionDef):
+        last = body[0].lineno - 1
+    yield from range(inner.lineno, last + 1)
