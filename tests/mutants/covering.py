@@ -18,7 +18,7 @@ from pathlib import Path
 import coverage
 import pytest
 
-SUITES = ("tests/unit", "tests/integration")
+SUITES = ("tests/unit/service", "tests/unit/workers", "tests/integration")
 """Those whose tests run the code in their own process."""
 
 _SECONDS = "COVERING_SECONDS"

@@ -26,7 +26,7 @@ from tests.integration.workers.fake_stripe import (
     Fault,
 )
 from workers import failures
-from workers.failures import RECHECK, RESULTS_SHOWN_FOR
+from workers.failures import RECHECK, RESULTS_SHOWN_FOR, RULES, Judge, StripeFailure
 from workers.reconcile import Reconciler
 from workers.stripe_api import StripeApi
 
@@ -242,6 +242,23 @@ def test_a_limit_of_a_connected_account_holds_up_no_other(call, desk, fake) -> N
     until, why = desk.inbox.paused("acct_1")
     assert "limited 429" in why
     assert time.time() < until < time.time() + 61
+
+
+@pytest.mark.parametrize("account", [None, "acct_1"])
+def test_who_is_paused_by_each_failure_of_an_event(account, desk) -> None:
+    @on("*")
+    def handled(_: Verification) -> None: ...
+
+    desk.accept("verified", "vs_1", account=account)
+    (claim,) = desk.processor(handled).claim()
+    judge, places = Judge(desk.inbox, desk.metrics), ("", "acct_1", "acct_2")
+    for call, rules in RULES.items():
+        for kind, rule in rules.items():
+            failure = StripeFailure(kind, call=call)
+            judge.verdict(failure, claim)
+            paused = [each for each in places if desk.inbox.resume(each)]
+            expected = {"everyone": [""], "account": [account or ""]}.get(rule.who, [])
+            assert paused == expected, (failure, rule)
 
 
 @pytest.mark.sample(1)
