@@ -179,6 +179,7 @@ class Desk:
         self.stop = Stop()
         self._number = itertools.count(1)
         self._processors: list[Processor] = []
+        self.expects_faults = False
 
     def processor(
         self,
@@ -325,3 +326,5 @@ def desk(
         yield desk
         # Or a thread would write into the next test's database.
         desk.end()
+        # What a retry hides is a fault of ours all the same.
+        assert desk.expects_faults or desk.logged("processing_failed") == []

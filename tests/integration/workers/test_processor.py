@@ -616,7 +616,6 @@ class TestStripeFails:
         event = desk.accept("created", desk.sandbox.session())
         desk.sandbox.fault("rate_limit")
         desk.turn(desk.processor(Seen().handler("*")))
-        assert desk.logged("processing_failed") == []
         self.released(desk, event, "")
 
     def test_the_sdk_tries_twice(self, desk, monkeypatch) -> None:
@@ -1001,6 +1000,7 @@ def test_a_fault_of_ours_does_not_go_round_for_ever(desk, monkeypatch) -> None:
     def fault(_: object) -> None:
         raise ValueError
 
+    desk.expects_faults = True
     monkeypatch.setattr(fetching.Outcome, "of", fault)
     monkeypatch.setattr(jobs, "MAX_FAULTS", 3)
     event = desk.accept("created", desk.sandbox.session())
@@ -1028,6 +1028,7 @@ def busy(*_: object) -> AbstractContextManager[bool]:
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_and_what_it_has_waited_for_is_no_fault_of_ours(desk, monkeypatch, wait) -> None:
+    desk.expects_faults = True
     monkeypatch.setattr(jobs, "MAX_FAULTS", 3)
     monkeypatch.setattr(jobs, "busy_wait", lambda _: 0.01)
     event = desk.accept("created", desk.sandbox.session(), account="acct_1")
