@@ -312,3 +312,17 @@ def test_sigterm_finishes_what_came_whole(new_receiver, server, redis) -> None:
             time.sleep(0.01)
     assert receiver.process.wait(120) == 0
     assert time.monotonic() - started < 20, "sooner than gunicorn's 25 s"
+
+
+def test_what_connects_after_sigterm_is_answered_and_told_that_it_is_the_last(
+    new_receiver, server, redis, wait_until
+) -> None:
+    """A proxy would send its next delivery on a connection that it believes is kept."""
+    receiver = new_receiver(REDIS_URL=server.url, DRAIN_SECONDS="10")
+    receiver.process.terminate()
+    wait_until(lambda: receiver.get("/readyz").status_code == 503)
+    with receiver.connect() as late:
+        late.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b"".join(iter(lambda: late.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nConnection: close\r\n" in answer
