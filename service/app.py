@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from service import connection, findings, logs
 from service.console import pages
 from service.findings import Finding
-from service.inbox import Inbox, asking
+from service.inbox import asking
 from service.ledger import Ledger
 from service.limits import MAX_BODY
 from service.metrics import Metrics
@@ -97,11 +97,8 @@ class Web:
             look=self.look_at_redis,
         )
         self.receiver = Receiver(settings, self.metrics)
-        self._inbox = Inbox(
-            self.redis,
-            limit=settings.inbox_limit,
-            reopen_dead=settings.reopen_dead_on_redelivery,
-            keep=settings.keep,
+        self._inbox = connection.inbox(
+            settings, self.redis, reopen_dead=settings.reopen_dead_on_redelivery
         )
         self._look_again = 0.0
 

@@ -19,6 +19,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from service import redis_url
+from service.inbox import Inbox
 from service.settings import Settings
 
 TIMEOUT = 0.9
@@ -141,3 +142,18 @@ def connect(settings: Settings, connections: int = TOOL, **options: Any) -> redi
         },
     )
     return redis.Redis.from_pool(pool)
+
+
+def inbox(settings: Settings, client: redis.Redis, *, reopen_dead: bool = False) -> Inbox:
+    """Return the inbox as the settings have it, for any process: its limit, rate and retention.
+
+    `reopen_dead`: whether an event that is accepted again comes back to life; for deliveries alone,
+    as reconciliation accepts all that Stripe lists.
+    """
+    return Inbox(
+        client,
+        limit=settings.inbox_limit,
+        reopen_dead=reopen_dead,
+        api_rate=settings.api_rate,
+        keep=settings.keep,
+    )

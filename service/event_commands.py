@@ -58,7 +58,7 @@ def events(context: click.Context) -> None:
         sys.exit(os.EX_CONFIG)
     logs.configure(settings, sys.stderr)
     client = connection.connect(settings)
-    context.obj = Room(client, Inbox(client, keep=settings.keep))
+    context.obj = Room(client, connection.inbox(settings, client))
 
 
 def filtering(*states: str, default: str | None = None) -> Callable[[F], F]:

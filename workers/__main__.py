@@ -24,7 +24,6 @@ from identity_webhooks.handlers import MARKS
 from service import connection, logs, process
 from service.arguments import ACCOUNT, HANDLER, MOMENT, PERSON, SESSION, fault_of_span
 from service.findings import INBOX_IS_FULL, MEMORY_IS_SHORT
-from service.inbox import Inbox
 from service.repair import Repair, operator
 from service.settings import Role, Settings
 from service.text import table
@@ -250,9 +249,7 @@ def reconcile(  # noqa: PLR0913 (one for each option)
         settings = Settings.load("worker")
         logs.configure(settings, sys.stderr)
         client = connection.connect(settings)
-        inbox = Inbox(
-            client, limit=settings.inbox_limit, api_rate=settings.api_rate, keep=settings.keep
-        )
+        inbox = connection.inbox(settings, client)
         back = reconciling.HORIZON - 60 if deep else reconciling.WIDE
         start = int(since.timestamp()) if since else inbox.now() - back
         by_whom = (by or operator()) if as_done else ""

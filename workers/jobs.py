@@ -88,7 +88,7 @@ class Processor:
         metrics = Metrics(client)
         restricted = settings.stripe_restricted_key
         processor = cls(
-            inbox=Inbox(client, api_rate=settings.api_rate, keep=settings.keep),
+            inbox=connection.inbox(settings, client),
             router=router,
             api=StripeApi.from_settings(settings, metrics),
             metrics=metrics,

@@ -12,7 +12,6 @@ import time
 import redis
 
 from service import connection, extras, logs, process, processes
-from service.inbox import Inbox
 from service.metrics import Metrics
 from service.settings import Settings
 from workers import beat
@@ -38,9 +37,7 @@ def run(settings: Settings) -> int:
 def sweep_until(stop: Stop, settings: Settings) -> None:
     """Sweep and reconcile until asked to stop."""
     client = connection.connect(settings, connection.PERIODIC)
-    inbox = Inbox(
-        client, limit=settings.inbox_limit, api_rate=settings.api_rate, keep=settings.keep
-    )
+    inbox = connection.inbox(settings, client)
     metrics = Metrics(client, "periodic")
     metrics.start()
     metrics.flush()

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from service import logs, processes, repair, status
+from service import connection, logs, processes, repair, status
 from service.arguments import ACCOUNT, EVENT, HANDLER, MOMENT, REASON, SESSION, fault_of_span
 from service.console import access
 from service.console.bulk import LOOK, MOST, Action, Bulk, Bulks
@@ -70,7 +70,7 @@ log = logs.get(__name__)
 
 def blueprint(settings: Settings, client: redis.Redis) -> Blueprint:
     """Return the routes of the console, for the application of the web process."""
-    inbox = Inbox(client, keep=settings.keep)
+    inbox = connection.inbox(settings, client)
     logins = access.Access(settings, client)
     console = Blueprint(
         "console",

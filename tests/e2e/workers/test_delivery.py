@@ -67,6 +67,11 @@ def test_a_worker_killed_in_the_second_handler_costs_only_that_run(system, who) 
         running.start_worker()
     else:
         kill(child)
+        # Should it die of it again, the reason of its quarantine names the handler.
+        event = running.event(session)
+        with running.redis.client() as redis:
+            name = f"iw:evt:{event['key']}"
+            running.wait_until(lambda: redis.hget(name, "ran") == b"effects.second")
     running.wait_until(lambda: running.words("second").count("started") == 2)
     event = running.settled(session)
 
@@ -79,6 +84,9 @@ def test_a_worker_killed_in_the_second_handler_costs_only_that_run(system, who) 
         (died,) = running.lines("worker_died")
         assert (died["exit_code"], died["running"]) == (-9, ["effects.second"])
         assert died["in_hand"] == [event["id"]]
+        kill(running.lines("worker_ready")[-1]["pid"])
+        running.wait_until(lambda: len(running.lines("worker_died")) == 2)
+        assert running.lines("worker_died")[1]["in_hand"] == [], "not what an earlier one had"
 
 
 def test_sigterm_lets_the_running_handler_finish_and_gives_the_rest_back(system) -> None:

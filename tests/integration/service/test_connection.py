@@ -1,7 +1,8 @@
-"""A process keeps to its number of connections, and gives idle ones back."""
+"""A process keeps to its number of connections, and has the inbox as the settings have it."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import threading
@@ -12,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from redis.exceptions import MaxConnectionsError
 
+from identity_webhooks import Event
 from service import connection
-from service.inbox import Inbox
+from service.inbox import AcceptResult, Claim, Inbox, Refused, keys
 from service.settings import Settings
 from tests.conftest import ROOT, quickest, wait_until
 
@@ -113,3 +115,46 @@ def test_the_page_says_how_many_a_process_has() -> None:
         "periodic": connection.PERIODIC,
         "command": connection.TOOL,
     }
+
+
+class TestInbox:
+    """`connection.inbox`."""
+
+    @pytest.fixture
+    def inbox(self, server, redis) -> Inbox:
+        set_ = Settings(redis_url=server.url, inbox_limit=3, stripe_api_rate=1, retention_days=4)
+        return connection.inbox(set_, redis)
+
+    def accept(self, inbox: Inbox, number: int) -> AcceptResult:
+        names = {"id": f"evt_{number}", "session": f"vs_{number}", "form": "snapshot"}
+        return inbox.accept(Event(kind="created", created=1_700_000_000, livemode=False, **names))
+
+    def test_takes_as_many_as_are_set(self, inbox) -> None:
+        assert [self.accept(inbox, number) for number in range(4)] == [
+            *[AcceptResult.NEW] * 3,
+            AcceptResult.FULL,
+        ]
+
+    def test_claims_as_fast_as_is_set(self, inbox) -> None:
+        for number in range(3):
+            self.accept(inbox, number)
+        assert inbox.claim(3)[-1] is Refused.THROTTLED
+
+    def test_keeps_what_is_done_as_long_as_is_set(self, inbox, redis) -> None:
+        self.accept(inbox, 1)
+        (claim,) = inbox.claim()
+        assert isinstance(claim, Claim)
+        inbox.finish(claim, "done", outcome="verified")
+        assert 4 * 86_400 - 120 < redis.ttl(f"{keys.DONE}evt_1") <= 4 * 86_400
+
+    def test_every_process_has_it_from_there(self) -> None:
+        """Or one of them would keep records, or claim events, by the defaults."""
+        made = {
+            path.relative_to(ROOT).as_posix()
+            for folder in ("service", "workers")
+            for path in (ROOT / folder).rglob("*.py")
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Inbox"
+        }
+        # Metrics write down what a process says of itself, and nothing of an event.
+        assert made == {"service/connection.py", "service/metrics.py"}

@@ -842,8 +842,9 @@ class TestComingBack:
         processor = desk.processor(alone, seen.handler("*", name="other"))
         monkeypatch.setattr(processor._dispatcher._own_processes["p.alone"], "run", run)
         monkeypatch.setattr(dispatch, "busy_wait", lambda _: 0.01)
+        monkeypatch.setattr(dispatch, "RETRY_FOR", 120)
         event = desk.accept("created", desk.sandbox.session())
-        for _ in range(3):
+        for _ in range(4):
             desk.turn(processor)
             time.sleep(0.06)
         record = desk.record(event)
