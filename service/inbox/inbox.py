@@ -210,12 +210,12 @@ class Inbox:
 
     def spend_call(self) -> None:
         """Wait until the rate that all processes share allows one more call of Stripe's API."""
-        wait = 1.0 if self._limits.api_rate else 0.0
-        while wait:
+        while self._limits.api_rate:
             with self.pipeline() as pipe:
                 told = pipe.spend_call()
-            if wait := told.result():
-                time.sleep(wait)
+            if not (wait := told.result()):
+                return
+            time.sleep(wait)
 
     def find(self, key: str) -> Record | None:
         """Look an event up, by either of its two ids if it came in both forms.

@@ -38,6 +38,10 @@ from tests.mutants.targets import TARGETS
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "var" / "mutants"
 HERE = Path(__file__).parent
+PYTEST = (
+    *(sys.executable, "-m", "pytest", "-q", "-x", "--no-header"),
+    *("-p", "no:cacheprovider", "-m", "not walk"),
+)
 MUTMUT = "mutmut==3.8.1"
 """Its list of mutations is not public: another release may move it."""
 
@@ -89,6 +93,8 @@ class Trees:
 
     def __init__(self, jobs: int) -> None:
         self._free: SimpleQueue[Path] = SimpleQueue()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self.is_stopped = False
         self.first = CACHE / "tree-0"
         tracked = _lines("git", "ls-files")
         for number in range(jobs):
@@ -106,11 +112,47 @@ class Trees:
         try:
             if mutant:
                 (tree / mutant.file).write_text(mutant.code)
-            return next((s.name for s in stages if not _passes(tree, s)), "")
+            return next((s.name for s in stages if not self._passes(tree, s)), "")
         finally:
             if mutant:
                 shutil.copy2(ROOT / mutant.file, tree / mutant.file)
             self._free.put(tree)
+
+    def _passes(self, tree: Path, stage: Stage) -> bool:
+        """Run a stage in a tree; what it started ends with it."""
+        if self.is_stopped:
+            return False
+        arguments = tree / "arguments.txt"
+        arguments.write_text("\n".join(stage.arguments))
+        environment = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tree / ".hypothesis")}
+        with (tree / "pytest.log").open("wb") as log:
+            child = subprocess.Popen(
+                [*PYTEST, f"@{arguments}"],
+                cwd=tree,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            self._running.add(child)
+            try:
+                return child.wait(stage.limit) == 0
+            except subprocess.TimeoutExpired:
+                child.send_signal(signal.SIGINT)  # fixtures stop what they started
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(30)
+                return False
+            finally:
+                self._running.discard(child)
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+
+    def stop(self) -> None:
+        """End what runs, as Ctrl-C would; what it answers then says nothing."""
+        self.is_stopped = True
+        for child in list(self._running):
+            child.send_signal(signal.SIGINT)
 
 
 @click.command()
@@ -209,6 +251,8 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
         def test(mutant: Mutant) -> None:
             start = time.monotonic()
             by = trees.notice(mutant, stages[mutant.name])
+            if trees.is_stopped:
+                return
             took = time.monotonic() - start
             result = Result(mutant.name, mutant.file, mutant.line, mutant.diff, by, round(took, 1))
             with lock, kept.open("a") as file:
@@ -222,7 +266,12 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
                 )
 
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(test, todo))
+            try:
+                list(pool.map(test, todo))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                trees.stop()
+                raise
     return [known[mutant.name] for mutant in mutants]
 
 
@@ -255,34 +304,6 @@ def _measured(trees: Trees, name: str) -> Stage:
     took = time.monotonic() - start
     click.echo(f"without a fault {took:.0f} s: pytest {name}")
     return Stage(name, tuple(name.split()), 30 + 5 * took)
-
-
-def _passes(tree: Path, stage: Stage) -> bool:
-    """Run a stage in a tree; what it started ends with it."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
-    arguments = tree / "arguments.txt"
-    arguments.write_text("\n".join(stage.arguments))
-    environment = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tree / ".hypothesis")}
-    with (tree / "pytest.log").open("wb") as log:
-        child = subprocess.Popen(
-            [*command, "-m", "not walk", f"@{arguments}"],
-            cwd=tree,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            return child.wait(stage.limit) == 0
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGINT)  # fixtures stop what they started
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(30)
-            return False
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
 
 
 def _report(results: list[Result]) -> int:

@@ -21,7 +21,7 @@ _RECEIVE = (
 
 TARGETS: dict[str, tuple[str, ...]] = {
     "service/inbox/lua/*.lua": _SCRIPTS,
-    "service/inbox/*.py": ("tests/unit/service", *_SCRIPTS),
+    "service/inbox/[!_]*.py": ("tests/unit/service", *_SCRIPTS),
     "service/repair.py": ("tests/integration/service/test_event_commands.py",),
     "service/signature.py": ("tests/unit/service/test_signature.py", *_RECEIVE[1:3]),
     "service/event.py": ("tests/unit/service/test_event.py", *_RECEIVE[1:3]),

@@ -103,6 +103,15 @@ def test_a_forked_process_has_connections_of_its_own(settings) -> None:
         assert client.client_id() == mine
 
 
+def test_as_many_workers_fit_as_have_their_connections() -> None:
+    web, workers, threads = 2, 3, 10
+    beside = web * (connection.WEB + connection.LINK) + connection.PERIODIC + 2 * connection.TOOL
+    of_workers = workers * (connection.RQ + connection.worker_connections(threads))
+    fit = connection.workers_that_fit(beside + of_workers, web, threads)
+    fewer = connection.workers_that_fit(beside + of_workers - 1, web, threads)
+    assert (fit, fewer) == (workers, workers - 1)
+
+
 def test_the_page_says_how_many_a_process_has() -> None:
     page = (ROOT / "docs/reliability.md").read_text()
     rows = dict(

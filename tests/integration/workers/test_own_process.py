@@ -12,17 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from identity_webhooks import Discard, Retry
 from identity_webhooks.testing import verification
 from service.settings import Settings
 from tests.conftest import CANARY, ROOT, Processes, children, state, wait_until
 from workers import own_process, plugins
 from workers.own_process import NotRun, OwnProcess
-from workers.router import Failed, Handler
+from workers.router import Failed, Handler, place
 
 PLUGIN = """
 import os, time
 from pathlib import Path
-from identity_webhooks import on, on_start, on_stop
+from identity_webhooks import Discard, Retry, on, on_start, on_stop
 
 def note(word):
     with Path(os.environ["EFFECTS"]).open("a") as effects:
@@ -48,6 +49,8 @@ def handle(v):
         os._exit(int(words[1]))
     if words[:1] == ["kill"]:
         os.kill(os.getpid(), int(words[1]))
+    if words[:1] == ["raise"]:
+        raise eval(" ".join(words[1:]))
     if words == ["leave", "a", "program"]:
         os.system("sleep 30 >&- 2>&- & echo $! > $EFFECTS.left")
         os._exit(3)
@@ -147,6 +150,36 @@ def test_whatever_a_handler_ends_its_process_with_it_died(handler, beside, effec
     with pytest.raises(Failed, match=rf"^its process died \(exit code {code}\)$"):
         run(beside(30), handler, f"exit {code}")
     assert len(pids(effects)) == 1
+
+
+ANSWERS = [
+    "",
+    "raise Retry('later')",
+    "raise Retry('later', delay=3600)",
+    "raise Retry('later', delay=0)",
+    "raise Discard('never')",
+    "raise ValueError('of whom')",
+    "raise SystemExit(3)",
+]
+
+
+@pytest.mark.parametrize("do", ANSWERS)
+def test_what_it_answers_there_is_what_it_would_answer_here(handler, beside, do) -> None:
+    def answer(ask: Callable[[], object]) -> tuple[str, str, float | None]:
+        try:
+            ask()
+        except Retry as retry:
+            return "retry", retry.reason, retry.delay
+        except Discard as discard:
+            return "discard", discard.reason, None
+        except Failed as failed:
+            return "failed", failed.reason, None
+        except BaseException as error:  # noqa: BLE001 (what the handler raised, here)
+            return "failed", place(error), None
+        return "done", "", None
+
+    here = answer(lambda: handler.run(verification("verified", metadata={"do": do})))
+    assert answer(lambda: run(beside(), handler, do)) == here
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])

@@ -171,6 +171,13 @@ class TestBothForms:
         thin, snapshot = (desk.inbox.find(id_) for _, id_ in forms)
         assert thin == snapshot, "either id means the one that was accepted first"
         assert thin.event.form == first
+        twin = [("thin", "done", "twin")] if first == "snapshot" else []
+        ended = [
+            (each["form"], each["state"], each["outcome"]) for each in desk.logged("event_settled")
+        ]
+        assert ended == [(first, "done", "created"), *twin]
+        counted = {name: n for name, n in desk.counts().items() if name.startswith("settled|")}
+        assert counted == {f"settled|{state}|{outcome}": 1 for _, state, outcome in ended}
         assert (thin.state, statuses(thin)) == ("done", {"p.handle": ("done", 1)})
 
     def test_its_other_form_may_come_days_later(self, desk) -> None:
