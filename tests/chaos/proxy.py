@@ -31,6 +31,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._open: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._replies_to_drop: list[int] = []
+        self._to_tear = 0
         self.port = 0
         self.delay = 0.0
         self.rate: float | None = None
@@ -64,6 +65,10 @@ class Proxy:
         """
         self._replies_to_drop.append(nth)
 
+    def tear_reply(self, length: int) -> None:
+        """Pass on so many bytes of the next reply, and reset its connection."""
+        self._to_tear = length
+
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
@@ -96,6 +101,11 @@ class Proxy:
             if self.rate:
                 await asyncio.sleep(len(part) / self.rate)
             if replies and self._drops():
+                raise ConnectionResetError
+            if replies and self._to_tear:
+                _write(writer, part[: self._to_tear])
+                self._to_tear = 0
+                await asyncio.sleep(0.1)  # a reset may overtake what was sent
                 raise ConnectionResetError
             if self.delay or due > self._loop.time():
                 due = max(due, self._loop.time() + self.delay)

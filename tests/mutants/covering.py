@@ -18,7 +18,10 @@ from pathlib import Path
 import coverage
 import pytest
 
-SUITES = ("tests/unit/service", "tests/unit/workers", "tests/integration")
+SUITES = (
+    *("tests/unit/service", "tests/unit/workers", "tests/unit/identity_webhooks"),
+    "tests/integration",
+)
 """Those whose tests run the code in their own process."""
 
 _SECONDS = "COVERING_SECONDS"

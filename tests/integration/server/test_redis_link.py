@@ -107,6 +107,24 @@ def test_a_connection_that_broke_is_opened_anew_and_nothing_is_refused(
     assert redis.zcard("iw:due") == 5
 
 
+def test_what_was_answered_before_a_connection_broke_is_no_answer_to_the_next(
+    server: Server, redis: Redis
+) -> None:
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept(1) is AcceptResult.NEW
+        done = asyncio.Event()
+        pipe = link.pipeline()
+        replies = [pipe.accept(event(number)) for number in (1, 2)]
+        proxy.tear_reply(len(b"$7\r\npending\r\n"))
+        link.send(pipe, done.set)
+        await asyncio.wait_for(done.wait(), 120)
+        assert proxy.connections > 1
+        assert [reply.result() for reply in replies] == [AcceptResult.PENDING, AcceptResult.FULL]
+
+    with Proxy(server.port) as proxy:
+        with_link(use, f"redis://127.0.0.1:{proxy.port}/0", inbox_limit=1)
+
+
 def test_a_server_that_hangs_is_waited_for_once(new_server: Callable[..., Server]) -> None:
     own = new_server()
 

@@ -292,6 +292,12 @@ class TestReplay:
         redis.hset("iw:handlers", "p.old", inbox.now() - keys.HOUR - 60)
         assert inbox.handlers() == ["p.a", "p.b", "p.c"]
 
+    def test_those_of_the_last_release_stay_known(self, filled, redis) -> None:
+        inbox = Inbox(redis)
+        started = inbox.now() - 7 * 86_400
+        redis.hset("iw:handlers", mapping=dict.fromkeys(["p.a", "p.b", "p.c"], started))
+        assert inbox.handlers() == ["p.a", "p.b", "p.c"]
+
     def test_events_of_a_removed_handler_go_to_its_new_name(self, service, filled, redis) -> None:
         inbox = Inbox(redis)
         redis.delete("iw:handlers")

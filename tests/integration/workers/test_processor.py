@@ -835,6 +835,18 @@ class TestComingBack:
         desk.turn(desk.processor(raising(error)))
         assert statuses(desk.record(event)) == {"p.failing": (status, 1)}
 
+    def test_a_worker_that_stops_claims_no_other(self, desk) -> None:
+        @on("*")
+        def handle(_: Verification) -> None:
+            desk.stop.request()
+
+        first, other = (desk.accept("created", desk.sandbox.session()) for _ in range(2))
+        processor = desk.processor(handle)
+        (claim,) = processor.claim()
+        assert processor.process(claim, and_claim=True) is None
+        assert desk.record(first).state == "done"
+        assert b"lease" not in desk.fields(other), "nobody had it"
+
     def test_one_whose_process_does_not_start_waits_and_spends_no_attempt(
         self, desk, monkeypatch
     ) -> None:

@@ -14,6 +14,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import metrics_page, receiver, signature
+from service.findings import Finding
 from service.inbox import AcceptResult, Refused
 from service.ledger import Ledger
 from service.metrics import TABLE, Metrics, field_of
@@ -39,9 +40,10 @@ class Books:
         monkeypatch.setattr(Metrics, "_start", lambda _: None)
         self.running: list[Seen] = []
         self.is_up = True
+        self.found: list[Finding] = []
         own = Ledger()
         self.metrics = Metrics(_Away(), "web", own)
-        self.page = Page(_Away(), self.metrics, own, settings=SETTINGS, look=list)
+        self.page = Page(_Away(), self.metrics, own, settings=SETTINGS, look=lambda: self.found)
 
     def survey(self) -> Survey:
         if not self.is_up:
@@ -257,6 +259,13 @@ def test_gauges_tell_what_is_now(books) -> None:
     assert books.value("reconciled_seconds", account="own") == 7
     assert books.value("secret_unused_seconds", secret="new") == 2
     assert books.value("secret_unused_seconds", secret="old") == float("inf")
+
+
+@pytest.mark.parametrize(("state", "accepting"), [("good", 1), ("unknown", 0), ("bad", 0)])
+def test_nothing_is_accepted_while_redis_is_unfit(state, accepting, books) -> None:
+    assert books.value("accepting") == 1
+    books.found = [Finding("eviction", state, "keys are evicted")]
+    assert books.value("accepting") == accepting
 
 
 def test_processes_of_an_instance_add_up_and_one_that_is_killed_leaves_its_counts(books) -> None:
