@@ -172,6 +172,35 @@ class TestDead:
         assert dead.reason == "retry: ledger is closed"
         assert dead.idempotency_key == f"{dead.event.key}:p.failing"
 
+    @pytest.mark.parametrize("account", [None, "acct_1"])
+    @pytest.mark.parametrize("form", ["snapshot", "thin"])
+    def test_has_the_key_that_the_handler_had(self, form, account, desk) -> None:
+        """What was done under it can be undone: a thin event has that of its snapshot event."""
+        keys: list[str] = []
+
+        @on("*")
+        def failing(v: Verification) -> None:
+            keys.append(v.idempotency_key)
+            raise Discard("no such user")
+
+        @on_dead
+        def alarm(dead: Dead) -> None:
+            keys.append(dead.idempotency_key)
+
+        session, thin_id = desk.sandbox.session_and_thin_event()
+        named = {"id": thin_id} if form == "thin" else {}
+        if account:
+            session = desk.sandbox.session(account=account)
+        event = desk.accept("created", session, form=form, account=account, **named)
+        if form == "thin" and account:  # its other form is known
+            (claim,) = desk.processor(failing, alarm).claim()
+            desk.inbox.link(claim, f"{account}-evt_snapshot")
+            desk.inbox.release(claim, 0, "x")
+        desk.settle(desk.processor(failing, alarm), event)
+        had, told = keys
+        assert told == had
+        assert (event.key in had) == (form == "snapshot")
+
     def test_is_not_told_of_what_was_done(self, desk) -> None:
         @on("verified")
         def fine(v: Verification) -> None: ...

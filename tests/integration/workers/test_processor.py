@@ -545,6 +545,28 @@ class TestTime:
         assert line["session_id"] == event.session
         assert desk.counts()["handler_runs|p.slow|lost"] == 1
 
+    def test_the_end_of_a_late_run_leaves_the_next_claim_of_its_process_alive(self, desk) -> None:
+        running, go_on = threading.Event(), threading.Event()
+
+        @on("*")
+        def slow(_: Verification) -> None:
+            running.set()
+            assert go_on.wait(120)
+
+        event = desk.accept("created", desk.sandbox.session())
+        processor = desk.processor(slow)
+        (late,) = processor.claim()
+        thread = threading.Thread(target=processor.process, args=(late,))
+        thread.start()
+        assert running.wait(120)
+        desk.redis.hset(f"iw:evt:{event.key}", "lease", 1)
+        desk.wake(event.key)
+        (claim,) = processor.claim()
+        go_on.set()
+        thread.join()
+        assert claim.token != late.token
+        assert processor._heartbeat.count() == 1, "or its lease would run out while it is run"
+
     def test_nor_is_the_result_of_the_last_handler_counted_as_done(self, desk) -> None:
         @on("*")
         def slow(v: Verification) -> None:
