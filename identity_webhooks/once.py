@@ -187,10 +187,13 @@ def create_table(database: Any) -> None:
             with database.begin() as connection:
                 _run(connection, _CREATE)
         case _:
-            begun = database.in_transaction()
-            _run(database, _CREATE)
+            opened = _of_this_thread(database)
+            begun = opened.in_transaction()
             if not begun:
-                database.commit()
+                opened.begin()  # a session may be told to begin none by itself
+            _run(opened, _CREATE)
+            if not begun:
+                opened.commit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +305,13 @@ def _kind_of(database: Any) -> str:
     )
 
 
+def _of_this_thread(database: Any) -> Any:
+    """Return the session that a scoped one stands for, and anything else as it is."""
+    from sqlalchemy.orm import scoped_session  # noqa: PLC0415 (optional)
+
+    return database() if isinstance(database, scoped_session) else database
+
+
 @contextmanager
 def _transaction(database: Any) -> Iterator[_Open]:
     """Begin a transaction; commit it, or roll it back when something is raised."""
@@ -345,10 +355,9 @@ def _session(session: Any) -> Iterator[_Open]:
     """Begin a transaction of a SQLAlchemy session, or go on in the one that reading has begun."""
     from sqlalchemy import Connection  # noqa: PLC0415 (optional)
     from sqlalchemy.exc import UnboundExecutionError  # noqa: PLC0415
-    from sqlalchemy.orm import SessionTransactionOrigin, scoped_session  # noqa: PLC0415
+    from sqlalchemy.orm import SessionTransactionOrigin  # noqa: PLC0415
 
-    if isinstance(session, scoped_session):
-        session = session()
+    session = _of_this_thread(session)
     try:
         bind = session.get_bind()
     except UnboundExecutionError:

@@ -300,6 +300,32 @@ def test_an_error_that_is_caught_loses_no_effect(how, engine) -> None:
             assert effects(engine) == []
 
 
+@pytest.fixture
+def without_table(engine: Engine) -> Engine:
+    with engine.begin() as db:
+        db.execute(text(f"DROP TABLE {TABLE}"))
+    return engine
+
+
+@pytest.mark.parametrize("how", FORMS)
+def test_its_table_is_made_through_each_form(how, without_table) -> None:
+    """Committed, unless a transaction is open: that is left to whoever has begun it."""
+    with opened(without_table, how) as database:
+        create_table(database)
+        if "has read" in how or "has written" in how:
+            database.commit()
+    assert handler(without_table, "engine")() is True
+
+
+@pytest.mark.parametrize("kind", [Connection, Session])
+def test_a_migration_that_is_undone_is_undone_as_a_whole(kind, without_table) -> None:
+    with kind(without_table) as database:
+        add(database, "of the migration")
+        create_table(database)
+        database.rollback()
+    assert effects(without_table) == []
+
+
 @pytest.mark.parametrize("how", FORMS)
 def test_the_first_run_counts_and_every_other_is_skipped(how, engine) -> None:
     run = handler(engine, how)
@@ -322,6 +348,23 @@ def test_an_effect_that_fails_leaves_no_key_behind(how, engine, monkeypatch) -> 
     monkeypatch.undo()
     assert run() is True
     assert effects(engine) == ["granted"]
+
+
+@pytest.mark.parametrize("how", [form for form in FORMS if form != "engine"])
+def test_who_goes_on_after_an_effect_that_fails_commits_nothing_of_it(how, engine) -> None:
+    def fail(db: Connection | Session) -> None:
+        add(db, "half")
+        raise ValueError("no")
+
+    with opened(engine, how) as database:
+        with pytest.raises(ValueError, match="no"):
+            once(database, "k")(fail)
+        if "autobegin" in how:
+            database.begin()
+        add(database, "after")
+        database.commit()
+        assert once(database, "k")(add) is True
+    assert effects(engine) == ["after", "granted"]
 
 
 def test_an_update_that_hits_no_row_counts_too(engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.inbox import AcceptResult, Inbox
+from service.survey import survey
 from tests.integration.claims import event
 
 
@@ -17,6 +18,12 @@ class TestAccounts:
             inbox.accept(event(name, account=account))
 
         assert inbox.accounts() == ["acct_a", "acct_b", "acct_b/acct_c"]
+
+    def test_one_that_was_not_compared_yet_has_no_age(self, inbox, redis) -> None:
+        inbox.accept(event(account="acct_a"))
+        assert survey(redis).through == {}
+        inbox.move_watermark(inbox.now() - 60, "acct_a")
+        assert 60 <= survey(redis).through["acct_a"] < 120
 
     def test_one_whose_event_was_refused_is_not(self, redis) -> None:
         inbox = Inbox(redis, limit=1)

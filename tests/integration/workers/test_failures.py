@@ -272,6 +272,19 @@ def test_with_the_other_key_it_is_never_asked(call, desk, fake) -> None:
     assert bench.alarms() == []
 
 
+@pytest.mark.parametrize("account", [None, "acct_1"])
+def test_all_of_an_event_is_asked_for_in_its_account(account, desk, fake) -> None:
+    bench = Bench(desk, fake, "sensitive")
+    for event in (bench.event, bench.beside):
+        desk.settle(bench.processor, event)
+    fake.calls.clear()
+    fake.headers.clear()
+    event = desk.accept("verified", fake.session(3, account), account=account, form="thin")
+    desk.settle(bench.processor, event)
+    assert {call for call, _, _ in fake.calls} == {"thin event", "report", "sensitive"}
+    assert {each.get("Stripe-Account") for each in fake.headers} == {account}
+
+
 @pytest.mark.parametrize("about", ["/v1/events", "/v1/accounts", "acct_1"])
 def test_nor_are_lists(about, desk, fake) -> None:
     fake.accounts = ["acct_1"]

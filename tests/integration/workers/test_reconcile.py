@@ -150,6 +150,23 @@ def test_an_old_session_that_was_redacted_has_ended_twice(
     assert kinds(inbox, session.id) == ["redacted", "verified"]
 
 
+def test_of_an_old_session_whose_redaction_was_heard_nothing_is_told_again(
+    reconciler, inbox, sandbox, monkeypatch, since
+) -> None:
+    """Whoever was erased is not verified anew."""
+    session = sandbox.session("verified")
+    sandbox.api().redact_session(session.id)
+    sandbox.control(f"sessions/{session.id}/complete")
+    event = Event("evt_1", "redacted", "snapshot", session.id, since, livemode=False)
+    inbox.accept(event)
+    inbox.finish(claim_of(inbox, event.key), "done", outcome="redacted")
+    monkeypatch.setattr(reconcile, "HORIZON", 0)
+    monkeypatch.setattr(StripeApi, "events_since", lambda *_, **__: iter(()))
+    time.sleep(1.1)
+    reconciler.run(since)
+    assert kinds(inbox, session.id) == ["redacted"]
+
+
 def test_redacted_is_among_what_is_asked_for(reconciler, inbox, sandbox, since) -> None:
     session = sandbox.session("verified")
     sandbox.api().redact_session(session.id)
