@@ -197,6 +197,16 @@ def test_it_is_seen_also_by_a_process_that_starts_then(clock, client) -> None:
         next_claim(inbox, 2 * keys.LEASE + SLACK)
 
 
+def test_a_clock_set_forward_ends_no_pause_of_a_person(clock, client) -> None:
+    with swept(client) as inbox:
+        inbox.pause(10 * HOUR, "by ann")
+        clock.set(HOUR)
+        wait_until(lambda: inbox.now() > time.time() + HOUR / 2, within=SLACK)
+        time.sleep(2 * keys.LEASE)
+        assert inbox.paused() is not None
+        assert inbox.paused()[1] == "by ann"
+
+
 def test_the_clocks_come_together_again(clock, client) -> None:
     with swept(client):
         clock.set(-HOUR)

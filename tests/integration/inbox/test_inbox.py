@@ -167,6 +167,30 @@ def test_while_paused_nothing_is_taken(inbox, redis) -> None:
     assert isinstance(claim_next(inbox), Claim)
 
 
+def test_after_a_pause_of_an_account_was_ended_its_events_wait_a_moment_longer(
+    inbox, pass_time
+) -> None:
+    inbox.accept(event(account="acct_1"))
+    inbox.pause(3600, "by ann", "acct_1")
+    assert not isinstance(claim_next(inbox), Claim)
+    assert inbox.resume("acct_1")
+    pass_time(keys.HORIZON)
+    inbox.sweep()
+    assert isinstance(claim_next(inbox), Claim)
+
+
+def test_a_holder_whose_session_another_event_has_by_now_has_lost_it(inbox, redis) -> None:
+    for name in ("1", "2"):
+        inbox.accept(event(name))
+    late = claimed(inbox, "evt_1")
+    redis.delete("iw:session::vs_1")  # its lease has run out
+    holder = claimed(inbox, "evt_2")
+    assert not inbox.renew(late)
+    assert late.lost
+    assert redis.get("iw:session::vs_1").startswith(b"evt_2 ")
+    assert inbox.renew(holder)
+
+
 @pytest.mark.parametrize(("form", "events"), [("snapshot", 12), ("thin", 6)])
 def test_all_workers_share_a_rate_of_api_calls(redis, form, events) -> None:
     workers = [Inbox(redis, api_rate=10) for _ in range(3)]
@@ -332,6 +356,14 @@ def test_what_handlers_last_heard_of_a_session_is_found_in_whichever_month(inbox
     assert inbox.last_kind(event(account="acct_1")) is None
     redis.hset(this_month, ":vs_1", "canceled")
     assert inbox.last_kind(event()) == "canceled", "the last one counts"
+
+
+def test_what_was_overtaken_is_not_what_handlers_heard_last(inbox) -> None:
+    inbox.accept(event("1"))
+    inbox.finish(claimed(inbox, "evt_1"), "done", outcome="verified")
+    inbox.accept(event("2", kind="processing"))
+    inbox.finish(claimed(inbox, "evt_2"), "done", outcome="superseded")
+    assert inbox.last_kind(event()) == "verified"
 
 
 def test_a_dead_event_stays_until_a_person_acts(inbox, redis) -> None:
