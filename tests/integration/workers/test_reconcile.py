@@ -137,34 +137,34 @@ def test_sessions_that_do_not_end_are_reported(reconciler, sandbox, monkeypatch,
     assert session.id in reconciler.run(since).stuck
 
 
-def test_an_old_session_that_was_redacted_has_ended_twice(
-    reconciler, inbox, sandbox, monkeypatch, since
-) -> None:
+@pytest.fixture
+def redacted_long_ago(since, sandbox, monkeypatch) -> str:
+    """The id of a session made after `since`, verified and redacted, whose events are gone."""
     session = sandbox.session("verified")
     sandbox.api().redact_session(session.id)
     sandbox.control(f"sessions/{session.id}/complete")
     monkeypatch.setattr(reconcile, "HORIZON", 0)
     monkeypatch.setattr(StripeApi, "events_since", lambda *_, **__: iter(()))
     time.sleep(1.1)
+    return session.id
+
+
+def test_an_old_session_that_was_redacted_has_ended_twice(
+    reconciler, inbox, redacted_long_ago, since
+) -> None:
     reconciler.run(since)
-    assert kinds(inbox, session.id) == ["redacted", "verified"]
+    assert kinds(inbox, redacted_long_ago) == ["redacted", "verified"]
 
 
 def test_of_an_old_session_whose_redaction_was_heard_nothing_is_told_again(
-    reconciler, inbox, sandbox, monkeypatch, since
+    reconciler, inbox, redacted_long_ago, since
 ) -> None:
     """Whoever was erased is not verified anew."""
-    session = sandbox.session("verified")
-    sandbox.api().redact_session(session.id)
-    sandbox.control(f"sessions/{session.id}/complete")
-    event = Event("evt_1", "redacted", "snapshot", session.id, since, livemode=False)
+    event = Event("evt_1", "redacted", "snapshot", redacted_long_ago, since, livemode=False)
     inbox.accept(event)
     inbox.finish(claim_of(inbox, event.key), "done", outcome="redacted")
-    monkeypatch.setattr(reconcile, "HORIZON", 0)
-    monkeypatch.setattr(StripeApi, "events_since", lambda *_, **__: iter(()))
-    time.sleep(1.1)
     reconciler.run(since)
-    assert kinds(inbox, session.id) == ["redacted"]
+    assert kinds(inbox, redacted_long_ago) == ["redacted"]
 
 
 def test_redacted_is_among_what_is_asked_for(reconciler, inbox, sandbox, since) -> None:
