@@ -1,10 +1,10 @@
 """`python -m tests.mutants`: put faults into the code, one at a time, and see whether tests notice.
 
-A mutant in Python gets the tests that run its line in their own process, if there are any
-(`covering.py`), and else, as those in Lua, the suites that `targets.py` names for its file, one
-after another until a test fails: all of them without the walks, as `make test` runs them. It is
-noticed when a test fails or takes more than five times as long as without a fault. Results are kept
-in var/mutants, so that an interrupted run goes on where it was.
+A mutant gets the tests that run its line, or call a script with its line, in their own process
+(`covering.py`). Where there are none, it gets the suites that `targets.py` names for its file, one
+after another until a test fails. Both without the walks, as `make test` runs them. It is noticed
+when a test fails, takes more than two minutes, or all together more than five times as long as
+without a fault. Results are kept in var/mutants, so that an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CACHE = ROOT / "var" / "mutants"
 HERE = Path(__file__).parent
 PYTEST = (
     *(sys.executable, "-m", "pytest", "-q", "-x", "--no-header"),
-    *("-p", "no:cacheprovider", "-m", "not walk"),
+    *("-p", "no:cacheprovider", "-m", "not walk", "--timeout", "120"),
 )
 MUTMUT = "mutmut==3.8.1"
 """Its list of mutations is not public: another release may move it."""

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
@@ -18,11 +19,17 @@ from pathlib import Path
 import coverage
 import pytest
 
+from service.inbox.scripts import sources
+
 SUITES = (
     *("tests/unit/service", "tests/unit/workers", "tests/unit/identity_webhooks"),
     "tests/integration",
 )
 """Those whose tests run the code in their own process."""
+
+_ROOT = Path(__file__).parents[2]
+_PIPELINE = "service/inbox/pipeline.py"
+"""Where each script in Lua is called, by a statement of its own."""
 
 _SECONDS = "COVERING_SECONDS"
 """The variable that names the file for the seconds that each test took."""
@@ -64,11 +71,15 @@ class Covering:
     seconds: list[float]
 
     def of(self, file: str, line: int, code: str) -> list[int]:
-        """Return the tests that run the statement at this line of the code, the quickest first."""
-        if file not in self.lines:  # one in Lua
-            return []
-        known = self.lines[file]
-        found = {test for each in _lines_of(code, line) for test in known.get(str(each), ())}
+        """Return the tests that run the statement at this line of the code, the quickest first.
+
+        A line in Lua is run by those that call a script which holds it.
+        """
+        lines = _lines_of(code, line)
+        if file.endswith(".lua"):
+            file, lines = _PIPELINE, _calls_of(_scripts_with(file, line, code))
+        known = self.lines.get(file, {})
+        found = {test for each in lines for test in known.get(str(each), ())}
         return sorted(found, key=lambda test: self.seconds[test])
 
 
@@ -111,6 +122,26 @@ def measure(tree: Path, kept: Path) -> Covering:
     }
     kept.write_text(json.dumps(found))
     return Covering(lines, tests, found["seconds"])
+
+
+def _scripts_with(file: str, line: int, code: str) -> set[str]:
+    """Return the scripts that hold a line of a file in Lua; of a shared one, by what it defines."""
+    if (name := Path(file).stem) in sources():
+        return {name}
+    before = "".join(code.splitlines(keepends=True)[:line])
+    *_, defined = re.findall(r"^local (?:function )?(\w+)", before, re.MULTILINE)
+    definition = re.compile(rf"^local (?:function )?{defined}\b", re.MULTILINE)
+    return {name for name, source in sources().items() if definition.search(source)}
+
+
+def _calls_of(scripts: set[str]) -> Iterator[int]:
+    """Yield the lines that name these scripts where they are called."""
+    for node in ast.walk(ast.parse((_ROOT / _PIPELINE).read_text())):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(attr="_add"), args=[_, ast.Constant(value=name), *_]
+            ) if name in scripts:
+                yield node.lineno
 
 
 def _lines_of(code: str, line: int) -> Iterator[int]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from service.inbox.scripts import sources
 from tests.mutants.covering import Covering
 
 CODE = """LIMIT = 3
@@ -27,4 +30,28 @@ def test_a_mutant_gets_the_tests_of_its_statement_the_quickest_first(line, tests
     lines = {"m.py": {str(number): run for number, run in RUN.items()}}
     covering = Covering(lines, ["slow", "quick"], [2.0, 1.0])
     assert covering.of("m.py", line, CODE) == tests
-    assert covering.of("m.lua", line, "not Python") == []
+    assert covering.of("other.py", line, CODE) == []
+
+
+WAKING = {"accept", "claim", "discard", "finish", "link", "release", "replay", "retry", "sweep"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "scripts"),
+    [
+        ("finish.lua", "", {"finish"}),
+        ("lib.lua", "  redis.call('HSET', RECORD .. key, 'wake'", WAKING),
+        ("once.lua", "local answer", set(sources()) - {"accept", "report"}),
+    ],
+    ids=["a script", "a function that some need", "what stands behind almost all"],
+)
+def test_a_mutant_in_lua_gets_the_tests_that_call_its_scripts(file, text, scripts) -> None:
+    folder = Path(__file__).parents[2] / "service" / "inbox"
+    code = (folder / "lua" / file).read_text()
+    calls = (folder / "pipeline.py").read_text().splitlines()
+    of_line = {str(line): [line] for line in range(len(calls))}
+    covering = Covering({"service/inbox/pipeline.py": of_line}, [], [0.0] * len(calls))
+    line = code[: code.index(text)].count("\n") + 1
+    found = [calls[each - 1] for each in covering.of(f"service/inbox/lua/{file}", line, code)]
+    assert len(found) == len(scripts)
+    assert all(any(f'"{name}"' in call for call in found) for name in scripts)
