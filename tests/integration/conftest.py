@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import wait_until
+from tests.logs import logging_undone  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(autouse=True)

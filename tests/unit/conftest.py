@@ -6,6 +6,8 @@ import socket
 
 import pytest
 
+from tests.logs import logging_undone  # noqa: F401 (a fixture)
+
 
 @pytest.fixture(autouse=True)
 def no_socket(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import math
 import socket
 import ssl
@@ -17,7 +16,6 @@ from typing import Any
 
 import pytest
 import requests
-import structlog
 from redis import Redis
 from stripe.identity import VerificationSession
 
@@ -28,6 +26,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from tests.conftest import CANARY, Processes, Traces, wait_until
 from tests.integration.workers.fake_stripe import FakeStripe, serving
+from tests.logs import configuration_undone
 from tests.postgres import postgres
 from workers import claiming, failures, jobs, router, stripe_api
 from workers.jobs import Processor
@@ -292,17 +291,9 @@ def lines_of(log_path: Path, name: str) -> list[dict[str, Any]]:
 @contextmanager
 def logging_to(log_path: Path) -> Iterator[None]:
     """Send the log of this process to a file for a while."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    with log_path.open("w") as stream:
+    with log_path.open("w") as stream, configuration_undone():
         logs.configure(Settings(log_format="json", log_level="debug"), stream)
-        try:
-            yield
-        finally:
-            root.handlers[:] = handlers
-            root.setLevel(level)
-            logging.captureWarnings(capture=False)
-            structlog.reset_defaults()
+        yield
 
 
 @pytest.fixture

@@ -327,28 +327,29 @@ def test_what_is_older_than_what_is_known_is_not_asked_for(
 
 
 def test_how_a_pass_ended_is_noted_for_each_account(sandbox, inbox, redis) -> None:
-    session = sandbox.session("verified", account="acct_1")
-    inbox.move_watermark(0, "acct_1")
+    # Its events are counted, and other tests have the same sandbox: an account of its own.
+    session = sandbox.session("verified", account="acct_noted")
+    inbox.move_watermark(0, "acct_noted")
     reconciler = Reconciler(sandbox.api(), inbox, livemode=False)
     # Nobody may list events of one's own account; which comes first is one's own.
     sandbox.fault("error", status=403, route="GET /v1/events", next=1)
     reconciler.round()
     noted = survey(redis)
-    own, connected = noted.reconciled[""], noted.reconciled["acct_1"]
+    own, connected = noted.reconciled[""], noted.reconciled["acct_noted"]
     assert own.failed.startswith("list: forbidden 403")
     assert "read access to Events" in own.hint
     assert connected.failed == ""
     assert connected.missed == len(kinds(inbox, session.id))
-    assert noted.through.keys() == {"acct_1"}
+    assert noted.through.keys() == {"acct_noted"}
 
     reconciler.run(int(time.time()))  # by hand: the key is good again
     noted = survey(redis)
     assert noted.reconciled[""].failed == ""
-    assert noted.through.keys() == {"acct_1"}, "it does not reach back as far as a round"
+    assert noted.through.keys() == {"acct_noted"}, "it does not reach back as far as a round"
 
     reconciler.run(int(time.time()) - reconcile.WIDE, how=Taking(dry_run=True))
     reconciler.run(int(time.time()) - reconcile.WIDE, how=Taking(until=time.time()))
-    assert survey(redis).through.keys() == {"acct_1"}
+    assert survey(redis).through.keys() == {"acct_noted"}
     reconciler.run(int(time.time()) - reconcile.WIDE - LATE)
     assert survey(redis).through[""] < 60
     redis.delete("iw:watermark")

@@ -56,11 +56,7 @@ def canary() -> str:
 
 
 @pytest.fixture
-def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Output]]:
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    loggers = {name: logging.getLogger(name).level for name in ("gunicorn.error", *logs._QUIET)}
-
+def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Output]:
     def configured(**fields: Any) -> Output:
         output = Output()
         monkeypatch.setattr(sys, "stdout", output)
@@ -69,13 +65,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Output
         logs.configure(Settings(**{"log_format": "json", "log_level": "debug", **fields}))
         return output
 
-    yield configured
-    root.handlers[:] = before
-    root.setLevel(level)
-    for name, old in loggers.items():
-        logging.getLogger(name).setLevel(old)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
+    return configured
 
 
 @pytest.fixture
