@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -69,7 +70,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a mutant. `by` names the stage that noticed it, empty when none did."""
+    """What became of a mutant. `by` is the test that noticed it, empty when none did."""
 
     name: str
     file: str
@@ -107,21 +108,21 @@ class Trees:
             self._free.put(tree)
 
     def notice(self, mutant: Mutant | None, stages: Iterable[Stage]) -> str:
-        """Return the first stage that fails with the mutant (None: as it is), or nothing."""
+        """Return the first test that fails with the mutant (None: as it is), or nothing."""
         tree = self._free.get()
         try:
             if mutant:
                 (tree / mutant.file).write_text(mutant.code)
-            return next((s.name for s in stages if not self._passes(tree, s)), "")
+            return next(filter(None, (self._failing(tree, stage) for stage in stages)), "")
         finally:
             if mutant:
                 shutil.copy2(ROOT / mutant.file, tree / mutant.file)
             self._free.put(tree)
 
-    def _passes(self, tree: Path, stage: Stage) -> bool:
-        """Run a stage in a tree; what it started ends with it."""
+    def _failing(self, tree: Path, stage: Stage) -> str:
+        """Run a stage in a tree, and return what fails; what it started ends with it."""
         if self.is_stopped:
-            return False
+            return "stopped"
         arguments = tree / "arguments.txt"
         arguments.write_text("\n".join(stage.arguments))
         environment = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tree / ".hypothesis")}
@@ -136,12 +137,16 @@ class Trees:
             )
             self._running.add(child)
             try:
-                return child.wait(stage.limit) == 0
+                if child.wait(stage.limit) == 0:
+                    return ""
+                said = (tree / "pytest.log").read_text(errors="replace")
+                failed = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - |$)", said, re.MULTILINE)
+                return failed[1] if failed else f"pytest: exit code {child.returncode}"
             except subprocess.TimeoutExpired:
                 child.send_signal(signal.SIGINT)  # fixtures stop what they started
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(30)
-                return False
+                return f"more than {stage.limit:.0f} s: {stage.name}"
             finally:
                 self._running.discard(child)
                 with suppress(ProcessLookupError):
@@ -234,6 +239,47 @@ def _suites(file: str) -> tuple[str, ...]:
     return next((s for pattern, s in TARGETS.items() if fnmatch.fnmatch(file, pattern)), ())
 
 
+class Stages:
+    """What a mutant has to pass: the tests that run it, or else suites.
+
+    Raises ClickException where these fail without a fault.
+    """
+
+    def __init__(self, trees: Trees) -> None:
+        self._trees = trees
+        self._suites: dict[str, Stage] = {}
+        self._lock = threading.Lock()
+        try:
+            self._covering = covering.measure(trees.first, CACHE / "covering.json")
+        except RuntimeError as error:
+            raise click.ClickException(str(error)) from None
+
+    def tests(self, mutant: Mutant) -> list[int]:
+        """Return the numbers of the tests that run it."""
+        return self._covering.of(mutant.file, mutant.line, (ROOT / mutant.file).read_text())
+
+    def of(self, mutant: Mutant) -> list[Stage]:
+        """Return the stages, each after it has passed without a fault."""
+        known = self._covering
+        if tests := self.tests(mutant):
+            limit = 30 + 5 * sum(known.seconds[each] for each in tests)
+            ids = tuple(known.tests[each] for each in tests)
+            return [Stage(f"{len(ids)} tests that run it", ids, limit)]
+        with self._lock:
+            return [self._suite(name) for name in _suites(mutant.file)]
+
+    def _suite(self, name: str) -> Stage:
+        """Run suites without a fault, once, for how long they may take."""
+        if name not in self._suites:
+            start = time.monotonic()
+            if failed := self._trees.notice(None, [Stage(name, tuple(name.split()), 900)]):
+                raise click.ClickException(f"without any fault this fails: {failed}")
+            took = time.monotonic() - start
+            click.echo(f"without a fault {took:.0f} s: pytest {name}")
+            self._suites[name] = Stage(name, tuple(name.split()), 30 + 5 * took)
+        return self._suites[name]
+
+
 def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
     """Test the mutants that are not tested yet; say how far it is."""
     kept = CACHE / "results.jsonl"
@@ -245,12 +291,14 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
     todo = [mutant for mutant in mutants if mutant.name not in known]
     if todo:
         trees = Trees(jobs)
-        stages = _stages_of_all(trees, todo)
+        stages = Stages(trees)
+        todo.sort(key=lambda mutant: not stages.tests(mutant))  # suites take longest
         lock, began = threading.Lock(), time.monotonic()
 
         def test(mutant: Mutant) -> None:
+            to_pass = stages.of(mutant)
             start = time.monotonic()
-            by = trees.notice(mutant, stages[mutant.name])
+            by = trees.notice(mutant, to_pass)
             if trees.is_stopped:
                 return
             took = time.monotonic() - start
@@ -262,7 +310,7 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
                 left = (time.monotonic() - began) / tested * (len(todo) - tested) / 60
                 click.echo(
                     f"{tested}/{len(todo)}, {left:.0f} min left: {mutant.file}:{mutant.line}"
-                    f" {'noticed' if by else 'SURVIVED'} in {took:.0f} s"
+                    f" {f'noticed by {by}' if by else 'SURVIVED'} in {took:.0f} s"
                 )
 
         with ThreadPoolExecutor(jobs) as pool:
@@ -273,37 +321,6 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
                 trees.stop()
                 raise
     return [known[mutant.name] for mutant in mutants]
-
-
-def _stages_of_all(trees: Trees, mutants: list[Mutant]) -> dict[str, list[Stage]]:
-    """Return the stages of each mutant, after they have passed without a fault."""
-    try:
-        known = covering.measure(trees.first, CACHE / "covering.json")
-    except RuntimeError as error:
-        raise click.ClickException(str(error)) from None
-    suites: dict[str, Stage] = {}
-    stages = {}
-    for mutant in mutants:
-        tests = known.of(mutant.file, mutant.line, (ROOT / mutant.file).read_text())
-        if tests:
-            limit = 30 + 5 * sum(known.seconds[each] for each in tests)
-            ids = tuple(known.tests[each] for each in tests)
-            stages[mutant.name] = [Stage(f"{len(ids)} tests that run it", ids, limit)]
-            continue
-        for name in _suites(mutant.file):
-            suites[name] = suites.get(name) or _measured(trees, name)
-        stages[mutant.name] = [suites[name] for name in _suites(mutant.file)]
-    return stages
-
-
-def _measured(trees: Trees, name: str) -> Stage:
-    """Run suites without a fault, for how long they may take."""
-    start = time.monotonic()
-    if trees.notice(None, [Stage(name, tuple(name.split()), 900)]):
-        raise click.ClickException(f"without any fault this fails: pytest {name}")
-    took = time.monotonic() - start
-    click.echo(f"without a fault {took:.0f} s: pytest {name}")
-    return Stage(name, tuple(name.split()), 30 + 5 * took)
 
 
 def _report(results: list[Result]) -> int:

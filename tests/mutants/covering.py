@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,11 +73,14 @@ class Covering:
     def of(self, file: str, line: int, code: str) -> list[int]:
         """Return the tests that run the statement at this line of the code, the quickest first.
 
-        A line in Lua is run by those that call a script which holds it.
+        A line in Lua is run by those that call a script which holds it; a line that runs at import
+        by those that run any of its file.
         """
-        lines = _lines_of(code, line)
+        lines: Iterable[int] = _lines_of(code, line)
         if file.endswith(".lua"):
             file, lines = _PIPELINE, _calls_of(_scripts_with(file, line, code))
+        elif not _is_in_function(code, line):
+            lines = map(int, self.lines.get(file, {}))
         known = self.lines.get(file, {})
         found = {test for each in lines for test in known.get(str(each), ())}
         return sorted(found, key=lambda test: self.seconds[test])
@@ -142,6 +145,13 @@ def _calls_of(scripts: set[str]) -> Iterator[int]:
                 func=ast.Attribute(attr="_add"), args=[_, ast.Constant(value=name), *_]
             ) if name in scripts:
                 yield node.lineno
+
+
+def _is_in_function(code: str, line: int) -> bool:
+    return any(
+        isinstance(node, ast.FunctionDef) and node.lineno <= line <= (node.end_lineno or 0)
+        for node in ast.walk(ast.parse(code))
+    )
 
 
 def _lines_of(code: str, line: int) -> Iterator[int]:

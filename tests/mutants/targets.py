@@ -10,12 +10,18 @@ _SCRIPTS = (
     f"{_INBOX}/test_lost_replies.py {_WORKERS}/test_round_trips.py",
     f"{_WORKERS} tests/integration/service",
 )
-_WORK = ("tests/unit/workers", _WORKERS, "tests/e2e/workers")
+# What no test runs in its own process is mostly seen by tests of processes.
+_WORK = (
+    "tests/unit/workers",
+    f"{_WORKERS}/test_commands.py {_WORKERS}/test_doctor.py",
+    "tests/e2e/workers",
+    _WORKERS,
+)
 _RECEIVE = (
-    "tests/unit/service",
-    "tests/integration/server tests/integration/service",
     "tests/e2e/receiver/test_answers.py tests/e2e/receiver/test_trouble.py"
     " tests/e2e/receiver/test_hostile.py tests/e2e/receiver/test_boot.py",
+    "tests/unit/service",
+    "tests/integration/server tests/integration/service",
     "tests/e2e/receiver",
 )
 
@@ -23,12 +29,11 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "service/inbox/lua/*.lua": _SCRIPTS,
     "service/inbox/[!_]*.py": ("tests/unit/service", *_SCRIPTS),
     "service/repair.py": ("tests/integration/service/test_event_commands.py",),
-    "service/signature.py": ("tests/unit/service/test_signature.py", *_RECEIVE[1:3]),
-    "service/event.py": ("tests/unit/service/test_event.py", *_RECEIVE[1:3]),
+    "service/signature.py": _RECEIVE,
+    "service/event.py": _RECEIVE,
     "service/receiver.py": _RECEIVE,
     "service/connection.py": (*_RECEIVE[:3], _INBOX),
-    "service/server/http.py": ("tests/unit/service/server", *_RECEIVE[1:]),
-    "service/server/*.py": _RECEIVE[1:],
+    "service/server/*.py": _RECEIVE,
     "workers/jobs.py": _WORK,
     "workers/fetching.py": _WORK,
     "workers/dispatch.py": _WORK,

@@ -23,7 +23,7 @@ RUN = {1: [], 3: [], 5: [0, 1], 6: [1], 8: [0]}
 
 @pytest.mark.parametrize(
     ("line", "tests"),
-    [(1, []), (4, [1, 0]), (5, [1, 0]), (7, [1]), (8, [0]), (2, [])],
+    [(1, [1, 0]), (4, [1, 0]), (5, [1, 0]), (7, [1]), (8, [0]), (2, [1, 0])],
     ids=["a constant", "a head", "a condition", "within a statement", "a statement", "nothing"],
 )
 def test_a_mutant_gets_the_tests_of_its_statement_the_quickest_first(line, tests) -> None:
