@@ -2,9 +2,11 @@
 
 A mutant gets the tests that run its line, or call a script with its line, in their own process
 (`covering.py`). Where there are none, it gets the suites that `targets.py` names for its file, one
-after another until a test fails. Both without the walks, as `make test` runs them. It is noticed
-when a test fails, takes more than two minutes, or all together more than five times as long as
-without a fault. Results are kept in var/mutants, so that an interrupted run goes on where it was.
+after another until a test fails. Both without the walks, as `make test` runs them. What passes gets
+the other checks of `make test`: the tests of the repository, mypy and ruff. A mutant is noticed
+when one of these fails, a test takes more than a minute, or all together more than five times as
+long as without a fault. Results are kept in var/mutants, so that an interrupted run goes on where
+it was.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -41,7 +43,7 @@ CACHE = ROOT / "var" / "mutants"
 HERE = Path(__file__).parent
 PYTEST = (
     *(sys.executable, "-m", "pytest", "-q", "-x", "--no-header"),
-    *("-p", "no:cacheprovider", "-m", "not walk", "--timeout", "120"),
+    *("-p", "no:cacheprovider", "-m", "not walk", "--timeout", "60"),
 )
 MUTMUT = "mutmut==3.8.1"
 """Its list of mutations is not public: another release may move it."""
@@ -82,11 +84,27 @@ class Result:
 
 @dataclass(frozen=True)
 class Stage:
-    """Arguments of pytest, and after how many seconds it takes too long."""
+    """Tests or a check, and after how many seconds they take too long."""
 
     name: str
-    arguments: tuple[str, ...]
+    command: tuple[str, ...]
     limit: float
+
+    @classmethod
+    def of_tests(cls, name: str, tests: Iterable[str], limit: float) -> Stage:
+        """Return one of files, folders or ids of tests."""
+        return cls(name, (*PYTEST, *tests), limit)
+
+
+_REPOSITORY = sorted(str(each.relative_to(ROOT)) for each in ROOT.glob("tests/unit/test_*.py"))
+CHECKS = (
+    Stage.of_tests("the repository", _REPOSITORY, 300),
+    Stage("mypy", (sys.executable, "-m", "mypy"), 300),
+    Stage("ruff", (sys.executable, "-m", "ruff", "check"), 300),
+)
+"""What else `make test` runs; a few seconds."""
+QUICK = 300
+"""How many of the tests that run a mutant are asked before these checks."""
 
 
 class Trees:
@@ -105,6 +123,8 @@ class Trees:
                 if (ROOT / name).is_file():
                     (tree / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(ROOT / name, tree / name)
+            for command in (("init", "-q"), ("add", "-A")):  # tests ask which files are tracked
+                subprocess.run(["git", *command], check=True, cwd=tree)
             self._free.put(tree)
 
     def notice(self, mutant: Mutant | None, stages: Iterable[Stage]) -> str:
@@ -123,12 +143,11 @@ class Trees:
         """Run a stage in a tree, and return what fails; what it started ends with it."""
         if self.is_stopped:
             return "stopped"
-        arguments = tree / "arguments.txt"
-        arguments.write_text("\n".join(stage.arguments))
         environment = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tree / ".hypothesis")}
-        with (tree / "pytest.log").open("wb") as log:
+        log_path = tree / "stage.log"
+        with log_path.open("wb") as log:
             child = subprocess.Popen(
-                [*PYTEST, f"@{arguments}"],
+                stage.command,
                 cwd=tree,
                 env=environment,
                 stdout=log,
@@ -139,9 +158,9 @@ class Trees:
             try:
                 if child.wait(stage.limit) == 0:
                     return ""
-                said = (tree / "pytest.log").read_text(errors="replace")
+                said = log_path.read_text(errors="replace")
                 failed = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - |$)", said, re.MULTILINE)
-                return failed[1] if failed else f"pytest: exit code {child.returncode}"
+                return failed[1] if failed else stage.name
             except subprocess.TimeoutExpired:
                 child.send_signal(signal.SIGINT)  # fixtures stop what they started
                 with suppress(subprocess.TimeoutExpired):
@@ -249,6 +268,8 @@ class Stages:
         self._trees = trees
         self._suites: dict[str, Stage] = {}
         self._lock = threading.Lock()
+        if failed := trees.notice(None, CHECKS):
+            raise click.ClickException(f"without any fault this fails: {failed}")
         try:
             self._covering = covering.measure(trees.first, CACHE / "covering.json")
         except RuntimeError as error:
@@ -263,20 +284,23 @@ class Stages:
         known = self._covering
         if tests := self.tests(mutant):
             limit = 30 + 5 * sum(known.seconds[each] for each in tests)
-            ids = tuple(known.tests[each] for each in tests)
-            return [Stage(f"{len(ids)} tests that run it", ids, limit)]
+            ids = [known.tests[each] for each in tests]
+            quick = Stage.of_tests("the quickest that run it", ids[:QUICK], limit)
+            others = Stage.of_tests("the others that run it", ids[QUICK:], limit)
+            return [quick, *CHECKS, *([others] if ids[QUICK:] else [])]
         with self._lock:
-            return [self._suite(name) for name in _suites(mutant.file)]
+            return [*map(self._suite, _suites(mutant.file)), *CHECKS]
 
     def _suite(self, name: str) -> Stage:
         """Run suites without a fault, once, for how long they may take."""
         if name not in self._suites:
             start = time.monotonic()
-            if failed := self._trees.notice(None, [Stage(name, tuple(name.split()), 900)]):
+            stage = Stage.of_tests(name, name.split(), 900)
+            if failed := self._trees.notice(None, [stage]):
                 raise click.ClickException(f"without any fault this fails: {failed}")
             took = time.monotonic() - start
             click.echo(f"without a fault {took:.0f} s: pytest {name}")
-            self._suites[name] = Stage(name, tuple(name.split()), 30 + 5 * took)
+            self._suites[name] = replace(stage, limit=30 + 5 * took)
         return self._suites[name]
 
 

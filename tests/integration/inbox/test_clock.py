@@ -20,6 +20,7 @@ from redis import Redis
 
 from identity_webhooks.event import Event
 from service.inbox import Claim, Inbox, Refused, keys
+from service.processes import Process
 from service.survey import survey
 from tests.conftest import Server, redis_binary, wait_until
 
@@ -220,6 +221,31 @@ def test_the_clocks_come_together_again(clock, client) -> None:
         wait_until(lambda: ahead() < first, within=SLACK)
         clock.set(0)
         wait_until(lambda: ahead() == 0, within=SLACK)
+
+
+def test_ages_go_on_by_the_clock_of_the_inbox(clock, client) -> None:
+    """A dead worker looks alive, and nothing late, where they are reckoned by another one."""
+    with swept(client) as inbox:
+        accept(inbox, "1")
+        inbox.move_watermark(inbox.now())
+        with inbox.pipeline() as pipe:
+            pipe.report("id", Process(role="worker", pid=1, started=0).encoded(), ["settled"])
+        inbox.pause(10 * HOUR, "by ann")
+        time.sleep(1.1)  # before the clock is set
+        clock.set(-HOUR)
+        wait_until(lambda: survey(client).clock_ahead > 0, within=SLACK)
+        seen = survey(client)
+
+    ages = {
+        "oldest": seen.oldest,
+        "overdue": seen.overdue,
+        "through": seen.through[""],
+        "process": seen.running[0].age,
+        "series": seen.seen["settled"],
+        "since the pause": 10 * HOUR - seen.paused[1],
+    }
+    assert {name: age for name, age in ages.items() if not 1 < age < HOUR / 2} == {}
+    assert abs(seen.now - time.time()) < HOUR / 2
 
 
 def test_a_sweep_that_is_late_sets_no_clock(clock, client) -> None:

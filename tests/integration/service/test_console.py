@@ -215,6 +215,16 @@ class TestProxy:
         assert repair.audit(redis, 1)[0].by == "ann", "and no address stands in Redis"
 
     @pytest.mark.parametrize(
+        "name", ["ann@other.example", "ann", "ANN@example.com", "bob@example.com", "ann@example.co"]
+    )
+    def test_and_nobody_whose_name_is_only_like_theirs(self, app, redis, name) -> None:
+        there = app(**HEADER, CONSOLE_OPERATORS="ann@example.com,carl@example.com")
+        browser = Browser(there, headers={"X-Forwarded-User": name})
+        assert "read only" in browser.get("/").text
+        assert browser.post("/pause", "/", do="pause").status_code == 403
+        assert repair.audit(redis, 1) == []
+
+    @pytest.mark.parametrize(
         ("peer", "headers"),
         [
             ("10.0.0.1", ANN),
@@ -543,6 +553,26 @@ class TestActions:
         assert entry.matched == 250
         assert entry.on == {"state": "dead", "reason": "failed KeyError"}
         assert not redis.keys("iw:bulk:*:keys")
+
+    @pytest.mark.parametrize("action", ["replay", "discard", "retry-now"])
+    def test_it_is_recorded_under_who_confirmed_it(self, app, inbox, redis, action) -> None:
+        """Whoever chose the events, or has the page open while it runs."""
+        key = accept(inbox, "1")
+        if action == "retry-now":
+            inbox.release(claim_of(inbox, key), 600, "handlers wait for their retry")
+        else:
+            die(inbox, key)
+        names = ("ann", "bob", "eve")
+        there = app(**HEADER, CONSOLE_OPERATORS=",".join(f"{each}@a.example" for each in names))
+        ann, bob, eve = (
+            Browser(there, headers={"X-Forwarded-User": f"{each}@a.example"}) for each in names
+        )
+        path = self.begin(ann, action=action, key=key)
+        assert bob.post(path, path, do="confirm").status_code == 303
+        while 'action="/console/actions' in eve.get(path).text:
+            eve.post(path, path)
+        assert [act.by for act in inbox.find(key).acts] == ["bob"]
+        assert [each.by for each in repair.audit(redis, 9)] == ["bob"]
 
     def test_what_matches_is_counted_in_steps(self, ann, inbox, monkeypatch) -> None:
         monkeypatch.setattr(bulk, "LOOK", 200)

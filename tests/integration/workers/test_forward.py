@@ -289,6 +289,23 @@ def test_a_resolver_that_hangs_holds_no_event_and_one_thread(monkeypatch, receiv
     wait_until(lambda: threading.active_count() <= threads + 1)  # that of the receiver
 
 
+@pytest.mark.parametrize("first", [None, "127.0.0.2"], ids=["not found", "moved"])
+def test_each_run_looks_the_host_up_again(monkeypatch, receiver, first) -> None:
+    lookup, answers = socket.getaddrinfo, [first, "127.0.0.1"]
+
+    def answer(host: str, *rest: Any, **more: Any) -> Any:
+        if host != "hooks.test":
+            return lookup(host, *rest, **more)
+        if (found := answers.pop(0)) is None:
+            raise socket.gaierror
+        return lookup(found, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    send = forward(f"http://hooks.test:{receiver.server.server_port}").send
+    assert run(send, verification()).status == "retry"
+    assert run(send, verification()).status == "done"
+
+
 @pytest.mark.parametrize("host", ["no.such.host.invalid", f"{'a' * 64}.test", ".test"])
 def test_a_host_that_is_not_found_is_tried_again(host) -> None:
     result = run(forward(f"http://{host}:1").send, verification())

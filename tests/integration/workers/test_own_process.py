@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,8 @@ def handle(v):
         os._exit(int(words[1]))
     if words[:1] == ["kill"]:
         os.kill(os.getpid(), int(words[1]))
+    if words[:1] == ["sleep"]:
+        time.sleep(float(words[1]))
     if words[:1] == ["raise"]:
         raise eval(" ".join(words[1:]))
     if words == ["leave", "a", "program"]:
@@ -198,6 +202,25 @@ def test_what_it_leaves_behind_does_not_hide_that_it_died(handler, beside, effec
     finally:
         os.kill(int(effects.with_name("effects.left").read_text()), signal.SIGKILL)
     assert time.monotonic() < began + handler.timeout / 2
+
+
+@pytest.mark.parametrize(
+    ("timeout", "within", "ends"),
+    [(1, 60, True), (20, 2, False)],
+    ids=["less than a start has", "more"],
+)
+def test_a_run_has_the_time_of_its_handler_and_not_that_of_a_start(
+    handler, beside, effects, monkeypatch, timeout, within, ends
+) -> None:
+    own = beside()
+    run(own, handler)
+    monkeypatch.setattr(own_process, "STARTED_WITHIN", within)
+    began, takes = time.monotonic(), 30 if ends else 3
+    with pytest.raises(Failed, match="timeout") if ends else nullcontext():
+        run(own, replace(handler, timeout=timeout), f"sleep {takes}")
+    assert (time.monotonic() < began + takes) == ends
+    run(own, handler)
+    assert len(set(pids(effects))) == (2 if ends else 1), "it ends with what ran too long"
 
 
 class TestThatDoesNotStart:

@@ -899,6 +899,43 @@ class TestComingBack:
         assert statuses(record) == {"p.alone": ("dead", 0), "p.other": ("done", 1)}
         assert record.reason == f"p.alone: {reason}"
 
+    @pytest.mark.parametrize("hindrance", ["no fields", "no process", "its process is busy"])
+    def test_what_is_no_attempt_changes_nothing_of_those_before(
+        self, desk, monkeypatch, hindrance
+    ) -> None:
+        """The three days begin with the first failure, whatever comes between."""
+
+        @on("*", own_process=True, needs=[DOB])
+        def alone(_: Verification) -> None:
+            """Run elsewhere."""
+
+        def raises(error: BaseException) -> Callable[..., None]:
+            def fail(*_: object) -> None:
+                raise error
+
+            return fail
+
+        restricted = desk.sandbox.api("rk_test_x")
+        processor = desk.processor(alone, restricted_api=restricted)
+        own = processor._dispatcher._own_processes["p.alone"]
+        monkeypatch.setattr(own, "run", raises(Retry("", delay=0)))
+        event = desk.accept("verified", desk.sandbox.session("verified"))
+        desk.turn(processor)
+        first = desk.record(event).handlers["p.alone"]
+        assert (first.attempts, first.since > 0) == (1, True)
+        time.sleep(0.06)
+        unreachable = StripeFailure("unreachable", call="sensitive")
+        where, name, hinder = {
+            "no fields": (restricted, "fetch_sensitive", raises(unreachable)),
+            "no process": (own, "run", raises(NotRun("its process did not start"))),
+            "its process is busy": (own, "turn", lambda: nullcontext(enter_result=False)),
+        }[hindrance]
+        monkeypatch.setattr(where, name, hinder)
+        desk.turn(processor)
+        hindered = desk.record(event).handlers["p.alone"]
+        assert hindered.reason != first.reason
+        assert (hindered.status, hindered.attempts, hindered.since) == ("retry", 1, first.since)
+
     def test_an_event_whose_handler_is_gone_waits_for_a_release_that_has_it(self, desk) -> None:
         seen = Seen()
         event = desk.accept("created", desk.sandbox.session())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from identity_webhooks.event import Event
 from service.inbox import Claim, Inbox
 from service.survey import survey
 from tests.integration.claims import claim_of
+from tests.integration.workers.conftest import KEY
+from tests.integration.workers.fake_stripe import Answer, Fault
 from workers import reconcile
 from workers.reconcile import InboxFull, Reconciler, Taking
 from workers.stripe_api import StripeApi
@@ -107,34 +110,42 @@ def test_a_full_inbox_ends_the_pass(sandbox, redis, since) -> None:
         Reconciler(sandbox.api(), Inbox(redis, limit=2), livemode=False).run(since)
 
 
+@pytest.mark.parametrize(("account", "other"), [(None, ACCOUNT), (ACCOUNT, None)])
 def test_old_sessions_are_looked_at_whose_events_are_gone(
-    reconciler, inbox, sandbox, monkeypatch, since
+    reconciler, inbox, sandbox, monkeypatch, since, account, other
 ) -> None:
-    heard, unheard = (sandbox.session(o) for o in ("verified", "document_expired"))
-    waiting = sandbox.session()
+    heard, unheard = (
+        sandbox.session(outcome, account=account) for outcome in ("verified", "document_expired")
+    )
+    waiting = sandbox.session(account=account)
+    elsewhere = sandbox.session("verified", account=other)
     monkeypatch.setattr(reconcile, "HORIZON", 0)
     monkeypatch.setattr(StripeApi, "events_since", lambda *_, **__: iter(()))
     time.sleep(1.1)
-    first = reconciler.run(since)
-    assert set(first.missed) == {
-        f"evt_reconciled_{heard.id}_verified",
-        f"evt_reconciled_{unheard.id}_requires_input",
-    }
-    claim = claim_of(inbox, f"evt_reconciled_{heard.id}_verified")
-    inbox.finish(claim, "done", outcome="verified")
-    found = reconciler.run(since)
+    prefix = f"{account}-" if account else ""
+    of_heard = f"{prefix}evt_reconciled_{heard.id}_verified"
+    first = reconciler.run(since, [account])
+    assert set(first.missed) == {of_heard, f"{prefix}evt_reconciled_{unheard.id}_requires_input"}
+    inbox.finish(claim_of(inbox, of_heard), "done", outcome="verified")
+    found = reconciler.run(since, [account])
 
     assert found.counts == {"pending": 1}, "what handlers have heard is not made up again"
-    assert kinds(inbox, waiting.id) == []
+    assert kinds(inbox, waiting.id) == kinds(inbox, elsewhere.id) == []
 
 
-def test_sessions_that_do_not_end_are_reported(reconciler, sandbox, monkeypatch, since) -> None:
-    session = sandbox.session()
-    sandbox.control(f"sessions/{session.id}/submit", outcome="verified", hold=True)
-    assert session.id not in reconciler.run(since).stuck
+@pytest.mark.parametrize(("account", "other"), [(None, ACCOUNT), (ACCOUNT, None)])
+def test_sessions_that_do_not_end_are_reported(
+    reconciler, sandbox, monkeypatch, since, account, other
+) -> None:
+    session, elsewhere = (sandbox.session(account=each) for each in (account, other))
+    for each in (session, elsewhere):
+        sandbox.control(f"sessions/{each.id}/submit", outcome="verified", hold=True)
+    assert session.id not in reconciler.run(since, [account]).stuck
     monkeypatch.setattr(reconcile, "STUCK", -10)
 
-    assert session.id in reconciler.run(since).stuck
+    stuck = reconciler.run(since, [account]).stuck
+    assert session.id in stuck
+    assert elsewhere.id not in stuck
 
 
 @pytest.fixture
@@ -225,6 +236,32 @@ class TestPeriodically:
         sandbox.control("faults", "DELETE")
         assert reconciler.round().failed == {}
         assert inbox.watermark() is not None
+
+    def test_an_account_that_is_gone_is_asked_again_a_day_later(
+        self, fake, inbox, monkeypatch
+    ) -> None:
+        fake.fault = Fault("list", KEY, ACCOUNT, Answer(403, "account_invalid"))
+        inbox.move_watermark(0, ACCOUNT)
+        later = 0
+        moved = {**vars(time), "monotonic": lambda: time.monotonic() + later}
+        monkeypatch.setattr(reconcile, "time", SimpleNamespace(**moved))
+        reconciler = Reconciler(StripeApi(KEY, base=fake.url), inbox, livemode=False)
+
+        def round_after(seconds: int) -> tuple[list[str], int]:
+            nonlocal later
+            later = seconds
+            before = sum(about == ACCOUNT for _, _, about in fake.calls)
+            gone = reconciler.round().gone
+            return gone, sum(about == ACCOUNT for _, _, about in fake.calls) - before
+
+        assert round_after(0) == ([ACCOUNT], 1)
+        assert round_after(reconcile.DAY - LATE) == ([], 0)
+        assert round_after(reconcile.DAY + LATE) == ([ACCOUNT], 1)
+        fake.fault = None
+        assert round_after(2 * reconcile.DAY) == ([], 0)
+        gone, calls = round_after(2 * reconcile.DAY + 2 * LATE)
+        assert gone == []
+        assert calls > 0, "it is connected again"
 
     def test_one_process_at_a_time(self, inbox) -> None:
         assert inbox.try_acquire("reconcile", 60)

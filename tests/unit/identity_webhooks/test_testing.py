@@ -466,6 +466,29 @@ BAD: dict[str, tuple[Callable[..., Any], str]] = {
 }
 
 
+WAYS_OUT: dict[str, Callable[[str], object]] = {
+    "logging at debug": lambda text: logging.getLogger("crm").debug("born %s", text),
+    "logging at info": lambda text: logging.getLogger("crm").info("born %s", text),
+    "logging at warning": lambda text: logging.getLogger("crm").warning("born %s", text),
+    "logging at critical": lambda text: logging.getLogger("crm").critical("born %s", text),
+    "a logger below": lambda text: logging.getLogger("crm.people.new").info(text),
+    "the root logger": lambda text: logging.getLogger().info(text),
+    "standard output": print,
+    "standard error": lambda text: print(text, file=sys.stderr),  # noqa: T201
+}
+
+
+@pytest.mark.parametrize("say", WAYS_OUT.values(), ids=WAYS_OUT)
+def test_whatever_way_a_value_goes_out_is_heard(say) -> None:
+    @on("verified")
+    def lets_out(v: Verification) -> None:
+        say(getattr(v.session.verified_outputs, "first_name", ""))
+
+    assert "It lets first_name out by print, logging or a warning." in " ".join(
+        conformance(lets_out)
+    )
+
+
 SPELLINGS: dict[str, Callable[[Any], object]] = {
     "as it is": str,
     "repr": repr,

@@ -1,0 +1,35 @@
+"""`workers.ending.end_of`: whether an event is over, or when it is looked at again."""
+
+from __future__ import annotations
+
+import pytest
+
+from identity_webhooks.event import Event
+from service.inbox import Claim, Progress
+from workers.ending import UNKNOWN_FOR, UNKNOWN_WAIT, Finish, Release, end_of
+
+EVENT = Event("evt_1", "verified", "snapshot", "vs_1", 0, livemode=False)
+NOW = 1_800_000_000_000
+DAY = 86_400
+
+
+def claim_of(age: float, **progress: Progress) -> Claim:
+    """Return the claim of an event that was accepted so many seconds ago."""
+    since = NOW - round(age * 1000)
+    return Claim(EVENT, "1", {f"p.{k}": p for k, p in progress.items()}, 0, 0, NOW, since)
+
+
+@pytest.mark.parametrize("age", [UNKNOWN_FOR - 60, UNKNOWN_FOR + 60, 3 * DAY])
+@pytest.mark.parametrize("overdue", [-60, 0, UNKNOWN_FOR - 60, UNKNOWN_FOR + 60])
+def test_a_handler_that_is_gone_is_waited_for_an_hour_from_its_due_time(age, overdue) -> None:
+    """A release may come that has it; how old the event is says nothing about that."""
+    gone = Progress("retry", 2, due=NOW - overdue * 1000)
+    end = end_of(claim_of(age, gone=gone, other=Progress("done")), [])
+    if overdue < UNKNOWN_FOR:
+        assert end == Release(UNKNOWN_WAIT, "p.gone: this release has no such handler")
+    else:
+        assert isinstance(end, Finish)
+        assert (end.state, end.outcome) == ("dead", "no_handler")
+        assert end.reason.startswith(
+            "p.gone: this release has no such handler (removed or renamed?)"
+        )
