@@ -305,9 +305,7 @@ class Pipeline:
         fields = _progress_args(handler, progress, to_ms(delay))
         return self._add(read, "save_progress", claim.event.key, claim.token, *fields)
 
-    def release(
-        self, claim: Claim, delay: float, reason: str, *, is_fault: bool = False
-    ) -> Reply[bool]:
+    def release(self, claim: Claim, delay: float, reason: str, *, is_fault: bool) -> Reply[bool]:
         """Give the event back, due again after `delay` seconds; 0 wakes a worker at once.
 
         This spends no attempt of any handler. A fault of ours is counted (`Claim.faults`). False

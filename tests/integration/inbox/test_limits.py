@@ -7,7 +7,7 @@ import math
 import pytest
 import redis as redis_py
 
-from service.inbox import AcceptResult, Inbox, Progress
+from service.inbox import AcceptResult, Inbox, Progress, pending_limit
 from service.inbox import inbox as module
 from tests.integration.claims import claimed, event
 
@@ -69,6 +69,12 @@ def test_without_a_limit_redis_tells_how_many_fit(new_server, maxmemory, limit) 
     with new_server("--maxmemory", maxmemory).client() as client:
         assert Inbox(client).room() == limit
         assert Inbox(client, limit=7).room() == 7
+
+
+@pytest.mark.parametrize("info", [{}, {"maxmemory": ""}, {"maxmemory": 0}], ids=str)
+def test_and_where_it_does_not_tell_there_is_room_for_as_many_as_without_a_limit(info) -> None:
+    """Not every managed Redis shows `maxmemory`."""
+    assert pending_limit(info) == 100_000
 
 
 def test_nothing_new_is_taken_in_when_redis_is_four_fifths_full(new_server) -> None:

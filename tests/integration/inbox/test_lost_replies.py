@@ -64,7 +64,7 @@ def waits() -> Caller:
     yield lambda pipe: pipe.accept(event("2"))
     if claim := one((yield lambda pipe: pipe.claim())):
         yield lambda pipe: pipe.renew(claim)
-        yield lambda pipe: pipe.release(claim, 5, "stripe: busy")
+        yield lambda pipe: pipe.release(claim, 5, "stripe: busy", is_fault=False)
 
 
 def stops() -> Caller:
@@ -72,7 +72,7 @@ def stops() -> Caller:
     yield lambda pipe: pipe.accept(event("2", session="2"))
     if claim := one((yield lambda pipe: pipe.claim())):
         claim.unwritten = ("a.one", "done", 1, 0, "")
-        yield lambda pipe: pipe.release(claim, 0, "worker stopped")
+        yield lambda pipe: pipe.release(claim, 0, "worker stopped", is_fault=False)
         yield lambda pipe: pipe.claim()
 
 

@@ -21,7 +21,7 @@ COMMANDS: dict[str, Callable[[Pipeline], Reply[Any]]] = {
     "renew": lambda pipe: pipe.renew(CLAIM),
     "link": lambda pipe: pipe.link(CLAIM, "evt_2"),
     "save_progress": lambda pipe: pipe.save_progress(CLAIM, "a.one", Progress("done", 1)),
-    "release": lambda pipe: pipe.release(CLAIM, 1, "why"),
+    "release": lambda pipe: pipe.release(CLAIM, 1, "why", is_fault=False),
     "finish": lambda pipe: pipe.finish(CLAIM, "done", outcome="verified"),
     "sweep": lambda pipe: pipe.sweep(),
     "replay": lambda pipe: pipe.replay("evt_1"),
