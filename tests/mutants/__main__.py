@@ -15,6 +15,7 @@ import difflib
 import fnmatch
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -182,7 +183,7 @@ class Trees:
 @click.command()
 @click.option("--count", default=300, show_default=True, help="How many mutants are drawn.")
 @click.option("--seed", default=1, show_default=True, help="Which ones.")
-@click.option("--jobs", default=2, show_default=True, help="How many are tested at a time.")
+@click.option("--jobs", default=4, show_default=True, help="How many are tested at a time.")
 @click.option("--file", "pattern", default="*", help="Only files of this pattern.")
 @click.option("--since", metavar="COMMIT", help="Only lines changed since this commit.")
 @click.option("--list", "only_list", is_flag=True, help="Print the changes, test nothing.")
@@ -204,17 +205,29 @@ def main(
 
 
 def _draw(count: int, seed: int, pattern: str, since: str | None) -> list[Mutant]:
-    """Return mutants, of each file about its share of all."""
+    """Return mutants, of each file its share of all.
+
+    Those of a file do not depend on the others, so that a change of one leaves what is known of
+    the rest.
+    """
     files = [f for f in _lines("git", "ls-files") if _suites(f) and fnmatch.fnmatch(f, pattern)]
     changed = _changed_lines(since) if since else {}
     if since:
         files = [file for file in files if file in changed]
-    numbers = [(file, n) for file, many in _counts(files).items() for n in range(many)]
-    chance = random.Random(seed)
+    counts = _counts(files)
     if since:
+        numbers = {file: list(range(many)) for file, many in counts.items()}
         made = [m for m in _make(numbers) if m.line in changed[m.file]]
-        return chance.sample(made, min(count, len(made)))
-    return list(_make(chance.sample(numbers, min(count, len(numbers)))))
+        return random.Random(seed).sample(made, min(count, len(made)))
+    share = min(1.0, count / max(1, sum(counts.values())))
+    return list(
+        _make(
+            {
+                file: random.Random(f"{seed} {file}").sample(range(many), math.ceil(share * many))
+                for file, many in counts.items()
+            }
+        )
+    )
 
 
 def _counts(files: list[str]) -> dict[str, int]:
@@ -224,17 +237,14 @@ def _counts(files: list[str]) -> dict[str, int]:
     return counts | {f: len(_lua_mutants(f)) for f in files if f.endswith(".lua")}
 
 
-def _make(numbers: list[tuple[str, int]]) -> Iterator[Mutant]:
+def _make(numbers: dict[str, list[int]]) -> Iterator[Mutant]:
     """Yield the mutants with these numbers of these files."""
-    wanted: dict[str, list[int]] = {}
-    for file, number in sorted(numbers):
-        wanted.setdefault(file, []).append(number)
-    python = {file: each for file, each in wanted.items() if file.endswith(".py")}
+    python = {file: each for file, each in numbers.items() if file.endswith(".py")}
     for line in _mutmut("--make", stdin=json.dumps(python)).splitlines():
         yield Mutant(**json.loads(line))
-    for file in wanted.keys() - python.keys():
+    for file in sorted(numbers.keys() - python.keys()):
         of_file = _lua_mutants(file)
-        for number in wanted[file]:
+        for number in numbers[file]:
             yield Mutant(file, *of_file[number])
 
 
@@ -349,23 +359,28 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
 
 def _report(results: list[Result]) -> int:
     """Print the score of each file and the survivors; return the exit code."""
-    reasons = tomllib.loads((HERE / "equivalent.toml").read_text())
-    tested = Counter(r.file for r in results)
-    equivalent = Counter(r.file for r in results if not r.by and r.name in reasons)
-    noticed = Counter(r.file for r in results if r.by)
+    entries = tomllib.loads((HERE / "equivalent.toml").read_text())["equivalent"]
+    reasons = {(each["file"], each["diff"].strip()): each["reason"] for each in entries}
+    survived = [r for r in results if not r.by]
+    explained = [r for r in survived if (r.file, r.diff) in reasons]
+    tested, noticed = Counter(r.file for r in results), Counter(r.file for r in results if r.by)
     for file, count in sorted(tested.items()):
-        of = count - equivalent[file]
+        of = count - sum(r.file == file for r in explained)
         click.echo(f"{noticed[file]:4} of {of:4}  {file}")
-    of = len(results) - equivalent.total()
+    of = len(results) - len(explained)
     share = 100 * noticed.total() / of if of else 100.0
     click.echo(
-        f"{noticed.total()} of {of} noticed ({share:.1f} %);"
-        f" {equivalent.total()} more are equivalent"
+        f"{noticed.total()} of {of} noticed ({share:.1f} %); {len(explained)} more are equivalent"
     )
-    unexplained = [r for r in results if not r.by and r.name not in reasons]
-    for result in unexplained:
-        click.echo(f"\nSURVIVED {result.name} {result.file}:{result.line}\n{result.diff}")
-    return 1 if unexplained else 0
+    for result in explained:
+        click.echo(
+            f"\nequivalent {result.file}:{result.line}: {reasons[result.file, result.diff]}\n"
+            f"{result.diff}"
+        )
+    for result in survived:
+        if result not in explained:
+            click.echo(f"\nSURVIVED {result.file}:{result.line}\n{result.diff}")
+    return 1 if len(survived) > len(explained) else 0
 
 
 def _changed_lines(since: str) -> dict[str, set[int]]:

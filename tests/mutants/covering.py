@@ -74,13 +74,14 @@ class Covering:
         """Return the tests that run the statement at this line of the code, the quickest first.
 
         A line in Lua is run by those that call a script which holds it; a line that runs at import
-        by those that run any of its file.
+        by those that run any function of its file.
         """
         lines: Iterable[int] = _lines_of(code, line)
         if file.endswith(".lua"):
             file, lines = _PIPELINE, _calls_of(_scripts_with(file, line, code))
         elif not _is_in_function(code, line):
-            lines = map(int, self.lines.get(file, {}))
+            every = map(int, self.lines.get(file, {}))
+            lines = [each for each in every if _is_in_function(code, each)]
         known = self.lines.get(file, {})
         found = {test for each in lines for test in known.get(str(each), ())}
         return sorted(found, key=lambda test: self.seconds[test])
