@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -26,3 +27,10 @@ def no_thread_left() -> Iterator[None]:
         return [each for each in started if not each.name.startswith(("Thread-", "Dummy-"))]
 
     wait_until(lambda: not left(), within=30)
+
+
+@pytest.fixture
+def within_an_hour() -> None:
+    """Begin with the next hour, and day, where this one ends soon: keys are named after them."""
+    if (left := 3600 - time.time() % 3600) < 30:
+        time.sleep(left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from rq import Queue
 from rq.job import Job
 
@@ -20,6 +21,7 @@ def fields(job: Job) -> dict[str, object]:
     return stored | {"call": (job.func_name, job.args, job.kwargs), "ttl": job.ttl}
 
 
+@pytest.mark.usefixtures("within_an_hour")
 def test_our_job_reads_like_rqs_own(redis) -> None:
     queue = Queue(QUEUE, connection=redis, serializer="json")
     theirs = queue.enqueue(

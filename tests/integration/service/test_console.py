@@ -472,6 +472,7 @@ class TestPages:
         assert "1: discarded" in text
         assert "No worker lives" in text
 
+    @pytest.mark.usefixtures("within_an_hour")
     def test_outcomes_are_counted_once_by_day_and_reason(self, ann, inbox, redis) -> None:
         end(inbox, accept(inbox, "1"))
         end(inbox, accept(inbox, "2", kind="requires_input"), "needs_input", "document_expired")

@@ -148,6 +148,7 @@ class TestList:
         listed = [event["key"] for event in ask("list", *shlex.split(options))]
         assert listed == [filled[word] for word in expected.split()]
 
+    @pytest.mark.usefixtures("within_an_hour")
     def test_the_table_says_when_it_came_and_when_it_runs_next(self, service, filled) -> None:
         done = service("list", "--limit", "6")
         lines = [line.split() for line in done.stdout.splitlines()]
@@ -578,6 +579,7 @@ class TestUpgrade:
 
 
 class TestRetention:
+    @pytest.mark.usefixtures("within_an_hour")
     def test_what_is_known_is_listed_for_as_long_and_a_day_more(self, redis) -> None:
         inbox = Inbox(redis, keep=5 * 86_400)
         accept(inbox, "1", "vs_1")
@@ -589,6 +591,7 @@ class TestRetention:
             expected = 5 * 86_400 + (more and more + keys.DAY)
             assert 0 <= expected - redis.ttl(key) < 60, key
 
+    @pytest.mark.usefixtures("within_an_hour")
     def test_one_that_is_settled_late_is_listed_again(self, redis) -> None:
         inbox = Inbox(redis)
         accept(inbox, "1", "vs_1")
@@ -612,6 +615,7 @@ class TestRetention:
             "evt_dead"
         ]
 
+    @pytest.mark.usefixtures("within_an_hour")
     def test_hours_whose_lists_are_gone_are_forgotten(self, redis) -> None:
         redis.zadd("iw:hours", {str(hour): hour for hour in range(100, 105)})
         accept(Inbox(redis), "1", "vs_1")

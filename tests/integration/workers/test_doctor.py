@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from identity_webhooks.event import Event
 from service.inbox import Inbox, keys
 from workers.doctor import accepted_in_a_day
 
 
+@pytest.mark.usefixtures("within_an_hour")
 def test_what_was_accepted_in_the_last_day_is_counted_and_nothing_before(redis) -> None:
     inbox = Inbox(redis)
     for number in range(3):
