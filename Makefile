@@ -59,7 +59,7 @@ containers: $(VENV) ## image and compose.yaml on a container engine (Debian, as 
 # are CI's.
 PYTEST = $(BIN)/$(if $(CI),coverage run,python) -m pytest -q --no-header $(if $(CI),,-m "not walk")
 
-.PHONY: bench profile distance soak chaos mutants
+.PHONY: bench profile distance soak chaos mutants mutants-sample
 bench: $(VENV) ## how fast, with the numbers printed
 	@$(BIN)/python -m pytest tests/benchmarks -s
 profile: $(VENV) ## flame graphs of receiver and worker under load, in var/bench (Linux, as root)
@@ -76,6 +76,9 @@ chaos: $(VENV) ## kill, freeze and cut everything; nothing may be lost
 	@$(BIN)/python -m tests.chaos.page
 mutants: $(VENV) ## put faults into the code, and see whether tests notice; goes on where it was (COUNT, SEED)
 	@$(BIN)/python -m tests.mutants --count $(or $(COUNT),300) --seed $(or $(SEED),1)
+mutants-sample: $(VENV) ## ten of them, in lines that changed in the last ten commits (SINCE)
+	@echo "== mutants-sample"
+	@$(BIN)/python -m tests.mutants --count 10 --since $(or $(SINCE),$$(git rev-list -n 11 HEAD | tail -n 1))
 
 .PHONY: checkov sbom
 checkov: $(VENV) ## what checkov says about deploy/, offline (needs kubectl; installs checkov: minutes)
