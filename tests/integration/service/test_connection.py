@@ -82,8 +82,9 @@ def test_idle_ones_are_closed_but_the_one_in_use(redis, settings, monkeypatch) -
             pool.release(each)
         assert connected(redis) == before + 4
         time.sleep(0.15)
-        client.ping()
+        in_use = client.client_id()
         wait_until(lambda: connected(redis) == before + 1)
+        assert client.client_id() == in_use
         for each in [pool.get_connection() for _ in range(4)]:
             pool.release(each)  # as many as before may be had
 
