@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,38 @@ def test_the_official_library_verifies_what_comes(receiver: Receiver) -> None:
         Webhook(OTHER).verify(body, headers)
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(body.replace(b"user-7", b"user-8"), headers)
+
+
+TOLD: dict[str, tuple[str, str | None, bool]] = {
+    "created": ("created", None, True),
+    "processing": ("processing", None, False),
+    "needs_input": ("requires_input", "document_expired", True),
+    "under_supported_age": ("requires_input", "under_supported_age", False),
+    "verified": ("verified", None, False),
+    "canceled": ("canceled", None, False),
+    "redacted": ("redacted", None, False),
+}
+"""By outcome: the kind of event, the reason, and whether the person can try again."""
+
+
+@pytest.mark.parametrize("livemode", [False, True])
+@pytest.mark.parametrize("outcome", TOLD)
+def test_what_is_told_is_what_happened(outcome: str, livemode: bool, receiver: Receiver) -> None:
+    v, (kind, reason, again) = verification(outcome), TOLD[outcome]
+    v = replace(v, event=replace(v.event, livemode=livemode))
+    assert run(forward(receiver.url).send, v).status == "done"
+    (message,) = receiver.verified()
+    assert message["type"] == f"identity.verification_session.{kind}"
+    assert message["data"] == {
+        "session": v.event.session,
+        "account": None,
+        "livemode": livemode,
+        "subject": "user-1",
+        "outcome": "needs_input" if reason else outcome,
+        "reason": reason,
+        "user_can_retry": again,
+        "redacted": outcome == "redacted",
+    }
 
 
 def test_an_event_has_one_id_however_often_and_wherever_it_is_sent(start) -> None:
@@ -399,6 +431,57 @@ def test_the_next_address_is_tried_when_one_takes_no_connection(monkeypatch, rec
     monkeypatch.setattr(socket, "getaddrinfo", answer)
     assert run(forward(f"http://hooks.test:{port}").send, verification()).status == "done"
     assert len(receiver.got) == 1
+
+
+@pytest.mark.parametrize("does", ["hangs up", "answers 500"])
+def test_what_one_address_has_taken_is_sent_to_no_other(does, monkeypatch, start) -> None:
+    """It may have had its effect there."""
+    receiver = start()
+    port, lookup = receiver.server.server_port, socket.getaddrinfo
+    answers = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port))
+        for each in ("127.0.0.2", "127.0.0.1")
+    ]
+    with socket.create_server(("127.0.0.2", port)) as server:
+
+        def answer(host: str, *rest: Any, **more: Any) -> Any:
+            return answers if host == "hooks.test" else lookup(host, *rest, **more)
+
+        def take() -> None:
+            with server.accept()[0] as connection:
+                if does == "answers 500":
+                    connection.recv(65_536)
+                    connection.sendall(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+
+        monkeypatch.setattr(socket, "getaddrinfo", answer)
+        thread = threading.Thread(target=take)
+        thread.start()
+        result = run(forward(f"http://hooks.test:{port}").send, verification())
+        thread.join(120)
+    assert result.status == "retry"
+    assert receiver.got == []
+
+
+@pytest.mark.parametrize(
+    ("url", "to"),
+    [
+        ("https://hooks.test", ("hooks.test", 443)),
+        ("http://hooks.test/x", ("hooks.test", 80)),
+        ("https://hooks.test:8443", ("hooks.test", 8443)),
+        ("HTTPS://Hooks.Test.:80/x?y", ("hooks.test", 80)),
+        ("http://[::1]:8000", ("::1", 8000)),
+    ],
+)
+def test_where_a_url_leads(url, to, monkeypatch) -> None:
+    asked = []
+
+    def nowhere(host: str, port: int, **_: Any) -> Any:
+        asked.append((host, port))
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    assert run(forward(url).send, verification()).status == "retry"
+    assert asked == [to]
 
 
 @pytest.fixture(scope="module")
