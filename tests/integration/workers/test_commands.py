@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import pytest
@@ -17,8 +17,10 @@ from click.testing import CliRunner
 from identity_webhooks.event import Event
 from service import arguments
 from service.__main__ import main as service_main
+from service.inbox import Inbox
 from tests.conftest import ROOT
 from tests.integration.workers.fake_stripe import KEY, Answer, Fault
+from tests.logs import configuration_undone
 from workers.__main__ import main as workers_main
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -85,6 +87,48 @@ class TestStripe:
         assert canceled["status"] == "canceled"
         listed = ask("sessions", "list", "--status", "canceled", "--account", account)
         assert [each["id"] for each in listed["data"]] == [session.id]
+
+    EACH: ClassVar = {
+        "create": "sessions create",
+        "retrieve": "sessions retrieve {session}",
+        "list": "sessions list --limit 100",
+        "update": "sessions update {session} --metadata a=1",
+        "cancel": "sessions cancel {session}",
+        "redact": "sessions redact {session} --yes",
+        "report": "reports retrieve {report}",
+        "reports": "reports list --limit 100",
+    }
+
+    @pytest.mark.parametrize(("account", "other"), [(None, "acct_1Each"), ("acct_1Each", None)])
+    @pytest.mark.parametrize("words", EACH.values(), ids=EACH)
+    def test_each_asks_in_the_account_that_is_named(self, words, account, other, sandbox) -> None:
+        def ask(about: dict[str, str], account: str | None) -> Any:
+            env = {"STRIPE_API_KEY": "sk_test_workers", "STRIPE_API_BASE": sandbox.url}
+            where = ["--account", account] if account else []
+            line = [*words.format(**about).split(), *where]
+            done = CliRunner(env=env).invoke(workers_main, line)
+            return json.loads(done.stdout) if done.exit_code == 0 else done.stderr
+
+        def made(account: str | None) -> dict[str, str]:
+            verified = sandbox.session("verified", account=account).id
+            report = sandbox.api().retrieve_session(verified, account=account)
+            return {
+                "session": sandbox.session(account=account).id,
+                "report": str(report.last_verification_report),
+            }
+
+        there, elsewhere = made(account), made(other)
+        if "{" in words:
+            assert "missing 404" in ask(elsewhere, account)
+            assert ask(there, account)["id"] in there.values()
+            return
+        found = ask(there, account)
+        if "list" in words:
+            listed = {each["id"] for each in found["data"]}
+            assert listed & {*there.values()}
+            assert not listed & {*elsewhere.values()}
+        else:
+            assert sandbox.api().retrieve_session(found["id"], account=account).id == found["id"]
 
     def test_since_is_utc_wherever_one_is(self, workers, sandbox) -> None:
         account = "acct_1Clock"
@@ -206,6 +250,40 @@ class TestReconcile:
         done = CliRunner().invoke(workers_main, ["reconcile", *arguments])
         assert (done.exit_code, done.stdout) == (2, "")
         assert words in done.stderr
+
+    @pytest.mark.parametrize(
+        ("arguments", "seconds", "taken"),
+        [
+            ((), 3 * 86_400, True),
+            (("--deep",), 30 * 86_400, True),
+            (("--since", "2h"), 7_200, True),
+            (("--dry-run",), 3 * 86_400, False),
+            (("--dry-run", "--deep", "--as-done"), 30 * 86_400, False),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+    )
+    def test_how_far_back_it_asks_and_whether_it_takes_in(
+        self, arguments, seconds, taken, fake, server, redis
+    ) -> None:
+        fake.session(1)
+        since, plain = [], fake.answer
+
+        def answering(path: str, query: Any, key: str, account: str) -> Any:
+            if path == "/v1/events":
+                since.append(int(query["created[gte]"][0]))
+            return plain(path, query, key, account)
+
+        fake.answer = answering
+        env = {"REDIS_URL": server.url, "STRIPE_API_KEY": KEY, "STRIPE_API_BASE": fake.url}
+        with configuration_undone():
+            done = CliRunner(env=env).invoke(workers_main, ["reconcile", *arguments])
+        assert done.exit_code == 0, done.stderr
+        assert time.time() - since[0] == pytest.approx(seconds, abs=120)
+        assert f"2 missed and {'taken in' if taken else 'would be taken in'}" in done.stdout
+        assert [bool(Inbox(redis).find(f"evt_{kind}1")) for kind in ("created", "verified")] == [
+            taken
+        ] * 2
+        assert not redis.exists("iw:audit")
 
     def test_as_done_is_said_and_written_down(self, reconcile, fake, redis) -> None:
         fake.accounts = ["acct_2"]

@@ -15,13 +15,19 @@ from tests.conftest import ROOT
 
 PLUGIN = """
 import os, threading
-from identity_webhooks import Discard, Retry, Verification, on, on_start
+from pathlib import Path
+from identity_webhooks import Discard, Retry, Verification, on, on_start, on_stop
 
 READY = []
 
 @on_start
 def start() -> None:
     READY.append(1)
+
+@on_stop
+def stop() -> None:
+    if path := os.environ.get("STOPPED"):
+        Path(path).write_text("shop")
 
 @on("verified", needs="verified_outputs.dob")
 def grant(v: Verification) -> None:
@@ -56,6 +62,20 @@ class Finalized:
 
 @on("requires_input", reason="abandoned")
 def remind(v: Verification) -> None: ...
+"""
+OTHER = """
+from identity_webhooks import Verification, on, on_start, on_stop
+
+@on_start
+def opened() -> None:
+    raise SystemExit("another plugin is of no concern")
+
+@on_stop
+def closed() -> None:
+    opened()
+
+@on("*")
+def handle(v: Verification) -> None: ...
 """
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -97,6 +117,24 @@ def test_done(run, sandbox, canary) -> None:
     (line,) = map(json.loads, done.stderr.splitlines())
     assert line["event"] == "granted"
     assert canary not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("behave", ["", "raise"])
+def test_it_is_of_one_account_and_of_one_plugin(behave, run, sandbox, tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text(OTHER)
+    stopped = tmp_path / "stopped"
+    session = sandbox.session("verified", account="acct_1Single")
+    of_shop = ("--handler", "shop.grant", "--json")
+    env = {"HANDLERS": "shop,other", "STOPPED": str(stopped), "BEHAVE": behave}
+    done = run(session.id, *of_shop, "--account", "acct_1Single", **env)
+    assert json.loads(done.stdout)["status"] == ("retry" if behave else "done"), done.stderr
+    assert stopped.read_text() == "shop", "its on_stop is called, however it ended"
+    assert "another plugin" not in done.stdout + done.stderr
+    stopped.unlink()
+
+    done = run(session.id, *of_shop, **env)
+    assert (done.returncode, done.stdout) == (1, ""), "one's own account has no such session"
+    assert not stopped.exists()
 
 
 @pytest.mark.sample(2)
