@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from identity_webhooks.event import Event
-from service.inbox import Claim, Inbox
+from service.inbox import AcceptResult, Claim, Inbox
+from service.metrics import Metrics
+from service.settings import Settings
 from service.survey import survey
+from tests.conftest import wait_until
 from tests.integration.claims import claim_of
 from tests.integration.workers.conftest import KEY
 from tests.integration.workers.fake_stripe import Answer, Fault
 from workers import reconcile
 from workers.reconcile import InboxFull, Reconciler, Taking
+from workers.stop import Stop
 from workers.stripe_api import StripeApi
 
 ACCOUNT = "acct_reconcile"
@@ -75,6 +81,10 @@ def test_a_dry_run_takes_nothing_in(reconciler, inbox, sandbox, redis, since) ->
     assert found.counts == {"new": 3}
     assert not redis.exists("iw:due", "iw:reconciled")
 
+    reconciler.run(since)
+    known = reconciler.run(since, how=Taking(dry_run=True))
+    assert (known.counts, known.missed) == ({"pending": 3}, [])
+
 
 def test_more_than_a_page_is_walked(reconciler, inbox, sandbox, since) -> None:
     for _ in range(35):
@@ -86,12 +96,15 @@ def test_more_than_a_page_is_walked(reconciler, inbox, sandbox, since) -> None:
     assert seen == list(range(1, 106))
 
 
-def test_the_other_mode_is_none_of_ours(sandbox, inbox, since) -> None:
-    sandbox.session()
-    found = Reconciler(sandbox.api(), inbox, livemode=True).run(since)
+@pytest.mark.parametrize(
+    "how", [Taking(), Taking(dry_run=True), Taking(as_done_by="ann")], ids=["", "dry", "as done"]
+)
+def test_the_other_mode_is_none_of_ours(how, sandbox, inbox, since) -> None:
+    session = sandbox.session()
+    found = Reconciler(sandbox.api(), inbox, livemode=True).run(since, how=how)
 
     assert found.counts == {"other_mode": 1}
-    assert found.missed == []
+    assert found.missed == kinds(inbox, session.id) == []
 
 
 def test_a_connected_account_is_asked_by_name(sandbox, inbox, since) -> None:
@@ -104,10 +117,17 @@ def test_a_connected_account_is_asked_by_name(sandbox, inbox, since) -> None:
     assert kinds(inbox, session.id) == ["created"]
 
 
-def test_a_full_inbox_ends_the_pass(sandbox, redis, since) -> None:
+@pytest.mark.parametrize("short_of", ["room", "memory"])
+def test_a_full_inbox_ends_the_pass(short_of, sandbox, redis, since, monkeypatch) -> None:
     sandbox.session("verified")
+    room = 2 if short_of == "room" else 1_000
+    inbox = Inbox(redis, limit=room)
+    if short_of == "memory":
+        full = AcceptResult.MEMORY_SHORT
+        monkeypatch.setattr(inbox, "accept", lambda _: full)  # the inbox's own tests fill a server
     with pytest.raises(InboxFull):
-        Reconciler(sandbox.api(), Inbox(redis, limit=2), livemode=False).run(since)
+        Reconciler(sandbox.api(), inbox, livemode=False).run(since)
+    assert inbox.watermark() is None
 
 
 @pytest.mark.parametrize(("account", "other"), [(None, ACCOUNT), (ACCOUNT, None)])
@@ -131,6 +151,25 @@ def test_old_sessions_are_looked_at_whose_events_are_gone(
 
     assert found.counts == {"pending": 1}, "what handlers have heard is not made up again"
     assert kinds(inbox, waiting.id) == kinds(inbox, elsewhere.id) == []
+
+
+@pytest.mark.parametrize("account", [None, ACCOUNT])
+def test_of_a_session_whose_events_are_listed_none_are_made_up(
+    account, reconciler, sandbox, monkeypatch, since
+) -> None:
+    """Handlers would run for both."""
+    old = sandbox.session("verified", account=account)
+    time.sleep(1.1)
+    recent = sandbox.session("verified", account=account)
+    still = {**vars(time), "time": lambda: recent.created + 0.5}
+    monkeypatch.setattr(reconcile, "time", SimpleNamespace(**still))
+    monkeypatch.setattr(reconcile, "HORIZON", 1)
+    found = reconciler.run(since, [account])
+
+    prefix = f"{account}-" if account else ""
+    made_up = [key for key in found.missed if "evt_reconciled" in key]
+    assert made_up == [f"{prefix}evt_reconciled_{old.id}_verified"]
+    assert len(found.missed) == 3 + 3 + 1
 
 
 @pytest.mark.parametrize(("account", "other"), [(None, ACCOUNT), (ACCOUNT, None)])
@@ -227,6 +266,63 @@ class TestPeriodically:
             None: pytest.approx(reconcile.OVERLAP, abs=LATE),
             ACCOUNT: pytest.approx(reconcile.OVERLAP, abs=LATE),
         }
+
+    def test_each_day_has_a_wide_pass(self, reconciler, monkeypatch, inbox, passes) -> None:
+        monkeypatch.setattr(reconcile, "DAY", 1)
+        for _ in range(3):
+            reconciler.round()
+            time.sleep(1.1)
+        now = inbox.now()
+        assert [now - since for since, _ in passes] == [pytest.approx(reconcile.WIDE, abs=LATE)] * 3
+
+    @pytest.mark.parametrize(("failing", "other"), [(None, ACCOUNT), (ACCOUNT, None)])
+    def test_a_wide_pass_that_failed_is_owed_by_its_account_until_it_is_whole(
+        self, failing, other, fake, inbox
+    ) -> None:
+        for account in (None, ACCOUNT):
+            inbox.move_watermark(inbox.now(), account)
+        since, plain = {}, fake.answer
+
+        def answering(path: str, query: Any, key: str, account: str) -> Any:
+            if path == "/v1/events":
+                since[account or None] = int(query["created[gte]"][0])
+            return plain(path, query, key, account)
+
+        fake.answer = answering
+        reconciler = Reconciler(StripeApi(KEY, base=fake.url, retries=0), inbox, livemode=False)
+
+        def wide_in_a_round() -> set[str | None]:
+            since.clear()
+            reconciler.round()
+            assert since.keys() == {failing, other}
+            return {each for each in since if since[each] < inbox.now() - reconcile.WIDE / 2}
+
+        fake.fault = Fault("list", KEY, failing or "/v1/events", Answer(500))
+        assert wide_in_a_round() == {failing, other}
+        assert wide_in_a_round() == {failing}
+        fake.fault = None
+        assert wide_in_a_round() == {failing}
+        assert wide_in_a_round() == set()
+
+    def test_in_each_account_the_day_has_a_look_for_sessions_that_do_not_end(
+        self, fake, inbox
+    ) -> None:
+        fake.accounts = [ACCOUNT]
+        looked: list[str | None] = []
+        plain = fake.answer
+
+        def answering(path: str, query: Any, key: str, account: str) -> Any:
+            if query.get("status") == ["processing"]:
+                looked.append(account or None)
+            return plain(path, query, key, account)
+
+        fake.answer = answering
+        api = StripeApi(KEY, base=fake.url)
+        reconciler = Reconciler(api, inbox, livemode=False, list_accounts=True)
+        reconciler.round()
+        assert looked == [None, ACCOUNT]
+        reconciler.round()
+        assert looked == [None, ACCOUNT, None], "of others once a day: there may be thousands"
 
     def test_a_pass_that_fails_is_made_again(self, reconciler, inbox, sandbox) -> None:
         sandbox.fault("error", status=500, next=5)
@@ -395,6 +491,77 @@ def test_how_a_pass_ended_is_noted_for_each_account(sandbox, inbox, redis) -> No
     noted = survey(redis)
     assert noted.reconciled[""].failed == ""
     assert noted.through[""] < 60
+
+
+def test_what_a_pass_found_is_noted_for_its_account_alone(fake, inbox, redis) -> None:
+    fake.accounts = ["acct_1", "acct_2"]
+    for number, account in enumerate([None, "acct_1", "acct_1", "acct_2", "acct_2", "acct_2"]):
+        fake.session(number, account)
+    reconciler = Reconciler(
+        StripeApi(KEY, base=fake.url), inbox, livemode=False, list_accounts=True
+    )
+
+    def noted() -> dict[str, tuple[int, int]]:
+        found = survey(redis).reconciled
+        return {account: (each.seen, each.missed) for account, each in found.items()}
+
+    reconciler.round()
+    assert noted() == {"": (2, 2), "acct_1": (4, 4), "acct_2": (6, 6)}
+    reconciler.round()
+    assert noted() == {"": (2, 0), "acct_1": (4, 0), "acct_2": (6, 0)}
+
+
+def test_what_the_settings_say_is_what_is_asked_for(fake, redis, inbox) -> None:
+    fake.accounts = ["acct_1"]
+    fake.session(1, "acct_1", livemode=True)
+    since, plain = [], fake.answer
+
+    def answering(path: str, query: Any, key: str, account: str) -> Any:
+        if path == "/v1/events":
+            since.append(int(query["created[gte]"][0]))
+        return plain(path, query, key, account)
+
+    fake.answer = answering
+    for event in fake.events:
+        event["livemode"] = True
+    given: dict[str, Any] = {"stripe_api_base": fake.url, "stripe_api_key": SecretStr(KEY)}
+    month_ago = int(time.time()) - 29 * reconcile.DAY
+
+    plainly = Reconciler.from_settings(Settings(**given, stripe_livemode=False), inbox)
+    assert plainly.run(month_ago).counts == {}
+    assert len(since) == 1, "nobody asked for connected accounts"
+    assert since.pop() == month_ago
+
+    given |= {"stripe_livemode": True, "stripe_connected_accounts": True, "retention_days": 7}
+    metrics = Metrics(redis)
+    found = Reconciler.from_settings(Settings(**given), inbox, metrics).run(month_ago)
+    metrics.end()
+    assert found.counts == {"new": 2}
+    assert time.time() - min(since) == pytest.approx(7 * reconcile.DAY, abs=reconcile.OVERLAP + 60)
+    assert any(name.startswith("stripe_seconds|") for name in metrics.counts())
+
+
+def test_whatever_ends_a_round_the_next_one_is_made_and_counted(fake, redis, monkeypatch) -> None:
+    monkeypatch.setattr(reconcile, "PERIOD", 0.5)
+    fake.session(1)
+    fake.session(2)
+    inbox, metrics, stop = Inbox(redis, limit=3), Metrics(redis), Stop()
+    reconciler = Reconciler(StripeApi(KEY, base=fake.url), inbox, livemode=False)
+    thread = threading.Thread(
+        target=reconcile.reconcile_for_ever, args=(reconciler, inbox, stop, metrics)
+    )
+    thread.start()
+    try:
+        wait_until(lambda: len(fake.calls) > 1)  # again, and there is still no room
+        assert "reconcile_missed" not in metrics.counts()
+        fake.events[:] = fake.events[:2]
+        redis.flushdb()
+        wait_until(lambda: metrics.counts().get("reconcile_missed", 0) >= 2)
+    finally:
+        stop.request()
+        thread.join(120)
+        metrics.end()
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("days", [1, 10])
