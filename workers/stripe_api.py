@@ -256,6 +256,7 @@ class StripeApi:
         Of a redacted one, None stands in place of Stripe's placeholders.
         """
         session = self.retrieve_session(event.session, expand=_EXPAND, account=event.account)
+        _require_object(session, "session")
         if getattr(session, "redaction", None) is not None:
             session = VerificationSession.construct_from(
                 without_placeholders(session.to_dict()), key=None
@@ -269,8 +270,9 @@ class StripeApi:
         `snapshot_event` is in the fetched event, not in the pushed one
         (https://docs.stripe.com/webhooks/migrate-snapshot-to-thin-events).
         """
-        fetched = self.retrieve_thin_event(event.id, account=event.account).to_dict()
-        twin = fetched.get("snapshot_event")
+        fetched = self.retrieve_thin_event(event.id, account=event.account)
+        _require_object(fetched, "thin event")
+        twin = fetched.to_dict().get("snapshot_event")
         return dataclasses.replace(event, id=twin, form="snapshot") if twin else None
 
     def fetch_sensitive(self, event: Event, needs: Iterable[str]) -> Sensitive:
@@ -280,8 +282,9 @@ class StripeApi:
             session = self._sessions.retrieve(
                 event.session, {"expand": wanted}, self._for(event.account)
             )
-        shown = without_placeholders(session.to_dict())
-        return Sensitive({SENSITIVE[need]: _pick(shown, need) for need in wanted})
+            _require_object(session, "sensitive")
+            shown = without_placeholders(session.to_dict())
+            return Sensitive({SENSITIVE[need]: _pick(shown, need) for need in wanted})
 
     def _for(self, account: str | None) -> RequestOptions:
         if account is None:
@@ -313,8 +316,19 @@ def _failing(call: Call) -> Iterator[None]:
     except stripe.StripeError as error:
         # Without the cause: the SDK's exceptions carry the whole body.
         raise failure_of(error, call) from None
-    except (AttributeError, TypeError, KeyError):  # a 200 of another form: a proxy's, perhaps
+    except (AttributeError, TypeError, LookupError, ValueError):
+        # A 200 of another form: a proxy's, perhaps.
         raise StripeFailure("broken", call=call) from None
+
+
+def _require_object(found: object, call: Call) -> None:
+    """Refuse a 200 with JSON that is no object of Stripe's, which would read as one without data.
+
+    Raises:
+        StripeFailure: it has no id.
+    """
+    if not isinstance(getattr(found, "id", None), str):
+        raise StripeFailure("broken", call=call)
 
 
 def _call(call: Callable[[], Result]) -> Result:

@@ -23,7 +23,9 @@ CALLS = ("session", "report", "sensitive", "thin event", "list")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call is answered. `code` may be a word that is no code: `(html)`, `(cut-off)`."""
+    """What a call is answered. `code` may be a word that is no code: `(html)`, `(cut-off)`, or JSON
+    of another form: `([])`.
+    """
 
     status: int
     code: str = ""
@@ -31,6 +33,8 @@ class Answer:
     def body(self) -> bytes:
         if self.code == "(html)":
             return b"<html><body>not Stripe's words</body></html>"
+        if self.code.startswith("("):
+            return self.code.strip("()").encode()
         error = {"type": "invalid_request_error", "message": "A sentence that may quote anything."}
         return json.dumps({"error": error | ({"code": self.code} if self.code else {})}).encode()
 

@@ -9,12 +9,14 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
+from datetime import date
 from typing import Any
 
 import pytest
 
 from identity_webhooks import Verification, on
-from identity_webhooks.verification import Need
+from identity_webhooks.event import Event
+from identity_webhooks.verification import SENSITIVE, Need
 from service.inbox import Inbox, Refused
 from tests.conftest import wait_until
 from tests.integration.workers.fake_stripe import (
@@ -28,7 +30,7 @@ from tests.integration.workers.fake_stripe import (
 from workers import failures
 from workers.failures import RECHECK, RESULTS_SHOWN_FOR, RULES, Judge, StripeFailure
 from workers.reconcile import Reconciler
-from workers.stripe_api import StripeApi
+from workers.stripe_api import PAGE, StripeApi
 
 # Rows: what Stripe answers. Columns: to which call.
 #   waits    this event waits, however long it takes
@@ -46,6 +48,10 @@ TABLE = """
 status  code                        session   thin event   sensitive   list
 0       (cut-off)                   waits     waits        waits       next
 200     (html)                      waits     waits        waits       next
+200     ({})                        waits     waits        waits       next
+200     ([])                        waits     waits        waits       next
+200     ("text")                    waits     waits        waits       next
+200     (null)                      waits     waits        waits       next
 400     parameter_unknown           dead      alone        dead        next
 400     rate_limit                  all       all          all         next
 400     account_invalid             recheck   alone        recheck     gone
@@ -424,6 +430,26 @@ class TestSensitive:
         )
         assert bench.runs.count(("plain", "vs_1", 1)) == 1
 
+    @pytest.mark.parametrize("need", [each for each in SENSITIVE if each.endswith(("dob", "date"))])
+    def test_a_date_of_which_a_part_is_missing_is_none(self, need, fake) -> None:
+        *outer, last = need.split(".")
+        event = Event("evt_1", "verified", "snapshot", fake.session(1), 0, livemode=False)
+        api = StripeApi(RESTRICTED_KEY, base=fake.url)
+
+        def fetched(**parts: int | None) -> Any:
+            place = fake.sessions["vs_1"]
+            for name in outer:
+                place = place.setdefault(name, {})
+            place[last] = {"year": 1990, "month": 7, "day": 17} | parts
+            (found,) = api.fetch_sensitive(event, [need]).values()
+            return found
+
+        assert fetched() == date(1990, 7, 17)
+        for part in ("year", "month", "day"):
+            assert fetched(**{part: None}) is None
+        with pytest.raises(StripeFailure, match="broken"):
+            fetched(month=13)
+
     def test_of_a_redacted_session_nothing_is_asked(self, desk, fake) -> None:
         bench = Bench(desk, fake, "sensitive")
         fake.sessions["vs_1"]["redaction"] = {"status": "redacted"}
@@ -472,6 +498,44 @@ class TestConnectedAccounts:
         assert (round_["counts"], round_["level"]) == ({"new": 6}, "warning")
         assert logged("stripe_refuses_our_key") == [], "nothing is wrong with our key"
         assert inbox.accounts() == ["acct_1", "acct_3"]
+
+    def test_all_of_them_are_asked_for_however_many_pages_they_are_on(self, desk, fake) -> None:
+        fake.accounts = [f"acct_{number}" for number in range(2 * PAGE + 1)]
+        plain = fake.answer
+
+        def answering(path: str, query: Any, key: str, account: str) -> Any:
+            if path != "/v1/accounts":
+                return plain(path, query, key, account)
+            after = query.get("starting_after", [""])[0]
+            first = fake.accounts.index(after) + 1 if after else 0
+            page = fake.accounts[first : first + PAGE]
+            more = page[-1] != fake.accounts[-1]
+            data = [{"id": each, "object": "account"} for each in page]
+            return {"object": "list", "url": path, "has_more": more, "data": data}
+
+        fake.answer = answering
+        api = StripeApi(KEY, base=fake.url)
+        assert list(api.connected_accounts()) == fake.accounts
+
+    def test_when_they_cannot_be_listed_those_that_events_came_from_are_asked_for(
+        self, desk, fake
+    ) -> None:
+        fake.accounts = ["acct_1", "acct_2"]
+        for number, account in enumerate([None, *fake.accounts]):
+            fake.session(number, account)
+        desk.accept("created", "vs_9", account="acct_1")
+        fake.fault = Fault("list", KEY, "/v1/accounts", Answer(403))
+        api = StripeApi(KEY, base=fake.url)
+        found = Reconciler(api, desk.inbox, livemode=False, list_accounts=True).round()
+        assert list(found.failed) == ["connected accounts"]
+        assert found.counts == {"new": 4}
+        assert desk.inbox.accounts() == ["acct_1"]
+
+        fake.fault, fake.accounts = None, ["acct_2"]
+        fake.calls.clear()
+        Reconciler(api, desk.inbox, livemode=False, list_accounts=True).round()
+        asked = {about for call, _, about in fake.calls if call == "list"}
+        assert asked >= {"/v1/events", "acct_1", "acct_2"}, "what is listed, and what was known"
 
     def test_without_the_setting_they_are_those_that_events_came_from(self, desk, fake) -> None:
         fake.accounts = ["acct_1", "acct_2"]
