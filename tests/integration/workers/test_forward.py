@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from identity_webhooks import REASONS
 from identity_webhooks.testing import conformance, run, verification
+from service.settings import Settings
 from tests.conftest import free_port, wait_until
 from tests.integration.workers.conftest import DRIPS, PATIENCE
+from workers import plugins
 from workers.handlers import forward as forwarding
 from workers.handlers.forward import Forward, is_public
 
@@ -171,6 +174,25 @@ def test_nothing_personal_is_in_it(outcome: str, receiver: Receiver) -> None:
     (message,) = receiver.verified()
     assert message["data"]["subject"] is None, "an e-mail address"
     assert marker not in json.dumps(message)
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_of_the_settings_each_url_is_posted_to_once_and_alone(private: bool, start) -> None:
+    receivers = [start() for _ in range(3)]
+    settings = Settings(
+        audit=False,
+        forward_to=tuple(each.url for each in receivers),
+        forward_secret=SecretStr(SECRET),
+        forward_private=private,
+    )
+    handlers = {each.name: each for each in plugins.load(settings).handlers}
+    for sent, receiver in enumerate(receivers, 1):
+        handler = handlers[f"forward-127.0.0.1-{receiver.server.server_port}.send"]
+        result = run(handler.function, verification())
+        assert result.status == ("done" if private else "retry"), result
+        assert "has a private address" in result.reason or private
+        assert [len(each.got) for each in receivers] == [private] * sent + [0] * (3 - sent)
+    assert all(len(each.verified()) == private for each in receivers)
 
 
 @pytest.mark.parametrize("status", [200, 202, 204, 299])

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import pytest
+import requests
 
-from identity_webhooks.event import Event
-from tests.integration.workers.conftest import DRIPS, PATIENCE
+from identity_webhooks.event import Event, Form
+from tests.conftest import free_port
+from tests.integration.workers.conftest import DRIPS, KEY, PATIENCE
 from workers import http, stripe_api
 from workers.failures import StripeFailure
-from workers.stripe_api import StripeApi
+from workers.stripe_api import StripeApi, WebhookEndpoint
 
 CONNECTED, NESTED = "acct_1Connected", "acct_1Parent/acct_1Child"
 ACCOUNTS = pytest.mark.parametrize(
@@ -210,3 +213,43 @@ class TestEvents:
         assert thin.type == "v1.identity.verification_session.created"
         snapshot = sandbox.api().retrieve_event(thin.snapshot_event)
         assert snapshot.data.object["id"] == session.id
+
+
+class TestEndpoints:
+    @pytest.fixture
+    def made(self, sandbox) -> Iterator[dict[tuple[str, bool], WebhookEndpoint]]:
+        """An endpoint for each form of own events, and of those of connected accounts."""
+        url = f"http://127.0.0.1:{free_port()}/webhooks/stripe"
+        made = {
+            (form, connect): sandbox.api().create_endpoint(url, form=form, connect=connect)
+            for form in get_args(Form)
+            for connect in (False, True)
+        }
+        yield made
+        for (form, _), each in made.items():
+            where = "v1/webhook_endpoints" if form == "snapshot" else "v2/core/event_destinations"
+            there = f"{sandbox.url}/{where}/{each.id}"
+            assert requests.delete(there, auth=(KEY, ""), timeout=120).status_code == 200
+
+    def test_each_is_sent_the_events_of_its_accounts_in_its_form(self, made, sandbox) -> None:
+        sessions = {False: sandbox.session(), True: sandbox.session(account=CONNECTED)}
+        sent = {
+            (each["session"], each["url"], each["endpoint"])
+            for each in sandbox.control("deliveries", "GET")
+            if each["session"] in {session.id for session in sessions.values()}
+        }
+        assert sent == {
+            (sessions[connect].id, each.url, each.id) for (_, connect), each in made.items()
+        }
+
+    def test_each_is_listed_once_with_all_that_is_to_be_checked(self, made, sandbox) -> None:
+        listed = {each.id: each for each in sandbox.api().endpoints()}
+        assert len(list(sandbox.api().endpoints())) == len(listed)
+        for (form, _), each in made.items():
+            prefix = "v1." if form == "thin" else ""
+            found = listed[each.id]
+            assert (found.form, found.url, found.status) == (form, each.url, "enabled")
+            assert found.events == {f"{prefix}{kind}" for kind in stripe_api.EVENT_TYPES}
+            assert (found.livemode, found.secret) == (False, "")
+            assert each.secret.startswith("whsec_")
+        assert len({each.secret for each in made.values()}) == 4

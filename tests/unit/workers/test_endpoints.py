@@ -1,0 +1,100 @@
+"""`workers.endpoints`: which endpoints at Stripe are judged, and what is wrong with each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+
+from identity_webhooks.event import Form
+from workers.endpoints import in_words, judge
+from workers.stripe_api import EVENT_TYPES, WebhookEndpoint
+
+URL = "https://shop.example.com/webhooks/stripe"
+
+
+def endpoint(form: Form, *more: str, without: str = "", **fields: object) -> WebhookEndpoint:
+    """Return one that is good but for these fields, these further events and this missing one."""
+    prefix = "v1." if form == "thin" else ""
+    kept = (each for each in EVENT_TYPES if not (without and each.endswith(without)))
+    events = frozenset((*(f"{prefix}{each}" for each in kept), *more))
+    good = WebhookEndpoint("we_1", form, URL, events, livemode=False, status="enabled")
+    return replace(good, **fields)
+
+
+GOOD = {
+    "good": endpoint("snapshot"),
+    "with a version": endpoint("snapshot", api_version="2026-10-28.endive"),
+    "thin": endpoint("thin"),
+    "of a URL that is not shown": endpoint("thin", url=None),
+}
+BAD: dict[str, tuple[WebhookEndpoint, str]] = {
+    "disabled": (endpoint("snapshot", status="disabled"), "is disabled: enable it"),
+    **{
+        f"{form} {kind.rpartition('.')[2]}": (
+            endpoint(form, without=kind),
+            f"lacks {'v1.' if form == 'thin' else ''}{kind}: add it",
+        )
+        for form in get_args(Form)
+        for kind in EVENT_TYPES
+    },
+    "thin with events of snapshots": (
+        endpoint("thin", events=frozenset(EVENT_TYPES)),
+        "lacks v1.identity.verification_session.canceled, ",
+    ),
+    "one too many": (endpoint("snapshot", "charge.failed"), "sends charge.failed beside: take it"),
+    "all there are": (
+        endpoint("snapshot", events=frozenset("*")),
+        "sends every event there is: choose the six of Identity",
+    ),
+    "live": (endpoint("snapshot", livemode=True), "is of live mode, which is not processed here"),
+    "another path": (
+        endpoint("snapshot", url="https://shop.example.com/hooks"),
+        "sends to another path than /webhooks/stripe: correct its URL",
+    ),
+    "of others to our path": (
+        endpoint("snapshot", events=frozenset({"charge.failed"})),
+        "lacks identity.verification_session.canceled, ",
+    ),
+}
+OTHERS = endpoint(
+    "snapshot", id="we_2", url="https://x.example/", events=frozenset({"charge.failed"})
+)
+
+
+@pytest.mark.parametrize("livemode", [False, True])
+@pytest.mark.parametrize("each", GOOD.values(), ids=GOOD)
+def test_one_that_is_as_it_has_to_be_is_good(each: WebhookEndpoint, livemode: bool) -> None:
+    (found,) = judge([OTHERS, replace(each, livemode=livemode)], livemode=livemode)
+    assert (found.state, found.text.startswith(f"we_1 ({each.form}) sends the six")) == (
+        "good",
+        True,
+    )
+
+
+@pytest.mark.parametrize(("each", "said"), BAD.values(), ids=BAD)
+def test_what_is_wrong_is_said_of_that_one_alone(each: WebhookEndpoint, said: str) -> None:
+    beside = replace(GOOD["good"], id="we_3")
+    bad, good = judge([each, OTHERS, beside], livemode=False)
+    assert bad.state == "bad"
+    assert bad.text.startswith(f"we_1 ({each.form}) {said}")
+    assert ";" not in bad.text, "nothing else is wrong with it"
+    assert (good.state, good.text) == ("good", "we_3 (snapshot) sends the six events")
+    first, second = in_words([good, bad]).splitlines()
+    assert first.startswith("bad ")
+    assert second.startswith("good ")
+
+
+def test_all_that_is_wrong_is_said() -> None:
+    each = endpoint("snapshot", without="verified", status="disabled", livemode=True)
+    (found,) = judge([each], livemode=False)
+    assert found.text.count(";") == 2
+
+
+def test_endpoints_of_others_alone_are_none() -> None:
+    (found,) = judge([OTHERS], livemode=False)
+    assert (found.state, "nothing at Stripe sends events of Identity" in found.text) == (
+        "bad",
+        True,
+    )
