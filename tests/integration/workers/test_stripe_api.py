@@ -5,14 +5,17 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, get_args
 
 import pytest
 import requests
 
 from identity_webhooks.event import Event, Form
+from service.metrics import Metrics
 from tests.conftest import free_port
 from tests.integration.workers.conftest import DRIPS, KEY, PATIENCE
+from tests.integration.workers.fake_stripe import Answer, Fault
 from workers import http, stripe_api
 from workers.failures import StripeFailure
 from workers.stripe_api import StripeApi, WebhookEndpoint
@@ -207,12 +210,95 @@ class TestEvents:
         sandbox.fault("error", status=502)
         assert refused(lambda: list(events)).kind == "broken"
 
+    @ACCOUNTS
+    def test_one_by_its_id_in_its_account_alone(self, account, sandbox) -> None:
+        began = int(time.time())
+        session, api = sandbox.session(account=account), sandbox.api()
+        (event,) = [
+            each
+            for each in api.events_since(began, account=account)
+            if each.data.object["id"] == session.id
+        ]
+        assert api.retrieve_event(event.id, account=account).id == event.id
+        for other in {None, CONNECTED, "acct_1Other"} - {account}:
+            failure = refused(lambda other=other: api.retrieve_event(event.id, account=other))
+            assert failure.kind == "missing"
+
     def test_one_by_its_id_in_both_forms(self, sandbox) -> None:
         session, thin_id = sandbox.session_and_thin_event()
         thin = sandbox.api().retrieve_thin_event(thin_id)
         assert thin.type == "v1.identity.verification_session.created"
         snapshot = sandbox.api().retrieve_event(thin.snapshot_event)
         assert snapshot.data.object["id"] == session.id
+
+
+@pytest.mark.parametrize(("retries", "calls"), [(None, 2), (0, 1), (2, 3)])
+def test_how_often_a_call_is_made_again_at_once(retries, calls, fake) -> None:
+    api = StripeApi("sk_test_table", base=fake.url, retries=retries)
+    about = fake.session(1)
+    for status, code, made in [
+        (500, "", calls),
+        (503, "", calls),
+        (409, "", calls),
+        (0, "(cut-off)", calls),
+        (400, "", 1),
+        (401, "", 1),
+        (403, "", 1),
+        (404, "", 1),
+        (429, "rate_limit", 1),
+    ]:
+        fault = fake.fault = Fault("report", "sk_test_table", about, Answer(status, code))
+        refused(lambda: api.retrieve_session(about))
+        assert (status, fault.struck) == (status, made)
+    plain, answers = fake.answer, [Answer(500), None]
+    fake.fault = None
+    fake.answer = lambda *given: answers.pop(0) or plain(*given)
+    if calls > 1:
+        assert api.retrieve_session(about).id == about
+    else:
+        assert refused(lambda: api.retrieve_session(about)).status == 500
+
+
+def test_each_call_is_counted_by_what_it_asks_and_not_by_whom_it_concerns(sandbox, redis) -> None:
+    metrics = Metrics(redis)
+    api = StripeApi(KEY, base=sandbox.url, metrics=metrics, retries=0)
+    nowhere = StripeApi(KEY, base=f"http://127.0.0.1:{free_port()}", metrics=metrics, retries=0)
+    session = api.create_session({"type": "document"}, account=CONNECTED).id
+    for account in (CONNECTED, CONNECTED, None):  # one's own account has no such session
+        with suppress(StripeFailure):
+            api.retrieve_session(session, account=account)
+    api.update_session(session, {"metadata": {"a": "1"}}, account=CONNECTED)
+    api.cancel_session(session, account=CONNECTED)
+    api.redact_session(session, account=CONNECTED)
+    api.list_sessions({"limit": 1})
+    api.list_reports({"limit": 1})
+    next(api.events_since(0, account=CONNECTED))
+    refused(lambda: api.retrieve_report("vr_1Nowhere"))
+    refused(lambda: api.retrieve_thin_event("evt_1Nowhere"))
+    refused(lambda: nowhere.retrieve_session(session))
+    metrics.end()
+
+    counted: dict[tuple[str, str], float] = {}
+    for name, count in metrics.counts().items():
+        kind, *labels, bound = name.split("|")
+        if kind == "stripe_seconds" and bound != "sum":
+            operation, status = labels
+            counted[operation, status] = counted.get((operation, status), 0) + count
+    sessions = "/v1/identity/verification_sessions"
+    assert counted == {
+        (f"POST {sessions}", "200"): 1,
+        (f"GET {sessions}/*", "200"): 2,
+        (f"GET {sessions}/*", "404"): 1,
+        (f"GET {sessions}/*", "none"): 1,
+        (f"POST {sessions}/*", "200"): 1,
+        (f"POST {sessions}/*/cancel", "200"): 1,
+        (f"POST {sessions}/*/redact", "200"): 1,
+        (f"GET {sessions}", "200"): 1,
+        ("GET /v1/identity/verification_reports", "200"): 1,
+        ("GET /v1/identity/verification_reports/*", "404"): 1,
+        ("GET /v1/events", "200"): 1,
+        ("GET /v2/core/events/*", "404"): 1,
+    }
 
 
 class TestEndpoints:
