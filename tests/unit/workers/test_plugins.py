@@ -246,3 +246,71 @@ def test_every_fault_of_every_plugin_in_one_message(write, install) -> None:
         "entry point acme of acme",
         "HANDLERS needy",
     ]
+
+
+SECRETS = (
+    *("ACME_KEY", "acme_api_key", "ACME_KEY_2", "CLIENT_SECRET", "SecretOfAcme", "ACME_TOKEN"),
+    *("DB_PASSWORD", "DB_PASSWD", "SMTP_PASSWORD_FILE", "DB_PWD", "SENTRY_DSN", "AcmeCredentials"),
+    *("CRM_URL", "crm_url", "MONGO_URI", "ACME_AUTH", "BASIC_AUTHORIZATION"),
+)
+PLAIN = ("ACME_REGION", "URL_OF_CRM", "ACME_PORT", "LANG")
+"""Names of variables whose values are secrets, and of such whose values help to see the fault."""
+
+
+@pytest.mark.parametrize("where", ["import", "settings"])
+@pytest.mark.parametrize("name", [*SECRETS, *PLAIN])
+def test_of_the_environment_secrets_are_not_shown_and_all_else_is(
+    name, where, write, monkeypatch
+) -> None:
+    monkeypatch.setenv(name, "qwzjx")
+    monkeypatch.setenv(f"{name}_OTHER_KEY", "qwzjxlonger")
+    monkeypatch.setenv("ACME_SHORT_KEY", "not")  # too short to be one
+    words = "could not use qwzjx nor qwzjxlonger"
+    raised = {
+        "import": f"raise ValueError({words!r})",
+        "settings": f"""
+        from pydantic import model_validator
+        from pydantic_settings import BaseSettings
+
+        class Crm(BaseSettings):
+            @model_validator(mode="after")
+            def check(self):
+                raise ValueError({words!r})
+
+        Crm()
+        """,
+    }
+    write(acme=raised[where])
+    (said,) = faults("acme")
+    shown = "qwzjx" if name in PLAIN else "***"
+    assert f"could not use {shown} nor ***" in said
+    assert "longer" not in said
+
+
+def test_of_settings_no_value_that_was_given_is_shown(write, monkeypatch) -> None:
+    given = {"CRM_PORT": "qwzjx1", "CRM_MODE": "qwzjx2", "CRM_PEOPLE": '["qwzjx3", "qwzjx4"]'}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    write(
+        acme="""
+        from pydantic import SecretStr, model_validator
+        from pydantic_settings import BaseSettings
+        from identity_webhooks import on
+
+        class Crm(BaseSettings):
+            model_config = {"env_prefix": "crm_"}
+            port: str
+            mode: SecretStr
+            people: list[str]
+
+            @model_validator(mode="after")
+            def check(self):
+                raise ValueError(f"{self.port} {self.mode.get_secret_value()} {self.people}")
+
+            @on("verified")
+            def handle(self, v): ...
+        """
+    )
+    (said,) = faults("acme")
+    assert said.startswith("HANDLERS acme: settings Crm: Value error, *** *** ")
+    assert "qwzjx" not in said
