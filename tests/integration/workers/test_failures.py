@@ -29,7 +29,7 @@ from tests.integration.workers.fake_stripe import (
 )
 from workers import failures
 from workers.failures import RECHECK, RESULTS_SHOWN_FOR, RULES, Judge, StripeFailure
-from workers.reconcile import Reconciler
+from workers.reconcile import Pass, Reconciler
 from workers.stripe_api import PAGE, StripeApi
 
 # Rows: what Stripe answers. Columns: to which call.
@@ -357,6 +357,42 @@ def test_after_two_accounts_that_may_fail_like_all_no_other_is_asked(fake, redis
         assert len(order) == 7 or set(order[-2:]) == failing, "they failed one after the other"
         seen |= set(order)
     assert seen >= {"acct_3", "acct_4", "acct_5", "acct_6"}, "each comes before them at times"
+
+
+WAYS: dict[str, Callable[[Reconciler], Pass]] = {
+    "round": lambda reconciler: reconciler.round(),
+    "by hand": lambda reconciler: reconciler.run(0),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(
+    ("answer", "ends"),
+    [
+        (Answer(429), True),
+        (Answer(401), True),
+        (Answer(0, "(cut-off)"), True),
+        (Answer(403), False),
+        (Answer(403, "account_invalid"), False),
+        (Answer(500), False),
+    ],
+    ids=str,
+)
+def test_what_of_two_accounts_ends_a_pass_and_what_does_not(answer, ends, way, fake, redis) -> None:
+    fake.accounts = [f"acct_{number}" for number in range(1, 7)]
+    asked: list[str] = []
+    plain = fake.answer
+
+    def answering(path: str, query: Any, key: str, account: str) -> Any:
+        if path == "/v1/events":
+            asked.append(account)
+            return answer
+        return plain(path, query, key, account)
+
+    fake.answer = answering
+    api = StripeApi(KEY, base=fake.url, retries=0)
+    way(Reconciler(api, Inbox(redis), livemode=False, list_accounts=True))
+    assert len(set(asked)) == len(asked) == (2 if ends else 7)
 
 
 @pytest.mark.parametrize("answer", [{}, [], {"data": None}, "text"], ids=repr)
