@@ -465,6 +465,7 @@ def test_what_one_address_has_taken_is_sent_to_no_other(does, monkeypatch, start
         for each in ("127.0.0.2", "127.0.0.1")
     ]
     with socket.create_server(("127.0.0.2", port)) as server:
+        server.settimeout(60)
 
         def answer(host: str, *rest: Any, **more: Any) -> Any:
             return answers if host == "hooks.test" else lookup(host, *rest, **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 
@@ -34,14 +35,14 @@ def test_a_done_event_takes_what_was_measured() -> None:
 
 @pytest.mark.parametrize("ahead", [0, 3_600], ids=["", "after Redis' clock was set back"])
 @pytest.mark.parametrize(
-    ("apart", "state"), [(0, "good"), (4, "good"), (-4, "good"), (60, "bad"), (-60, "bad")]
+    ("apart", "state"), [(0, "good"), (2, "good"), (-2, "good"), (60, "bad"), (-60, "bad")]
 )
 def test_clocks_differ_by_what_redis_itself_says(apart: int, state: str, ahead: int) -> None:
     """The inbox goes on from the latest moment that it has seen, which no clock shows."""
     of_redis = time.time() - apart
     found = _clock(replace(WELL, now=of_redis + ahead, clock_ahead=ahead))
     assert found.state == state
-    assert state == "good" or "differ by 60 s" in found.text or "differ by 59 s" in found.text
+    assert state == "good" or re.search(r"differ by (59|6\d) s", found.text)
 
 
 WEB, WORKER = "STRIPE_WEBHOOK_SECRET", "STRIPE_API_KEY"
