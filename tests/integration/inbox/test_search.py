@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from service.inbox import Filter, Inbox, Progress
+from service.inbox import Filter, Inbox, Progress, search
 from tests.integration.claims import claimed, event
 
 DAY = 86_400
@@ -65,6 +65,31 @@ def test_every_filter_finds_what_a_look_at_every_record_finds(inbox, keys) -> No
         assert sorted(found) == sorted(r.key for r in records if wanted.matches(r)), wanted
         found_some += bool(found)
     assert found_some > 100
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["", "all in the same millisecond"])
+@pytest.mark.parametrize("limit", [1, 5])
+def test_pages_one_after_another_are_the_whole_however_few_are_read_at_once(
+    inbox, keys, redis, monkeypatch, limit, tied
+) -> None:
+    if tied:
+        for name in (b"iw:due", *redis.scan_iter("iw:dead*", _type="zset")):
+            for key in redis.zrange(name, 0, -1):
+                redis.zadd(name, {key: 1_800_000_000_000})
+    options = (("all", *ENDS), (None, "vs_one"), (None, "acct_1"), (None, "p.one"))
+    asked = [Filter(*values) for values in itertools.product(*options)]
+    whole = [[record.key for record in inbox.search.all(wanted)] for wanted in asked]
+    monkeypatch.setattr(search, "CHUNK", 4)
+    monkeypatch.setattr(search, "KEYS", 3)
+    for wanted, expected in zip(asked, whole, strict=True):
+        begin, found = None, []
+        for _ in range(len(keys) + 2):
+            page = inbox.search.page(wanted, limit, begin, look=1)
+            found += [record.key for record in page.records]
+            if (begin := page.following) is None:
+                break
+            assert search.is_place(begin, wanted)
+        assert (found, begin) == (expected, None), wanted
 
 
 def test_what_is_not_done_is_found_by_its_session_however_old_it_is(

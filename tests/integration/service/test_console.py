@@ -20,7 +20,7 @@ from identity_webhooks.event import Event
 from service import connection, repair
 from service.__main__ import main
 from service.console import bulk, pages, people
-from service.inbox import Claim, Filter, Inbox, Progress
+from service.inbox import Claim, Filter, Inbox, Progress, search
 from service.settings import Settings, SettingsError
 from tests.integration.claims import claim_of
 
@@ -96,11 +96,16 @@ def end(inbox: Inbox, key: str, outcome: str = "verified", reason: str = "") -> 
     inbox.finish(claim, "done", outcome=outcome, reason=reason)
 
 
-def die(inbox: Inbox, key: str, reason: str = "failed: KeyError at crm.py:4 save") -> None:
+def die(
+    inbox: Inbox,
+    key: str,
+    reason: str = "failed: KeyError at crm.py:4 save",
+    handler: str = "p.b",
+) -> None:
     claim = claim_of(inbox, key)
     assert isinstance(claim, Claim)
-    inbox.save_progress(claim, "p.b", Progress("dead", 3, reason=reason))
-    inbox.finish(claim, "dead", outcome="verified", reason=f"p.b: {reason}")
+    inbox.save_progress(claim, handler, Progress("dead", 3, reason=reason))
+    inbox.finish(claim, "dead", outcome="verified", reason=f"{handler}: {reason}")
 
 
 @pytest.fixture
@@ -143,6 +148,34 @@ class TestDoor:
         assert (answer.status_code, answer.headers["Retry-After"]) == (429, "600")
         assert 0 < redis.ttl("iw:console:failed:ann") <= 600
         assert browser.log_in("guest").status_code == 303, "of others nobody has tried"
+
+    def test_tries_before_one_that_fitted_count_no_more(self, app) -> None:
+        for _ in range(3):
+            browser = Browser(app())
+            for _ in range(5):
+                assert browser.log_in("ann", "wrong").status_code == 403
+            assert browser.log_in().status_code == 303
+
+    def test_who_is_logged_in_stays_when_others_try_or_leave(self, app) -> None:
+        there = app()
+        ann, also_ann, guest, stranger = (Browser(there) for _ in range(4))
+        for browser, name in ((ann, "ann"), (also_ann, "ann"), (guest, "guest")):
+            assert browser.log_in(name).status_code == 303
+        for _ in range(11):
+            stranger.log_in("ann", "wrong")
+        ann.post("/logout", "/")
+        assert [each.get("/").status_code for each in (ann, also_ann, guest)] == [303, 200, 200]
+
+    def test_who_is_named_no_more_is_out_and_the_others_stay(self, app) -> None:
+        ann, guest = Browser(app()), Browser(app())
+        ann.log_in()
+        guest.log_in("guest")
+        later = app(CONSOLE_PASSWORD_HASH=f"guest:read-only={HASH}")
+        for browser, status in ((ann, 303), (guest, 200)):
+            again = Browser(later)
+            cookie = browser.client.get_cookie("iw_console", path="/console/")
+            again.client.set_cookie("iw_console", cookie.value, path="/console/")
+            assert again.get("/").status_code == status
 
     def test_names_that_nobody_has_fill_no_memory(self, app, redis) -> None:
         browser = Browser(app())
@@ -584,6 +617,76 @@ class TestActions:
         ann.post(path, path)
         ann.post(path, path)
         assert "Replay 450 events?" in ann.get(path).text
+
+    @pytest.mark.parametrize("name", ["session", "account", "handler", "reason", "since", "until"])
+    @pytest.mark.parametrize("action", ["discard", "replay"])
+    def test_what_is_found_step_by_step_is_like_what_was_asked_for(
+        self, ann, inbox, redis, monkeypatch, action, name
+    ) -> None:
+        """In each step, and what is not like that stays as it is."""
+        monkeypatch.setattr(bulk, "LOOK", 1)
+        monkeypatch.setattr(search, "CHUNK", 2)
+        monkeypatch.setattr(bulk, "STEP", 2)
+        mine = {"session": "vs_mine", "account": "acct_1", "handler": "p.c", "reason": "discarded"}
+        asked = mine | {"since": "1h", "until": "1h"}
+        wanted = set()
+        for number in range(10):
+            like = number % 2 == 0
+            given = {
+                "session": mine["session"] if like and name == "session" else f"vs_{number}",
+                "account": mine["account"] if like and name == "account" else None,
+            }
+            key = accept(inbox, str(number), **given)
+            if like == (name == "until"):
+                old = int(redis.hget(f"iw:evt:{key}", "accepted")) - 2 * 3_600_000
+                redis.hset(f"iw:evt:{key}", "accepted", old)
+            handler = "p.c" if like and name == "handler" else "p.b"
+            die(inbox, key, "discarded: no" if like and name == "reason" else "failed: X", handler)
+            wanted |= {key} if like else set()
+        before = {record.key: record for record in inbox.search.all(Filter(state="dead"))}
+        path = self.begin(ann, action=action, state="dead", **{name: asked[name]})
+        while "Counting" in ann.get(path).text:
+            ann.post(path, path, do="confirm")  # too early: it is not known yet how many they are
+        assert repair.audit(redis, 9) == []
+        assert f"{action.capitalize()} 5 events?" in ann.get(path).text
+        self.confirm(ann, path)
+        assert {key for key in before if inbox.find(key) != before[key]} == wanted
+
+    def test_of_one_handler_it_is_that_one_that_runs_again(self, ann, inbox) -> None:
+        for key in (accept(inbox, str(number), session=f"vs_{number}") for number in range(2)):
+            claim = claim_of(inbox, key)
+            for handler in ("p.b", "p.c"):
+                inbox.save_progress(claim, handler, Progress("dead", 3, reason="failed: X"))
+            inbox.finish(claim, "dead", outcome="verified", reason="p.b: failed: X")
+        path = self.begin(ann, action="replay", state="dead", handler="p.b")
+        self.confirm(ann, path)
+        for key in ("evt_0", "evt_1"):
+            left = {name: each.status for name, each in inbox.find(key).handlers.items()}
+            assert left == {"p.c": "dead"}
+
+    def test_nothing_of_it_stays_for_ever(self, ann, inbox, redis, monkeypatch) -> None:
+        monkeypatch.setattr(bulk, "LOOK", 1)
+        monkeypatch.setattr(search, "CHUNK", 2)
+        monkeypatch.setattr(bulk, "STEP", 2)
+        for number in range(5):
+            die(inbox, accept(inbox, str(number), session=f"vs_{number}"))
+
+        def kept() -> None:
+            lasts = {key: redis.ttl(key) for key in redis.keys("iw:bulk*")}
+            assert all(0 < seconds <= bulk.KEPT for seconds in lasts.values()), lasts
+
+        self.begin(ann, action="discard", key="evt_0")
+        kept()
+        path = self.begin(ann, action="discard", state="dead")
+        stages = set()
+        for _ in range(12):
+            kept()
+            text = ann.get(path).text
+            stages.add(re.search(r"<h1>(\w+)", text)[1])
+            ann.post(path, "/events", do="confirm" if "?</h1>" in text else "")
+        kept()
+        assert "Done." in ann.get(path).text
+        assert stages == {"Counting", "Discard"}
 
     def test_there_is_a_most(self, ann, inbox, monkeypatch) -> None:
         monkeypatch.setattr(bulk, "MOST", 3)

@@ -419,6 +419,31 @@ class TestDiscard:
         assert len(ask("causes")) == 3
 
 
+OF_STATES = {"replay --quarantined": "dead", "discard": "dead", "retry-now": "pending"}
+FILTERS = [
+    *("--handler p.b", "--handler p.c", "--session vs_one", "--session vs_two"),
+    *("--account acct_1", "--reason failed", "--reason discarded", "--since 1h"),
+]
+
+
+@pytest.mark.parametrize("options", FILTERS)
+@pytest.mark.parametrize("command", OF_STATES)
+def test_a_filter_without_a_state_is_about_those_that_the_command_is_for(
+    service, ask, filled, redis, command, options
+) -> None:
+    """Events of other states that are like that, and all that are not, stay as they are."""
+    state = OF_STATES[command]
+    meant = {each["key"] for each in ask("list", "--state", state, *options.split())}
+
+    def held() -> dict[str, Any]:
+        return {key: Inbox(redis).find(key) for key in filled.values()}
+
+    before = held()
+    done = service(*command.split(), *options.split())
+    assert set(done.stdout.split()[::2]) == meant
+    assert {key for key, record in held().items() if record != before[key]} == meant
+
+
 class TestPause:
     def test_of_everything(self, service, ask, filled, redis) -> None:
         inbox = Inbox(redis)
@@ -447,6 +472,25 @@ class TestPause:
         assert service("resume", "--account", "acct_1").exit_code == 0
         assert service("retry-now", "--account", "acct_1").exit_code == 0
         assert inbox.claim()[0].event.key == filled["other"]
+
+    @pytest.mark.parametrize("ended", ["", "acct_1", "acct_1/acct_2"])
+    def test_who_ends_one_ends_no_other(self, service, redis, ended) -> None:
+        inbox = Inbox(redis)
+        every = ("", "acct_1", "acct_1/acct_2", "acct_2")
+        for account in every:
+            inbox.pause(600, "by bob", account)
+        assert service("resume", *(["--account", ended] if ended else [])).exit_code == 0
+        assert [inbox.paused(each) is None for each in every] == [each == ended for each in every]
+
+    def test_that_of_an_account_ends_also_beside_one_that_keeps_leases(
+        self, service, redis
+    ) -> None:
+        inbox = Inbox(redis)
+        inbox.pause(10, "clock set")
+        inbox.pause(600, "by bob", "acct_1")
+        assert service("resume", "--account", "acct_1").exit_code == 0
+        assert inbox.paused("acct_1") is None
+        assert inbox.paused()[1] == "clock set"
 
     def test_one_that_keeps_leases_stays(self, service, redis) -> None:
         Inbox(redis).pause(10, "clock set")
