@@ -164,7 +164,7 @@ def survey(client: redis.Redis) -> Survey:
         through=_through(told["watermark"], told["accounts"] or (), now),
         memory=_number(told["memory"], "used_memory"),
         memory_limit=_number(told["memory"], "maxmemory"),
-        room=pending_limit(told["memory"]),
+        room=pending_limit(told["memory"] or {}),
         seen={
             text_of(name): max(0.0, now - int(at) / 1000)
             for name, at in (told["seen"] or {}).items()

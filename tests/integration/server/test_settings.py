@@ -17,7 +17,7 @@ from service import connection
 from service.app import create_app
 from service.inbox import AcceptResult, Inbox, keys
 from service.server.redis_link import RedisLink
-from service.settings import Settings
+from service.settings import VOUCHABLE, Settings
 from service.signature import Secret
 from tests.conftest import Server
 from tests.integration.claims import claimed
@@ -93,7 +93,7 @@ def door(request: pytest.FixtureRequest) -> Door:
 def settings(server: Server, **changes: object) -> Settings:
     secrets = (Secret("default", SECRET.encode()),)
     given = {"stripe_webhook_secret": secrets, "stripe_livemode": False}
-    return Settings(redis_url=server.url, **(given | changes))
+    return Settings(**({"redis_url": server.url} | given | changes))
 
 
 def end(inbox: Inbox, name: str, state: str) -> None:
@@ -139,6 +139,20 @@ def test_no_more_are_pending_than_is_set(door: Door, server: Server, redis: Redi
     given = settings(server, inbox_limit=2)
     assert [door(given, name) for name in "12213"] == ["new", "new", "pending", "pending", "full"]
     assert redis.zcard("iw:due") == 2
+
+
+@pytest.mark.parametrize("command", ["info", "config", "role"])
+def test_a_user_who_may_not_ask_what_is_vouched_for_takes_deliveries(
+    door: Door, server: Server, redis: Redis, command: str
+) -> None:
+    user = ("ACL", "SETUSER", "some", "on", ">word", "~*", "&*", "+@all", f"-{command}")
+    redis.execute_command(*user)
+    url = f"redis://some:word@127.0.0.1:{server.port}/0"
+    try:
+        given = settings(server, redis_url=url, redis_vouch_for=VOUCHABLE)
+        assert [door(given, name) for name in "11"] == ["new", "pending"]
+    finally:
+        redis.execute_command("ACL", "DELUSER", "some")
 
 
 @pytest.mark.parametrize(("tolerance", "age"), [(60, 120), (300, 400), (3600, 400)])
