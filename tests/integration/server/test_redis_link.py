@@ -332,8 +332,29 @@ def test_short_of_memory_what_is_known_is_still_acknowledged(
         with own.client() as admin:
             admin.config_set("maxmemory", int(admin.info("memory")["used_memory"] * 1.1))
             assert any("memory" in fault for fault in await faults(link))
-        assert await accept() is AcceptResult.PENDING
-        assert await accept(2) is AcceptResult.MEMORY_SHORT
+            assert await accept() is AcceptResult.PENDING
+            assert await accept(2) is AcceptResult.MEMORY_SHORT
+            admin.config_set("maxmemory", 0)
+            assert await faults(link) == []
+        assert await accept(2) is AcceptResult.NEW
+
+    with_link(use, own.url)
+
+
+def test_all_who_ask_at_once_are_told(new_server: Callable[..., Server]) -> None:
+    own = new_server()
+
+    async def all_of_them(link: RedisLink) -> list[bool]:
+        told = await asyncio.gather(*(faults(link) for _ in range(5)))
+        return [bool(each) for each in told]
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await all_of_them(link) == [False] * 5
+        own.freeze()
+        assert await all_of_them(link) == [True] * 5
+        own.thaw()
+        await until(accept, 1, {AcceptResult.NEW, AcceptResult.PENDING})
+        assert await all_of_them(link) == [False] * 5
 
     with_link(use, own.url)
 

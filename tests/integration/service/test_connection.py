@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from redis.exceptions import MaxConnectionsError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from identity_webhooks import Event
 from service import connection
@@ -70,6 +73,32 @@ def test_whoever_gets_none_is_told_so_in_time(settings) -> None:
             assert connection.WAIT <= quickest(refused, tries=3) < 2 * connection.WAIT
         client.connection_pool.release(taken)
         assert client.ping()
+
+
+def test_one_that_was_closed_meanwhile_is_no_trouble(redis, settings) -> None:
+    with connection.connect(settings, 2) as client:
+        for ask in (client.ping, Inbox(client).claim, client.pipeline().ping().execute):
+            client.ping()
+            redis.client_kill_filter(_type="normal", skipme=True)
+            ask()
+
+
+def test_a_server_that_says_nothing_is_asked_twice_and_no_more(monkeypatch) -> None:
+    monkeypatch.setattr(connection, "TIMEOUT", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(0)
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        for ask in (lambda c: c.ping(), lambda c: Inbox(c).claim(), lambda c: c.get("x")):
+            with connection.connect(Settings(redis_url=url)) as client:
+                with pytest.raises(RedisTimeoutError):
+                    ask(client)
+                asked = []
+                with suppress(BlockingIOError):
+                    while True:
+                        asked.append(silent.accept()[0])
+                for each in asked:
+                    each.close()
+                assert len(asked) == 2
 
 
 def test_idle_ones_are_closed_but_the_one_in_use(redis, settings, monkeypatch) -> None:

@@ -21,6 +21,8 @@ from service import connection, repair
 from service.__main__ import main
 from service.console import bulk, pages, people
 from service.inbox import Claim, Filter, Inbox, Progress, search
+from service.server import wsgi
+from service.server.http import HttpConnection
 from service.settings import Settings, SettingsError
 from tests.integration.claims import claim_of
 
@@ -271,6 +273,28 @@ class TestProxy:
         browser = Browser(app(**HEADER), headers=headers, environ_overrides={"REMOTE_ADDR": peer})
         assert browser.get("/").status_code == 303
         assert "Your proxy logs people in" in browser.get("/login").text
+
+    @pytest.mark.parametrize(
+        ("peer", "lines", "believed"),
+        [
+            ("127.0.0.1", ["X-Forwarded-User: ann@example.com"], True),
+            ("10.0.0.1", ["X-Forwarded-User: ann@example.com"], False),
+            ("10.0.0.1", ["X-Forwarded-User: ann@example.com", "X-Forwarded-For: ::1"], False),
+            ("unix", ["X-Forwarded-User: ann@example.com"], False),
+            ("127.0.0.1", ["X_Forwarded_User: ann@example.com"], False),
+            ("127.0.0.1", ["X-Forwarded_User: ann@example.com"], False),
+            ("127.0.0.1", ["X-Forwarded-User: bob", "X-Forwarded-User: ann@example.com"], False),
+            ("127.0.0.1", ["X-Forwarded-User: bob", "x-forwarded-user: ann@example.com"], False),
+        ],
+    )
+    def test_our_server_hands_on_who_is_named_and_nobody_who_only_says_so(
+        self, app, peer, lines, believed
+    ) -> None:
+        head = "\r\n".join(["GET /console/ HTTP/1.1", "Host: localhost", *lines])
+        (exchange,), _ = HttpConnection(str).receive(f"{head}\r\n\r\n".encode())
+        answer = wsgi.run(app(**HEADER), exchange.request, peer, ("127.0.0.1", 8000))
+        assert answer.status == (200 if believed else 303)
+        assert (b"ann, read only" in answer.body) == believed
 
     def test_the_header_means_nothing_unless_it_is_set(self, app) -> None:
         assert Browser(app(), headers=ANN).get("/").status_code == 303

@@ -105,6 +105,23 @@ def test_counts_are_exact_after_an_outage(outage, new_server, metrics) -> None:
     assert total(client, "claims|claimed") == 7
 
 
+@pytest.mark.parametrize("outage", ["stopped", "frozen"])
+def test_what_could_not_be_told_is_told_by_itself_and_with_it_when_it_was(
+    outage, new_server, metrics
+) -> None:
+    """A worker that is idle after an outage counts nothing that would bring the rest."""
+    server = new_server()
+    client = connection.connect(Settings(redis_url=server.url))
+    counting = metrics(client, "periodic")
+    counting.flush()
+    server.stop() if outage == "stopped" else server.freeze()
+    counting.count("reconcile_missed", by=3)
+    counting.flush()
+    server.start() if outage == "stopped" else server.thaw()
+    wait_until(lambda: "reconcile_missed" in survey(client).seen, within=30)
+    assert total(client, "reconcile_missed") == 3
+
+
 def test_they_are_told_also_while_redis_is_full(new_server, metrics) -> None:
     server = new_server()
     with server.client() as client:
@@ -130,6 +147,7 @@ def test_it_is_kept_when_something_was_last_counted(redis, metrics) -> None:
 def test_what_ended_long_ago_is_forgotten(redis, metrics) -> None:
     metrics(redis).flush()
     now = Inbox(redis).now() * 1000
+    processes.forget(redis, now + processes.ALIVE * 1000 + 1000)  # its last counts may be unread
     processes.forget(redis, now)
     assert len(survey(redis).running) == 1
     processes.forget(redis, now + FORGOTTEN * 1000 + 1000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +22,7 @@ from service.metrics import TABLE, Metrics, field_of
 from service.metrics_page import GAUGES, Page
 from service.processes import Process, Seen
 from service.settings import Settings
-from service.survey import KINDS, Survey, kind_of
+from service.survey import KINDS, Reconciled, Survey, kind_of
 from workers.failures import FailureKind
 
 SETTINGS = Settings(
@@ -40,6 +41,7 @@ class Books:
         monkeypatch.setattr(Metrics, "_start", lambda _: None)
         self.running: list[Seen] = []
         self.is_up = True
+        self.changed: dict[str, Any] = {}
         self.found: list[Finding] = []
         own = Ledger()
         self.metrics = Metrics(_Away(), "web", own)
@@ -50,15 +52,16 @@ class Books:
             raise redis.ConnectionError
         none: Any = {}
         deaths = Counter({("a.b", "failed KeyError"): 1, ("", "failed x"): 1, ("", "retry"): 1})
-        return Survey(
+        found = Survey(
             *(1e9, 0.0, 3, 2, 1, 4.5, 6.5, none, deaths, self.running),
             *(("stripe: key 401", 9.0), none, {"": 7.0}, 10, 100, 50),
             {"verified_with|new": 2.0},
         )
+        return replace(found, **self.changed)
 
     def says(self, id_: str, counts: dict[str, float], *, age: float = 1, **more: Any) -> None:
-        """Have a worker say what it has counted."""
-        process = Process(role="worker", pid=1, started=1, counts=counts, **more)
+        """Have a process, by default a worker, say what it has counted."""
+        process = Process(**{"role": "worker", "pid": 1, "started": 1, "counts": counts} | more)
         self.running = [each for each in self.running if each.id != id_]
         self.running.append(Seen(id_, age, process))
 
@@ -207,6 +210,53 @@ def test_the_first_look_is_the_beginning(books) -> None:
     books.says("w", {"redriven": 1003})
     books.says("newcomer", {"redriven": 2})
     assert books.value("redriven_total") == 5
+
+
+def test_what_every_process_counts_is_added_up_and_only_what_is_new(books) -> None:
+    for role in ("web", "worker", "periodic"):
+        books.says(role, {}, role=role)
+    books.families()
+    for number, role in enumerate(("worker", "periodic"), 1):
+        books.says(role, {"redriven": 10 * number, "reconcile_missed": number}, role=role)
+    books.metrics.count("unknown_paths", "GET", by=2)
+    for _ in range(3):  # each look is one more
+        assert books.value("redriven_total") == 30
+        assert books.value("reconcile_missed_total") == 3
+        assert books.value("web_unknown_paths_total", method="GET") == 2
+    books.metrics.count("unknown_paths", "GET")
+    assert books.value("web_unknown_paths_total", method="GET") == 3
+
+
+def test_one_that_lives_on_counts_once_however_many_come_and_go(books, monkeypatch) -> None:
+    monkeypatch.setattr(metrics_page, "KNOWN", 3)
+    books.says("stays", {"redriven": 5})
+    assert books.value("redriven_total") == 0
+    for number in range(1, 9):
+        books.running = books.running[:1]
+        books.says(f"w{number}", {"redriven": 1})
+        assert books.value("redriven_total") == number
+    books.says("stays", {"redriven": 7})
+    assert books.value("redriven_total") == 10
+
+
+def test_handlers_whose_workers_are_gone_keep_their_series(books) -> None:
+    books.says("old", {}, handlers=("p.gone", "p.b"))
+    books.families()
+    books.running = []
+    books.says("new", {}, handlers=("p.b", "p.new"))
+    for name in ("p.gone", "p.b", "p.new"):
+        assert books.value("handler_runs_total", handler=name, status="done") == 0
+
+
+def test_each_account_has_its_own_last_pass(books) -> None:
+    good, bad = Reconciled(1, missed=2), Reconciled(1, missed=3, failed="list: key 401")
+    books.changed = {"reconciled": {"": good, "acct_1": bad}, "through": {"": 7.0, "acct_1": 9.0}}
+    for name, values in {
+        "reconcile_failed": {"own": 0, "acct_1": 1},
+        "reconcile_found": {"own": 2, "acct_1": 3},
+        "reconciled_seconds": {"own": 7, "acct_1": 9},
+    }.items():
+        assert {each: books.value(name, account=each) for each in values} == values
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,11 @@ STATES: list[tuple[str, dict[str, Any], str]] = [
         {"reconciled": {"": Reconciled(10**9 - 60, failed="list: forbidden 403", hint="do this")}},
         "reconciliation of one's own account failed 60 s ago: list: forbidden 403",
     ),
+    (
+        "NotReconciled",
+        {"reconciled": {"": Reconciled(1), "acct_1": Reconciled(10**9 - 60, failed="list: x")}},
+        "reconciliation of acct_1 failed 60 s ago: list: x",
+    ),
     ("NotReconciled", {"through": {"": 1000.0}}, "reconciliation last had a whole pass 17 min ago"),
     ("DeliveriesMissed", {"seen": {"reconcile_missed": 60.0}}, "were found 60 s ago"),
     ("ClockSetBack", {"clock_ahead": 60.0}, "60 s are not made up yet"),
