@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import stripe
 from flask import Flask
+from pydantic import SecretStr
 from redis import Redis
+from werkzeug.test import TestResponse
 
 from identity_webhooks.event import Event
 from service import connection
@@ -65,14 +67,14 @@ def by_the_route() -> Iterator[Door]:
         app.extensions["identity_webhooks"].metrics.end()
 
 
-def post(app: Flask, name: str, age: int = 0):
+def post(app: Flask, name: str, *, age: int = 0, livemode: bool = False) -> TestResponse:
     about = event(name)
     body = json.dumps(
         {
             "id": about.id,
             "object": "event",
             "created": about.created,
-            "livemode": False,
+            "livemode": livemode,
             "data": {"object": {"id": about.session, "object": "identity.verification_session"}},
             "type": "identity.verification_session.verified",
         }
@@ -141,6 +143,29 @@ def test_no_more_are_pending_than_is_set(door: Door, server: Server, redis: Redi
     assert redis.zcard("iw:due") == 2
 
 
+@pytest.mark.parametrize(
+    ("given", "live"),
+    [
+        ({"stripe_livemode": True}, True),
+        ({"stripe_livemode": False}, False),
+        ({"stripe_livemode": None, "stripe_api_key": SecretStr("rk_live_51Hb")}, True),
+        ({"stripe_livemode": None, "stripe_api_key": SecretStr("rk_test_51Hb")}, False),
+    ],
+)
+def test_events_of_the_mode_that_is_set_are_taken_and_no_others(
+    server: Server, redis: Redis, given: dict[str, object], live: bool
+) -> None:
+    app = create_app(settings(server, **given))
+    answers = {
+        livemode: post(app, str(livemode), livemode=livemode).json["answer"]
+        for livemode in (True, False)
+    }
+    app.extensions["identity_webhooks"].metrics.end()
+    assert answers == {live: "new", not live: "other_mode"}
+    assert Inbox(redis).find(f"evt_{live}").event.livemode == live
+    assert redis.zcard("iw:due") == 1
+
+
 @pytest.mark.parametrize("command", ["info", "config", "role"])
 def test_a_user_who_may_not_ask_what_is_vouched_for_takes_deliveries(
     door: Door, server: Server, redis: Redis, command: str
@@ -161,7 +186,7 @@ def test_a_delivery_may_be_as_old_as_is_set(
 ) -> None:
     app = create_app(settings(server, stripe_webhook_tolerance=tolerance))
     taken = age < tolerance
-    answer = post(app, "1", age)
+    answer = post(app, "1", age=age)
     app.extensions["identity_webhooks"].metrics.end()
     assert answer.status_code == (200 if taken else 400)
     assert redis.zcard("iw:due") == taken

@@ -63,6 +63,7 @@ def test_what_is_settled_is_no_longer_the_oldest(inbox) -> None:
 def waits_in_the_queue(inbox: Inbox, key: str) -> None:
     job = inbox._redis.lindex(keys.QUEUE_KEY, 0).decode()
     inbox._redis.hset(keys.JOB + job, "enqueued_at", stamp(inbox.now() - 500))
+    accept(inbox, "later")
 
 
 def stamp(at: float) -> str:
