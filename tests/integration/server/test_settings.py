@@ -15,7 +15,7 @@ from redis import Redis
 from werkzeug.test import TestResponse
 
 from identity_webhooks.event import Event
-from service import connection
+from service import connection, findings
 from service.app import create_app
 from service.inbox import AcceptResult, Inbox, keys
 from service.server.redis_link import RedisLink
@@ -141,6 +141,43 @@ def test_no_more_are_pending_than_is_set(door: Door, server: Server, redis: Redi
     given = settings(server, inbox_limit=2)
     assert [door(given, name) for name in "12213"] == ["new", "new", "pending", "pending", "full"]
     assert redis.zcard("iw:due") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "good"),
+    [("maxmemory-policy", "allkeys-lru", "noeviction"), ("maxmemory", "1kb", "0")],
+)
+def test_the_route_takes_nothing_from_when_redis_would_lose_it_until_it_would_not(
+    new_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, name, bad, good
+) -> None:
+    """Also where nobody asks /readyz."""
+    monkeypatch.setattr(findings, "PERIOD", 0.0)
+    own = new_server()
+    app = create_app(settings(own))
+    with own.client() as client:
+        assert post(app, "1").status_code == 200
+        client.config_set(name, bad)
+        for _ in range(2):
+            assert post(app, "2").status_code == 503
+        assert client.zcard("iw:due") == 1
+        client.config_set(name, good)
+        assert post(app, "2").status_code == 200
+        assert client.zcard("iw:due") == 2
+    app.extensions["identity_webhooks"].metrics.end()
+
+
+def test_the_route_is_ready_while_there_is_room(server: Server, redis: Redis) -> None:
+    app = create_app(settings(server, inbox_limit=2))
+
+    def ready() -> int:
+        return app.test_client().get("/readyz").status_code
+
+    for name, expected in (("1", 200), ("2", 503), ("3", 503)):
+        post(app, name)
+        assert ready() == expected
+    assert Inbox(redis).discard("evt_1") == "discarded"
+    assert ready() == 200
+    app.extensions["identity_webhooks"].metrics.end()
 
 
 @pytest.mark.parametrize(

@@ -419,7 +419,13 @@ class TestDiscard:
         assert len(ask("causes")) == 3
 
 
-OF_STATES = {"replay --quarantined": "dead", "discard": "dead", "retry-now": "pending"}
+OF_STATES = {
+    "replay --quarantined": "dead",
+    "replay --state done --all-handlers": "done",
+    "discard": "dead",
+    "discard --state pending": "pending",
+    "retry-now": "pending",
+}
 FILTERS = [
     *("--handler p.b", "--handler p.c", "--session vs_one", "--session vs_two"),
     *("--account acct_1", "--reason failed", "--reason discarded", "--since 1h"),
@@ -428,7 +434,7 @@ FILTERS = [
 
 @pytest.mark.parametrize("options", FILTERS)
 @pytest.mark.parametrize("command", OF_STATES)
-def test_a_filter_without_a_state_is_about_those_that_the_command_is_for(
+def test_a_filter_is_about_events_of_the_state_that_the_command_is_for(
     service, ask, filled, redis, command, options
 ) -> None:
     """Events of other states that are like that, and all that are not, stay as they are."""
@@ -439,6 +445,8 @@ def test_a_filter_without_a_state_is_about_those_that_the_command_is_for(
         return {key: Inbox(redis).find(key) for key in filled.values()}
 
     before = held()
+    told = service(*command.split(), *options.split(), "--dry-run")
+    assert (set(told.stdout.split()[::3]), held()) == (meant, before)
     done = service(*command.split(), *options.split())
     assert set(done.stdout.split()[::2]) == meant
     assert {key for key, record in held().items() if record != before[key]} == meant
