@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from flask import Flask
 from flask.testing import FlaskClient
+from redis.exceptions import ConnectionError as RedisConnectionError
 from werkzeug.security import check_password_hash, generate_password_hash
 from werkzeug.test import TestResponse
 
@@ -689,6 +690,37 @@ class TestActions:
         for key in ("evt_0", "evt_1"):
             left = {name: each.status for name, each in inbox.find(key).handlers.items()}
             assert left == {"p.c": "dead"}
+
+    @pytest.mark.parametrize("acted", [False, True], ids=["before", "after it acted"])
+    @pytest.mark.parametrize("action", ["discard", "replay"])
+    def test_a_step_that_was_cut_off_is_repeated_and_no_event_is_left_out(
+        self, ann, inbox, redis, monkeypatch, action, acted
+    ) -> None:
+        monkeypatch.setattr(bulk, "STEP", 2)
+        every = [accept(inbox, str(number), session=f"vs_{number}") for number in range(5)]
+        for key in every:
+            die(inbox, key)
+        path = self.begin(ann, action=action, state="dead")
+        act, lasts = repair.Repair.act, []
+
+        def cut_off(self: repair.Repair, *given: Any) -> Any:
+            lasts.append(redis.pttl(f"iw:bulk:{path.rpartition('/')[2]}:step"))
+            if acted:
+                act(self, *given)
+            raise RedisConnectionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(repair.Repair, "act", cut_off)
+            assert ann.post(path, path, do="confirm").status_code == 503
+        # Whoever is killed there keeps it for seconds, and not for ever.
+        assert all(0 < ms <= bulk.LOCK for ms in lasts)
+        text = self.confirm(ann, path)
+        assert f"{action.capitalize()}: 5 of 5" in text
+        assert {inbox.find(key).state for key in every} == {
+            "done" if action == "discard" else "pending"
+        }
+        (entry,) = repair.audit(redis, 9)
+        assert (entry.action, entry.matched) == (action, 5)
 
     def test_nothing_of_it_stays_for_ever(self, ann, inbox, redis, monkeypatch) -> None:
         monkeypatch.setattr(bulk, "LOOK", 1)
