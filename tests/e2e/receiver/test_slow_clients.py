@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+import requests
 
 CROWD = 40
 """Connections of each kind."""
@@ -326,3 +327,33 @@ def test_what_connects_after_sigterm_is_answered_and_told_that_it_is_the_last(
         answer = b"".join(iter(lambda: late.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nConnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("drain", ["0", "10"], ids=["at once", "while it drains"])
+def test_a_delivery_that_has_begun_before_sigterm_is_taken_in_after_it(
+    drain, new_receiver, server, redis, wait_until
+) -> None:
+    receiver = new_receiver(REDIS_URL=server.url, DRAIN_SECONDS=drain)
+    body = receiver.event("evt_begun")
+    length, signed = f"Content-Length: {len(body)}", f"Stripe-Signature: {receiver.sign(body)}"
+    raw = receiver.request(body, length, signed)
+
+    def is_told() -> bool:
+        try:
+            return receiver.get("/readyz").status_code == 503
+        except requests.RequestException:  # nobody listens any more
+            return True
+
+    with receiver.connect() as begun:
+        begun.sendall(raw[:-7])
+        assert receiver.get("/readyz").status_code == 200  # by then the first part has come
+        receiver.process.terminate()
+        wait_until(is_told)
+        begun.sendall(raw[-7:])
+        answer = b"".join(iter(lambda: begun.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert redis.exists("iw:evt:evt_begun")
+    if drain != "0":
+        late = receiver.deliver(receiver.event("evt_late"))
+        assert (late.status, late.json()["answer"]) == (200, "new")
+        assert redis.zcard("iw:due") == 2
