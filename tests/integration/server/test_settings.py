@@ -54,17 +54,23 @@ def by_our_server(settings: Settings, name: str) -> str:
 
 
 @pytest.fixture
-def by_the_route() -> Iterator[Door]:
-    """Deliver an event to Flask, as any other server does."""
+def served() -> Iterator[Callable[[Settings], Flask]]:
+    """Make the application, as any other server does."""
     apps: list[Flask] = []
 
-    def deliver(settings: Settings, name: str) -> str:
+    def served(settings: Settings) -> Flask:
         apps.append(create_app(settings))
-        return str(post(apps[-1], name).json["answer"])
+        return apps[-1]
 
-    yield deliver
+    yield served
     for app in apps:
         app.extensions["identity_webhooks"].metrics.end()
+
+
+@pytest.fixture
+def by_the_route(served: Callable[[Settings], Flask]) -> Door:
+    """Deliver an event to Flask."""
+    return lambda settings, name: str(post(served(settings), name).json["answer"])
 
 
 def post(app: Flask, name: str, *, age: int = 0, livemode: bool = False) -> TestResponse:
@@ -148,12 +154,17 @@ def test_no_more_are_pending_than_is_set(door: Door, server: Server, redis: Redi
     [("maxmemory-policy", "allkeys-lru", "noeviction"), ("maxmemory", "1kb", "0")],
 )
 def test_the_route_takes_nothing_from_when_redis_would_lose_it_until_it_would_not(
-    new_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, name, bad, good
+    served: Callable[[Settings], Flask],
+    new_server: Callable[..., Server],
+    monkeypatch: pytest.MonkeyPatch,
+    name,
+    bad,
+    good,
 ) -> None:
     """Also where nobody asks /readyz."""
     monkeypatch.setattr(findings, "PERIOD", 0.0)
     own = new_server()
-    app = create_app(settings(own))
+    app = served(settings(own))
     with own.client() as client:
         assert post(app, "1").status_code == 200
         client.config_set(name, bad)
@@ -163,11 +174,12 @@ def test_the_route_takes_nothing_from_when_redis_would_lose_it_until_it_would_no
         client.config_set(name, good)
         assert post(app, "2").status_code == 200
         assert client.zcard("iw:due") == 2
-    app.extensions["identity_webhooks"].metrics.end()
 
 
-def test_the_route_is_ready_while_there_is_room(server: Server, redis: Redis) -> None:
-    app = create_app(settings(server, inbox_limit=2))
+def test_the_route_is_ready_while_there_is_room(
+    served: Callable[[Settings], Flask], server: Server, redis: Redis
+) -> None:
+    app = served(settings(server, inbox_limit=2))
 
     def ready() -> int:
         return app.test_client().get("/readyz").status_code
@@ -177,7 +189,6 @@ def test_the_route_is_ready_while_there_is_room(server: Server, redis: Redis) ->
         assert ready() == expected
     assert Inbox(redis).discard("evt_1") == "discarded"
     assert ready() == 200
-    app.extensions["identity_webhooks"].metrics.end()
 
 
 @pytest.mark.parametrize(
@@ -190,14 +201,17 @@ def test_the_route_is_ready_while_there_is_room(server: Server, redis: Redis) ->
     ],
 )
 def test_events_of_the_mode_that_is_set_are_taken_and_no_others(
-    server: Server, redis: Redis, given: dict[str, object], live: bool
+    served: Callable[[Settings], Flask],
+    server: Server,
+    redis: Redis,
+    given: dict[str, object],
+    live: bool,
 ) -> None:
-    app = create_app(settings(server, **given))
+    app = served(settings(server, **given))
     answers = {
         livemode: post(app, str(livemode), livemode=livemode).json["answer"]
         for livemode in (True, False)
     }
-    app.extensions["identity_webhooks"].metrics.end()
     assert answers == {live: "new", not live: "other_mode"}
     assert Inbox(redis).find(f"evt_{live}").event.livemode == live
     assert redis.zcard("iw:due") == 1
@@ -219,11 +233,10 @@ def test_a_user_who_may_not_ask_what_is_vouched_for_takes_deliveries(
 
 @pytest.mark.parametrize(("tolerance", "age"), [(60, 120), (300, 400), (3600, 400)])
 def test_a_delivery_may_be_as_old_as_is_set(
-    server: Server, redis: Redis, tolerance: int, age: int
+    served: Callable[[Settings], Flask], server: Server, redis: Redis, tolerance: int, age: int
 ) -> None:
-    app = create_app(settings(server, stripe_webhook_tolerance=tolerance))
+    app = served(settings(server, stripe_webhook_tolerance=tolerance))
     taken = age < tolerance
     answer = post(app, "1", age=age)
-    app.extensions["identity_webhooks"].metrics.end()
     assert answer.status_code == (200 if taken else 400)
     assert redis.zcard("iw:due") == taken

@@ -21,7 +21,8 @@ from identity_webhooks.event import Event
 from service import connection, repair
 from service.__main__ import main
 from service.console import bulk, pages, people
-from service.inbox import Claim, Filter, Inbox, Progress, search
+from service.inbox import Claim, Filter, Inbox, Progress, keys, search
+from service.processes import Process
 from service.server import wsgi
 from service.server.http import HttpConnection
 from service.settings import Settings, SettingsError
@@ -529,6 +530,31 @@ class TestPages:
         assert "1: failed KeyError" in text
         assert "1: discarded" in text
         assert "No worker lives" in text
+
+    def test_handlers_tell_of_their_own_runs_in_the_workers_that_live(
+        self, ann, inbox, redis
+    ) -> None:
+        inbox.note_handlers(["p.a", "p.ab"])
+        now = inbox.now() * 1000
+
+        def live(name: str, role: Any, age: float, **counts: float) -> None:
+            process = Process(role=role, pid=1, started=now, counts=counts)
+            redis.hset(keys.PROCESSES, name, f"{now - round(age * 1000)} {process.encoded()}")
+
+        one = {
+            "handler_runs|p.a|done": 2,
+            "handler_runs|p.ab|done": 30,
+            "handler_runs|p.a|retry": 4,
+        }
+        slow = {"handler_seconds|p.a|0.1": 19, "handler_seconds|p.a|10": 1}
+        others = {"handler_seconds|p.ab|300": 99, "handler_seconds|p.a|sum": 500}
+        live("one", "worker", 1, **one, **slow, **others)
+        live("two", "worker", 1, **one)
+        live("gone", "worker", 600, **one)
+        live("web", "web", 1, **one)
+        text = " ".join(re.sub(r"<[^>]+>", " ", ann.get("/handlers").text).split())
+        assert "p.a Runs 4 done, 8 retry Half of them within 0.1 s 95 of 100 within 0.1 s" in text
+        assert "p.ab Runs 60 done Half of them within 300 s" in text
 
     @pytest.mark.usefixtures("within_an_hour")
     def test_outcomes_are_counted_once_by_day_and_reason(self, ann, inbox, redis) -> None:

@@ -36,7 +36,7 @@ HISTOGRAMS = [name for name, counted in TABLE.items() if counted.buckets]
 class Books:
     """A page, the metrics of its process, and what Redis would say of others."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, settings: Settings = SETTINGS) -> None:
         monkeypatch.setattr(metrics_page, "survey", lambda _: self.survey())
         monkeypatch.setattr(Metrics, "_start", lambda _: None)
         self.running: list[Seen] = []
@@ -45,7 +45,7 @@ class Books:
         self.found: list[Finding] = []
         own = Ledger()
         self.metrics = Metrics(_Away(), "web", own)
-        self.page = Page(_Away(), self.metrics, own, settings=SETTINGS, look=lambda: self.found)
+        self.page = Page(_Away(), self.metrics, own, settings=settings, look=lambda: self.found)
 
     def survey(self) -> Survey:
         if not self.is_up:
@@ -316,6 +316,20 @@ def test_nothing_is_accepted_while_redis_is_unfit(state, accepting, books) -> No
     assert books.value("accepting") == 1
     books.found = [Finding("eviction", state, "keys are evicted")]
     assert books.value("accepting") == accepting
+
+
+@pytest.mark.parametrize(
+    ("limit", "pending", "accepting"),
+    [(None, 49, 1), (None, 50, 0), (60, 50, 1), (60, 60, 0), (3, 2, 1), (3, 3, 0)],
+)
+def test_nothing_is_accepted_above_the_limit_that_is_set_or_else_fits(
+    monkeypatch, limit, pending, accepting
+) -> None:
+    books = Books(monkeypatch, SETTINGS.model_copy(update={"inbox_limit": limit}))
+    books.changed = {"pending": pending}
+    assert books.value("accepting") == accepting
+    assert books.value("inbox_limit") == (limit or 50)
+    assert books.value("pending_events") == pending
 
 
 def test_processes_of_an_instance_add_up_and_one_that_is_killed_leaves_its_counts(books) -> None:
