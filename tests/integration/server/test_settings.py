@@ -169,7 +169,8 @@ def test_the_route_takes_nothing_from_when_redis_would_lose_it_until_it_would_no
         assert post(app, "1").status_code == 200
         client.config_set(name, bad)
         for _ in range(2):
-            assert post(app, "2").status_code == 503
+            refused = post(app, "2")
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "30")
         assert client.zcard("iw:due") == 1
         client.config_set(name, good)
         assert post(app, "2").status_code == 200

@@ -303,6 +303,10 @@ class TestReplay:
         inbox = Inbox(redis)
         redis.delete("iw:handlers")
         inbox.note_handlers(["p.a", "p.new"])
+        was_done = accept(inbox, "wasdone", "vs_was_done")
+        claim = claim_of(inbox, was_done)
+        inbox.save_progress(claim, "p.b", Progress("done"))
+        inbox.finish(claim, "done", outcome="verified")
         done = service("replay", "--handler", "p.b", "--to", "p.wrong")
         assert done.exit_code == 2
         done = service("replay", "--handler", "p.b", "--to", "p.new")
@@ -311,6 +315,8 @@ class TestReplay:
             *("evt_both", filled["other"], "evt_dead", "evt_waiting", "replayed")
         }
         assert all("p.b" not in inbox.find(key).handlers for key in ("evt_dead", "evt_waiting"))
+        assert list(inbox.find(was_done).handlers) == ["p.b"]
+        assert inbox.find("evt_both").handlers.keys() == {"p.a", "p.c"}
 
     def test_a_dry_run_of_a_filter(self, service, filled) -> None:
         for command in ("replay", "discard"):

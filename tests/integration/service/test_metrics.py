@@ -9,6 +9,7 @@ import pytest
 from redis import Redis
 
 from service import connection, processes
+from service import metrics as service_metrics
 from service.inbox import Inbox, keys
 from service.metrics import Metrics, Role
 from service.processes import FORGOTTEN
@@ -76,6 +77,16 @@ def test_no_report_after_the_end_says_that_it_lives(redis, metrics) -> None:
     counting.end()
     counting.flush()  # by whoever asks for the page meanwhile
     assert [each.process.ended for each in survey(redis).running] == [True]
+
+
+def test_who_counts_nothing_says_all_the_same_that_it_lives(redis, metrics, monkeypatch) -> None:
+    monkeypatch.setattr(service_metrics, "PERIOD", 0.02)
+    monkeypatch.setattr(service_metrics, "BEAT", 0.1)
+    counting = metrics(redis)
+    counting.start()
+    for _ in range(3):  # also after Redis was emptied
+        wait_until(lambda: [each for each in survey(redis).running if each.alive], within=30)
+        redis.flushdb()
 
 
 def test_counts_come_by_themselves_within_seconds(redis, metrics) -> None:

@@ -111,7 +111,7 @@ def test_each_that_waits_counts_once_by_what_it_waits_for(inbox, redis) -> None:
             claimed(inbox, key)
     inbox.release(claimed(inbox, accept(inbox, "stripe")), 60, "stripe: unreachable")
     accept(inbox, "new")
-    claimed(inbox, accept(inbox, "in-hand"))
+    claimed(inbox, accept(inbox, "inhand"))
     first, second = (event(name, "same", form="snapshot") for name in ("first", "second"))
     inbox.accept(first)
     inbox.accept(second)
