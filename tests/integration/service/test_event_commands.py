@@ -487,6 +487,21 @@ class TestPause:
         assert service("retry-now", "--account", "acct_1").exit_code == 0
         assert inbox.claim()[0].event.key == filled["other"]
 
+    @pytest.mark.parametrize("account", ["", "acct_1"])
+    @pytest.mark.parametrize(("minutes", "lasts"), [("", 60), ("1", 1), ("120", 120)])
+    def test_it_lasts_as_long_as_is_said_and_a_shorter_one_ends_it_no_sooner(
+        self, service, redis, minutes, lasts, account
+    ) -> None:
+        inbox = Inbox(redis)
+        of = ["--account", account] if account else []
+        given = ["--minutes", minutes] if minutes else []
+        for again in (given, ["--minutes", "1"]):
+            assert service("pause", *again, *of).exit_code == 0
+            left = inbox.paused(account)[0] - inbox.now()
+            assert lasts * 60 - 30 < left < lasts * 60 + 2
+        assert inbox.paused("acct_2") is None
+        assert (inbox.paused() is None) == bool(account)
+
     @pytest.mark.parametrize("ended", ["", "acct_1", "acct_1/acct_2"])
     def test_who_ends_one_ends_no_other(self, service, redis, ended) -> None:
         inbox = Inbox(redis)

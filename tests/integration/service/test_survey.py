@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from redis import Redis
 
 from service import connection, status
 from service import survey as surveys
+from service.__main__ import main
 from service.inbox import Inbox, Progress, keys
 from service.inbox.inbox import PENDING_LIMIT
 from service.processes import Process
 from service.settings import Settings
 from service.survey import BUSY, NOT_LISTED, Reconciled, survey
-from tests.conftest import Server
+from tests.conftest import Server, free_port
 from tests.integration.claims import claimed, event
 
 DIED = "failed: KeyError at crm.py:4 save"
@@ -229,3 +232,27 @@ class TestStatus:
         assert (taken.accepting, taken.processing) == (accepting, processing)
         workers = int(happens != "no worker lives")
         assert taken.processes == {"web": 1, "worker": workers, "periodic": 0}
+
+    @pytest.mark.parametrize("as_json", [False, True])
+    @pytest.mark.parametrize(
+        ("happens", "code"),
+        [("", 0), ("a problem", 1), ("Redis is away", 69), ("the settings are not complete", 78)],
+    )
+    def test_the_command_says_it_by_its_exit_code_too(
+        self, server: Server, redis: Redis, happens: str, code: int, as_json: bool
+    ) -> None:
+        for role in ("web", "worker", *(["periodic"] if happens != "a problem" else [])):
+            live(redis, role, Inbox(redis).now(), role=role)
+        port = free_port() if happens == "Redis is away" else server.port
+        env = {"REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+        if code == 78:
+            env["INBOX_LIMIT"] = "none"
+        done = CliRunner(env=env).invoke(main, ["status", *(["--json"] if as_json else [])])
+        assert done.exit_code == code, done.output
+        if code == 78:
+            assert (done.stdout, "INBOX_LIMIT" in done.stderr) == ("", True)
+        elif as_json:
+            told = json.loads(done.stdout)
+            assert (told["accepting"], bool(told["problems"])) == (code != 69, code != 0)
+        else:
+            assert done.stdout.startswith("NOT WELL: 1 problem\n" if code else "well\n")
