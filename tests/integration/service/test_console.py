@@ -112,6 +112,37 @@ def die(
     inbox.finish(claim, "dead", outcome="verified", reason=f"{handler}: {reason}")
 
 
+ASKED = {
+    "session": "vs_mine",
+    "account": "acct_1",
+    "handler": "p.c",
+    "reason": "discarded",
+    "since": "1h",
+    "until": "1h",
+}
+"""A filter of each kind, for `mixed`."""
+
+
+def mixed(inbox: Inbox, name: str) -> set[str]:
+    """Have ten events die, of which every other one is like `ASKED` in this; their keys."""
+    wanted = set()
+    for number in range(10):
+        like = number % 2 == 0
+        given = {
+            "session": ASKED["session"] if like and name == "session" else f"vs_{number}",
+            "account": ASKED["account"] if like and name == "account" else None,
+        }
+        key = accept(inbox, str(number), **given)
+        if like == (name == "until"):
+            record = f"{keys.RECORD}{key}"
+            old = int(inbox._redis.hget(record, "accepted")) - 2 * 3_600_000
+            inbox._redis.hset(record, "accepted", old)
+        handler = "p.c" if like and name == "handler" else "p.b"
+        die(inbox, key, "discarded: no" if like and name == "reason" else "failed: X", handler)
+        wanted |= {key} if like else set()
+    return wanted
+
+
 @pytest.fixture
 def inbox(redis) -> Inbox:
     return Inbox(redis)
@@ -494,6 +525,23 @@ class TestPages:
             path = unescape(following[1]) if following else ""
         assert sorted(seen) == [f"evt_{number:03}" for number in range(120)]
 
+    @pytest.mark.parametrize("name", ASKED)
+    def test_each_page_is_of_what_was_asked_for_and_so_is_what_it_offers(
+        self, ann, inbox, monkeypatch, name
+    ) -> None:
+        monkeypatch.setattr(pages, "ROWS", 2)
+        wanted = mixed(inbox, name)
+        seen, path = [], f"/events?state=dead&{name}={ASKED[name]}"
+        while path and len(seen) < 20:
+            text = ann.get(path).text
+            seen += re.findall(r">((?:acct_1-)?evt_\w+)</a>", text)
+            (form,) = re.findall(r"<form[^>]*/console/actions.*?</form>", text, re.DOTALL)
+            hidden = dict(re.findall(r'name="(\w+)" value="([^"]*)"', form))
+            assert (hidden["state"], hidden[name]) == ("dead", ASKED[name])
+            following = re.search(r'href="/console([^"]+)">Next page', text)
+            path = unescape(following[1]) if following else ""
+        assert (sorted(seen), path) == (sorted(wanted), "")
+
     def test_an_event_by_either_id_and_its_session(self, ann, inbox) -> None:
         key = accept(inbox, "1")
         die(inbox, key)
@@ -678,24 +726,9 @@ class TestActions:
         monkeypatch.setattr(bulk, "LOOK", 1)
         monkeypatch.setattr(search, "CHUNK", 2)
         monkeypatch.setattr(bulk, "STEP", 2)
-        mine = {"session": "vs_mine", "account": "acct_1", "handler": "p.c", "reason": "discarded"}
-        asked = mine | {"since": "1h", "until": "1h"}
-        wanted = set()
-        for number in range(10):
-            like = number % 2 == 0
-            given = {
-                "session": mine["session"] if like and name == "session" else f"vs_{number}",
-                "account": mine["account"] if like and name == "account" else None,
-            }
-            key = accept(inbox, str(number), **given)
-            if like == (name == "until"):
-                old = int(redis.hget(f"iw:evt:{key}", "accepted")) - 2 * 3_600_000
-                redis.hset(f"iw:evt:{key}", "accepted", old)
-            handler = "p.c" if like and name == "handler" else "p.b"
-            die(inbox, key, "discarded: no" if like and name == "reason" else "failed: X", handler)
-            wanted |= {key} if like else set()
+        wanted = mixed(inbox, name)
         before = {record.key: record for record in inbox.search.all(Filter(state="dead"))}
-        path = self.begin(ann, action=action, state="dead", **{name: asked[name]})
+        path = self.begin(ann, action=action, state="dead", **{name: ASKED[name]})
         for _ in range(9):
             if "Counting" in ann.get(path).text:
                 # Too early: it is not known yet how many they are.
