@@ -128,3 +128,58 @@ def test_each_state_has_its_deadline(reach, seconds, end) -> None:
         assert world.sent.rpartition(b"HTTP/1.1 ")[2].startswith(b"408")
         end = "closed"
     assert world.ended == end
+
+
+def lost(world: World) -> None:
+    world.ended = "dropped"
+    world.client.connection_lost(ConnectionResetError())
+
+
+def answered_all(world: World) -> None:
+    world.client.retire()
+    while len(world.asked) > sum(each.response is not None for each in world.asked):
+        world.answer()
+    lost(world)
+
+
+ENDS = {
+    "it leaves": lost,
+    "it is dropped": lambda w: (w.client.drop(), lost(w)),
+    "it is dropped twice": lambda w: (w.client.drop(), w.client.drop()),
+    "its deadline passes": lambda w: (w.client.expire(), lost(w)),
+    "it is answered": answered_all,
+}
+HELD = {
+    "a request has begun": BEGUN,
+    "a request is whole": GET,
+    "many are whole": GET * 3,
+    "one is whole and another has begun": GET + BEGUN,
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("sent", HELD.values(), ids=HELD)
+def test_what_is_held_of_a_client_is_given_back_however_it_ends(sent, end) -> None:
+    """Else the memory of all would be used up one day, and everybody be dropped."""
+    world = World()
+    world.held = 1000  # of others
+    world.refused = lambda _: None  # type: ignore[method-assign]
+    world.receive(sent)
+    assert world.held > 1000
+    assert world.clients == {world.client}
+    end(world)
+    assert (world.held, world.clients) == (1000, set())
+
+
+def test_requests_of_a_client_are_seen_to_one_after_another_and_none_once_it_left() -> None:
+    world = World()
+    for number in range(4):
+        world.receive(GET.replace(b"/metrics", b"/%d" % number))
+    for number in range(3):
+        assert [each.request.path for each in world.asked] == [f"/{n}" for n in range(number + 1)]
+        if number < 2:
+            world.answer()
+    asked = world.asked[-1]
+    lost(world)
+    world.client.respond(asked, Response(200))
+    assert len(world.asked) == 3
