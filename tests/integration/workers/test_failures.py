@@ -8,16 +8,18 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any
 
 import pytest
 
-from identity_webhooks import Verification, on
+from identity_webhooks import Retry, Verification, on
 from identity_webhooks.event import Event
 from identity_webhooks.verification import SENSITIVE, Need
 from service.inbox import Inbox, Refused
+from service.settings import Settings
 from tests.conftest import wait_until
 from tests.integration.workers.fake_stripe import (
     CALLS,
@@ -27,9 +29,11 @@ from tests.integration.workers.fake_stripe import (
     FakeStripe,
     Fault,
 )
-from workers import failures
+from workers import failures, stripe_api
 from workers.failures import RECHECK, RESULTS_SHOWN_FOR, RULES, Judge, StripeFailure
+from workers.jobs import Processor
 from workers.reconcile import Pass, Reconciler
+from workers.router import Router
 from workers.stripe_api import PAGE, StripeApi
 
 # Rows: what Stripe answers. Columns: to which call.
@@ -265,6 +269,96 @@ def test_who_is_paused_by_each_failure_of_an_event(account, desk) -> None:
             paused = [each for each in places if desk.inbox.resume(each)]
             expected = {"everyone": [""], "account": [account or ""]}.get(rule.who, [])
             assert paused == expected, (failure, rule)
+
+
+@pytest.mark.parametrize("account", [None, "acct_1"])
+def test_what_stripe_asks_to_wait_is_for_the_event_and_a_minute_for_others(account, desk) -> None:
+    @on("*")
+    def handled(_: Verification) -> None: ...
+
+    desk.accept("verified", "vs_1", account=account)
+    (claim,) = desk.processor(handled).claim()
+    judge, places = Judge(desk.inbox, desk.metrics), ("", "acct_1")
+    for call, rules in RULES.items():
+        for kind, rule in rules.items():
+            plain = judge.verdict(StripeFailure(kind, call=call), claim).delay
+            asked = judge.verdict(StripeFailure(kind, call=call, retry_after=3600), claim).delay
+            assert asked == (None if plain is None else plain + 3600), (call, kind)
+            for place in places:
+                if pause := desk.inbox.paused(place):
+                    assert pause[0] < time.time() + rule.longest + 1, (call, kind)
+                    desk.inbox.resume(place)
+
+
+def test_a_thin_event_that_goes_on_alone_keeps_its_key(desk, fake) -> None:
+    """An effect of its first attempt would be repeated under another one."""
+    keys: list[tuple[str, str]] = []
+
+    @on("*")
+    def unsteady(v: Verification) -> None:
+        keys.append((v.event.session, v.idempotency_key))
+        if v.attempt == 1:
+            raise Retry("later", delay=0)
+
+    bench = Bench(desk, fake, "thin event", more=[unsteady])
+    fault = fake.fault = Fault("thin event", KEY, bench.about, Answer(403))
+    desk.turn(bench.processor)
+    desk.turn(bench.processor)
+    fake.fault = None
+    for event in (bench.event, bench.beside):
+        desk.settle(bench.processor, event)
+    alone, beside = bench.event, bench.beside
+    assert sorted(keys) == [
+        *2 * [(alone.session, f"{alone.id}:p.unsteady")],
+        *2 * [(beside.session, f"{beside.id}snapshot:p.unsteady")],
+    ]
+    asked = [about for call, _, about in fake.calls if call == "thin event"]
+    assert sorted(asked) == sorted([alone.id, beside.id]), "once, whatever was answered"
+    assert fault.struck == 1
+
+
+@pytest.mark.parametrize("restricted", [False, True], ids=["API key", "restricted key"])
+def test_a_worker_asks_with_the_keys_and_at_the_address_of_its_settings(
+    restricted, desk, fake, server, monkeypatch
+) -> None:
+    """With the restricted key once at a time: the handlers that need it wait in the inbox."""
+    monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 1)
+    seen: list[object] = []
+
+    @on("*")
+    def plain(v: Verification) -> None: ...
+
+    @on("*", needs=[NEEDS])
+    def needy(v: Verification) -> None:
+        seen.append(v.sensitive.dob)
+
+    handlers = Router()
+    handlers.add(type("P", (), {"a": staticmethod(plain), "b": staticmethod(needy)})(), "p")
+    settings = Settings(
+        redis_url=server.url,
+        stripe_api_key=KEY,
+        stripe_restricted_key=RESTRICTED_KEY,
+        stripe_api_base=fake.url,
+        worker_concurrency=3,
+    )
+    processor = desk.add(Processor.from_settings(settings, desk.stop, handlers))
+    event = desk.accept("verified", fake.session(1))
+    call, key = ("sensitive", RESTRICTED_KEY) if restricted else ("report", KEY)
+    fault = fake.fault = Fault(call, key, event.session, Answer(500))
+    desk.turn(processor)
+    assert fault.struck == (1 if restricted else 2)
+    assert desk.record(event).state == "pending"
+    fake.fault = None
+    desk.settle(processor, event)
+    assert seen == [date(1990, 7, 17)]
+    asked = {(call, key) for call, key, _ in fake.calls}
+    assert asked == {("report", KEY), ("sensitive", RESTRICTED_KEY)}
+    observed: Counter[str] = Counter()
+    for name, by in processor._metrics.counts().items():
+        if name.startswith("stripe_seconds|") and not name.endswith("|sum"):
+            observed[name.split("|")[2]] += int(by)
+    assert observed["500"] == fault.struck
+    assert observed.total() == len(fake.calls), "each call is counted, whichever key it has"
 
 
 @pytest.mark.sample(1)

@@ -336,20 +336,37 @@ def test_a_hook_that_returns_something_has_failed(moment, desk) -> None:
     assert said["reason"].startswith("returned a coroutine, and nothing of it ran")
 
 
-def test_what_one_handler_changes_the_next_does_not_see(desk) -> None:
-    seen = []
+CHANGES: dict[str, Callable[[Verification], None]] = {
+    "its status": lambda v: setattr(v.session, "status", "canceled"),
+    "its metadata": lambda v: v.session.metadata.__setitem__("user_id", "changed"),
+    "an output": lambda v: setattr(v.session.verified_outputs, "first_name", "changed"),
+    "its report": lambda v: setattr(v.report, "status", "changed"),
+    "what is in its report": lambda v: setattr(v.report.document, "status", "changed"),
+    "the report in the session": lambda v: setattr(
+        v.session.last_verification_report.document, "status", "changed"
+    ),
+}
+
+
+@pytest.mark.parametrize("needs", [(), ("verified_outputs.dob",)], ids=["beside", "needy"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_one_handler_changes_the_next_does_not_see(change, needs, desk) -> None:
+    seen: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     @on("verified")
     def first(v: Verification) -> None:
-        v.session.metadata["user_id"] = "changed"
-        v.session.status = "canceled"
+        seen.append((v.session.to_dict(), v.report.to_dict()))
+        CHANGES[change](v)
+        assert (v.session.to_dict(), v.report.to_dict()) != seen[0]
         assert type(v.session).__name__ == "VerificationSession"
+        assert type(v.report).__name__ == "VerificationReport"
 
-    @on("verified")
+    @on("verified", needs=needs)
     def second(v: Verification) -> None:
-        seen.append((v.subject, v.session.status))
+        seen.append((v.session.to_dict(), v.report.to_dict()))
 
-    session = desk.sandbox.session("verified", metadata={"user_id": "u-1"})
-    event = desk.accept("verified", session)
-    assert desk.settle(desk.processor(first, second), event).state == "done"
-    assert seen == [("u-1", "verified")]
+    event = desk.accept("verified", desk.sandbox.session("verified", metadata={"user_id": "u-1"}))
+    processor = desk.processor(first, second, restricted_key="rk_test_x")
+    assert desk.settle(processor, event).state == "done"
+    before, after = seen
+    assert before == after

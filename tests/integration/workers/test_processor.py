@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import date
@@ -152,6 +153,72 @@ class TestOneEvent:
         (line,) = desk.logged("event_settled")
         assert (line["event_id"], line["state"]) == (event.id, "done")
 
+    def test_each_run_is_timed_once_however_it_ends(self, desk) -> None:
+        def observed() -> dict[str, int]:
+            found: Counter[str] = Counter()
+            for name, by in desk.counts().items():
+                if not name.endswith("|sum") and "_seconds|" in name:
+                    found[name.rpartition("|")[0]] += int(by)
+            return dict(found)
+
+        unsteady = raising(lambda v: Retry("", delay=0) if v.attempt == 1 else Discard("no"))
+        handlers = Seen().handler("*"), unsteady, Seen().handler("canceled", name="beside")
+        event = desk.accept("verified", desk.sandbox.session("verified"))
+        desk.settle(desk.processor(*handlers), event)
+        assert observed() == {
+            "handler_seconds|p.handle": 1,
+            "handler_seconds|p.failing": 2,
+            "wait_seconds": 1,
+            "start_seconds": 2,
+            "settle_seconds": 1,
+        }, "of two claims, the second of which waited for a retry"
+
+    def test_of_two_runs_for_a_session_the_later_has_the_larger_order(self, desk) -> None:
+        """Also of one event: whoever wrote first with an older reading is told apart."""
+        orders: list[int] = []
+
+        @on("*", superseded=True)
+        def unsteady(v: Verification) -> None:
+            orders.append(v.order)
+            if v.attempt == 1:
+                raise Retry("later", delay=0)
+
+        session = desk.sandbox.session("verified")
+        processor = desk.processor(unsteady)
+        events = [desk.accept(kind, session, age=9) for kind in ("verified", "processing")]
+        began = desk.now()
+        for event in events:
+            desk.settle(processor, event)
+            time.sleep(0.01)
+        assert len(orders) == 4
+        assert orders == sorted(set(orders))
+        assert began <= orders[0] <= orders[-1] <= desk.now()
+
+    def test_a_handler_that_runs_for_long_keeps_its_event(self, desk) -> None:
+        """And the claim that waits for a thread meanwhile: both are renewed before they end."""
+        done = threading.Event()
+
+        @on("*")
+        def slow(_: Verification) -> None:
+            done.wait(120)
+
+        events = [desk.accept("created", desk.sandbox.session()) for _ in range(2)]
+        processor = desk.processor(slow)
+        claims = processor.claim(2)
+        leases = [int(desk.fields(event)[b"lease"]) for event in events]
+        thread = threading.Thread(target=processor.process, args=(claims[0],))
+        thread.start()
+        try:
+            for event, lease in zip(events, leases, strict=True):
+                wait_until(lambda e=event, x=lease: int(desk.fields(e)[b"lease"]) > x)
+                assert desk.now() < lease, "nobody could have taken it"
+        finally:
+            done.set()
+            thread.join()
+        processor.process(claims[1])
+        assert [desk.record(event).state for event in events] == ["done", "done"]
+        assert [desk.record(event).claims for event in events] == [1, 1]
+
 
 class TestBothForms:
     """An account with destinations of both forms gets each change twice, under two ids."""
@@ -275,6 +342,58 @@ class TestAnswers:
         desk.turn(desk.processor(hanging, seen.handler("*", name="z")))
         assert statuses(desk.record(event)) == {"p.hanging": ("retry", 1), "p.z": ("done", 1)}
         assert began + 1_000_000 <= desk.due(event) <= desk.now() + 1_000_000
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    @pytest.mark.parametrize("why", ["timeout", "grace"])
+    def test_all_that_its_process_had_in_hand_is_given_back_and_spent_no_attempt(
+        self, why, desk, monkeypatch
+    ) -> None:
+        """One is run, with more time than the one that hangs, and one waits for a thread."""
+        left, go_on, running = threading.Event(), threading.Event(), threading.Event()
+
+        def leave(_: int) -> None:
+            left.set()
+            raise SystemExit  # ends the thread, in place of the process
+
+        monkeypatch.setattr(heartbeat.os, "_exit", leave)
+
+        @on("verified", timeout=0.3 if why == "timeout" else 60)
+        def hanging(_: Verification) -> None:
+            go_on.wait(120)
+
+        @on("created")
+        def slow(_: Verification) -> None:
+            running.set()
+            go_on.wait(120)
+
+        processor = desk.processor(hanging, slow)
+        created = [desk.accept("created", desk.sandbox.session()) for _ in range(2)]
+        hung = desk.accept("verified", desk.sandbox.session("verified"))
+        claims = {claim.event.key: claim for claim in processor.claim(3)}
+        threads = [
+            threading.Thread(target=processor.process, args=(claims[event.key],))
+            for event in (created[0], hung)
+        ]
+        try:
+            threads[0].start()
+            assert running.wait(120)
+            threads[1].start()
+            if why == "grace":
+                desk.stop.requested_at = time.monotonic() - stop.GRACE - 1
+            assert left.wait(120)
+            spent = {"p.hanging": ("retry", 1)} if why == "timeout" else {}
+            for event, expected in [(created[0], {}), (created[1], {}), (hung, spent)]:
+                record = desk.record(event)
+                assert (record.state, statuses(record)) == ("pending", expected)
+                assert not desk.fields(event).keys() & {b"lease", b"lapses", b"suspect"}
+            assert desk.redis.llen("rq:queue:identity") == 3, "each is woken at once"
+            assert len(desk.logged("handler_timeout")) == len(spent)
+        finally:
+            go_on.set()
+            for thread in threads:
+                if thread.ident:
+                    thread.join()
+        assert statuses(desk.record(created[0])) == {}, "a late result does not count"
 
     def test_three_days_count_from_its_first_failure(self, desk, redis) -> None:
         """What it waited for Stripe before is no failure of its own."""

@@ -5,19 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
-from redis import Redis
+from redis import Redis, RedisError
 
 from identity_webhooks import Verification, on
 from identity_webhooks.event import Event
+from service.inbox import Claim
+from service.inbox.keys import QUEUE
 from tests.conftest import wait_until
 from workers.dispatch import BUSY
 from workers.jobs import Processor
 from workers.own_process import OwnProcess
 from workers.pool import Threads
 from workers.router import Failed
+from workers.rq_worker import wait_for_wakeup
 
 
 class Seen:
@@ -205,3 +209,47 @@ def test_a_handler_with_its_own_process_looks_again_when_it_is_its_turn(
     assert len(ran) == 1
     states = sorted(desk.record(event).state for event in (first, second))
     assert states == ["done", "pending"]
+
+
+@pytest.mark.parametrize("outcome", ["Redis fails", "a record cannot be read", "no event waits"])
+def test_threads_that_got_nothing_are_idle_again(
+    desk, threads, processor, accept, monkeypatch, outcome
+) -> None:
+    """However often: else a worker would take no event any more, and beat all the same."""
+    errors = {"Redis fails": RedisError(), "a record cannot be read": ValueError()}
+    running = threads(2)
+
+    def claim(_: int) -> list[Claim]:
+        if error := errors.get(outcome):
+            raise error
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processor, "claim", claim)
+        for _ in range(3):
+            with pytest.raises(type(errors[outcome])) if outcome in errors else nullcontext():
+                assert running.run_next(0.01) is False
+    events = [accept() for _ in range(2)]
+    assert running.run_next(1)
+    wait_until(lambda: all(is_done(desk, event) for event in events))
+
+
+def test_a_worker_that_stops_takes_no_event_for_its_idle_threads(desk, threads, accept) -> None:
+    event, running = accept(), threads(2)
+    desk.stop.request()
+    assert running.run_next(0.01) is False
+    assert desk.record(event).claims == 0, "nobody had it"
+    desk.stop.requested_at = None
+    assert running.run_next(1), "and its threads are idle still"
+    wait_until(lambda: is_done(desk, event))
+
+
+def test_looking_for_a_wake_up_takes_none_and_changes_no_order(redis: Redis) -> None:
+    """The oldest stays the first, however often an idle worker looks."""
+    queue = f"rq:queue:{QUEUE}"
+    assert not wait_for_wakeup(redis, queue, 1)
+    waiting = [f"evt_{number}-1".encode() for number in range(3)]
+    redis.rpush(queue, *waiting)
+    for _ in range(2):
+        assert wait_for_wakeup(redis, queue, 1)
+        assert redis.lrange(queue, 0, -1) == waiting

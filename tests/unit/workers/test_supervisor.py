@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
 from workers.in_hand import InHand
-from workers.supervisor import RUNNING_PERIOD, STALLED, _Child
+from workers.supervisor import LIVED, RUNNING_PERIOD, STALLED, _Child
 
 LOOKS = int(STALLED / RUNNING_PERIOD)
 """With the longest time that a look counts for between them."""
@@ -54,3 +55,18 @@ def test_a_pause_of_the_parent_counts_for_one_look_however_long(child: _Child) -
 def test_one_that_is_not_there_has_not_stalled(child: _Child) -> None:
     child.pid = None
     assert not any(look(child, RUNNING_PERIOD) for _ in range(3 * LOOKS))
+
+
+@pytest.mark.parametrize(
+    ("lived", "waits"), [(0, True), (LIVED - 1, True), (LIVED + 1, False), (3600, False)]
+)
+def test_one_that_died_early_is_started_a_second_later_and_another_at_once(
+    child: _Child, lived, waits
+) -> None:
+    """So that what ends each child as it starts does not keep the machine busy."""
+    child.started = time.monotonic() - lived
+    before = time.monotonic()
+    child.ended(-9)
+    after = time.monotonic()
+    assert child.code == -9
+    assert before + waits <= child.not_before <= after + waits
