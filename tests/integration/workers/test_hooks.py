@@ -51,6 +51,21 @@ def handle(v: Verification) -> None:
 def stop() -> None:
     note("stop")
 """
+BESIDE = """
+from identity_webhooks import on, on_start, on_stop
+from living import note
+
+@on("canceled")
+def idle(v): ...
+
+@on_start
+def start() -> None:
+    note("beside_start")
+
+@on_stop
+def stop() -> None:
+    note("beside_stop")
+"""
 Life = Callable[..., list[list[str]]]
 
 
@@ -58,6 +73,7 @@ Life = Callable[..., list[list[str]]]
 def worker(server, redis, sandbox, processes, tmp_path) -> Callable[..., Any]:
     """Start a worker with the plugin; its process, its log, and what the plugin wrote."""
     (tmp_path / "living.py").write_text(PLUGIN)
+    (tmp_path / "beside.py").write_text(BESIDE)
     (tmp_path / "late.py").write_text("from identity_webhooks import on\n@on('*')\ndef f(v): ...\n")
     life = tmp_path / "life"
 
@@ -105,8 +121,10 @@ def test_start_and_stop_are_called_in_the_process_that_runs_handlers(
     assert child != life()[0][1] == str(process.pid)
 
 
-def test_a_process_of_its_own_calls_them_too(worker, redis, sandbox) -> None:
-    process, _, life = worker(OWN="1")
+def test_a_process_of_its_own_calls_them_too_and_those_of_no_other_plugin(
+    worker, redis, sandbox
+) -> None:
+    process, _, life = worker(OWN="1", HANDLERS="beside,living")
     accept(redis, sandbox)
     # Its own event: periodic takes others in that the sandbox has, and they are settled sooner.
     wait_until(lambda: "handle" in [word for word, _ in life()])
@@ -115,6 +133,21 @@ def test_a_process_of_its_own_calls_them_too(worker, redis, sandbox) -> None:
     process.terminate()
     assert process.wait(120) == 0
     wait_until(lambda: ["stop", own] in life())
+    (child,) = {pid for word, pid in life() if word == "beside_start"}
+    assert child != own, "what it opens is opened once"
+    # In the process that runs all handlers, the last plugin stops first.
+    stops = [word for word, pid in life() if pid == child and word.endswith("stop")]
+    assert stops == ["stop", "beside_stop"]
+
+
+def test_a_worker_that_starts_says_which_handlers_it_has(worker, redis) -> None:
+    """So that one can be replayed that no event was handled by yet."""
+    process, log, _ = worker(HANDLERS="beside,living")
+    wait_until(lambda: "worker_ready" in log.read_text())
+    handlers = {"audit.log_event", "beside.idle", "living.handle"}
+    assert {name.decode() for name in redis.hkeys("iw:handlers")} == handlers
+    process.terminate()
+    assert process.wait(120) == 0
 
 
 def test_a_start_that_fails_runs_no_event_and_is_tried_again(worker, redis, sandbox) -> None:
