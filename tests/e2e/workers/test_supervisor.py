@@ -19,7 +19,7 @@ runpy.run_module("workers", run_name="__main__")
 IMPATIENT = """
 import runpy, sys
 from workers import supervisor
-supervisor.STALLED = 4.0
+supervisor.STALLED, supervisor.KILL_AFTER = 4.0, 2.0
 sys.argv = ["workers"]
 runpy.run_module("workers", run_name="__main__")
 """
@@ -199,6 +199,20 @@ def test_a_child_that_is_stopped_is_replaced(system, children, tmp_path, role, o
     assert running.lines(f"{other}_stalled") == running.lines(f"{other}_died") == []
     assert before[role] not in children(parent)
     assert before[other] in children(parent)
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("role", ["worker", "periodic"])
+def test_a_child_that_does_not_stop_is_killed_in_time(system, children, tmp_path, role) -> None:
+    """Before the platform kills all of them: 3 s after what runs has to be through."""
+    running, parent, before = impatient(system, children, tmp_path)
+    os.kill(before[role], signal.SIGSTOP)
+    process = running.workers[0][0]
+    process.terminate()
+    assert process.wait(60) == 0
+    assert len(running.lines("worker_stopped")) == 1
+    assert children(parent) == []
+    assert running.lines(f"{role}_died") == [], "it was asked to stop"
 
 
 @pytest.mark.walk
