@@ -104,8 +104,9 @@ CHECKS = (
     Stage("ruff", (sys.executable, "-m", "ruff", "check"), 300),
 )
 """What else `make test` runs; a few seconds."""
-QUICK = 300
-"""How many of the tests that run a mutant are asked before these checks."""
+SECONDS = 150.0
+"""What the tests of one mutant take together, at most: some lines are run by a thousand. What
+survives these may be noticed by others."""
 
 
 class Trees:
@@ -293,11 +294,16 @@ class Stages:
         """Return the stages, each after it has passed without a fault."""
         known = self._covering
         if tests := self.tests(mutant):
-            limit = 30 + 5 * sum(known.seconds[each] for each in tests)
-            ids = [known.tests[each] for each in tests]
-            quick = Stage.of_tests("the quickest that run it", ids[:QUICK], limit)
-            others = Stage.of_tests("the others that run it", ids[QUICK:], limit)
-            return [quick, *CHECKS, *([others] if ids[QUICK:] else [])]
+            left, chosen = SECONDS, []
+            for test in tests:
+                if (left := left - known.seconds[test]) < 0:
+                    break
+                chosen.append(known.tests[test])
+            limit = 30 + 5 * SECONDS
+            return [
+                Stage.of_tests("those that run it", chosen or [known.tests[tests[0]]], limit),
+                *CHECKS,
+            ]
         with self._lock:
             return [*map(self._suite, _suites(mutant.file)), *CHECKS]
 

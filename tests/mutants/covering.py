@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,10 @@ class Covering:
     seconds: list[float]
 
     def of(self, file: str, line: int, code: str) -> list[int]:
-        """Return the tests that run the statement at this line of the code, the quickest first.
+        """Return the tests that run the statement at this line of the code.
+
+        Of each file of tests the quickest comes first, then of each the second: those that are
+        about the line stand in one file, and it is not known in which.
 
         A line in Lua is run by those that call a script which holds it; a line that runs at import
         by those that run any function of its file.
@@ -88,7 +92,12 @@ class Covering:
             lines = [each for each in every if _is_in_function(code, each)]
         known = self.lines.get(file, {})
         found = {test for each in lines for test in known.get(str(each), ())}
-        return sorted(found, key=lambda test: self.seconds[test])
+        place: Counter[str] = Counter()
+        order = {}
+        for test in sorted(found, key=lambda test: self.seconds[test]):
+            place[file_of_test := self.tests[test].partition("::")[0]] += 1
+            order[test] = place[file_of_test], self.seconds[test]
+        return sorted(order, key=order.__getitem__)
 
 
 def measure(tree: Path, kept: Path) -> Covering:

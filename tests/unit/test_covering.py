@@ -26,7 +26,9 @@ RUN = {1: [], 3: [], 5: [0, 1], 6: [1], 8: [0]}
     [(1, [1, 0]), (4, [1, 0]), (5, [1, 0]), (7, [1]), (8, [0]), (2, [1, 0])],
     ids=["a constant", "a head", "a condition", "within a statement", "a statement", "nothing"],
 )
-def test_a_mutant_gets_the_tests_of_its_statement_the_quickest_first(line, tests) -> None:
+def test_a_mutant_gets_the_tests_of_its_statement_of_each_file_the_quickest_first(
+    line, tests
+) -> None:
     lines = {"m.py": {str(number): run for number, run in RUN.items()}}
     covering = Covering(lines, ["slow", "quick"], [2.0, 1.0])
     assert covering.of("m.py", line, CODE) == tests
@@ -50,8 +52,15 @@ def test_a_mutant_in_lua_gets_the_tests_that_call_its_scripts(file, text, script
     code = (folder / "lua" / file).read_text()
     calls = (folder / "pipeline.py").read_text().splitlines()
     of_line = {str(line): [line] for line in range(len(calls))}
-    covering = Covering({"service/inbox/pipeline.py": of_line}, [], [0.0] * len(calls))
+    covering = Covering({"service/inbox/pipeline.py": of_line}, calls, [0.0] * len(calls))
     line = code[: code.index(text)].count("\n") + 1
     found = [calls[each - 1] for each in covering.of(f"service/inbox/lua/{file}", line, code)]
     assert len(found) == len(scripts)
     assert all(any(f'"{name}"' in call for call in found) for name in scripts)
+
+
+def test_the_quickest_of_each_file_come_first() -> None:
+    tests = ["a.py::slow", "a.py::quick", "a.py::quicker", "b.py::slowest"]
+    covering = Covering({"m.py": {"8": [0, 1, 2, 3]}}, tests, [3.0, 2.0, 1.0, 9.0])
+    order = [tests[each] for each in covering.of("m.py", 8, CODE)]
+    assert order == ["a.py::quicker", "b.py::slowest", "a.py::quick", "a.py::slow"]
