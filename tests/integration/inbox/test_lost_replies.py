@@ -251,7 +251,7 @@ def _without_hour(text: str, began: int) -> str:
     hour = began // (keys.HOUR * 1000)
     of = f"iw:of:{hour // keys.HOURS_OF}:"
     last = time.strftime("iw:last:%Y-%m:", time.gmtime(began / 1000))
-    text = text.replace(str(hour), "hour")
+    text = re.sub(rf"(?<!\d){hour}(?!\d)", "hour", text)  # and no part of a moment
     return text.replace(of, "iw:of:month:").replace(last, "iw:last:month:")
 
 

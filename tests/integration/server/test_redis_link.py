@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import redis as redis_py
@@ -149,6 +150,25 @@ def test_a_server_that_hangs_is_waited_for_once(new_server: Callable[..., Server
         assert await faults(link) == []
 
     with_link(use, own.url)
+
+
+def test_a_new_connection_gives_no_delivery_more_time(server: Server) -> None:
+    """However often it breaks before the answer, a delivery fails by its first deadline."""
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        send = link._send
+
+        def send_and_lose_the_reply(sent: Any) -> None:
+            proxy.drop_reply()
+            send(sent)
+
+        link._send = send_and_lose_the_reply  # type: ignore[method-assign]
+        with pytest.raises(redis_py.RedisError):
+            await asyncio.wait_for(accept(2), 20 * ACCEPT_DEADLINE)
+
+    with Proxy(server.port) as proxy:
+        with_link(use, f"redis://127.0.0.1:{proxy.port}/0")
 
 
 def test_a_hang_is_noticed_while_nothing_is_delivered(new_server: Callable[..., Server]) -> None:

@@ -246,6 +246,24 @@ class TestShow:
         assert service("show", "vs_4dddXYZqq").exit_code == 1
 
 
+@pytest.mark.parametrize("action", ["replay", "discard", "retry-now"])
+@pytest.mark.parametrize("interrupted", ["at the first event", "after it"])
+def test_who_acts_is_written_down_also_when_it_is_interrupted(redis, action, interrupted) -> None:
+    inbox = Inbox(redis)
+    ann = repair.Repair(redis, inbox, "ann")
+    names = {accept(inbox, str(number), f"vs_{number}"): "dead" for number in range(3)}
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if interrupted == "at the first event":
+        ann.act = interrupt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        ann.run(action, names, {"state": "pending"}, rate=100, progress=interrupt)
+    (noted,) = repair.audit(redis, 9)
+    assert (noted.by, noted.action, noted.matched) == ("ann", action, 3)
+
+
 class TestReplay:
     def test_of_named_events(self, service, filled, redis) -> None:
         done = service("replay", "evt_dead", "evt_pending", "evt_done", "evt_none")

@@ -26,14 +26,19 @@ from workers.__main__ import main as workers_main
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def run(module: str, *arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run `python -m <module> ...`. Not kept as a process's log: answers hold personal data."""
+def run(
+    module: str, *arguments: str, env: dict[str, str], says: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m <module> ...`, and answer what it asks.
+
+    Not kept as a process's log: answers hold personal data.
+    """
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env=kept | env,
-        stdin=subprocess.DEVNULL,
+        input=says,
         capture_output=True,
         text=True,
         timeout=120,
@@ -46,9 +51,11 @@ class TestStripe:
 
     @pytest.fixture
     def workers(self, sandbox) -> Run:
-        def workers(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        def workers(
+            *arguments: str, says: str = "", **env: str
+        ) -> subprocess.CompletedProcess[str]:
             given = {"STRIPE_API_KEY": "sk_test_workers", "STRIPE_API_BASE": sandbox.url}
-            return run("workers", *arguments, env=given | env)
+            return run("workers", *arguments, env=given | env, says=says)
 
         return workers
 
@@ -143,12 +150,14 @@ class TestStripe:
         assert [each["id"] for each in json.loads(listed(-60).stdout)["data"]] == [session.id]
         assert listed(600).returncode == 2, "that is still to come"
 
-    def test_redaction_asks_first(self, workers, sandbox) -> None:
+    @pytest.mark.parametrize("says", ["", "\n", "n\n", "no\n", "y\n"], ids=repr)
+    def test_redaction_asks_first(self, workers, sandbox, says) -> None:
         session = sandbox.session("verified")
-        done = workers("sessions", "redact", session.id)
-        assert done.returncode == 1
+        done = workers("sessions", "redact", session.id, says=says)
+        agreed = says == "y\n"
+        assert done.returncode == (0 if agreed else 1)
         assert "This cannot be undone. [y/N]" in done.stdout
-        assert sandbox.api().retrieve_session(session.id).redaction is None
+        assert (sandbox.api().retrieve_session(session.id).redaction is not None) == agreed
 
     def test_what_stripe_refuses(self, workers) -> None:
         done = workers("sessions", "retrieve", "vs_nowhere")

@@ -155,6 +155,14 @@ def test_there_is_room_below_the_shares_of_the_alerts(changed) -> None:
     assert problems(**changed) == []
 
 
+@pytest.mark.parametrize("name", ["refusals|signature_mismatch", "refusals|signature_expired"])
+@pytest.mark.parametrize("accepted", [5.0, 20.0])
+def test_a_signature_that_is_refused_is_news_also_while_others_are_accepted(name, accepted) -> None:
+    """Only one of two endpoints may sign with a wrong secret."""
+    (problem,) = problems(seen={name: 9.0, "verified_with|default": accepted})
+    assert problem.alert == "SignatureRefused"
+
+
 @pytest.mark.parametrize("name", ["refusals|malformed_header", "unknown_paths|POST"])
 def test_what_anybody_may_send_is_no_news_while_deliveries_come(name) -> None:
     assert problems(seen={name: 9.0, "verified_with|default": 5.0}) == []
