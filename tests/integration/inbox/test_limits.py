@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis as redis_py
 
-from service.inbox import AcceptResult, Inbox, Progress, pending_limit
+from service.inbox import AcceptResult, Claim, Inbox, Pipeline, Progress, Reply, pending_limit
 from service.inbox import inbox as module
+from service.inbox.scripts import sources
 from tests.integration.claims import claimed, event
 
 REFUSED = {AcceptResult.FULL, AcceptResult.MEMORY_SHORT}
@@ -106,3 +109,51 @@ def test_a_full_redis_still_drains(new_server, monkeypatch) -> None:
         (claim,) = inbox.claim()
         inbox.release(claim, 0, "")
         inbox.sweep()
+
+
+WHEN_FULL: dict[str, tuple[bool, Callable[[Pipeline, Claim], Reply[Any]]]] = {
+    "renew": (True, lambda pipe, claim: pipe.renew(claim)),
+    "link": (True, lambda pipe, claim: pipe.link(claim, "evt_snapshot")),
+    "save_progress": (True, lambda pipe, c: pipe.save_progress(c, "a.b", Progress("done"))),
+    "release": (True, lambda pipe, c: pipe.release(c, 9, "stripe: busy", is_fault=True)),
+    "finish": (True, lambda pipe, claim: pipe.finish(claim, "dead", outcome="", reason="no")),
+    "note_death": (True, lambda pipe, c: pipe.note_death(c.event.key, c.token, "a.b")),
+    "claim": (True, lambda pipe, _: pipe.claim()),
+    "sweep": (True, lambda pipe, _: pipe.sweep()),
+    "discard": (True, lambda pipe, _: pipe.discard("evt_dead", "ann")),
+    "pause": (True, lambda pipe, _: pipe.pause(60, "Stripe refuses our key")),
+    "acquire": (True, lambda pipe, _: pipe.try_acquire("reconcile", 60)),
+    "spend": (True, lambda pipe, _: pipe.spend_call()),
+    "report": (True, lambda pipe, _: pipe.report("id", "{}", ["settled"])),
+    "accept": (False, lambda pipe, _: pipe.accept(event("new", session="new"))),
+    "replay": (False, lambda pipe, _: pipe.replay("evt_dead", "all", "ann")),
+    "retry": (False, lambda pipe, _: pipe.retry("evt_waits", "ann")),
+    "adopt": (False, lambda pipe, _: pipe.adopt(event("new", session="new"), "ann")),
+    "list": (False, lambda pipe, _: pipe.list_events(["evt_dead"])),
+}
+"""Each script, whether Redis runs it when all of its memory is used, and a call of it."""
+
+
+def test_of_every_script_it_is_said_whether_a_full_redis_runs_it() -> None:
+    assert WHEN_FULL.keys() == sources().keys()
+
+
+@pytest.mark.parametrize("script", WHEN_FULL)
+def test_what_works_events_off_runs_when_redis_is_full(new_server, script) -> None:
+    """Of thin events, too, and to whatever end they come. What takes something in does not."""
+    runs, call = WHEN_FULL[script]
+    with new_server("--maxmemory", "6mb").client() as client:
+        inbox = Inbox(client, limit=10**9)
+        for name in ("dead", "waits", "held", "next"):
+            inbox.accept(event(name, session=name, form="thin"))
+        inbox.finish(claimed(inbox, "evt_dead"), "dead", outcome="", reason="no")
+        inbox.release(claimed(inbox, "evt_waits"), 600, "handlers wait for their retry")
+        held = claimed(inbox, "evt_held")
+        client.config_set("maxmemory", 1)
+        with inbox.pipeline() as pipe:
+            reply = call(pipe, held)
+        if runs:
+            reply.result()
+        else:
+            with pytest.raises(redis_py.exceptions.ResponseError, match=r"maxmemory|OOM"):
+                reply.result()
