@@ -77,6 +77,36 @@ def test_the_periodic_child_is_started_again_and_can_be_left_out(system, childre
     assert "periodic_started" not in log.read_text()
 
 
+def test_hooks_are_stopped_after_the_last_event(system, tmp_path) -> None:
+    """What they close, a handler that still runs would miss."""
+    noted = tmp_path / "noted"
+    (tmp_path / "closing.py").write_text(f"""
+import time
+from pathlib import Path
+from identity_webhooks import on, on_stop
+
+def note(word):
+    with Path({str(noted)!r}).open("a") as file:
+        file.write(word + "\\n")
+
+@on("verified")
+def handle(v):
+    note("begun")
+    time.sleep(2)
+    note("ended")
+
+@on_stop
+def close():
+    note("closed")
+""")
+    running = system(HANDLERS="closing", PYTHONPATH=str(tmp_path))
+    running.verify()
+    running.wait_until(noted.exists)
+    running.workers[0][0].terminate()
+    assert running.workers[0][0].wait(120) == 0
+    assert noted.read_text().split() == ["begun", "ended", "closed"]
+
+
 def test_what_a_dead_worker_leaves_behind_is_reaped(system, children, state) -> None:
     running = system(HANDLERS="alone")
     running.workers[0][0].terminate()

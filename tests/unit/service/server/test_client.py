@@ -10,6 +10,7 @@ import pytest
 from service.limits import ANSWER_DEADLINE, KEEP_ALIVE, LINGER, READ_DEADLINE, SEND_DEADLINE
 from service.server.client import Client
 from service.server.http import Exchange, Refusal, Response
+from service.server.worker import _Server
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 BEGUN = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
@@ -183,3 +184,17 @@ def test_requests_of_a_client_are_seen_to_one_after_another_and_none_once_it_lef
     lost(world)
     world.client.respond(asked, Response(200))
     assert len(world.asked) == 3
+
+
+@pytest.mark.parametrize(("clients", "goes"), [(20, 2), (8, 1), (1, 0)])
+def test_of_a_full_house_who_is_silent_longest_goes_and_no_delivery(clients, goes) -> None:
+    """Half of them, the longest silent among these, have a delivery under way."""
+    worlds = [World() for _ in range(clients)]
+    for number, world in enumerate(worlds):
+        world.client.since = float(number)
+        world.client.delivers = number % 2 == 0
+    server = object.__new__(_Server)
+    server.clients = {world.client for world in worlds}
+    assert server._drop_some() == (goes > 0)
+    dropped = [n for n, world in enumerate(worlds) if world.ended == "dropped"]
+    assert dropped == [1, 3, 5][:goes]
