@@ -46,6 +46,7 @@ PYTEST = (
     *(sys.executable, "-m", "pytest", "-q", "-x", "--no-header"),
     *("-p", "no:cacheprovider", "-m", "not walk", "--timeout", "60"),
 )
+_TYPE = re.compile(r"\w+ = Literal\[")
 MUTMUT = "mutmut==3.8.1"
 """Its list of mutations is not public: another release may move it."""
 
@@ -201,8 +202,19 @@ def main(
         for mutant in drawn:
             click.echo(f"{mutant.name} {mutant.file}:{mutant.line}\n{mutant.diff}\n")
         return
-    results = _run(drawn, jobs)
+    reasons = _reasons()
+    explained = [each for each in drawn if (each.file, each.diff) in reasons]
+    results = _run([each for each in drawn if each not in explained], jobs)
+    for mutant in explained:
+        reason = reasons[mutant.file, mutant.diff]
+        click.echo(f"\nequivalent {mutant.file}:{mutant.line}: {reason}\n{mutant.diff}")
     raise SystemExit(_report(results))
+
+
+def _reasons() -> dict[tuple[str, str], str]:
+    """Return why a change of a file changes nothing, by the file and the change."""
+    entries = tomllib.loads((HERE / "equivalent.toml").read_text())["equivalent"]
+    return {(each["file"], each["diff"].strip()): each["reason"] for each in entries}
 
 
 def _draw(count: int, seed: int, pattern: str, since: str | None) -> list[Mutant]:
@@ -239,10 +251,12 @@ def _counts(files: list[str]) -> dict[str, int]:
 
 
 def _make(numbers: dict[str, list[int]]) -> Iterator[Mutant]:
-    """Yield the mutants with these numbers of these files."""
+    """Yield the mutants with these numbers of these files, those of mere types left out."""
     python = {file: each for file, each in numbers.items() if file.endswith(".py")}
     for line in _mutmut("--make", stdin=json.dumps(python)).splitlines():
-        yield Mutant(**json.loads(line))
+        mutant = Mutant(**json.loads(line))
+        if not _TYPE.match(mutant.code.splitlines()[mutant.line - 1]):
+            yield mutant
     for file in sorted(numbers.keys() - python.keys()):
         of_file = _lua_mutants(file)
         for number in numbers[file]:
@@ -365,28 +379,15 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
 
 def _report(results: list[Result]) -> int:
     """Print the score of each file and the survivors; return the exit code."""
-    entries = tomllib.loads((HERE / "equivalent.toml").read_text())["equivalent"]
-    reasons = {(each["file"], each["diff"].strip()): each["reason"] for each in entries}
-    survived = [r for r in results if not r.by]
-    explained = [r for r in survived if (r.file, r.diff) in reasons]
     tested, noticed = Counter(r.file for r in results), Counter(r.file for r in results if r.by)
-    for file, count in sorted(tested.items()):
-        of = count - sum(r.file == file for r in explained)
-        click.echo(f"{noticed[file]:4} of {of:4}  {file}")
-    of = len(results) - len(explained)
-    share = 100 * noticed.total() / of if of else 100.0
-    click.echo(
-        f"{noticed.total()} of {of} noticed ({share:.1f} %); {len(explained)} more are equivalent"
-    )
-    for result in explained:
-        click.echo(
-            f"\nequivalent {result.file}:{result.line}: {reasons[result.file, result.diff]}\n"
-            f"{result.diff}"
-        )
+    survived = [result for result in results if not result.by]
     for result in survived:
-        if result not in explained:
-            click.echo(f"\nSURVIVED {result.file}:{result.line}\n{result.diff}")
-    return 1 if len(survived) > len(explained) else 0
+        click.echo(f"\nSURVIVED {result.file}:{result.line}\n{result.diff}")
+    for file, count in sorted(tested.items()):
+        click.echo(f"{noticed[file]:4} of {count:4}  {file}")
+    share = 100 * noticed.total() / max(1, len(results))
+    click.echo(f"{noticed.total()} of {len(results)} noticed ({share:.1f} %)")
+    return 1 if survived else 0
 
 
 def _changed_lines(since: str) -> dict[str, set[int]]:

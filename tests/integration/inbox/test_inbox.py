@@ -42,6 +42,18 @@ def test_it_is_listed_where_every_release_lists_it(inbox, redis) -> None:
     assert redis.lrange(f"iw:of:{hour // 720}:XY", 0, -1) == [b"abc evt_1"]
 
 
+@pytest.mark.parametrize("state", ["done", "dead"])
+def test_it_says_when_it_was_settled_until_it_lives_again(inbox, redis, state) -> None:
+    inbox.accept(event())
+    assert inbox.find("evt_1").settled_ms is None
+    claim = claimed(inbox)
+    redis.hincrby("iw:evt:evt_1", "accepted", -5000)
+    inbox.finish(claim, state, outcome="", reason="no")
+    assert 5000 <= inbox.find("evt_1").settled_ms < 600_000
+    inbox.replay("evt_1", "all")
+    assert inbox.find("evt_1").settled_ms is None
+
+
 def test_accepting_is_one_round_trip(redis, server) -> None:
     inbox = Inbox(redis)
     inbox.accept(event("0"))  # asks for the memory as well, as one call every five seconds does
