@@ -192,6 +192,17 @@ def test_a_redacted_session_is_erased_by_whatever_event_tells_it(kind, database:
     assert rows(database.engine)["vs_1"] == (None, "redacted", None)
 
 
+def test_of_a_redacted_session_no_reason_comes_back(database: Database) -> None:
+    """One that failed keeps its last error at Stripe, and a late event tells it."""
+    failed = told("document_expired", at=5)
+    run(database.save, failed)
+    run(database.save, told("redacted", at=50))
+    late = replace(told("redacted", at=60, kind="requires_input"), outcome=failed.outcome)
+    assert late.redacted
+    assert run(database.save, late).status == "done"
+    assert rows(database.engine)["vs_1"] == (None, "redacted", None)
+
+
 def test_it_holds_nothing_else_of_a_person(database: Database) -> None:
     personal = {"first_name": MARKER, "last_name": MARKER, "metadata": {"note": MARKER}}
     run(database.save, told("verified", **personal))

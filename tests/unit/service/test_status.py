@@ -155,6 +155,21 @@ def test_there_is_room_below_the_shares_of_the_alerts(changed) -> None:
     assert problems(**changed) == []
 
 
+@pytest.mark.parametrize(
+    ("handler", "cause", "options"),
+    [
+        ("p.a", "failed KeyError", "--handler p.a --reason 'failed KeyError'"),
+        ("p.a", "", "--handler p.a"),
+        ("", "quarantined", "--reason quarantined"),
+    ],
+)
+def test_the_cure_of_dead_events_is_for_those_alone(handler, cause, options) -> None:
+    (problem,) = problems(dead=2, deaths=Counter({(handler, cause): 2}))
+    listed, mended = problem.cure.split("; mend it, then: ")
+    assert listed == f"python -m service events list --state dead {options}"
+    assert mended == f"python -m service events replay --state dead {options}"
+
+
 @pytest.mark.parametrize("name", ["refusals|signature_mismatch", "refusals|signature_expired"])
 @pytest.mark.parametrize("accepted", [5.0, 20.0])
 def test_a_signature_that_is_refused_is_news_also_while_others_are_accepted(name, accepted) -> None:
