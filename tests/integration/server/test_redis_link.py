@@ -152,7 +152,7 @@ def test_a_server_that_hangs_is_waited_for_once(new_server: Callable[..., Server
     with_link(use, own.url)
 
 
-def test_a_new_connection_gives_no_delivery_more_time(server: Server) -> None:
+def test_a_new_connection_gives_no_delivery_more_time(server: Server, redis: Redis) -> None:
     """However often it breaks before the answer, a delivery fails by its first deadline."""
 
     async def use(link: RedisLink, accept: Accept) -> None:
