@@ -177,6 +177,22 @@ def test_the_route_takes_nothing_from_when_redis_would_lose_it_until_it_would_no
         assert client.zcard("iw:due") == 2
 
 
+@pytest.mark.parametrize("path", ["/readyz", "/metrics"])
+def test_nor_once_somebody_else_has_seen_that_it_would(
+    served: Callable[[Settings], Flask], new_server: Callable[..., Server], path: str
+) -> None:
+    """What was looked at is good for a while; what was found unsafe is looked at each time."""
+    own = new_server()
+    app = served(settings(own))
+    with own.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        app.test_client().get(path)
+        for _ in range(2):
+            assert post(app, "1").status_code == 503
+        client.config_set("maxmemory-policy", "noeviction")
+        assert post(app, "1").status_code == 200
+
+
 def test_the_route_is_ready_while_there_is_room(
     served: Callable[[Settings], Flask], server: Server, redis: Redis
 ) -> None:
