@@ -324,6 +324,26 @@ class TestPeriodically:
         reconciler.round()
         assert looked == [None, ACCOUNT, None], "of others once a day: there may be thousands"
 
+    @pytest.mark.parametrize("account", [None, ACCOUNT])
+    @pytest.mark.parametrize(
+        ("last", "since", "moves"),
+        [
+            *((5, 4, False), (5, 3.1, False), (5, 5.1, True)),
+            *((0.5, 0.4, False), (0.5, 0.6, True), (None, 2.9, False), (None, 3.1, True)),
+        ],
+    )
+    def test_the_next_begins_where_one_reached_back_to_the_last(
+        self, reconciler, inbox, passes, account, last, since, moves
+    ) -> None:
+        """In days: a pass by hand may begin later than the last whole one ended."""
+        now, day = inbox.now(), 86_400
+        if last is not None:
+            inbox.move_watermark(now - round(last * day), account)
+        before = inbox.watermark(account)
+        reconciler.run(now - round(since * day), [account])
+        after = inbox.watermark(account)
+        assert after >= now if moves else after == before
+
     def test_a_pass_that_fails_is_made_again(self, reconciler, inbox, sandbox) -> None:
         sandbox.fault("error", status=500, next=5)
         found = reconciler.round()
