@@ -202,6 +202,9 @@ def main(
         for mutant in drawn:
             click.echo(f"{mutant.name} {mutant.file}:{mutant.line}\n{mutant.diff}\n")
         return
+    if not drawn:
+        click.echo("no file that is mutated has changed")
+        return
     reasons = _reasons()
     explained = [each for each in drawn if (each.file, each.diff) in reasons]
     results = _run([each for each in drawn if each not in explained], jobs)
