@@ -849,18 +849,24 @@ class TestActions:
         assert "Done." in self.confirm(ann, path)
         assert inbox.find("evt_1").waits_until is None
 
-    def test_quarantined_ones_are_replayed_only_when_asked_for(self, ann, inbox, redis) -> None:
+    @pytest.mark.parametrize("asked", [{}, {"handler": "p.b"}], ids=["all", "of the one that ran"])
+    def test_quarantined_ones_are_replayed_only_when_asked_for(
+        self, ann, inbox, redis, asked
+    ) -> None:
         die(inbox, accept(inbox, "1"))
         key = accept(inbox, "2", session="vs_2")
         for _ in range(3):
-            claim_of(inbox, key)
+            claim = claim_of(inbox, key)
+            assert isinstance(claim, Claim)
+            inbox.note_death(key, claim.token, "p.b")
             redis.hset(f"iw:evt:{key}", "lease", 1)
         claim_of(inbox, key)
-        text = ann.get(self.begin(ann, action="replay", state="dead")).text
+        assert inbox.find(key).is_quarantined
+        text = ann.get(self.begin(ann, action="replay", state="dead", **asked)).text
         assert "Replay 1 event?" in text
         assert "1 left out" in text
-        asked = self.begin(ann, action="replay", state="dead", reason="quarantined")
-        assert "Replay 1 event?" in ann.get(asked).text
+        path = self.begin(ann, action="replay", state="dead", reason="quarantined", **asked)
+        assert "Replay 1 event?" in ann.get(path).text
 
     def test_a_handler_that_no_worker_has_is_refused(self, ann, inbox) -> None:
         inbox.note_handlers(["p.a"])
