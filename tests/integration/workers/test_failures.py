@@ -323,6 +323,7 @@ def test_a_worker_asks_with_the_keys_and_at_the_address_of_its_settings(
 ) -> None:
     """With the restricted key once at a time: the handlers that need it wait in the inbox."""
     monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 1)
+    monkeypatch.setattr(failures, "backoff", lambda *_: 0.01)  # nothing is asked of waits
     seen: list[object] = []
 
     @on("*")
