@@ -717,6 +717,7 @@ class TestActions:
         ann.post(path, path)
         assert "Replay 450 events?" in ann.get(path).text
 
+    @pytest.mark.sample(4)
     @pytest.mark.parametrize("name", ["session", "account", "handler", "reason", "since", "until"])
     @pytest.mark.parametrize("action", ["discard", "replay"])
     def test_what_is_found_step_by_step_is_like_what_was_asked_for(

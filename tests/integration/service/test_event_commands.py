@@ -456,6 +456,7 @@ FILTERS = [
 ]
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("options", FILTERS)
 @pytest.mark.parametrize("command", OF_STATES)
 def test_a_filter_is_about_events_of_the_state_that_the_command_is_for(

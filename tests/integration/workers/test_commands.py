@@ -106,6 +106,7 @@ class TestStripe:
         "reports": "reports list --limit 100",
     }
 
+    @pytest.mark.sample(8)
     @pytest.mark.parametrize(("account", "other"), [(None, "acct_1Each"), ("acct_1Each", None)])
     @pytest.mark.parametrize("words", EACH.values(), ids=EACH)
     def test_each_asks_in_the_account_that_is_named(self, words, account, other, sandbox) -> None:
@@ -339,6 +340,7 @@ MALFORMED = [
 class TestNames:
     """Accounts, sessions, reports, events and handlers are looked at before anything is asked."""
 
+    @pytest.mark.sample(90)
     @pytest.mark.parametrize(("program", "path", "command", "param", "value"), MALFORMED)
     def test_what_cannot_be_one_is_wrong_usage(
         self, program, path, command, param, value, server

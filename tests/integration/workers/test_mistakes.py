@@ -355,6 +355,7 @@ def refusal(*handlers: str) -> list[str]:
     return str(caught.value).splitlines()[1:]
 
 
+@pytest.mark.sample(65)
 @pytest.mark.parametrize(("source", "line", "words"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("beside", ["", '\n@on("verified")\ndef other(v): ...\n'])
 def test_each_is_refused_with_file_and_line(source, line, words, beside, write, tmp_path) -> None:
@@ -530,6 +531,7 @@ class TestSubmodules:
         ),
     }
 
+    @pytest.mark.sample(30)
     @pytest.mark.parametrize(("source", "line"), SPELLINGS.values(), ids=SPELLINGS)
     @pytest.mark.parametrize("module", ["refunds", "folder.refunds", "latest"])
     def test_each_is_refused_with_file_and_line(
