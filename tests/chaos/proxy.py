@@ -30,6 +30,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._open: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
+        self._serving = 0  # connections, those included whose other end is not connected yet
         self._replies_to_drop: list[int] = []
         self._to_tear = 0
         self.port = 0
@@ -73,6 +74,13 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving += 1
+        try:
+            await self._connect(reader, writer)
+        finally:
+            self._serving -= 1
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         if self.refusing:
             _reset(writer)
@@ -136,8 +144,10 @@ class Proxy:
 
     async def _end(self) -> None:
         self._server.close()
+        await asyncio.sleep(0.01)  # what was accepted just now begins to be served
         await self._abort_all()
-        while self._open:
+        while self._open or self._serving:
+            await self._abort_all()
             await asyncio.sleep(0.001)
 
 
