@@ -35,6 +35,8 @@ _PIPELINE = "service/inbox/pipeline.py"
 _SECONDS = "COVERING_SECONDS"
 """The variable that names the file for the seconds that each test took."""
 
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
 _took: dict[str, float] = {}
 _failed: set[str] = set()
 
@@ -87,9 +89,8 @@ class Covering:
         lines: Iterable[int] = _lines_of(code, line)
         if file.endswith(".lua"):
             file, lines = _PIPELINE, _calls_of(_scripts_with(file, line, code))
-        elif not _is_in_function(code, line):
-            every = map(int, self.lines.get(file, {}))
-            lines = [each for each in every if _is_in_function(code, each)]
+        elif line not in (in_functions := _lines_in_functions(code)):
+            lines = in_functions
         known = self.lines.get(file, {})
         found = {test for each in lines for test in known.get(str(each), ())}
         place: Counter[str] = Counter()
@@ -163,11 +164,14 @@ def _calls_of(scripts: set[str]) -> Iterator[int]:
                 yield node.lineno
 
 
-def _is_in_function(code: str, line: int) -> bool:
-    return any(
-        isinstance(node, ast.FunctionDef) and node.lineno <= line <= (node.end_lineno or 0)
+def _lines_in_functions(code: str) -> set[int]:
+    """Return the lines of all functions; the others run at import."""
+    return {
+        line
         for node in ast.walk(ast.parse(code))
-    )
+        if isinstance(node, _FUNCTIONS)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
 
 
 def _lines_of(code: str, line: int) -> Iterator[int]:
@@ -180,6 +184,6 @@ def _lines_of(code: str, line: int) -> Iterator[int]:
         return
     last = inner.end_lineno or inner.lineno
     body = getattr(inner, "body", None)
-    if body and not isinstance(inner, ast.FunctionDef):
+    if body and not isinstance(inner, _FUNCTIONS):
         last = body[0].lineno - 1
     yield from range(inner.lineno, last + 1)

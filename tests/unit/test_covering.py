@@ -26,13 +26,12 @@ RUN = {1: [], 3: [], 5: [0, 1], 6: [1], 8: [0]}
     [(1, [1, 0]), (4, [1, 0]), (5, [1, 0]), (7, [1]), (8, [0]), (2, [1, 0])],
     ids=["a constant", "a head", "a condition", "within a statement", "a statement", "nothing"],
 )
-def test_a_mutant_gets_the_tests_of_its_statement_of_each_file_the_quickest_first(
-    line, tests
-) -> None:
+@pytest.mark.parametrize("code", [CODE, CODE.replace("def", "async def")], ids=["", "async"])
+def test_a_mutant_gets_the_tests_of_its_statement(code, line, tests) -> None:
     lines = {"m.py": {str(number): run for number, run in RUN.items()}}
     covering = Covering(lines, ["slow", "quick"], [2.0, 1.0])
-    assert covering.of("m.py", line, CODE) == tests
-    assert covering.of("other.py", line, CODE) == []
+    assert covering.of("m.py", line, code) == tests
+    assert covering.of("other.py", line, code) == []
 
 
 WAKING = {"accept", "claim", "discard", "finish", "link", "release", "replay", "retry", "sweep"}
