@@ -178,7 +178,7 @@ def test_the_route_takes_nothing_from_when_redis_would_lose_it_until_it_would_no
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/metrics"])
-def test_nor_once_somebody_else_has_seen_that_it_would(
+def test_the_route_takes_nothing_from_one_that_another_request_found_unsafe(
     served: Callable[[Settings], Flask], new_server: Callable[..., Server], path: str
 ) -> None:
     """What was looked at is good for a while; what was found unsafe is looked at each time."""

@@ -61,6 +61,8 @@ class FakeStripe:
     fault: Fault | None = None
     calls: list[tuple[str, str, str]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    since: list[int] = field(default_factory=list)
+    """The moments since which events were asked for."""
     url: str = ""
 
     def session(self, number: int, account: str | None = None, **fields: Any) -> str:
@@ -106,6 +108,8 @@ class FakeStripe:
         """Return what a request is answered: an object, or an `Answer`."""
         call, about = self._read(path, query, account)
         self.calls.append((call, key, about))
+        if path == "/v1/events":
+            self.since.append(int(query["created[gte]"][0]))
         fault = self.fault
         if fault and (fault.call, fault.key, fault.about) == (call, key, about):
             fault.struck += 1

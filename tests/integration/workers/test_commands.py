@@ -276,19 +276,11 @@ class TestReconcile:
         self, arguments, seconds, taken, fake, server, redis
     ) -> None:
         fake.session(1)
-        since, plain = [], fake.answer
-
-        def answering(path: str, query: Any, key: str, account: str) -> Any:
-            if path == "/v1/events":
-                since.append(int(query["created[gte]"][0]))
-            return plain(path, query, key, account)
-
-        fake.answer = answering
         env = {"REDIS_URL": server.url, "STRIPE_API_KEY": KEY, "STRIPE_API_BASE": fake.url}
         with configuration_undone():
             done = CliRunner(env=env).invoke(workers_main, ["reconcile", *arguments])
         assert done.exit_code == 0, done.stderr
-        assert time.time() - since[0] == pytest.approx(seconds, abs=120)
+        assert time.time() - fake.since[0] == pytest.approx(seconds, abs=120)
         assert f"2 missed and {'taken in' if taken else 'would be taken in'}" in done.stdout
         assert [bool(Inbox(redis).find(f"evt_{kind}1")) for kind in ("created", "verified")] == [
             taken

@@ -534,14 +534,6 @@ def test_what_a_pass_found_is_noted_for_its_account_alone(fake, inbox, redis) ->
 def test_what_the_settings_say_is_what_is_asked_for(fake, redis, inbox) -> None:
     fake.accounts = ["acct_1"]
     fake.session(1, "acct_1", livemode=True)
-    since, plain = [], fake.answer
-
-    def answering(path: str, query: Any, key: str, account: str) -> Any:
-        if path == "/v1/events":
-            since.append(int(query["created[gte]"][0]))
-        return plain(path, query, key, account)
-
-    fake.answer = answering
     for event in fake.events:
         event["livemode"] = True
     given: dict[str, Any] = {"stripe_api_base": fake.url, "stripe_api_key": SecretStr(KEY)}
@@ -549,15 +541,17 @@ def test_what_the_settings_say_is_what_is_asked_for(fake, redis, inbox) -> None:
 
     plainly = Reconciler.from_settings(Settings(**given, stripe_livemode=False), inbox)
     assert plainly.run(month_ago).counts == {}
-    assert len(since) == 1, "nobody asked for connected accounts"
-    assert since.pop() == month_ago
+    assert len(fake.since) == 1, "nobody asked for connected accounts"
+    assert fake.since.pop() == month_ago
 
     given |= {"stripe_livemode": True, "stripe_connected_accounts": True, "retention_days": 7}
     metrics = Metrics(redis)
     found = Reconciler.from_settings(Settings(**given), inbox, metrics).run(month_ago)
     metrics.end()
     assert found.counts == {"new": 2}
-    assert time.time() - min(since) == pytest.approx(7 * reconcile.DAY, abs=reconcile.OVERLAP + 60)
+    assert time.time() - min(fake.since) == pytest.approx(
+        7 * reconcile.DAY, abs=reconcile.OVERLAP + 60
+    )
     assert any(name.startswith("stripe_seconds|") for name in metrics.counts())
 
 
