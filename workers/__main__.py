@@ -258,13 +258,16 @@ def reconcile(  # noqa: PLR0913 (one for each option)
             on = {"since": start, "until": until and until.isoformat(), "account": account}
             Repair(client, inbox, by_whom).note("as-done", 0, on)
         show = _show_progress if sys.stderr.isatty() else lambda _: None
+        found = reconciling.Pass()
         try:
-            found = reconciling.Reconciler.from_settings(settings, inbox).run(
-                start, [account] if account else None, how=how, progress=show
+            reconciling.Reconciler.from_settings(settings, inbox).run(
+                start, [account] if account else None, how=how, progress=show, found=found
             )
         except reconciling.InboxFull as full:
             why = MEMORY_IS_SHORT if "memory" in str(full) else INBOX_IS_FULL
             click.echo(f"{why}. Then run it again", err=True)
+            for key in found.missed:
+                click.echo(f"missed and taken in before: {key}", err=True)
             return 1
         # An account named by --account that Stripe does not show is an error.
         code = 1 if found.failed or (account and found.gone) else 0

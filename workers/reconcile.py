@@ -144,17 +144,20 @@ class Reconciler:
             keep=settings.keep,
         )
 
-    def round(self) -> Pass:
+    def round(self, found: Pass | None = None) -> Pass:
         """Make the pass of every account.
 
         A pass starts at the watermark of the last whole one, less the overlap; once a day, and
         when there is no watermark (an empty Redis), it reaches back three days at least.
 
+        Args:
+            found: what the round adds to, for a caller that asks what a failed one found.
+
         Raises:
             InboxFull: what was found so far is in the inbox.
             redis.RedisError: the same, for Redis.
         """
-        found = Pass()
+        found = Pass() if found is None else found
         for account in self._accounts(found):
             if time.monotonic() < self._gone_until.get(account or "", 0):
                 continue
@@ -181,6 +184,7 @@ class Reconciler:
         *,
         how: Taking = Taking(),
         progress: Callable[[Pass], None] = lambda _: None,
+        found: Pass | None = None,
     ) -> Pass:
         """Accept everything made at or after `since` (unix seconds) that the inbox lacks.
 
@@ -191,12 +195,13 @@ class Reconciler:
             accounts: whom to ask for; by default every account that is known.
             how: what is done with it.
             progress: called after each event.
+            found: as for `round`.
 
         Raises:
             InboxFull: what was found so far is in the inbox.
             redis.RedisError: the same, for Redis.
         """
-        found = Pass()
+        found = Pass() if found is None else found
         for account in self._accounts(found) if accounts is None else accounts:
             self._try_pass(since, account, found, how=how, progress=progress)
             if found.failed_in_a_row > 1:
@@ -371,8 +376,11 @@ def reconcile_for_ever(reconciler: Reconciler, inbox: Inbox, stop: Stop, metrics
         time.sleep(1)
         try:
             if inbox.try_acquire("reconcile", PERIOD):
-                found = reconciler.round()
-                metrics.count("reconcile_missed", by=len(found.missed))
+                found = Pass()
+                try:
+                    reconciler.round(found)
+                finally:  # what a round took in before it failed is known to the next
+                    metrics.count("reconcile_missed", by=len(found.missed))
                 report = log.warning if found.missed or found.stuck else log.info
                 report(
                     "reconciled",

@@ -287,6 +287,16 @@ class TestReconcile:
         ] * 2
         assert not redis.exists("iw:audit")
 
+    def test_of_a_full_inbox_it_is_said_what_was_taken_in_before(self, fake, server, redis) -> None:
+        fake.session(1)
+        env = {"REDIS_URL": server.url, "STRIPE_API_KEY": KEY, "STRIPE_API_BASE": fake.url}
+        with configuration_undone():
+            done = CliRunner(env=env | {"INBOX_LIMIT": "1"}).invoke(workers_main, ["reconcile"])
+        assert (done.exit_code, done.stdout) == (1, "")
+        first, *others = done.stderr.splitlines()
+        assert "the inbox is at its limit" in first
+        assert others == ["missed and taken in before: evt_created1"]
+
     def test_as_done_is_said_and_written_down(self, reconcile, fake, redis) -> None:
         fake.accounts = ["acct_2"]
         fake.session(1, "acct_2")

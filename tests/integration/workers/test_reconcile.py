@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis as redis_py
 from pydantic import SecretStr
 
 from identity_webhooks.event import Event
@@ -20,7 +21,7 @@ from tests.integration.claims import claim_of
 from tests.integration.workers.conftest import KEY
 from tests.integration.workers.fake_stripe import Answer, Fault
 from workers import reconcile
-from workers.reconcile import InboxFull, Reconciler, Taking
+from workers.reconcile import InboxFull, Pass, Reconciler, Taking
 from workers.stop import Stop
 from workers.stripe_api import StripeApi
 
@@ -125,8 +126,10 @@ def test_a_full_inbox_ends_the_pass(short_of, sandbox, redis, since, monkeypatch
     if short_of == "memory":
         full = AcceptResult.MEMORY_SHORT
         monkeypatch.setattr(inbox, "accept", lambda _: full)  # the inbox's own tests fill a server
+    found = Pass()
     with pytest.raises(InboxFull):
-        Reconciler(sandbox.api(), inbox, livemode=False).run(since)
+        Reconciler(sandbox.api(), inbox, livemode=False).run(since, found=found)
+    assert len(found.missed) == (2 if short_of == "room" else 0)
     assert inbox.watermark() is None
 
 
@@ -555,22 +558,33 @@ def test_what_the_settings_say_is_what_is_asked_for(fake, redis, inbox) -> None:
     assert any(name.startswith("stripe_seconds|") for name in metrics.counts())
 
 
-def test_whatever_ends_a_round_the_next_one_is_made_and_counted(fake, redis, monkeypatch) -> None:
+@pytest.mark.parametrize("by", ["no room", "Redis", "a fault"])
+def test_whatever_ends_a_round_all_is_counted_and_the_next_one_is_made(
+    by, fake, redis, monkeypatch
+) -> None:
     monkeypatch.setattr(reconcile, "PERIOD", 0.5)
     fake.session(1)
     fake.session(2)
     inbox, metrics, stop = Inbox(redis, limit=3), Metrics(redis), Stop()
+    accept = inbox.accept
+
+    def accept_three(event: Event) -> AcceptResult:
+        if event.id == "evt_verified2" and by != "no room":
+            raise {"Redis": redis_py.ConnectionError, "a fault": RuntimeError}[by]("here it ends")
+        return accept(event)
+
+    monkeypatch.setattr(inbox, "accept", accept_three)
     reconciler = Reconciler(StripeApi(KEY, base=fake.url), inbox, livemode=False)
     thread = threading.Thread(
         target=reconcile.reconcile_for_ever, args=(reconciler, inbox, stop, metrics)
     )
     thread.start()
     try:
-        wait_until(lambda: len(fake.calls) > 1)  # again, and there is still no room
-        assert "reconcile_missed" not in metrics.counts()
-        fake.events[:] = fake.events[:2]
-        redis.flushdb()
-        wait_until(lambda: metrics.counts().get("reconcile_missed", 0) >= 2)
+        wait_until(lambda: len(fake.calls) > 1)  # the second, which knows what the first took in
+        assert metrics.counts()["reconcile_missed"] == 3
+        Inbox(redis).discard("evt_created1")
+        monkeypatch.setattr(inbox, "accept", accept)
+        wait_until(lambda: metrics.counts()["reconcile_missed"] == 4)
     finally:
         stop.request()
         thread.join(120)
