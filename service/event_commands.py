@@ -271,12 +271,8 @@ def replay(
     if not quarantined:
         chosen = _without_quarantined(chosen)
     which = "all" if all_handlers else handler or "dead"
-    # What died with its worker may have no result of the handler that ran.
     names = {
-        key: "dead"
-        if record and record.is_quarantined and handler not in record.handlers
-        else which
-        for key, record in chosen
+        key: repair.handlers_to_replay(record, which) if record else which for key, record in chosen
     }
     on = {"state": " ".join(states), "handlers": which, "to": to}
     _act(room, "replay", names, dict(chosen), keys, given, on)
@@ -530,14 +526,8 @@ def _expected(
         return record.state
     if action == "discard" and record.state == "done":
         return "done"
-    if action == "replay" and record.state != "dead":
-        again = [
-            name
-            for name, each in record.handlers.items()
-            if which in {"all", name} or (which == "dead" and each.status in {"dead", "retry"})
-        ]
-        if not again:
-            return "pending" if record.state == "pending" else "nothing"
+    if action == "replay" and not repair.would_replay(record, which):
+        return "pending" if record.state == "pending" else "nothing"
     return f"would {action}"
 
 

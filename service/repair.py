@@ -21,7 +21,7 @@ import redis
 
 from service import logs
 from service.inbox import Inbox, Pipeline, Reply, keys
-from service.inbox.record import text_of
+from service.inbox.record import Record, text_of
 
 BATCH = 100
 """Events that are changed in one round trip."""
@@ -37,6 +37,8 @@ SUCCESS: dict[Action, frozenset[str]] = {
 }
 """The results of an action that mean success."""
 
+_CUT_SHORT = frozenset({"discarded", "ended", "as_done"})
+"""Outcomes of events that ended before all their handlers had their turn."""
 _NOT_OF_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 log = logs.get(__name__)
@@ -59,6 +61,26 @@ class Entry:
     action: Action
     matched: int
     on: dict[str, Any]
+
+
+def handlers_to_replay(record: Record, asked: str) -> str:
+    """Return which handlers of an event a replay runs again, as `Pipeline.replay` takes it.
+
+    What died with its worker may have no result of the handler that ran.
+    """
+    by_name = asked not in {"dead", "all"}
+    return "dead" if by_name and record.is_quarantined and asked not in record.handlers else asked
+
+
+def would_replay(record: Record, which: str) -> bool:
+    """Return whether anything of an event that no worker has would run again, as in lua/lib.lua."""
+    cut_short = record.state == "dead" or record.outcome in _CUT_SHORT
+    if (which == "dead" and cut_short) or (which == "all" and record.state != "pending"):
+        return True
+    return any(
+        which in {"all", name} or (which == "dead" and each.status in {"dead", "retry"})
+        for name, each in record.handlers.items()
+    )
 
 
 def operator() -> str:

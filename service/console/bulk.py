@@ -17,7 +17,7 @@ import redis
 
 from service.inbox import Filter, Inbox, Record, keys
 from service.inbox.record import fields_of, text_of
-from service.repair import SUCCESS, Repair
+from service.repair import SUCCESS, Repair, handlers_to_replay
 
 Action = Literal["replay", "retry-now", "discard"]
 Stage = Literal["counting", "ready", "running", "done", "stopped"]
@@ -209,9 +209,7 @@ def _read(id_: str, fields: Mapping[str, str], left: int) -> Bulk:
 
 def _entry(bulk: Bulk, record: Record) -> str:
     """Return what is noted of an event: its key, and which of its handlers a replay runs again."""
-    # What died with its worker may have no result of the handler that ran.
-    no_result = record.is_quarantined and bulk.handlers not in record.handlers
-    return f"{record.key} {'dead' if no_result else bulk.handlers}"
+    return f"{record.key} {handlers_to_replay(record, bulk.handlers)}"
 
 
 def _key(id_: str) -> str:

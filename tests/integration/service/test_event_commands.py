@@ -349,8 +349,11 @@ class TestReplay:
             ("replay", "replayed"),
             ("replay --quarantined", "replayed"),
             ("replay --all-handlers", "replayed"),
+            ("replay --all-handlers --quarantined", "replayed"),
             ("replay --handler p.a", "replayed"),
             ("replay --handler p.b --quarantined", "replayed"),
+            ("replay --handler p.c", "replayed"),
+            ("replay --handler p.c --quarantined", "replayed"),
             ("retry-now", "retried"),
             ("discard", "discarded"),
         ],
@@ -361,9 +364,22 @@ class TestReplay:
         inbox = Inbox(redis)
         leased = accept(inbox, "leased", "vs_leased")
         claim_of(inbox, leased)
+        nothing_ran = accept(inbox, "nothing", "vs_nothing")
+        inbox.finish(claim_of(inbox, nothing_ran), "done", outcome="verified")
+        cut_short = accept(inbox, "cut", "vs_cut")
+        die(inbox, cut_short, ("p.b", KEY_ERROR))
+        inbox.discard(cut_short)
+        as_done = Event("evt_as_done", "verified", "snapshot", "vs_as", 1_790_000_000, False)
+        inbox.adopt(as_done, "ann")
+        twin = Event("evt_thin", "verified", "thin", "vs_one", 1_790_000_000, False)
+        inbox.accept(twin)
+        claim = claim_of(inbox, twin.key)
+        inbox.link(claim, "evt_done")
+        inbox.finish(claim, "done", outcome="twin")
+        more = (leased, nothing_ran, cut_short, as_done.key, twin.key, "evt_none")
         service("list")  # what an older release left is listed at the first look
         before = {key: redis.dump(key) for key in redis.keys("*")}
-        for key in [*filled.values(), leased, "evt_none"]:
+        for key in [*filled.values(), *more]:
             told = service(*command.split(), key, "--dry-run")
             assert {key: redis.dump(key) for key in redis.keys("*")} == before, key
             done = service(*command.split(), key)
@@ -372,6 +388,17 @@ class TestReplay:
             redis.flushdb()
             for each, content in before.items():
                 redis.restore(each, 0, content)
+
+    def test_with_all_handlers_also_those_run_that_were_done_before_workers_died(
+        self, service, redis
+    ) -> None:
+        inbox = Inbox(redis)
+        key = accept(inbox, "deadly", "vs_deadly")
+        inbox.save_progress(claim_of(inbox, key), "p.a", Progress("done"))
+        redis.hset(f"iw:evt:{key}", "lease", 1)
+        quarantine(inbox, redis, key, "p.b")
+        service("replay", "--all-handlers", "--quarantined", key)
+        assert inbox.find(key).handlers == {}
 
     def test_at_a_rate(self, service, filled) -> None:
         began = time.monotonic()
