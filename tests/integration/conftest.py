@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import wait_until
-from tests.logs import logging_undone  # noqa: F401 (a fixture)
+from tests.logs import logging_undone, said  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(autouse=True)

@@ -599,6 +599,13 @@ class TestAudit:
             assert "dropped" not in said
         assert service("audit").stdout.splitlines()[1].split()[1] == "ann"
 
+    def test_the_log_line_has_all_of_it(self, redis, said) -> None:
+        on = {"handler": "p.a", "reason": "failed", "state": "dead", "session": "vs_1"}
+        repair.Repair(redis, Inbox(redis), "ann").note("replay", 3, on | {"account": "acct_1"})
+        on["session_id"] = on.pop("session")
+        line = {"event": "person_acted", "level": "info", "action": "replay", "by": "ann"}
+        assert said() == [line | on | {"count": 3, "account": "acct_1"}]
+
     def test_it_does_not_grow_for_ever(self, redis, monkeypatch) -> None:
         monkeypatch.setattr(keys, "MAX_AUDIT", 3)
         acting = repair.Repair(redis, Inbox(redis), "ann")

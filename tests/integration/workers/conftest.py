@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,9 @@ from identity_webhooks.event import Event, Kind
 from service import logs
 from service.inbox import AcceptResult, Inbox, Record, Refused
 from service.metrics import Metrics
-from service.settings import Settings
 from tests.conftest import CANARY, Processes, Traces, wait_until
 from tests.integration.workers.fake_stripe import FakeStripe, serving
-from tests.logs import configuration_undone
+from tests.logs import lines_of, logging_to
 from tests.postgres import postgres
 from workers import claiming, failures, jobs, router, stripe_api
 from workers.jobs import Processor
@@ -280,20 +279,6 @@ class Desk:
     def logged(self, name: str) -> list[dict[str, Any]]:
         """Return the lines with this event name."""
         return lines_of(self._log_path, name)
-
-
-def lines_of(log_path: Path, name: str) -> list[dict[str, Any]]:
-    """Return the lines of a log with this event name."""
-    lines = map(json.loads, log_path.read_text().splitlines())
-    return [line for line in lines if line["event"] == name]
-
-
-@contextmanager
-def logging_to(log_path: Path) -> Iterator[None]:
-    """Send the log of this process to a file for a while."""
-    with log_path.open("w") as stream, configuration_undone():
-        logs.configure(Settings(log_format="json", log_level="debug"), stream)
-        yield
 
 
 @pytest.fixture

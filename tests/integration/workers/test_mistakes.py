@@ -27,7 +27,7 @@ from identity_webhooks.handlers import MARKS
 from identity_webhooks.once import TABLE, create_table
 from identity_webhooks.testing import verification
 from service.settings import Settings
-from tests.integration.workers.conftest import lines_of, logging_to
+from tests.logs import lines_of, logging_to
 from workers import plugins
 from workers.hooks import Hooks
 from workers.router import Failed

@@ -116,6 +116,11 @@ class TestVerify:
         with pytest.raises(MalformedHeader):
             verify(BODY, header, [OLD], now=NOW)
 
+    @pytest.mark.parametrize("name", ["t", "v1"])
+    def test_a_name_without_a_value_spoils_a_good_header(self, name: str) -> None:
+        with pytest.raises(MalformedHeader):
+            verify(BODY, f"{sign(BODY, OLD, now=NOW)},{name}", [OLD], now=NOW)
+
     @pytest.mark.parametrize("extra", [",", ",,", f",v0={'0' * 64}", ",v2=x", ",a=b=c"])
     def test_other_items_are_ignored(self, extra: str) -> None:
         assert verify(BODY, sign(BODY, OLD, now=NOW) + extra, [OLD], now=NOW)

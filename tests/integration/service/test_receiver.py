@@ -1,0 +1,126 @@
+"""Every answer of `service.receiver`, whole: its body, its headers, its log line and its counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis as redis_py
+from redis import Redis
+
+from identity_webhooks.event import Event
+from service import findings
+from service.inbox import AcceptResult
+from service.metrics import Metrics
+from service.receiver import JsonResponse, Receiver, readiness
+from service.redis_errors import explain
+from service.settings import Settings
+
+SECRET = "whsec_q7H2kP9sXv4LbN8wRt3YcZ6m"
+EVENT = Event("evt_1", "verified", "snapshot", "vs_1", 1_790_000_000, False, "acct_1")
+PLAIN = (
+    ("Content-Type", "application/json"),
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'"),
+)
+LATER = (*PLAIN, ("Retry-After", "30"))
+
+
+@pytest.fixture
+def metrics(redis: Redis) -> Iterator[Metrics]:
+    metrics = Metrics(redis)
+    yield metrics
+    metrics.end()
+
+
+@pytest.fixture
+def receiver(metrics: Metrics) -> Receiver:
+    given = {"stripe_webhook_secret": SECRET, "stripe_livemode": False}
+    return Receiver(Settings(redis_url="redis://127.0.0.1:1", **given), metrics)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "advice"),
+    [
+        (400, "malformed_header", "was this sent by Stripe?"),
+        (400, "signature_mismatch", "check that STRIPE_WEBHOOK_SECRET is this endpoint's"),
+        (400, "signature_expired", "check this machine's clock"),
+        (413, "body_too_large", "the limit is 262144 bytes"),
+        (400, "body_unreadable", "the body is not as its headers say"),
+        (411, "body_not_handed_on", "the command of the Procfile"),
+    ],
+)
+def test_a_refusal(status, reason, advice, receiver, metrics, said) -> None:
+    answer = receiver.refuse(status, reason)
+    hint = answer.content["hint"]
+    assert advice in hint
+    assert answer == JsonResponse(status, {"received": False, "error": reason, "hint": hint})
+    assert answer.headers == PLAIN
+    assert said() == [
+        {"event": "delivery_refused", "level": "warning", "status": status, "reason": reason}
+    ]
+    assert metrics.counts() == {f"refusals|{reason}": 1}
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "level", "hint"),
+    [
+        *((result, 200, "info", None) for result in ("new", "pending", "done", "reopened", "dead")),
+        (AcceptResult.FULL, 503, "error", findings.INBOX_IS_FULL),
+        (AcceptResult.MEMORY_SHORT, 503, "error", findings.MEMORY_IS_SHORT),
+    ],
+)
+def test_what_the_inbox_answers(result, status, level, hint, receiver, metrics, said) -> None:
+    answer = receiver.accepted(EVENT, AcceptResult(result))
+    assert answer == JsonResponse(status, {"received": status == 200, "answer": result})
+    assert answer.headers == (PLAIN if status == 200 else LATER)
+    assert said() == [line_of(result, status, level, hint)]
+    assert metrics.counts() == {f"deliveries|{result}": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (redis_py.OutOfMemoryError("OOM"), "memory_short"),
+        (redis_py.ReadOnlyError("READONLY"), "redis_failed"),
+        (redis_py.ConnectionError("refused"), "redis_failed"),
+        (redis_py.TimeoutError("late"), "redis_failed"),
+    ],
+)
+def test_what_redis_fails_with(error, reason, receiver, metrics, said) -> None:
+    answer = receiver.failed(EVENT, error)
+    assert answer == JsonResponse(503, {"received": False, "answer": reason})
+    assert answer.headers == LATER
+    cause = {name: value for name, value in explain(error).fields().items() if value}
+    assert said() == [line_of(reason, 503, "error", None) | cause]
+    assert metrics.counts() == {f"deliveries|{reason}": 1}
+
+
+def test_the_other_mode(receiver, said) -> None:
+    answer = receiver._answered("other_mode", EVENT, hint="change one")
+    assert answer == JsonResponse(200, {"received": True, "answer": "other_mode"})
+    assert said() == [line_of("other_mode", 200, "warning", "change one")]
+
+
+@pytest.mark.parametrize(("faults", "status"), [([], 200), (["no Redis", "no room"], 503)])
+def test_readiness(faults, status) -> None:
+    answer = readiness(faults)
+    assert answer == JsonResponse(status, {"ready": status == 200, "faults": faults})
+
+
+def line_of(reason: str, status: int, level: str, hint: str | None) -> dict[str, Any]:
+    """Return what is logged of `EVENT`."""
+    line = {
+        "event": "delivery_answered",
+        "level": level,
+        "reason": reason,
+        "status": status,
+        "event_id": "evt_1",
+        "kind": "verified",
+        "form": "snapshot",
+        "session_id": "vs_1",
+        "account": "acct_1",
+    }
+    return line | ({"hint": hint} if hint else {})
