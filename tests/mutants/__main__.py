@@ -3,10 +3,11 @@
 A mutant gets the tests that run its line, or call a script with its line, in their own process
 (`covering.py`). Where there are none, it gets the suites that `targets.py` names for its file, one
 after another until a test fails. Both without the walks, as `make test` runs them. What passes gets
-the other checks of `make test`: the tests of the repository, mypy and ruff. A mutant is noticed
-when one of these fails, a test takes more than a minute, or all together more than five times as
-long as without a fault. Results are kept in var/mutants, so that an interrupted run goes on where
-it was.
+the other checks of `make test`: the tests of the repository, mypy and ruff, and the suites of
+`targets.py` that start processes. A mutant is noticed when one of these fails, a test takes more
+than a minute, or all together more than five times as long as without a fault. Results are kept in
+var/mutants, so that an interrupted run goes on where it was. Those that survived are tested again,
+as a test may have been written for them.
 """
 
 from __future__ import annotations
@@ -307,22 +308,25 @@ class Stages:
         """Return the numbers of the tests that run it."""
         return self._covering.of(mutant.file, mutant.line, (ROOT / mutant.file).read_text())
 
-    def of(self, mutant: Mutant) -> list[Stage]:
-        """Return the stages, each after it has passed without a fault."""
+    def quick(self, mutant: Mutant) -> list[Stage]:
+        """Return the tests that run it, if any, and the checks."""
         known = self._covering
-        if tests := self.tests(mutant):
-            left, chosen = SECONDS, []
-            for test in tests:
-                if (left := left - known.seconds[test]) < 0:
-                    break
-                chosen.append(known.tests[test])
-            limit = 30 + 5 * SECONDS
-            return [
-                Stage.of_tests("those that run it", chosen or [known.tests[tests[0]]], limit),
-                *CHECKS,
-            ]
+        if not (tests := self.tests(mutant)):
+            return [*CHECKS]
+        left, chosen = SECONDS, []
+        for test in tests:
+            if (left := left - known.seconds[test]) < 0:
+                break
+            chosen.append(known.tests[test])
+        names = chosen or [known.tests[tests[0]]]
+        return [Stage.of_tests("those that run it", names, 30 + 5 * SECONDS), *CHECKS]
+
+    def suites(self, mutant: Mutant) -> list[Stage]:
+        """Return the suites for its file, after each has passed without a fault."""
+        of_processes = bool(self.tests(mutant))  # all others were asked
+        names = (n for n in _suites(mutant.file) if n.startswith("tests/e2e") or not of_processes)
         with self._lock:
-            return [*map(self._suite, _suites(mutant.file)), *CHECKS]
+            return [*map(self._suite, names)]
 
     def _suite(self, name: str) -> Stage:
         """Run suites without a fault, once, for how long they may take."""
@@ -342,9 +346,8 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
     kept = CACHE / "results.jsonl"
     known = {}
     if kept.exists():
-        known = {
-            r.name: r for r in (Result(**json.loads(x)) for x in kept.read_text().splitlines())
-        }
+        results = (Result(**json.loads(line)) for line in kept.read_text().splitlines())
+        known = {result.name: result for result in results if result.by}
     todo = [mutant for mutant in mutants if mutant.name not in known]
     if todo:
         trees = Trees(jobs)
@@ -353,9 +356,9 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
         lock, began = threading.Lock(), time.monotonic()
 
         def test(mutant: Mutant) -> None:
-            to_pass = stages.of(mutant)
             start = time.monotonic()
-            by = trees.notice(mutant, to_pass)
+            by = trees.notice(mutant, stages.quick(mutant))
+            by = by or trees.notice(mutant, stages.suites(mutant))
             if trees.is_stopped:
                 return
             took = time.monotonic() - start

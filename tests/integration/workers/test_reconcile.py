@@ -16,11 +16,11 @@ from service.inbox import AcceptResult, Claim, Inbox
 from service.metrics import Metrics
 from service.settings import Settings
 from service.survey import survey
-from tests.conftest import wait_until
+from tests.conftest import free_port, wait_until
 from tests.integration.claims import claim_of
 from tests.integration.workers.conftest import KEY
 from tests.integration.workers.fake_stripe import Answer, Fault
-from workers import reconcile
+from workers import reconcile, stripe_api
 from workers.reconcile import InboxFull, Pass, Reconciler, Taking
 from workers.stop import Stop
 from workers.stripe_api import StripeApi
@@ -480,6 +480,13 @@ def test_what_is_older_than_what_is_known_is_not_asked_for(
     reconciler.run(int(time.time()) - 20 * 86_400)
     days = (time.time() - asked[0]) / 86_400
     assert asked_for - 0.01 < days < asked_for + 0.01
+
+
+def test_a_pass_that_stripe_does_not_answer_has_no_request_to_name(inbox, monkeypatch) -> None:
+    monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 0)
+    api = StripeApi(KEY, base=f"http://127.0.0.1:{free_port()}")
+    found = Reconciler(api, inbox, livemode=False).run(int(time.time()))
+    assert found.failed == {"own": "list: unreachable ECONNREFUSED (no answer)"}
 
 
 def test_how_a_pass_ended_is_noted_for_each_account(sandbox, inbox, redis) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import redis as redis_py
 
 from identity_webhooks import Discard, Retry, Verification, on
+from service.inbox import Inbox
 from service.inbox.keys import MAX_LAPSES
 
 FIELDS = {
@@ -118,6 +120,33 @@ def test_a_failure_of_stripe_is_a_warning_with_its_requests(status, desk) -> Non
     (request,) = line["request_ids"]
     assert request.startswith("req_")
     assert line["event_id"] == event.id
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "level"),
+    [
+        (redis_py.ConnectionError, "redis failed", "warning"),
+        (ValueError, "processing failed", "warning"),
+        (None, "handlers wait for their retry", "info"),
+    ],
+)
+def test_what_is_given_back_says_why_and_whose_it_is(
+    error, reason, level, desk, monkeypatch
+) -> None:
+    def fail(*_: object, **__: object) -> bool:
+        raise error
+
+    desk.expects_faults = True
+    event = desk.accept(
+        "verified", desk.sandbox.session("verified", account="acct_1"), account="acct_1"
+    )
+    if error:
+        monkeypatch.setattr(Inbox, "save_progress", fail)
+    desk.turn(desk.processor(good, late))
+    (line,) = desk.logged("event_released")
+    named = ("level", "reason", "event_id", "session_id", "kind", "account")
+    expected = (level, reason, event.id, event.session, "verified", "acct_1")
+    assert tuple(line[name] for name in named) == expected
 
 
 def test_what_is_replayed_is_as_fast_as_it_was_then(desk) -> None:

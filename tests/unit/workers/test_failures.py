@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 
+from service.receiver import _HINTS
+from service.settings import Settings
 from tests.failure_table import PAGE, render
 from workers.failures import RULES, Call, FailureKind
 
@@ -21,6 +24,15 @@ def test_whoever_is_given_up_is_told_why_in_words() -> None:
         for rule in rules.values():
             assert rule.then or rule.lasts == float("inf")
             assert "|" not in rule.then
+
+
+def test_what_people_are_told_spells_names_as_they_can_be_found() -> None:
+    told = {rule.then for rules in RULES.values() for rule in rules.values()} | set(_HINTS.values())
+    names = {*(each.upper() for each in Settings.model_fields), "Stripe", "Redis", "Procfile"}
+    for words in told:
+        for name in names:
+            for found in re.findall(rf"(?i)\b{name}\b", words):
+                assert found == name, words
 
 
 def test_the_page_shows_what_the_code_reads() -> None:
