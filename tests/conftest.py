@@ -332,33 +332,41 @@ class Server:
         return Redis.from_url(self.url, **{"socket_timeout": 30, **options})
 
     def _contents(self) -> Iterator[tuple[str, bytes]]:
-        running = self.process is not None and self.process.poll() is None
-        if running:
+        found: Iterable[tuple[bytes, object]] = ()
+        if self.process is not None and self.process.poll() is None:
             with self.client() as client:
                 # While the disk syncs, the server holds back what it will append, for up to 2 s.
                 # Without this wait, the next test would be blamed.
                 wait_until(lambda: not client.info("persistence").get("aof_buffer_length"))
+                found = _read(client)
         for path in sorted(self.folder.rglob("*.aof")):
             yield f"the append-only file ({path.name})", self._traces.added(path)
-        if not running:
-            return
-        with self.client() as client:
-            for key in client.scan_iter(count=1000):
-                yield f"the name of the key {key!r}", key
-                yield f"the key {key!r}", b" ".join(_flat(_read(client, key)))
+        for key, value in found:
+            yield f"the name of the key {key!r}", key
+            yield f"the key {key!r}", b" ".join(_flat(value))
 
 
-def _read(client: Redis, key: bytes) -> object:
-    readers = {
-        b"string": lambda: client.get(key),
-        b"hash": lambda: client.hgetall(key),
-        b"list": lambda: client.lrange(key, 0, -1),
-        b"set": lambda: client.smembers(key),
-        b"zset": lambda: client.zrange(key, 0, -1),
-        b"stream": lambda: client.xrange(key),
-        b"none": lambda: None,  # gone by now
-    }
-    return readers[client.type(key)]()
+_READERS: dict[bytes, tuple[str | int, ...]] = {
+    b"string": ("GET",),
+    b"hash": ("HGETALL",),
+    b"list": ("LRANGE", 0, -1),
+    b"set": ("SMEMBERS",),
+    b"zset": ("ZRANGE", 0, -1),
+    b"stream": ("XRANGE", "-", "+"),
+    b"none": ("EXISTS",),  # gone by now
+}
+
+
+def _read(client: Redis) -> list[tuple[bytes, object]]:
+    """Return every key with its value, in two round trips: it is asked after every test."""
+    names = list(client.scan_iter(count=1000))
+    types, values = client.pipeline(transaction=False), client.pipeline(transaction=False)
+    for name in names:
+        types.type(name)
+    for name, kind in zip(names, types.execute(), strict=True):
+        command, *rest = _READERS[kind]
+        values.execute_command(command, name, *rest)
+    return list(zip(names, values.execute(raise_on_error=False), strict=True))
 
 
 def _flat(value: object) -> Iterator[bytes]:

@@ -309,10 +309,12 @@ class Stages:
         return self._covering.of(mutant.file, mutant.line, (ROOT / mutant.file).read_text())
 
     def quick(self, mutant: Mutant) -> list[Stage]:
-        """Return the tests that run it, if any, and the checks."""
+        """Return the tests that run it, if any, those of its own suite first, and the checks."""
         known = self._covering
         if not (tests := self.tests(mutant)):
             return [*CHECKS]
+        own = tuple(_suites(mutant.file)[0].split())
+        tests.sort(key=lambda test: not known.tests[test].startswith(own))
         left, chosen = SECONDS, []
         for test in tests:
             if (left := left - known.seconds[test]) < 0:
