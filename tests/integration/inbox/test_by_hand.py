@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from service.inbox import AcceptResult, Claim, Progress, Refused
@@ -70,6 +72,29 @@ class TestWaitingForAHandlerThatIsGone:
         found = inbox.find("evt_1")
         assert (found.state, found.reason) == ("done", "a.b: no")
         assert inbox.replay("evt_1", "all") == "replayed"
+
+
+class TestRunAtOnce:
+    @pytest.mark.parametrize("attempts", [0, 1, 10])
+    def test_every_handler_that_waits_is_due_and_nothing_else_of_it_changes(
+        self, inbox, attempts
+    ) -> None:
+        """Also one that was never run: it waits for Stripe, or for its own process."""
+        inbox.accept(event())
+        claim = claimed(inbox)
+        waits = Progress("retry", attempts, reason="7|failed 5", since=3)
+        for handler in ("a.one", "a.two"):
+            inbox.save_progress(claim, handler, waits, delay=600)
+        for status in ("done", "skipped", "dead"):
+            inbox.save_progress(claim, f"a.{status}", Progress(status, attempts, reason="no"))
+        inbox.release(claim, 600, "handlers wait for their retry")
+        before = inbox.find("evt_1").handlers
+        assert inbox.retry("evt_1", "ann") == "retried"
+        (again,) = inbox.claim()
+        assert [again.is_due(name) for name in ("a.one", "a.two")] == [True, True]
+        for name, progress in inbox.find("evt_1").handlers.items():
+            assert replace(progress, due=before[name].due) == before[name]
+            assert (progress.due != before[name].due) == (progress.status == "retry")
 
 
 ACCOUNT = "acct_1-evt_1"

@@ -187,6 +187,25 @@ def test_a_hang_is_noticed_while_nothing_is_delivered(new_server: Callable[..., 
     with_link(use, own.url)
 
 
+def test_a_hang_is_not_explained_by_what_was_wrong_before(
+    new_server: Callable[..., Server],
+) -> None:
+    own = new_server()
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        await asyncio.to_thread(own.stop)
+        with pytest.raises(redis_py.ConnectionError):
+            await accept()
+        await asyncio.to_thread(own.start)
+        await until(accept, 1, {AcceptResult.NEW, AcceptResult.PENDING})
+        own.freeze()
+        with pytest.raises(redis_py.TimeoutError):
+            await accept(2)
+        own.thaw()
+
+    with_link(use, own.url)
+
+
 def test_a_server_that_stays_away_and_comes_back(
     new_server: Callable[..., Server], said: Said
 ) -> None:

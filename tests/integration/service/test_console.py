@@ -717,6 +717,22 @@ class TestActions:
         ann.post(path, path)
         assert "Replay 450 events?" in ann.get(path).text
 
+    def test_what_is_left_out_is_counted_over_all_steps(
+        self, ann, inbox, redis, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(bulk, "LOOK", 1)
+        monkeypatch.setattr(search, "CHUNK", 2)
+        for number in range(8):
+            die(inbox, key := accept(inbox, str(number), session=f"vs_{number}"))
+            if number % 2:
+                redis.hset(f"{keys.RECORD}{key}", "reason", "quarantined: its workers died")
+        path = self.begin(ann, action="replay", state="dead")
+        for _ in range(9):
+            ann.post(path, path)
+        text = ann.get(path).text
+        assert "Replay 4 events?" in text
+        assert "4 left out: their workers died" in text
+
     @pytest.mark.sample(4)
     @pytest.mark.parametrize("name", ["session", "account", "handler", "reason", "since", "until"])
     @pytest.mark.parametrize("action", ["discard", "replay"])

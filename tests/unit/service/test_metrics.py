@@ -186,6 +186,17 @@ def test_a_label_cannot_break_out_of_its_field(books) -> None:
 
 
 @pytest.mark.parametrize("name", HISTOGRAMS)
+def test_a_value_that_is_observed_many_times_counts_as_often(name, monkeypatch) -> None:
+    once, often = Books(monkeypatch).metrics, Books(monkeypatch).metrics
+    labels = [f"{label}.x" for label in TABLE[name].labels]
+    for value in (0.0, 0.25, TABLE[name].buckets[-1] * 2):
+        once.observe(name, value, *labels, times=3)
+        for _ in range(3):
+            often.observe(name, value, *labels)
+    assert once.counts() == often.counts()
+
+
+@pytest.mark.parametrize("name", HISTOGRAMS)
 def test_a_histogram_is_cumulative(name, books) -> None:
     bounds, labels = TABLE[name].buckets, [f"{label}.x" for label in TABLE[name].labels]
     values = [0.0, bounds[0], bounds[0] * 1.01, bounds[3], bounds[-1] * 2]

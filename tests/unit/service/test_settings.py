@@ -192,8 +192,13 @@ def as_read(load: Load, folder: Path, source: str, name: str, text: str) -> obje
 
 
 class TestWebConcurrency:
-    def test_auto_is_a_process_for_each_core(self, load: Load) -> None:
-        expected = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    @pytest.mark.parametrize(("cores", "expected"), [(1, 1), (3, 3), (64, 64), (65, 64)])
+    def test_auto_is_a_process_for_each_core_that_it_may_use(
+        self, load: Load, monkeypatch: pytest.MonkeyPatch, cores: int, expected: int
+    ) -> None:
+        monkeypatch.setattr(sys, "platform", "linux")
+        monkeypatch.setattr(os, "cpu_count", lambda: 48)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
         assert load("web", **WEB, WEB_CONCURRENCY='"AUTO"').web_concurrency == expected
 
     @pytest.mark.parametrize("value", ["0", "-1", "65", "many", "2.5", "2 3"])
