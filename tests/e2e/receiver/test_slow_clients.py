@@ -329,9 +329,13 @@ def test_what_connects_after_sigterm_is_answered_and_told_that_it_is_the_last(
     assert b"\r\nConnection: close\r\n" in answer
 
 
-@pytest.mark.parametrize("drain", ["0", "10"], ids=["at once", "while it drains"])
+@pytest.mark.parametrize(
+    ("drain", "pause"),
+    [("0", 0), ("0", 1.5), ("10", 0)],
+    ids=["at once", "after a pause in which quiet ones are closed", "while it drains"],
+)
 def test_a_delivery_that_has_begun_before_sigterm_is_taken_in_after_it(
-    drain, new_receiver, server, redis, wait_until
+    drain, pause, new_receiver, server, redis, wait_until
 ) -> None:
     receiver = new_receiver(REDIS_URL=server.url, DRAIN_SECONDS=drain)
     body = receiver.event("evt_begun")
@@ -349,6 +353,7 @@ def test_a_delivery_that_has_begun_before_sigterm_is_taken_in_after_it(
         assert receiver.get("/readyz").status_code == 200  # by then the first part has come
         receiver.process.terminate()
         wait_until(is_told)
+        time.sleep(pause)
         begun.sendall(raw[-7:])
         answer = b"".join(iter(lambda: begun.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")

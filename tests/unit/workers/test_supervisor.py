@@ -7,8 +7,16 @@ import time
 
 import pytest
 
-from workers.in_hand import InHand
-from workers.supervisor import LIVED, RUNNING_PERIOD, STALLED, _Child
+from workers import supervisor
+from workers.in_hand import Held, InHand
+from workers.supervisor import (
+    LIVED,
+    RUNNING_PERIOD,
+    STALLED,
+    _Child,
+    _kill_stalled,
+    _report_death,
+)
 
 LOOKS = int(STALLED / RUNNING_PERIOD)
 """With the longest time that a look counts for between them."""
@@ -50,6 +58,21 @@ def test_one_that_runs_now_and_then_is_left_alone(child: _Child) -> None:
 
 def test_a_pause_of_the_parent_counts_for_one_look_however_long(child: _Child) -> None:
     assert not any(look(child, 100 * STALLED) for _ in range(LOOKS - 1))
+
+
+def test_what_killed_it_is_said_of_one_that_stalled_and_again_when_it_has_died(
+    child: _Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next child notes by it what the event's last handler was."""
+    child.in_hand.note("evt_1", "7", "a.hangs")
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    reported: list[list[Held]] = []
+    monkeypatch.setattr(supervisor, "_report", lambda _, __, held, **___: reported.append(held))
+    _kill_stalled(child)
+    _report_death(child)
+    assert reported == [[Held("evt_1", "7", "a.hangs")]] * 2
+    assert child.in_hand.died == reported[1]
+    assert child.in_hand.read() == []
 
 
 def test_one_that_is_not_there_has_not_stalled(child: _Child) -> None:
