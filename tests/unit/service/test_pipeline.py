@@ -11,6 +11,7 @@ import redis
 
 from identity_webhooks.event import Event
 from service.inbox import Claim, Limits, Pipeline, Progress, Reply
+from service.inbox.pipeline import Memory
 from service.inbox.scripts import Scripts, sources
 
 EVENT = Event("evt_1", "verified", "thin", "vs_1", 1_700_000_000, livemode=False)
@@ -51,3 +52,26 @@ def test_it_is_an_error_of_redis_or_is_understood(command: str, raw: Any) -> Non
     pipe.set_replies([raw])
     with suppress(redis.InvalidResponse):
         reply.result()
+
+
+@pytest.mark.parametrize(
+    ("replies", "is_free"),
+    [
+        ([0, 0], True),
+        ([0, redis.ResponseError("NO")], True),
+        ([redis.ConnectionError(), redis.ConnectionError()], False),
+        ([0, redis.TimeoutError()], False),
+        ([redis.TimeoutError(), 0], False),
+    ],
+    ids=str,
+)
+def test_a_slot_is_used_again_only_when_every_reply_came(
+    replies: list[object], is_free: bool
+) -> None:
+    """Who asks again does so in the slot of before, and the reply that is kept there is his."""
+    memory = Memory()
+    pipe = Pipeline(Scripts(sources()), Limits(), memory)
+    for number in range(len(replies)):
+        pipe.discard(f"evt_{number}")
+    pipe.set_replies(replies)
+    assert (Pipeline(Scripts(sources()), Limits(), memory)._slot is pipe._slot) == is_free
