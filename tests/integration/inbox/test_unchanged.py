@@ -32,7 +32,7 @@ WAYS: dict[str, tuple[Callable[[Inbox], object], object]] = {
     "to hurry one that is done": (lambda inbox: inbox.retry("evt_done"), "done"),
     "a shorter pause": (lambda inbox: inbox.pause(5, "why"), None),
     "a claim in a pause": (lambda inbox: [str(each) for each in inbox.claim()], ["paused"]),
-    "a call beyond the rate": (lambda inbox: has_to_wait(inbox), True),
+    "a call beyond the rate": (has_to_wait, True),
 }
 
 
