@@ -612,6 +612,7 @@ class TestAudit:
         for number in range(5):
             acting.note("pause", number, {})
         assert [entry.matched for entry in repair.audit(redis, 10)] == [4, 3, 2]
+        assert [entry.matched for entry in repair.audit(redis, 2)] == [4, 3], "the newest"
 
     @pytest.mark.parametrize(
         ("user", "expected"),

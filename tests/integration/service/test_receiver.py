@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import redis as redis_py
 from redis import Redis
@@ -16,8 +18,10 @@ from service.metrics import Metrics
 from service.receiver import JsonResponse, Receiver, readiness
 from service.redis_errors import explain
 from service.settings import Settings
+from service.signature import Secret, sign
 
 SECRET = "whsec_q7H2kP9sXv4LbN8wRt3YcZ6m"
+KEY = Secret("default", SECRET.encode())
 EVENT = Event("evt_1", "verified", "snapshot", "vs_1", 1_790_000_000, False, "acct_1")
 PLAIN = (
     ("Content-Type", "application/json"),
@@ -98,10 +102,26 @@ def test_what_redis_fails_with(error, reason, receiver, metrics, said) -> None:
     assert metrics.counts() == {f"deliveries|{reason}": 1}
 
 
-def test_the_other_mode(receiver, said) -> None:
-    answer = receiver._answered("other_mode", EVENT, hint="change one")
-    assert answer == JsonResponse(200, {"received": True, "answer": "other_mode"})
-    assert said() == [line_of("other_mode", 200, "warning", "change one")]
+@pytest.mark.parametrize("answer", ["ignored", "other_mode"])
+def test_what_is_not_ours_is_counted_and_a_mode_is_said(answer, receiver, metrics, said) -> None:
+    body = {
+        "id": "evt_1",
+        "object": "event",
+        "type": "charge.succeeded"
+        if answer == "ignored"
+        else "identity.verification_session.verified",
+        "created": EVENT.created,
+        "livemode": True,
+        "account": "acct_1",
+        "data": {"object": {"id": "vs_1", "object": "identity.verification_session"}},
+    }
+    raw = msgspec.json.encode(body)
+    given = receiver.decide(raw, sign(raw, KEY, now=int(time.time())))
+    assert given == JsonResponse(200, {"received": True, "answer": answer})
+    hint = "not processed: change the endpoint to the other mode, or STRIPE_LIVEMODE"
+    lines = [line_of(answer, 200, "warning", hint)] if answer == "other_mode" else []
+    assert said() == lines
+    assert metrics.counts() == {f"deliveries|{answer}": 1, "verified_with|default": 1}
 
 
 @pytest.mark.parametrize(("faults", "status"), [([], 200), (["no Redis", "no room"], 503)])

@@ -14,10 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from stripe.identity import VerificationSession
 
 from identity_webhooks import Verification, on
 from identity_webhooks.event import KINDS
 from identity_webhooks.handlers import RETRY_FOR
+from identity_webhooks.reasons import Reason
+from identity_webhooks.verification import Outcome
 from service.inbox import Progress
 from workers.router import (
     RETRY_BASE,
@@ -27,6 +30,7 @@ from workers.router import (
     Router,
     backoff,
 )
+from workers.verification import Facts
 
 DAY = 86_400
 
@@ -397,3 +401,20 @@ class TestFailedRuns:
     @given(st.floats(0, RETRY_FOR))
     def test_a_handler_may_say_when(self, delay) -> None:
         assert one(on("*")).failed(Progress("retry", 0), 0, "why", delay)[1] == delay
+
+
+@pytest.mark.parametrize("superseded", [False, True])
+@pytest.mark.parametrize("also_superseded", [False, True])
+@pytest.mark.parametrize("wanted", [None, "document_expired", "abandoned"])
+@pytest.mark.parametrize("reason", [None, "document_expired", "consent_declined"])
+def test_a_handler_runs_for_what_it_asked_for(
+    superseded: bool, also_superseded: bool, wanted: Reason | None, reason: str | None
+) -> None:
+    """One that asks for a reason is not told of a session without one."""
+    handler = one(on("requires_input", superseded=also_superseded, reason=wanted and [wanted]))
+    session = VerificationSession.construct_from({}, None)
+    facts = Facts(session, None, Outcome("needs_input", reason), superseded=superseded)
+    if superseded and not also_superseded:
+        assert facts.skips(handler) == "superseded"
+    else:
+        assert facts.skips(handler) == ("skipped" if wanted and reason != wanted else None)

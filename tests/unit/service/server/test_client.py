@@ -198,3 +198,19 @@ def test_of_a_full_house_who_is_silent_longest_goes_and_no_delivery(clients, goe
     assert server._drop_some() == (goes > 0)
     dropped = [n for n, world in enumerate(worlds) if world.ended == "dropped"]
     assert dropped == [1, 3, 5][:goes]
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2])
+def test_one_whose_deliveries_are_answered_may_be_dropped_like_any_other(answers: int) -> None:
+    """The server marks it when a delivery begins, and each response ends the mark."""
+    delivering, idle = World(), World()
+    delivering.receive(GET * 2)
+    for _ in range(answers):
+        delivering.client.delivers = True
+        delivering.answer()
+    delivering.client.delivers = delivering.client.delivers or answers == 0
+    delivering.client.since, idle.client.since = 1.0, 2.0
+    server = object.__new__(_Server)
+    server.clients = {delivering.client, idle.client}
+    assert server._drop_some()
+    assert (delivering.ended == "dropped") == (answers > 0)

@@ -133,6 +133,11 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     ),
     "no host": (b"GET / HTTP/1.1\r\n\r\n", 400, "host_missing_or_repeated"),
     "two hosts": (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400, "host_missing_or_repeated"),
+    "two hosts in HTTP/1.0": (
+        b"GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n",
+        400,
+        "host_missing_or_repeated",
+    ),
     "another version": (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505, "http_version"),
     "no method": (b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed_request"),
     "a tunnel": (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 405, "unknown_method"),
