@@ -108,10 +108,16 @@ class Stack:
         form = {"type": "document", **({"client_reference_id": reference} if reference else {})}
         form |= {f"metadata[{name}]": value for name, value in (metadata or {}).items()}
         made = self._post("/v1/identity/verification_sessions", urllib.parse.urlencode(form))
-        return self.submit(made["id"], outcome)
+        return self._submit(made["id"], outcome)
 
     def submit(self, session: str, outcome: str = "verified") -> dict[str, Any]:
         """Take the person of a session that is there through it, and wait as `verify` does."""
+        # What the app did with it before: of events that are taken in together the oldest is listed
+        # first, and would be taken for the one that is made here.
+        self._command("workers", "reconcile")
+        return self._submit(session, outcome)
+
+    def _submit(self, session: str, outcome: str) -> dict[str, Any]:
         path = f"/_sandbox/sessions/{session}/submit"
         self._post(path, json.dumps({"outcome": outcome}), "application/json")
         return self.settled(session, "verified" if outcome == "verified" else "requires_input")

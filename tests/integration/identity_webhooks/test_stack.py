@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import requests
 
+from identity_webhooks.testing.stack import Stack
 from tests.conftest import ROOT
 
 TEST = """
@@ -68,3 +70,24 @@ def test_in_a_project_of_its_own(tmp_path: Path) -> None:
         check=False,
     )
     assert "set IDENTITY_WEBHOOKS to a checkout of it" in without.stdout
+
+
+def test_each_call_returns_the_event_that_it_made_itself(stack: Stack) -> None:
+    """Whatever this session, or another one, has been through before; also without the stack."""
+
+    def newest(session: str) -> str:
+        url = f"{stack.api}/v1/events?type=identity.verification_session.requires_input"
+        listed = requests.get(url, auth=("sk_test_app", ""), timeout=120).json()["data"]
+        return next(each["id"] for each in listed if each["data"]["object"]["id"] == session)
+
+    stack.start()
+    first, beside = stack.verify("document_expired"), stack.verify("document_expired")
+    one, two = first["session"], beside["session"]
+    assert [first["id"], beside["id"]] == [newest(one), newest(two)]
+    again = stack.submit(one, "document_expired")
+    assert again["id"] == newest(one) != first["id"]
+    app = f"{stack.api}/_sandbox/sessions/{two}/submit"
+    requests.post(app, json={"outcome": "abandoned"}, timeout=120).raise_for_status()
+    last = stack.submit(two, "document_expired")
+    assert last["id"] == newest(two)
+    assert stack.settled(one, "requires_input") == again
