@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +29,7 @@ from sqlalchemy.orm import (
 from identity_webhooks import Discard, Retry
 from identity_webhooks.handlers import Misuse
 from identity_webhooks.once import TABLE, create_table, once
+from identity_webhooks.testing import verification
 from tests.conftest import ROOT
 
 
@@ -598,6 +599,54 @@ class TestSeveralDatabases:
                 effect = lambda db: db.add(Word(word="granted"))  # noqa: E731
                 assert once(session, "k")(effect) is expected
         assert effects(engine) == ["granted"]
+
+
+RUNS = {
+    "two without names": ("", ""),
+    "three without names": ("", "", ""),
+    "one name twice": ("invoice", "invoice"),
+    "the first one again": ("", "invoice", ""),
+    "the second one again": ("", "invoice", "invoice"),
+    "one without a name": ("invoice", "", "mail"),
+    "names": ("invoice", "mail", "letter"),
+}
+"""The names of the effects of a handler, in order."""
+
+
+@pytest.mark.parametrize("names", RUNS.values(), ids=RUNS)
+def test_wherever_a_run_fails_each_effect_is_had_once_or_refused_in_every_run(
+    names, engine
+) -> None:
+    """One that shares a name would be skipped by the next run, which would then be done."""
+    shared = next((n for n, name in enumerate(names) if name in names[:n]), len(names))
+
+    def run(key: str, *failing: object) -> None:
+        v = verification(key=key)
+        for place, name in enumerate(names):
+
+            def effect(db: Connection, place: int = place) -> None:
+                add(db, f"{key} {place}")
+                if failing == (place, "inside"):
+                    raise LookupError
+
+            if failing == (place, "before"):
+                raise LookupError
+            v.once(engine, name)(effect)
+            if failing == (place, "after"):
+                raise LookupError
+
+    for place in range(len(names)):
+        for when in ("before", "inside", "after"):
+            reached = place < shared or (place, when) == (shared, "before")
+            with pytest.raises(LookupError if reached else Misuse):
+                run("one", place, when)
+            had = min(place + (when == "after"), shared)
+            assert effects(engine) == [f"one {n}" for n in range(had)]
+    # Of another event all is had, whatever was skipped of the first.
+    for key in ("one", "one", "two", "two"):
+        with nullcontext() if shared == len(names) else pytest.raises(Misuse, match="same name"):
+            run(key)
+    assert effects(engine) == [f"{key} {n}" for key in ("one", "two") for n in range(shared)]
 
 
 def test_a_coroutine_is_no_effect(engine) -> None:

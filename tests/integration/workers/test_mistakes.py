@@ -561,6 +561,48 @@ class TestSubmodules:
             )
         assert said == words
 
+    MARKS: ClassVar = ("on", "on_start", "on_stop", "on_dead")
+    # module: (what it offers, its other names, the names of the package that it is in)
+    HOLDERS: ClassVar = {
+        "identity_webhooks": (MARKS, (), ()),
+        "identity_webhooks.handlers": (MARKS, (), ("identity_webhooks",)),
+        "workers": (("on",), (), ()),
+        "acme.compat": (("when",), (".compat",), ("acme", ".")),
+        "acme.deep.again": (("then",), (".deep.again",), ("acme.deep", ".deep")),
+    }
+
+    def imports(self, holder: str, word: str) -> Iterator[tuple[str, str, str]]:
+        """Yield each way to import, what is a mark after it, and what is none."""
+        _, names, packages = self.HOLDERS[holder]
+        for name in (holder, *names):
+            yield f"from {name} import {word}", word, f"{word}s"
+            yield f"from {name} import {word} as x", "x", word
+            yield f"from {name} import *", word, "x"
+        yield f"import {holder}", f"{holder}.{word}", word
+        yield f"import {holder} as x", f"x.{word}", f"{holder}.{word}"
+        package, _, last = holder.rpartition(".")
+        for name in packages:
+            yield f"from {name} import {last}", f"{last}.{word}", f"x.{word}"
+            yield f"from {name} import {last} as x", f"x.{word}", f"{last}.{word}"
+            yield f"import {package} as x", f"x.{last}.{word}", f"{holder}.{word}"
+
+    def test_however_a_file_calls_what_marks_it_is_known_by_that_name_alone(self, write) -> None:
+        files = {
+            "acme____init__": self.MARKING,
+            "acme__compat": "from identity_webhooks import on as when\n",
+            "acme__deep__again": "from ..compat import when as then\n",
+        }
+        marking, other = set(), set()
+        for holder, (words, _, _) in self.HOLDERS.items():
+            for word in words:
+                for line, mark, none in self.imports(holder, word):
+                    marking.add(f"{line}\n@{mark}\ndef f(v): ...\n")
+                    other.add(f"{line}\n@{none}\ndef f(v): ...\n")
+        files |= {f"acme__file{n}": each for n, each in enumerate(sorted(marking | other))}
+        write(**files)
+        refused = [line.partition("acme.")[2].partition(" marks")[0] for line in refusal("acme")]
+        assert {files[f"acme__{name}"] for name in refused} == marking
+
     def test_deep_ones_too_and_none_is_run(self, write) -> None:
         said = self.refused(
             write,
@@ -749,6 +791,101 @@ class TestOpened:
     def test_is_let_be(self, source, write_with) -> None:
         write_with(source)
         assert plugins.load(Settings(audit=False, handlers=("acme",))).handlers
+
+
+# what is left: (how, and what is said)
+LEFT = {
+    "a thread": (
+        "threading.Thread(target=end.wait, args=[120], name='pump', daemon=True).start()",
+        "starts the thread 'pump'",
+    ),
+    "a connection": (
+        "kept.append(socket.create_connection(('127.0.0.1', {redis})))",
+        "opens a connection to 127.0.0.1:{redis}",
+    ),
+    "a server": (
+        "kept.append(socket.create_server(('127.0.0.1', 0)))",
+        "opens a socket at 127.0.0.1:",
+    ),
+    "a database": (
+        "kept.append(open('{folder}/shop.db', 'w+b'))",
+        "keeps the file {folder}/shop.db open",
+    ),
+    "a signal handler": (
+        "signal.signal(signal.SIGTERM, lambda *_: None)",
+        "sets what is done about SIGTERM",
+    ),
+    "a signal that is blocked": (
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})",
+        "blocks SIGTERM",
+    ),
+}
+LEAVING = "import signal, socket, threading\nkept, end = [], threading.Event()\ndef leave(): "
+# when: (the source, what follows the name in HANDLERS)
+MOMENTS = {
+    "import": ("leave()\n{handler}", ""),
+    "class_body": ("class Crm:\n    leave()\n{handler}", ""),
+    "import_of_another": ("import another\n{handler}", ""),
+    "default": (
+        "from pydantic import Field\nclass Crm(BaseSettings):\n"
+        "    a: None = Field(default_factory=leave)\n{method}",
+        "",
+    ),
+    "validator": (
+        "from pydantic import field_validator\nclass Crm(BaseSettings):\n    crm_token: str\n"
+        "    @field_validator('crm_token')\n    def check(cls, value):\n"
+        "        leave()\n        return value\n{method}",
+        "",
+    ),
+    "validator_of_all": (
+        "from pydantic import model_validator\nclass Crm(BaseSettings):\n"
+        "    @model_validator(mode='after')\n    def check(self):\n"
+        "        leave()\n        return self\n{method}",
+        "",
+    ),
+    "after_settings": (
+        "class Crm(BaseSettings):\n    def model_post_init(self, _): leave()\n{method}",
+        "",
+    ),
+    "init_of_settings": (
+        "class Crm(BaseSettings):\n    def __init__(self):\n"
+        "        super().__init__()\n        leave()\n{method}",
+        "",
+    ),
+    "init": ("class Crm:\n    def __init__(self): leave()\n{method}", ":Crm"),
+    "init_of_an_object": (
+        "class Crm:\n    def __init__(self): leave()\n{method}crm = Crm()\n",
+        ":crm",
+    ),
+}
+NOT_THEN = {
+    "on_start": "from identity_webhooks import on_start\n@on_start\ndef g(): leave()\n{handler}",
+    "handler": "@on('*')\ndef f(v): leave()\n",
+    "nothing": "{handler}",
+}
+
+
+@pytest.mark.parametrize(("how", "words"), LEFT.values(), ids=LEFT)
+def test_what_is_left_is_found_at_every_moment_of_loading(
+    how, words, write, tmp_path, server
+) -> None:
+    """And of the plugin that left it alone, whatever is loaded before and after."""
+    names = {"redis": server.port, "folder": tmp_path}
+    head = HEAD + "from leaving import leave\n"
+    method = "    @on('verified')\n    def f(self, v): ...\n"
+    plugin = {"handler": "@on('verified')\ndef f(v): ...\n", "method": method}
+    sources = {name: source for name, (source, _) in MOMENTS.items()} | NOT_THEN
+    write(leaving=LEAVING + how.format(**names), another="from leaving import leave\nleave()\n")
+    write(**{name: head + source.format(**plugin) for name, source in sources.items()})
+    paths = [f"{name}{path}" for name, (_, path) in MOMENTS.items()]
+    try:
+        said = refusal("on_start", *paths, "handler", "nothing")
+        assert [line.rpartition(": " + words.format(**names))[0] for line in said] == [
+            f"HANDLERS {path}" for path in paths
+        ]
+    finally:
+        for each in vars(sys.modules["leaving"])["kept"]:
+            each.close()
 
 
 class TestLate:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import get_args
 
 import pytest
+from click.testing import CliRunner
 
 from identity_webhooks.event import Form
-from workers.endpoints import in_words, judge
-from workers.stripe_api import EVENT_TYPES, WebhookEndpoint
+from workers.endpoints import commands, in_words, judge
+from workers.failures import StripeFailure
+from workers.stripe_api import EVENT_TYPES, StripeApi, WebhookEndpoint
 
 URL = "https://shop.example.com/webhooks/stripe"
 
@@ -98,3 +101,44 @@ def test_endpoints_of_others_alone_are_none() -> None:
         "bad",
         True,
     )
+
+
+REFUSED = StripeFailure("forbidden", status=403)
+DISABLED = replace(GOOD["good"], id="we_3", status="disabled")
+# name: (what Stripe lists, the states that are found, the exit code)
+CHECKS: dict[str, tuple[list[WebhookEndpoint] | StripeFailure, list[str], int]] = {
+    "good": ([GOOD["good"]], ["good"], 0),
+    "two that are good": ([GOOD["good"], GOOD["thin"]], ["good", "good"], 0),
+    "good beside those of others": ([OTHERS, GOOD["good"]], ["good"], 0),
+    "bad": ([DISABLED], ["bad"], 1),
+    "good and bad": ([GOOD["good"], DISABLED], ["bad", "good"], 1),
+    "bad and good": ([DISABLED, GOOD["good"]], ["bad", "good"], 1),
+    "none": ([], ["bad"], 1),
+    "those of others": ([OTHERS], ["bad"], 1),
+    "unknown, as Stripe refuses to list them": (REFUSED, ["unknown"], 1),
+    "unknown, as Stripe does not answer": (StripeFailure("unreachable"), ["unknown"], 1),
+}
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(("listed", "states", "code"), CHECKS.values(), ids=CHECKS)
+def test_a_check_ends_with_0_only_when_all_is_known_to_be_good(
+    listed, states, code, as_json, monkeypatch
+) -> None:
+    """A script looks at nothing else."""
+
+    def endpoints(_: StripeApi) -> list[WebhookEndpoint]:
+        if isinstance(listed, StripeFailure):
+            raise listed
+        return listed
+
+    monkeypatch.setattr(StripeApi, "endpoints", endpoints)
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_workers")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9/0")
+    done = CliRunner().invoke(commands, ["check", *(["--json"] if as_json else [])])
+    said = (
+        sorted(each["state"] for each in json.loads(done.stdout))
+        if as_json
+        else [line.split()[0] for line in done.stdout.splitlines()]
+    )
+    assert (done.exit_code, said) == (code, states)
