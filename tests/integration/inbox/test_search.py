@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -65,6 +65,20 @@ def test_every_filter_finds_what_a_look_at_every_record_finds(inbox, keys) -> No
         assert sorted(found) == sorted(r.key for r in records if wanted.matches(r)), wanted
         found_some += bool(found)
     assert found_some > 100
+
+
+@pytest.mark.parametrize("bound", ["since", "until"])
+def test_bounds_within_the_hour_of_an_event_are_kept_to(inbox, keys, bound) -> None:
+    """What has ended is listed by the hour; a bound may lie anywhere in it."""
+    records = [record for key in keys if (record := inbox.find(key))]
+    for of in (records[0], records[len(records) // 2], records[-1]):
+        hour = of.accepted.replace(minute=0, second=0, microsecond=0)
+        moments = [hour, hour + timedelta(hours=1)]
+        moments += [of.accepted + timedelta(milliseconds=ms) for ms in (-1000, -1, 0, 1, 1000)]
+        for moment, state in itertools.product(moments, ("all", *ENDS)):
+            wanted = Filter(state, **{bound: moment})
+            found = sorted(record.key for record in inbox.search.all(wanted))
+            assert found == sorted(r.key for r in records if wanted.matches(r)), wanted
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["", "all in the same millisecond"])
