@@ -55,6 +55,10 @@ def test_web_and_worker_are_a_whole_deployment(system) -> None:
     running = system(BEHAVIOUR="retry")
     event = running.settled(running.verify())
     assert event["state"] == "done", "the retry was woken by the worker's own periodic process"
+    # By these names commands and the console tell a handler from a misspelt one.
+    with running.redis.client() as client:
+        known = {name.decode() for name in client.hkeys("iw:handlers")}
+    assert known >= {handler["name"] for handler in event["handlers"]}
 
 
 def test_the_periodic_child_is_started_again_and_can_be_left_out(system, children) -> None:

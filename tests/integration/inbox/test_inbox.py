@@ -246,6 +246,17 @@ def test_several_are_taken_at_once_until_the_queue_is_empty(inbox) -> None:
     assert inbox.claim(3) == []
 
 
+@pytest.mark.parametrize("days", [0, 1, 30])
+def test_how_an_event_ended_counts_under_the_day_on_which_stripe_made_it(
+    inbox, redis, days
+) -> None:
+    """However late it was delivered."""
+    created = int(redis.time()[0]) - days * 86_400
+    inbox.accept(event(created=created))
+    inbox.finish(claimed(inbox), "done", outcome="verified")
+    assert redis.keys("iw:outcomes:*") == [b"iw:outcomes:%d" % (created // 86_400)]
+
+
 def test_a_foreign_job_is_dropped(inbox, redis) -> None:
     redis.rpush("rq:queue:identity", "os-system", "evt_0-1; rm", "x:y-3")
     redis.hset("rq:job:os-system", "data", '["os.system", null, ["true"], {}]')
