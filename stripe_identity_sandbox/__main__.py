@@ -212,7 +212,7 @@ def create(sandbox: Remote, /, **options: Any) -> None:
         form["options[document][require_matching_selfie]"] = "true"
     if options["id_number"]:
         form["options[document][require_id_number]"] = "true"
-    if options["return_url"]:
+    if options["return_url"] is not None:
         form["return_url"] = options["return_url"]
     for pair in options["metadata"]:
         name, equals, value = pair.partition("=")

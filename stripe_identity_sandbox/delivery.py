@@ -22,8 +22,6 @@ log = logging.getLogger("stripe_identity_sandbox.delivery")
 #: Stripe's own limit is not published; its CLI forwards with 30 s.
 TIMEOUT = 30.0
 SENDERS = 8
-#: A delivery held back for a later one goes after this many seconds in any case.
-REORDER_PATIENCE = 5.0
 #: On record (braze-inc/braze-docs) but for the content type, which is what stripe-cli sends.
 HEADERS = {
     "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
@@ -93,6 +91,7 @@ class Deliverer:
                     world.events.by_id[delivery.event].type,
                     thin=delivery.form == "thin",
                     first=not delivery.struck,
+                    sent=bool(delivery.attempts),
                 )
             }
             delivery.struck = True
@@ -118,9 +117,9 @@ class Deliverer:
         if "drop" in faults:
             world.outbox.drop(delivery, Attempt(time=world.now(), fault="drop", error="dropped"))
         elif "delay" in faults:
-            world.outbox.put_off(delivery, faults["delay"].seconds or 60.0)
+            world.outbox.put_off(delivery, faults["delay"].wait())
         elif "reorder" in faults:
-            world.outbox.put_off(delivery, faults["reorder"].seconds or REORDER_PATIENCE)
+            world.outbox.put_off(delivery, faults["reorder"].wait())
             self._held.setdefault(delivery.endpoint, []).append(delivery.id)
         else:
             return False
@@ -138,9 +137,9 @@ class Deliverer:
         # The receiver's clock is the machine's, however far the sandbox's own is ahead.
         moment = int(time.time())
         if stale := faults.get("stale_timestamp"):
-            moment -= int(stale.seconds or 600)
+            moment -= int(stale.wait())
         if future := faults.get("future_timestamp"):
-            moment += int(future.seconds or 600)
+            moment += int(future.wait())
         if "bad_signature" in faults:
             secrets = ["whsec_that_the_endpoint_does_not_have"]
         signed = [f"v1={_signature(text, secret, moment)}" for secret in secrets]

@@ -55,6 +55,18 @@ FIELDS = {
     "slow": {"seconds"},
 }
 
+#: Where ``seconds`` is not given. 0 is a number too.
+SECONDS = {
+    "reorder": 5.0,
+    "delay": 60.0,
+    "stale_timestamp": 600.0,
+    "future_timestamp": 600.0,
+    "timeout": 30.0,
+    "slow": 2.0,
+}
+#: What keeps a delivery from being sent now. One does; the first of these that strikes.
+DIVERTING = ("drop", "delay", "reorder")
+
 #: The events of both forms.
 NAMES = (*EVENT_TYPES, *(f"v1.{name}" for name in EVENT_TYPES))
 #: Of the operations. A route without one matches all of them.
@@ -86,6 +98,10 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     after: bool = False
     saved: bool = False
     struck: int = 0
+
+    def wait(self) -> float:
+        """Return ``seconds``, or what the kind means without."""
+        return SECONDS[self.kind] if self.seconds is None else self.seconds
 
 
 class Faults:
@@ -130,23 +146,39 @@ class Faults:
         return len(chosen)
 
     def for_delivery(
-        self, endpoint_id: str, url: str, event_type: str, *, thin: bool, first: bool
+        self,
+        endpoint_id: str,
+        url: str,
+        event_type: str,
+        *,
+        thin: bool,
+        first: bool,
+        sent: bool = False,
     ) -> list[Fault]:
-        """Return the faults that strike this try; some only strike the first one.
+        """Return the faults that strike this try, one of a kind.
 
-        A thin delivery is matched by either name of its event.
+        A delivery is diverted by its ``first`` try only, and by one fault: the others are for the
+        try that is sent. It is duplicated once, so not when it was ``sent`` before. A thin delivery
+        is matched by either name of its event.
         """
         names = (event_type, f"v1.{event_type}")[: 2 if thin else 1]
-        once = {"duplicate", "reorder", "delay", "drop"}
-        return [
+        matching = [
             fault
             for fault in self.all()
-            if fault.kind in DELIVERY
-            and (first or fault.kind not in once)
-            and fault.endpoint in {None, endpoint_id, url}
+            if fault.endpoint in {None, endpoint_id, url}
             and fnmatch.filter(names, fault.event_type or "*")
-            and self._strikes(fault)
         ]
+        for kind in DIVERTING if first else ():
+            for fault in matching:
+                if fault.kind == kind and self._strikes(fault):
+                    return [fault]
+        struck: dict[str, Fault] = {}
+        for fault in matching:
+            sending = fault.kind in DELIVERY and fault.kind not in DIVERTING
+            again = fault.kind in struck or (sent and fault.kind == "duplicate")
+            if sending and not again and self._strikes(fault):
+                struck[fault.kind] = fault
+        return list(struck.values())
 
     def for_call(self, method: str, path: str) -> Fault | None:
         """Return the fault that strikes this call of the API, if one does."""

@@ -46,14 +46,14 @@ def strike(fault: Fault, faults: Faults) -> None:
                 fault.status, "An error occurred on our side.", kind="api_error", executed=True
             )
         case "timeout":
-            faults.wait(fault.seconds or 30.0, request.environ.get("gunicorn.socket"))
+            faults.wait(fault.wait(), request.environ.get("gunicorn.socket"))
             _hang_up(request.environ)
             raise ApiError(500, "The connection was ended.", kind="api_error")
 
 
 def slow_down(fault: Fault, faults: Faults) -> None:
     """Let an answer come late."""
-    faults.wait(fault.seconds or 2.0, request.environ.get("gunicorn.socket"))
+    faults.wait(fault.wait(), request.environ.get("gunicorn.socket"))
 
 
 def half(body: bytes, environ: dict[str, Any]) -> Iterator[bytes]:

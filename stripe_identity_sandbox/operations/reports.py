@@ -30,6 +30,8 @@ REPORTS = "/v1/identity/verification_reports"
 def list_reports(call: Call) -> Json:
     """List reports, newest first."""
     tree = wire.expansion(call.params.get("expand", ()), REPORT_EXPANDS, on_list=True)
+    if wire.sensitive(tree, REPORT_EXPANDS):
+        may_see_sensitive(call, None)  # as of sessions: also when the list will be empty
     wanted = filters(call, "client_reference_id", "type")
     session = call.params.get("verification_session")
     return wire.page(
