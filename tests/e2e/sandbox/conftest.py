@@ -163,6 +163,19 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="session")
+def faults_of() -> Callable[[str], list[str]]:
+    """The kinds of faults "deliveries" or "the API" can have, as docs/sandbox.md lists them."""
+    page = (ROOT / "docs" / "sandbox.md").read_text()
+
+    def kinds(what: str) -> list[str]:
+        table = page.partition(f"| kind | of {what} ")[2].partition("\n\n")[0]
+        rows = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+        return re.findall(r"`(\w+)`", " ".join(rows))
+
+    return kinds
+
+
+@pytest.fixture(scope="session")
 def node_sdk(node_package: Callable[[str], Path]) -> Path:
     return node_package(NODE_SDK)
 

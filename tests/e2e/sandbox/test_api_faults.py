@@ -1,7 +1,9 @@
 """An API that fails, as the SDK sees it."""
 
+import contextlib
 import threading
 import time
+import uuid
 from typing import Any
 
 import pytest
@@ -126,3 +128,29 @@ def test_a_cut_answer(sandbox: Any) -> None:
     # stripe-python 16.1 does not retry an answer that was cut, however many retries it may make.
     with pytest.raises(stripe.APIConnectionError):
         create(sandbox, max_network_retries=1)
+
+
+def test_a_fault_counts_only_the_calls_that_it_struck(sandbox: Any, faults_of: Any) -> None:
+    for kind in faults_of("the API"):
+        # 0 is a number too: what comes late by that comes at once.
+        fields = {"kind": kind, **({"seconds": 0} if kind in {"timeout", "slow"} else {})}
+        faults = [
+            sandbox.control("POST", "faults", **fields, **where)["id"]
+            for where in (
+                *({"rate": 0.0, "next": 1}, {"route": f"GET {SESSIONS}"}),
+                *({"rate": 1.0, "next": 2}, {"next": 1}),
+            )
+        ]
+        began = time.monotonic()
+        for struck in [(1, 0), (None, 0), (None, None), (None, None)]:
+            done = None
+            with contextlib.suppress(requests.RequestException):
+                done = post(sandbox, str(uuid.uuid4()))
+            counts = {fault["id"]: fault["struck"] for fault in sandbox.control("GET", "faults")}
+            assert [counts.get(id_) for id_ in faults] == [0, 0, *struck], kind
+        assert time.monotonic() - began < 45, "three of 30 s each, were 0 no number"
+        assert done is not None
+        assert done.status_code == 200
+        logged = [one["fault"] for one in sandbox.control("GET", "requests")[-4:]]
+        assert logged == [kind, kind, kind, None]
+        assert sandbox.control("DELETE", "faults") == {"cleared": 2}

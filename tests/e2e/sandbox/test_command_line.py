@@ -72,6 +72,12 @@ def test_mistakes_are_explained(sandbox: Any) -> None:
         (["create", "--url", "nobody"], "is no address"),
         (["create", "--url", "http://127.0.0.1:9"], "stripe-identity-sandbox serve"),
         (["serve", "--deliver-to", "http://127.0.0.1:9"], "--deliver-to and --secret go together"),
+        # What is empty is not left out.
+        (["create", "--return-url", "", "--url", sandbox.url], "cannot be unset"),
+        (["serve", "--deliver-to", "http://127.0.0.1:9", "--secret", ""], "go together"),
+        (["serve", "--deliver-thin-to", "http://127.0.0.1:9", "--thin-secret", ""], "go together"),
+        (["serve", "--port", "0", "--state", ""], "'--state'"),
+        (["serve", "--port", "0", "--host", ""], "'--host'"),
     ):
         done = subprocess.run(
             [sys.executable, "-m", "stripe_identity_sandbox", *words],
@@ -144,3 +150,36 @@ def test_a_scenario_is_played_by_the_clock(run: Any, tmp_path: Path) -> None:
     )
     assert refused.returncode == 1
     assert b"length >= 1" in refused.stderr
+
+
+def test_zero_is_a_number_to_every_option_that_takes_one(
+    run: Any, listener: Any, tmp_path: Path
+) -> None:
+    # unit/sandbox/test_command_line.py reads that there are no others. `run` gives each sandbox
+    # the port 0.
+    sandbox = run(
+        *("--deliver-to", listener.url, "--secret", "whsec_x", "--retries", "live"),
+        *("--retry-after-scale", "0", "--redaction-time", "0"),
+    )
+    assert not sandbox.url.endswith(":12111")
+    listener.answer(*[500] * 9)
+    id_ = as_json(sandbox, "create")["id"]
+    first, *others = [listener.next() for _ in range(10)]
+    # Stripe's three days are four minutes by default.
+    assert others[-1].time - first.time < 60
+    assert as_json(sandbox, "submit", id_, "--delay", "0")["status"] == "verified"
+    redacted = sandbox.client().v1.identity.verification_sessions.redact(id_)
+    assert redacted.redaction.status == "redacted"
+    before = sandbox.control("GET", "clock")["ahead"]
+    assert as_json(sandbox, "advance", "0")["ahead"] == before
+
+    def lives(seed: int, *words: str) -> list[str]:
+        """What becomes of the sessions of a scenario with this seed."""
+        file = tmp_path / "scenario.yaml"
+        life = "lives: [{life: created}, {life: 'created, canceled'}]"
+        file.write_text(f"sessions: 20\nseed: {seed}\n{life}\n")
+        played = as_json(sandbox, "play", str(file), *words)["sessions"]
+        sessions = sandbox.client().v1.identity.verification_sessions
+        return [sessions.retrieve(one).status for one in played]
+
+    assert lives(7, "--seed", "0") == lives(0) != lives(7)

@@ -1,7 +1,9 @@
 """Deliveries to a real listener."""
 
+import contextlib
 import itertools
 import json
+import math
 import time
 from typing import Any
 
@@ -237,6 +239,103 @@ def test_a_rate_strikes_about_that_often(delivering: Any) -> None:
     assert 7 <= states.count("dropped") <= 53
 
 
+def test_a_fault_counts_only_the_deliveries_that_it_struck(delivering: Any, faults_of: Any) -> None:
+    tried = itertools.count(1)
+    for kind in faults_of("deliveries"):
+        # 0 is a number too: what is delayed by that is sent at once.
+        timed = kind in {"delay", "reorder", "stale_timestamp", "future_timestamp"}
+        fields = {"kind": kind, **({"seconds": 0} if timed else {})}
+        faults = [
+            delivering.control("POST", "faults", **fields, **where)["id"]
+            for where in (
+                *({"rate": 0.0, "next": 1}, {"endpoint": "we_another"}),
+                *({"event_type": "*.verified"}, {"rate": 1.0, "next": 2}),
+            )
+        ]
+        for struck in (1, None, None):
+            create(delivering)
+            last = settled(delivering, next(tried))[-1]
+            counts = {fault["id"]: fault["struck"] for fault in delivering.control("GET", "faults")}
+            assert [counts.get(id_) for id_ in faults] == [0, 0, 0, struck], kind
+        assert (last["state"], len(last["attempts"])) == ("delivered", 1), kind
+        assert delivering.control("DELETE", "faults") == {"cleared": 3}
+
+
+def test_a_delivery_that_is_not_sent_uses_no_other_fault_up(delivering: Any, listener: Any) -> None:
+    for number, kind in enumerate(("drop", "delay", "reorder"), 1):
+        delivering.control("POST", "faults", kind="duplicate", next=1)
+        delivering.control("POST", "faults", kind="bad_signature", next=1)
+        delivering.control("POST", "faults", kind="duplicate", times=9, next=1)
+        fields = {} if kind == "drop" else {"seconds": 0}
+        delivering.control("POST", "faults", kind=kind, next=1, **fields)
+        create(delivering)
+        if kind == "drop":
+            assert len(settled(delivering)) == 1
+            create(delivering)
+        got = [listener.next(), listener.next()]
+        assert got[0].body == got[1].body
+        with pytest.raises(stripe.SignatureVerificationError):
+            stripe.Webhook.construct_event(got[0].body, got[0].signature, SECRET)
+        last = settled(delivering, number + 1)[-1]
+        assert {attempt["fault"] for attempt in last["attempts"]} == {"duplicate, bad_signature"}
+        (left,) = delivering.control("GET", "faults")
+        assert (left["times"], left["struck"]) == (9, 0), "one of a kind strikes at a time"
+        delivering.control("DELETE", "faults")
+
+
+def test_what_was_delivered_stays_so_whatever_struck_it(
+    run: Any, listener: Any, faults_of: Any
+) -> None:
+    # Stripe's own hours between tries: only the test moves the clock that far.
+    sandbox = run(
+        "--deliver-to", listener.url, "--secret", SECRET, "--retry-after-scale", "1"
+    )  # fmt: skip
+    kinds = [kind for kind in faults_of("deliveries") if kind not in {"drop", "duplicate"}]
+    cases = [
+        *[("duplicate", answers) for answers in itertools.product([200, 500], repeat=2)],
+        *[(kind, (500,)) for kind in kinds],
+    ]
+    sandbox.control("POST", "faults", kind="drop", next=1)
+    create(sandbox)
+    settled(sandbox)
+    for kind, answers in cases:
+        sandbox.control("POST", "faults", kind=kind, next=1)
+        listener.answer(*answers)
+        create(sandbox)
+        at_once = 0 if kind in {"delay", "reorder"} else len(answers)
+        pending = pending_until_it_is_over(sandbox, at_once)
+        assert pending == sorted(pending, reverse=True), kind
+        delivery = sandbox.control("GET", "deliveries")[-1]
+        statuses = [attempt["status"] for attempt in delivery["attempts"]]
+        assert statuses == [*answers, *([] if 200 in answers else [200])], kind
+
+    before = sandbox.control("GET", "deliveries")
+    assert [d["state"] for d in before] == ["dropped", *["delivered"] * len(cases)]
+    sandbox.control("POST", "clock", advance=7 * 86400)
+    create(sandbox)
+    # What else were due would be sent before this one, or with it.
+    assert settled(sandbox, len(before) + 1)[:-1] == before
+    events = [sandbox.client().v1.events.retrieve(delivery["event"]) for delivery in before]
+    assert [event.pending_webhooks for event in events] == [1, *[0] * len(cases)]
+
+
+def pending_until_it_is_over(sandbox: Any, at_once: int) -> list[int]:
+    """Move the clock to each try of the last delivery; return what `pending_webhooks` was."""
+    pending = []
+    for _ in range(1000):
+        delivery = sandbox.control("GET", "deliveries")[-1]
+        event = sandbox.client().v1.events.retrieve(delivery["event"])
+        pending.append(event.pending_webhooks)
+        if len(delivery["attempts"]) < at_once:
+            time.sleep(0.02)  # a duplicate may be on its way: no hour passes between the two
+        elif delivery["next_try"]:
+            left = delivery["next_try"] - sandbox_now(sandbox)
+            sandbox.control("POST", "clock", advance=max(left, 0))
+        elif delivery["state"] != "sending":
+            return pending
+    raise AssertionError(f"still under way: {delivery}")
+
+
 # -- endpoints ---------------------------------------------------------------------------------
 
 
@@ -257,6 +356,48 @@ def test_a_rolled_secret_signs_beside_the_new_one_until_it_expires(
     assert stripe.Webhook.construct_event(got.body, got.signature, rolled["secret"])
     with pytest.raises(stripe.SignatureVerificationError):
         stripe.Webhook.construct_event(got.body, got.signature, SECRET)
+
+
+def test_each_secret_signs_until_the_end_it_got_when_it_was_rolled(run: Any, listener: Any) -> None:
+    other = f"{listener.url}/other"
+    sandbox = run(
+        *("--deliver-to", f"{listener.url}/rolled", "--secret", SECRET),
+        *("--deliver-thin-to", other, "--thin-secret", THIN_SECRET),
+    )
+    (endpoint,) = sandbox.client().v1.webhook_endpoints.list()
+    hour, now = 3600, 0
+    ends: dict[str, float] = {SECRET: math.inf}
+    for wait, overlap in [
+        *[(0, hour), (0, 4 * hour), (hour / 2, 0), (0, 2 * hour), (hour / 2, None)],
+        *[(hour, None), (hour / 2, 72 * hour), (hour, hour), (hour / 2, None)],
+        *[(hour / 2, None), (21 * hour, None), (2 * hour, None)],
+    ]:
+        sandbox.control("POST", "clock", advance=wait)
+        now += wait
+        if overlap is not None:
+            rolled = sandbox.control(
+                "POST", f"webhook_endpoints/{endpoint.id}/roll", overlap=overlap
+            )
+            longest = now + min(overlap, 24 * hour)  # at Stripe both work for a day at most
+            # The one that signed so far gets its end; what an earlier one has got stays.
+            ends = {old: longest if end == math.inf else end for old, end in ends.items()}
+            ends[rolled["secret"]] = math.inf
+        create(sandbox)
+        got = {one.path: one for one in (listener.next(), listener.next())}
+        expected = {secret for secret, end in ends.items() if end > now}
+        assert signers(got["/rolled"], {*ends, THIN_SECRET}) == expected
+        assert got["/rolled"].signature.count("v1=") == len(expected)
+        assert signers(got["/other"], {*ends, THIN_SECRET}) == {THIN_SECRET}
+
+
+def signers(got: Any, secrets: set[str]) -> set[str]:
+    """Those of the secrets that the delivery is signed with."""
+    found = set()
+    for secret in secrets:
+        with contextlib.suppress(stripe.SignatureVerificationError):
+            stripe.WebhookSignature.verify_header(got.body.decode(), got.signature, secret)
+            found.add(secret)
+    return found
 
 
 @pytest.fixture

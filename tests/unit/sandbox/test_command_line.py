@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import urllib3
 from click.testing import CliRunner, Result
 
-from stripe_identity_sandbox.__main__ import main
+from stripe_identity_sandbox.__main__ import Duration, main
 
 from .conftest import SESSIONS, Api
 from .test_store import UNUSABLE
@@ -174,3 +175,18 @@ def test_a_number_that_no_clock_can_count(option: str, value: str) -> None:
     answer = CliRunner().invoke(main, ["serve", option, value])
     assert answer.exit_code == 2
     assert f"Invalid value for '{option}'" in answer.output
+
+
+def test_the_options_that_take_a_number_are_those_tested_with_zero() -> None:
+    """By e2e/sandbox/test_command_line.py: who adds one adds it there."""
+    numbers = (click.types.IntParamType, click.types.FloatParamType, Duration)
+    found = {
+        (name, parameter.name)
+        for name, command in main.commands.items()
+        for parameter in command.params
+        if isinstance(parameter.type, numbers)
+    }
+    assert found == {
+        *(("serve", "port"), ("serve", "retry_after_scale"), ("serve", "redaction_time")),
+        *(("submit", "delay"), ("advance", "duration"), ("play", "seed")),
+    }
