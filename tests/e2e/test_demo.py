@@ -96,7 +96,7 @@ def test_every_event_is_handled_and_nothing_is_left(demo):
     assert list(run.files.iterdir()) == []
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("moment", ["starting", "people verify themselves"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_whatever_ends_it_ends_its_processes(demo, moment, number):

@@ -72,6 +72,7 @@ def linked(page: Page, console: Any) -> list[str]:
     return [str(path).removeprefix("/console/") for path in paths]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("scheme", "size"), [("light", PHONE), ("dark", DESK)])
 def test_axe_finds_nothing(
     console, open_page, log_in, node_package: Callable[[str], Path], scheme, size

@@ -64,7 +64,7 @@ def answers(port: int) -> bool:
     return False
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("value", "count"),
     [
@@ -111,7 +111,7 @@ def test_where_shared_memory_is_read_only(processes, wait_until, free_port, serv
     wait_until(lambda: answers(port))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("env", "line"),
     [

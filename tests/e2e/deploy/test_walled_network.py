@@ -98,7 +98,7 @@ def test_a_certificate_of_ones_own(stripe, certificate, name) -> None:
     assert call(stripe, **{name: certificate}).returncode == 0
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("env", "said"),
     [

@@ -129,6 +129,7 @@ def test_pytest_says_when_a_sandbox_does_not_start(
     assert "Invalid value for '--port'" in done.stdout
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("command", ["installed", "missing"])
 def test_node_says_when_a_sandbox_does_not_start(
     node_example: tuple[Path, list[str]], with_the_command: dict[str, str], command: str

@@ -355,7 +355,7 @@ def addresses(start: Any) -> Iterator[dict[str, str]]:
     sandbox.stop()
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing(
@@ -381,6 +381,7 @@ def test_nothing_is_wider_than_the_screen(
         page.close()
 
 
+@pytest.mark.walk
 def test_a_list_of_many_sessions_stays_short(run: Any, browser: Browser) -> None:
     sandbox = run()
     for _ in range(26):

@@ -142,7 +142,7 @@ def test_an_idle_worker_leaves_soon(system) -> None:
     assert worker.wait(20) == 0, "sooner than a handler's 25 s"
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("behaviour", "trace"),
     [
