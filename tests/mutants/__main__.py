@@ -163,7 +163,7 @@ class Trees:
                 if child.wait(stage.limit) == 0:
                     return ""
                 said = log_path.read_text(errors="replace")
-                failed = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - |$)", said, re.MULTILINE)
+                failed = re.search(r"^(?:FAILED|ERROR) (tests/.*?)(?: - |$)", said, re.MULTILINE)
                 return failed[1] if failed else stage.name
             except subprocess.TimeoutExpired:
                 child.send_signal(signal.SIGINT)  # fixtures stop what they started
