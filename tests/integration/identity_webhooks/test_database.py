@@ -259,18 +259,31 @@ def test_on_sqlite_what_is_erased_is_in_no_file(journal: str, tmp_path: Path) ->
     database.disconnect()
 
 
-def test_a_reader_that_holds_the_log_delays_the_erasure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+@pytest.mark.parametrize("what", ["SELECT * FROM identity_webhooks_sessions", "a write"])
+def test_who_has_the_database_in_use_delays_the_erasure(
+    what: str, journal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader holds the log, a writer the file."""
     path = tmp_path / "sessions.db"
-    reader = sqlite3.connect(path, isolation_level=None)
-    reader.execute("PRAGMA journal_mode = wal")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute(f"PRAGMA journal_mode = {journal}")
     database = Database(f"sqlite:///{path}?timeout=0.1")
     database.connect()
     run(database.save, told("verified", reference=MARKER))
-    reader.execute("BEGIN")
-    reader.execute("SELECT * FROM identity_webhooks_sessions").fetchall()
-    result = run(database.save, told("redacted", at=9))
+    write_anew = database._write_anew
+
+    def use_and_write_anew() -> None:
+        other.execute("BEGIN IMMEDIATE" if what == "a write" else "BEGIN")
+        if what != "a write":
+            other.execute(what).fetchall()
+        write_anew()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_write_anew", use_and_write_anew)
+        result = run(database.save, told("redacted", at=9))
     assert (result.status, result.reason[:6]) == ("retry", "retry:")
-    reader.close()
+    other.close()
     assert run(database.save, told("redacted", at=9)).status == "done"
     assert files_with_the_marker(tmp_path) == set()
     database.disconnect()

@@ -96,12 +96,15 @@ def test_while_redis_refuses_it_goes_on(
         return real(*args)
 
     monkeypatch.setattr(of, name, failing)
+    beats = []
+    monkeypatch.setattr(beat, "beat", lambda: beats.append(len(left)))
     Inbox(redis).accept(event())
     redis.delete("rq:queue:identity")
     redis.zadd(keys.DUE, {"evt_1": 1})
     with running():
         wait_until(lambda: not left and redis.llen("rq:queue:identity"))
     assert len([line for line in said() if line["event"] == "sweep_failed"]) == 2
+    assert {2, 1} <= set(beats), "Redis is away, and the process well"
 
 
 def test_it_is_shown_as_alive_at_once_and_as_ended_at_its_end(running, redis: Redis) -> None:

@@ -19,7 +19,7 @@ import pytest
 import redis as redis_py
 
 from identity_webhooks import Discard, Retry, Verification, on
-from identity_webhooks.event import Event
+from identity_webhooks.event import Event, Kind
 from service.inbox import AcceptResult, Inbox, Pipeline, Refused
 from tests.conftest import CANARY, free_port, wait_until
 from workers import (
@@ -774,6 +774,7 @@ class TestStripeFails:
         desk.turn(desk.processor(Seen().handler("*")))
         assert began + 6_500 <= desk.due(event) <= desk.now() + 7_100
         assert desk.inbox.claim() == [Refused.PAUSED], "the limit is everyone's"
+        assert desk.inbox.paused()[0] == pytest.approx(desk.due(event) / 1000, abs=0.5)
 
     @pytest.mark.parametrize("delay", [0.0, 0.0001])
     def test_the_shortest_wait_is_one_too(self, delay, desk, monkeypatch) -> None:
@@ -894,6 +895,18 @@ class TestSensitive:
         processor = desk.processor(raising(quote, needs=[NUMBER, DOB]), restricted_key="rk_test_x")
         record = desk.settle(processor, desk.accept("verified", desk.sandbox.session("verified")))
         assert record.reason == "p.failing: discarded: [personal] of [personal]"
+
+    @pytest.mark.parametrize("why", ["its reason does not fit", "the event is superseded"])
+    def test_for_a_handler_that_is_not_run_nothing_is_asked(self, why, desk) -> None:
+        fits = why != "its reason does not fit"
+        kind: Kind = "processing" if fits else "requires_input"
+        needy = Seen().handler(kind, needs=[DOB], reason=None if fits else ["abandoned"])
+        session = desk.sandbox.session("verified" if fits else "document_expired")
+        event = desk.accept(kind, session)
+        desk.settle(desk.processor(needy, restricted_key="rk_test_x"), event)
+        (line,) = desk.logged("event_settled")
+        assert len(line["request_ids"]) == 1, "that for the session"
+        assert statuses(desk.record(event))["p.handle"][0] == ("superseded" if fits else "skipped")
 
     def test_who_needs_nothing_does_not_wait_for_it(self, desk, monkeypatch) -> None:
         seen, order = Seen(), []
