@@ -325,8 +325,11 @@ class Stages:
 
     def suites(self, mutant: Mutant) -> list[Stage]:
         """Return the suites for its file, after each has passed without a fault."""
-        of_processes = bool(self.tests(mutant))  # all others were asked
-        names = (n for n in _suites(mutant.file) if n.startswith("tests/e2e") or not of_processes)
+        # Those that run a line were asked. What runs at import is read by tests that call nothing.
+        asked = bool(self.tests(mutant))
+        if asked and mutant.file.endswith(".py"):
+            asked = not covering.runs_at_import((ROOT / mutant.file).read_text(), mutant.line)
+        names = (n for n in _suites(mutant.file) if n.startswith("tests/e2e") or not asked)
         with self._lock:
             return [*map(self._suite, names)]
 

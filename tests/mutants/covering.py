@@ -89,8 +89,8 @@ class Covering:
         lines: Iterable[int] = _lines_of(code, line)
         if file.endswith(".lua"):
             file, lines = _PIPELINE, _calls_of(_scripts_with(file, line, code))
-        elif line not in (in_functions := _lines_in_functions(code)):
-            lines = in_functions
+        elif runs_at_import(code, line):
+            lines = _lines_in_functions(code)
         known = self.lines.get(file, {})
         found = {test for each in lines for test in known.get(str(each), ())}
         place: Counter[str] = Counter()
@@ -142,6 +142,11 @@ def measure(tree: Path, kept: Path) -> Covering:
     }
     kept.write_text(json.dumps(found))
     return Covering(lines, tests, found["seconds"])
+
+
+def runs_at_import(code: str, line: int) -> bool:
+    """Whether a line of Python stands in no function."""
+    return line not in _lines_in_functions(code)
 
 
 def _scripts_with(file: str, line: int, code: str) -> set[str]:
