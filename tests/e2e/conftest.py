@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from playwright.sync_api import expect
@@ -27,11 +29,15 @@ def node_package() -> Callable[[str], Path]:
 
     def install(wanted: str) -> Path:
         folder = ROOT / "var" / "npm" / wanted
-        if not (folder / "node_modules").is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), wanted]
-            done = subprocess.run(npm, capture_output=True, text=True, timeout=250, check=False)
-            assert done.returncode == 0, done.stderr
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Whole before others see it: tests that run side by side may ask for the same.
+            with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as making:
+                npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", making, wanted]
+                done = subprocess.run(npm, capture_output=True, text=True, timeout=250, check=False)
+                assert done.returncode == 0, done.stderr
+                with suppress(OSError):  # another test was first
+                    Path(making).rename(folder)
         return folder
 
     return install
