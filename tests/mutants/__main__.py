@@ -323,15 +323,17 @@ class Stages:
         names = chosen or [known.tests[tests[0]]]
         return [Stage.of_tests("those that run it", names, 30 + 5 * SECONDS), *CHECKS]
 
-    def suites(self, mutant: Mutant) -> list[Stage]:
-        """Return the suites for its file, after each has passed without a fault."""
+    def suites(self, mutant: Mutant) -> Iterator[Stage]:
+        """Yield the suites for its file, each after it has passed without a fault."""
         # Those that run a line were asked. What runs at import is read by tests that call nothing.
         asked = bool(self.tests(mutant))
         if asked and mutant.file.endswith(".py"):
             asked = not covering.runs_at_import((ROOT / mutant.file).read_text(), mutant.line)
-        names = (n for n in _suites(mutant.file) if n.startswith("tests/e2e") or not asked)
-        with self._lock:
-            return [*map(self._suite, names)]
+        for name in _suites(mutant.file):
+            if name.startswith("tests/e2e") or not asked:
+                with self._lock:
+                    suite = self._suite(name)
+                yield suite
 
     def _suite(self, name: str) -> Stage:
         """Run suites without a fault, once, for how long they may take."""
@@ -363,7 +365,10 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
         def test(mutant: Mutant) -> None:
             start = time.monotonic()
             by = trees.notice(mutant, stages.quick(mutant))
-            by = by or trees.notice(mutant, stages.suites(mutant))
+            if not by:
+                # One call for each: measuring the next suite takes a tree, too.
+                found = (trees.notice(mutant, [suite]) for suite in stages.suites(mutant))
+                by = next(filter(None, found), "")
             if trees.is_stopped:
                 return
             took = time.monotonic() - start
