@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -214,3 +216,23 @@ def test_one_whose_deliveries_are_answered_may_be_dropped_like_any_other(answers
     server.clients = {delivering.client, idle.client}
     assert server._drop_some()
     assert (delivering.ended == "dropped") == (answers > 0)
+
+
+@pytest.mark.parametrize("listening", [False, True])
+@pytest.mark.parametrize("stopping", [False, True])
+@pytest.mark.parametrize("paused", [False, True])
+def test_one_that_was_full_listens_again_when_it_may(
+    listening: bool, stopping: bool, paused: bool
+) -> None:
+    """Not while it still listens, has no descriptors left, or is about to stop."""
+    asked: list[str] = []
+    server: Any = object.__new__(_Server)
+    server._loop = SimpleNamespace(time=lambda: 100.0)
+    server._stop = SimpleNamespace(is_set=lambda: stopping)
+    server._worker = SimpleNamespace(notify=lambda: None, ppid=os.getppid())
+    server._listening, server._paused_until = listening, 160.0 if paused else 99.0
+    server._listen = lambda: asked.append("listen")
+    server.clients = set()
+    with pytest.raises(RuntimeError, match="no running event loop"):  # where it would sleep
+        server._keep_house().send(None)
+    assert bool(asked) == (not listening and not stopping and not paused)
