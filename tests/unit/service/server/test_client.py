@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -236,3 +237,17 @@ def test_one_that_was_full_listens_again_when_it_may(
     with pytest.raises(RuntimeError, match="no running event loop"):  # where it would sleep
         server._keep_house().send(None)
     assert bool(asked) == (not listening and not stopping and not paused)
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_delivery_is_marked_as_one_until_it_is_answered(method: str) -> None:
+    world = World()
+    server: Any = object.__new__(_Server)
+    server._web, server._deliveries, server._loop = True, deque(), world
+    server._decide = server._check_readiness = lambda *_: None
+    server._pages = SimpleNamespace(qsize=lambda: 0, put=lambda _: None)
+    world.receive(f"{method} /webhooks/stripe HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    server.dispatch(world.client, world.asked[-1])
+    assert world.client.delivers == (method == "POST")
+    world.answer()
+    assert not world.client.delivers
