@@ -108,16 +108,10 @@ class Stack:
         form = {"type": "document", **({"client_reference_id": reference} if reference else {})}
         form |= {f"metadata[{name}]": value for name, value in (metadata or {}).items()}
         made = self._post("/v1/identity/verification_sessions", urllib.parse.urlencode(form))
-        return self._submit(made["id"], outcome)
+        return self.submit(made["id"], outcome)
 
     def submit(self, session: str, outcome: str = "verified") -> dict[str, Any]:
         """Take the person of a session that is there through it, and wait as `verify` does."""
-        # What the app did with it before: of events that are taken in together the oldest is listed
-        # first, and would be taken for the one that is made here.
-        self._command("workers", "reconcile")
-        return self._submit(session, outcome)
-
-    def _submit(self, session: str, outcome: str) -> dict[str, Any]:
         path = f"/_sandbox/sessions/{session}/submit"
         self._post(path, json.dumps({"outcome": outcome}), "application/json")
         return self.settled(session, "verified" if outcome == "verified" else "requires_input")
@@ -129,13 +123,18 @@ class Stack:
         return self.settled(session, "redacted")
 
     def settled(self, session: str, kind: str) -> dict[str, Any]:
-        """Take in what Stripe lists, and wait until this event is done or dead; its record."""
+        """Take in what Stripe lists, and wait until the event is done or dead; its record.
+
+        Of several of one kind it is the newest that Stripe lists.
+        """
         self._command("workers", "reconcile")
-        found: list[dict[str, Any]] = []
+        listed = self._ask(f"/v1/events?type=identity.verification_session.{kind}&limit=100")
+        made = (e["id"] for e in listed["data"] if e["data"]["object"]["id"] == session)
+        newest, found = next(made, None), list[dict[str, Any]]()
 
         def over() -> bool:
-            listed = json.loads(self._command("service", "events", "list", "--json"))
-            found[:] = [e for e in listed if (e["session"], e["kind"]) == (session, kind)]
+            taken_in = json.loads(self._command("service", "events", "list", "--json"))
+            found[:] = [each for each in taken_in if each["id"] == newest]
             return bool(found) and found[0]["state"] != "pending"
 
         _wait(over, f"{kind} of {session} is not handled", self.log)
@@ -188,11 +187,14 @@ class Stack:
     def _post(
         self, path: str, body: str, kind: str = "application/x-www-form-urlencoded"
     ) -> dict[str, Any]:
+        return self._ask(path, body.encode(), **{"Content-Type": kind})
+
+    def _ask(self, path: str, body: bytes | None = None, **headers: str) -> dict[str, Any]:
         basic = base64.b64encode(f"{KEY}:".encode()).decode()
         request = urllib.request.Request(  # noqa: S310 (to our own sandbox)
             self.api + path,
-            body.encode(),
-            {"Content-Type": kind, "Authorization": f"Basic {basic}"},
+            body,
+            {**headers, "Authorization": f"Basic {basic}"},
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:

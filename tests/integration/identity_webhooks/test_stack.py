@@ -91,3 +91,6 @@ def test_each_call_returns_the_event_that_it_made_itself(stack: Stack) -> None:
     last = stack.submit(two, "document_expired")
     assert last["id"] == newest(two)
     assert stack.settled(one, "requires_input") == again
+    for _ in range(2):  # both are taken in together
+        requests.post(app, json={"outcome": "abandoned"}, timeout=120).raise_for_status()
+    assert stack.settled(two, "requires_input")["id"] == newest(two)
