@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import select
-import signal
 import socket
 import threading
 import time
@@ -329,29 +327,6 @@ def test_what_connects_after_sigterm_is_answered_and_told_that_it_is_the_last(
         answer = b"".join(iter(lambda: late.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nConnection: close\r\n" in answer
-
-
-def test_what_has_connected_and_was_not_taken_up_at_sigterm_is_answered(
-    new_receiver, server, redis, children
-) -> None:
-    """The kernel has accepted these connections, and would reset them with the listener."""
-    receiver = new_receiver(REDIS_URL=server.url)
-    receiver.get("/healthz")
-    (worker,) = children(receiver.process.pid)
-    body = receiver.event("evt_late")
-    length, signed = f"Content-Length: {len(body)}", f"Stripe-Signature: {receiver.sign(body)}"
-    os.kill(worker, signal.SIGSTOP)
-    waiting = [receiver.connect() for _ in range(3)]
-    for each in waiting:
-        each.sendall(receiver.request(body, length, signed, "Connection: close"))
-    receiver.process.terminate()
-    time.sleep(0.3)  # the worker has its signal by then
-    os.kill(worker, signal.SIGCONT)
-    for each in waiting:
-        with each:
-            answer = b"".join(iter(lambda each=each: each.recv(4096), b""))
-        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert redis.exists("iw:evt:evt_late")
 
 
 @pytest.mark.parametrize(
