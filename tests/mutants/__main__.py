@@ -1,13 +1,14 @@
 """`python -m tests.mutants`: put faults into the code, one at a time, and see whether tests notice.
 
 A mutant gets the tests that run its line, or call a script with its line, in their own process
-(`covering.py`). Where there are none, it gets the suites that `targets.py` names for its file, one
-after another until a test fails. Both without the walks, as `make test` runs them. What passes gets
-the other checks of `make test`: the tests of the repository, mypy and ruff, and the suites of
-`targets.py` that start processes. A mutant is noticed when one of these fails, a test takes more
-than a minute, or all together more than five times as long as without a fault. Results are kept in
-var/mutants, so that an interrupted run goes on where it was. Those that survived are tested again,
-as a test may have been written for them.
+(`covering.py`); those of its own suite come first. What passes, or has none, gets the checks of
+`make test`: the tests of the repository, mypy and ruff. What passes these gets the suites that
+`targets.py` names for its file, one after another: all of them when no test runs the line, or when
+it runs at import, else those that start processes. All without the walks, as `make test` runs them.
+
+A mutant is noticed when one of these fails, a test takes more than a minute, or all together more
+than five times as long as without a fault. Results are kept in var/mutants, so that an interrupted
+run goes on where it was. Those that survived are tested again: a test may have been written since.
 """
 
 from __future__ import annotations
@@ -288,7 +289,7 @@ def _suites(file: str) -> tuple[str, ...]:
 
 
 class Stages:
-    """What a mutant has to pass: the tests that run it, or else suites.
+    """What a mutant has to pass: the tests that run it, checks, and suites.
 
     Raises ClickException where these fail without a fault.
     """

@@ -18,6 +18,13 @@ def has_to_wait(inbox: Inbox) -> bool:
     return told.result() > 0
 
 
+def is_noted(inbox: Inbox) -> bool:
+    """Note that a worker died of an event that it did not hold."""
+    with inbox.pipeline() as pipe:
+        told = pipe.note_death("evt_done", "1", "a.one")
+    return bool(told.result())
+
+
 WAYS: dict[str, tuple[Callable[[Inbox], object], object]] = {
     "a turn that is another's": (lambda inbox: inbox.try_acquire("turn", 60), False),
     "to adopt one that is known": (lambda inbox: inbox.adopt(event("done"), "ann"), "done"),
@@ -30,6 +37,7 @@ WAYS: dict[str, tuple[Callable[[Inbox], object], object]] = {
     "to replay one that is gone": (lambda inbox: inbox.replay("evt_gone"), "gone"),
     "to hurry one that is leased": (lambda inbox: inbox.retry("evt_leased"), "leased"),
     "to hurry one that is done": (lambda inbox: inbox.retry("evt_done"), "done"),
+    "the death of a worker that had it no more": (is_noted, False),
     "a shorter pause": (lambda inbox: inbox.pause(5, "why"), None),
     "a claim in a pause": (lambda inbox: [str(each) for each in inbox.claim()], ["paused"]),
     "a call beyond the rate": (has_to_wait, True),
