@@ -14,6 +14,7 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -176,7 +177,7 @@ class RedisLink:
             result: _Opened | Exception = opened
         except Exception as error:  # noqa: BLE001 (whatever it is, deliveries are refused meanwhile)
             result = error
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._opened, result)
 
     def _opened(self, result: _Opened | Exception) -> None:

@@ -30,7 +30,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._open: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
-        self._serving = 0  # connections, those included whose other end is not connected yet
+        self._serving: set[asyncio.Task[None]] = set()  # one for each connection
         self._replies_to_drop: list[int] = []
         self._to_tear = 0
         self.port = 0
@@ -41,8 +41,10 @@ class Proxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._server = self._call(asyncio.start_server(self._serve, LOOPBACK, 0))
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._listener = socket.create_server((LOOPBACK, 0), backlog=100)
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        self._call(self._listen())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,14 +75,20 @@ class Proxy:
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._serving += 1
-        try:
-            await self._connect(reader, writer)
-        finally:
-            self._serving -= 1
+    async def _listen(self) -> None:
+        self._loop.add_reader(self._listener, self._accept)
 
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self) -> None:
+        # asyncio's own server says of a connection only ticks later that it has accepted it, and
+        # what it has accepted when the proxy ends would be left open.
+        with suppress(BlockingIOError, ConnectionAbortedError):
+            accepted, _ = self._listener.accept()
+            task = self._loop.create_task(self._serve(accepted))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, accepted: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=accepted)
         self.connections += 1
         if self.refusing:
             _reset(writer)
@@ -143,10 +151,9 @@ class Proxy:
             client.write_eof()
 
     async def _end(self) -> None:
-        self._server.close()
-        await asyncio.sleep(0.01)  # what was accepted just now begins to be served
-        await self._abort_all()
-        while self._open or self._serving:
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        while self._serving:
             await self._abort_all()
             await asyncio.sleep(0.001)
 
