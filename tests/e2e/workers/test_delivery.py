@@ -167,6 +167,12 @@ def test_whatever_a_handler_raises_is_its_own_trouble(system, behaviour, trace) 
 
 def test_a_handler_that_hangs_is_ended_and_tried_again(system) -> None:
     running = system(BEHAVIOUR="hang")
+
+    def counted() -> str:
+        return requests.get(f"http://127.0.0.1:{running.port}/metrics", timeout=120).text
+
+    # Of a process that it has never seen, the page does not add what is older than a minute.
+    running.wait_until(lambda: 'processes{role="worker"} 1.0' in counted())
     session = running.verify()
     event = running.settled(session)
 
@@ -174,9 +180,8 @@ def test_a_handler_that_hangs_is_ended_and_tried_again(system) -> None:
     (line,) = running.lines("handler_timeout")
     assert (line["handler"], line["event_id"]) == ("effects.second", event["id"])
     assert line["session_id"] == session
-    counted = requests.get(f"http://127.0.0.1:{running.port}/metrics", timeout=120).text
     # The process that timed out has written its counts before it left.
-    assert 'handler_runs_total{handler="effects.second",status="retry"} 1.0' in counted
+    assert 'handler_runs_total{handler="effects.second",status="retry"} 1.0' in counted()
     assert running.words("first") == ["done"]
 
 

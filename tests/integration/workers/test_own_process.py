@@ -195,13 +195,11 @@ def test_and_whichever_signal(handler, beside, effects, number) -> None:
 
 @pytest.mark.parametrize("what", ["program", "copy"])
 def test_what_it_leaves_behind_does_not_hide_that_it_died(handler, beside, effects, what) -> None:
-    began = time.monotonic()
     try:
-        with pytest.raises(Failed, match="exit code 3"):
+        with pytest.raises(Failed, match="exit code 3"):  # and no timeout
             run(beside(), handler, f"leave a {what}")
     finally:
         os.kill(int(effects.with_name("effects.left").read_text()), signal.SIGKILL)
-    assert time.monotonic() < began + handler.timeout / 2
 
 
 @pytest.mark.parametrize(
