@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import select
+import signal
 import socket
 import threading
 import time
@@ -327,6 +329,29 @@ def test_what_connects_after_sigterm_is_answered_and_told_that_it_is_the_last(
         answer = b"".join(iter(lambda: late.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_a_whole_crowd_that_has_connected_before_the_end_is_answered(
+    new_receiver, server, redis, children
+) -> None:
+    """The kernel has accepted them; the process stood still, and comes back only to end."""
+    receiver = new_receiver(REDIS_URL=server.url, DRAIN_SECONDS="0")
+    (worker,) = children(receiver.process.pid)
+    os.kill(worker, signal.SIGSTOP)
+    receiver.process.terminate()
+    with ExitStack() as open_ones:
+        crowd = [open_ones.enter_context(receiver.connect()) for _ in range(5 * CROWD)]
+        for number, connection in enumerate(crowd):
+            body = receiver.event(f"evt_{number}")
+            length, signed = f"Content-Length: {len(body)}", receiver.sign(body)
+            connection.sendall(receiver.request(body, length, f"Stripe-Signature: {signed}"))
+        os.kill(worker, signal.SIGCONT)
+        answers = [b"".join(iter(lambda c=each: c.recv(4096), b"")) for each in crowd]
+    statuses = [answer.split()[1] for answer in answers]
+    # On a busy machine Redis may take longer than it has for them.
+    assert set(statuses) <= {b"200", b"503"}
+    assert statuses.count(b"200") <= redis.zcard("iw:due")
+    assert receiver.process.wait(120) == 0
 
 
 @pytest.mark.parametrize(

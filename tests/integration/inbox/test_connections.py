@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import redis as redis_py
 from redis import Redis
+from redis.connection import AbstractConnection
 
 from service import connection
-from service.inbox import Limits, Pipeline, Reply
-from service.inbox.connections import Connections
+from service.inbox import Limits, Pipeline, Reply, connections
+from service.inbox.connections import Connections, read_reply
 from service.inbox.scripts import Scripts, script
 from service.settings import Settings
 from tests.chaos.proxy import Proxy
@@ -143,6 +144,23 @@ def test_a_server_that_hangs_is_waited_for_once(new_server: Callable[..., Server
     assert time.monotonic() - began < 15, "together, not one after another"
     own.thaw()
     assert asker.run("echo", "b") == b"b", "no reply of before is taken for this one"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, RuntimeError])
+def test_whatever_ends_the_reading_the_next_pipeline_gets_its_own_replies(
+    asker: Asker, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """A signal handler may raise between two replies, and any line for want of memory."""
+
+    def read_one(connection: AbstractConnection) -> Any:
+        read_reply(connection)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(connections, "read_reply", read_one)
+        with pytest.raises(error):
+            asker.send(("echo", "a"), ("echo", "b"))
+    assert asker.run("echo", "c") == b"c"
 
 
 def test_a_primary_that_became_a_replica_is_connected_anew(
