@@ -488,20 +488,18 @@ NESTED = {
 
 @pytest.mark.parametrize("inner", NESTED.values(), ids=NESTED)
 @pytest.mark.parametrize("how", FORMS)
-def test_one_inside_of_another_is_refused_at_once(how, inner, engine) -> None:
+def test_one_inside_of_another_is_refused(how, inner, engine) -> None:
     """PostgreSQL would wait for ever for the first, and SQLite until its limit."""
 
     def effect(db: Any) -> None:
         add(db)
         inner(engine, db)
 
-    began = time.monotonic()
     with (
         pytest.raises(Misuse, match=r"inside of the function below another v\.once"),
         opened(engine, how) as database,
     ):
         once(database, "k")(effect)
-    assert time.monotonic() - began < 3
     assert effects(engine) == []
     assert [once(engine, key)(add) for key in ("k", "other")] == [True, True]
 
