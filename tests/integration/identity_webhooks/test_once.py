@@ -669,20 +669,22 @@ DJANGO = """
 import sys
 import django
 from django.conf import settings
-settings.configure(DATABASES={"default": %(database)s}, USE_TZ=True)
+other = {"ENGINE": "django.db.backends.sqlite3", "NAME": "%(folder)s/other.db"}
+settings.configure(DATABASES={"default": %(database)s, "other": other}, USE_TZ=True)
 django.setup()
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection, connections, transaction
 from identity_webhooks.handlers import Misuse, Retry
 from identity_webhooks.once import create_table, once
 
-with connection.cursor() as cursor:
-    cursor.execute("DROP TABLE IF EXISTS identity_webhooks_once")
-    cursor.execute("DROP TABLE IF EXISTS effects")
-    cursor.execute("CREATE TABLE effects (word VARCHAR(100))")
-create_table(connection)
+for each in connections.all():
+    with each.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS identity_webhooks_once")
+        cursor.execute("DROP TABLE IF EXISTS effects")
+        cursor.execute("CREATE TABLE effects (word VARCHAR(100))")
+    create_table(each)
 
-def count():
-    with connection.cursor() as cursor:
+def count(db=connection):
+    with db.cursor() as cursor:
         cursor.execute("SELECT COUNT(*) FROM effects")
         return cursor.fetchone()[0]
 
@@ -726,6 +728,14 @@ def autocommit_off():
         transaction.rollback()
         transaction.set_autocommit(True)
 
+def another_database():
+    there = connections["other"]
+    try:
+        once("other", "k")(fail)
+    except ValueError:
+        undone = count(there)
+    return [undone, once("other", "k")(effect), once(there, "k")(effect), count(there)]
+
 def in_a_test():
     from django.test import TestCase
     class Test(TestCase):
@@ -767,6 +777,7 @@ forms = {
     "one in another": lambda: once("default", "k")(inner),
     "Retry not raised": lambda: once("default", "k")(unraised),
     "no table": no_table,
+    "another database": another_database,
     "in a test": in_a_test,
 }
 for name, form in forms.items():
@@ -795,6 +806,7 @@ DJANGO_FORMS = {
     " rollback to v.once, and raise to undo | 0 | True | 1",
     "commit": "TransactionManagementError: This is forbidden when an 'atomic' block is active."
     " | 0 | True | 1",
+    "another database": "[0, True, False, 1] | 0 | True | 1",
     "in a test": "[True, False, 1] | 0 | True | 1",
     "one in another": "Misuse: v.once is used inside of the function below another v.once, and the"
     " one would be committed without the other: write both effects into one function, or one v.once"
@@ -815,7 +827,7 @@ def test_django(vendor, tmp_path, request) -> None:
         database = {"NAME": name, "USER": "tester", "HOST": "127.0.0.1", "PORT": port}
     database["ENGINE"] = f"django.db.backends.{vendor}"
     done = subprocess.run(
-        [sys.executable, "-c", DJANGO % {"database": database}],
+        [sys.executable, "-c", DJANGO % {"database": database, "folder": tmp_path}],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -234,6 +234,21 @@ class TestDead:
         assert told == had
         assert (event.key in had) == (form == "snapshot")
 
+    def test_is_told_before_the_event_is_settled(self, desk) -> None:
+        """So that it is told again when the process dies there."""
+        states = []
+
+        @on("verified")
+        def failing(v: Verification) -> None:
+            raise Discard("no such user")
+
+        @on_dead
+        def look(dead: Dead) -> None:
+            states.append(desk.record(dead.event).state)
+
+        self.settle(desk, failing, look)
+        assert states == ["pending"]
+
     def test_is_not_told_of_what_was_done(self, desk) -> None:
         @on("verified")
         def fine(v: Verification) -> None: ...

@@ -780,7 +780,8 @@ class TestOpened:
     def test_is_refused(self, source, words, write_with, request) -> None:
         postgres = request.getfixturevalue("postgres") if "{postgres}" in source else ""
         write_with(source, postgres)
-        (said,) = refusal("acme")
+        said, *others = refusal("acme")
+        assert others == []
         assert said.startswith(f"HANDLERS acme: {words.format(**self.names)}")
         assert re.sub(r" \(\S+:\d+\)$", "", said).endswith(
             "when it is imported, which the process that runs handlers would not have: do it in a"

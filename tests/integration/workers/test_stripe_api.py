@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import threading
 import time
+from base64 import b64decode
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, get_args
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -55,6 +59,32 @@ def test_so_has_that_of_a_proxy(what, drip, monkeypatch) -> None:
     began = time.monotonic()
     refused(lambda: api.retrieve_session("vs_1"))
     assert 0.4 < time.monotonic() - began < PATIENCE
+
+
+@pytest.mark.parametrize("password", ["p", "p@q", "p/q", "p:q", "p%40q", "p+q", "p q", "é", "€"])
+def test_what_is_escaped_in_the_url_of_a_proxy_is_sent_as_it_is(password, monkeypatch) -> None:
+    """As curl does it: the bytes that are written there, in UTF-8."""
+    heads = []
+
+    def refuse() -> None:
+        with closing(server.accept()[0]) as connection:
+            heads.append(connection.recv(65_536))
+            connection.sendall(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        there = f"127.0.0.1:{server.getsockname()[1]}"
+        user = f"{quote('us@er', safe='')}:{quote(password, safe='')}"
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{user}@{there}")
+        monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 0)
+        api = StripeApi("sk_test_workers", base="https://stripe.test", retries=0)
+        refused(lambda: api.retrieve_session("vs_1"))
+        thread.join()
+    sent = re.search(rb"Proxy-Authorization: Basic (\S+)", heads[0], re.IGNORECASE)
+    assert sent
+    assert b64decode(sent[1]).decode() == f"us@er:{password}"
 
 
 def test_the_limit_of_one_answer_is_not_that_of_the_next_request(sandbox, monkeypatch) -> None:
