@@ -3,8 +3,8 @@
 A mutant gets the tests that run its line, or call a script with its line, in their own process
 (`covering.py`); those of its own suite come first. What passes, or has none, gets the checks of
 `make test`: the tests of the repository, mypy and ruff. What passes these gets the suites that
-`targets.py` names for its file, one after another: all of them when no test runs the line, or when
-it runs at import, else those that start processes. All without the walks, as `make test` runs them.
+`targets.py` names for its file, one after another: all of them when no test runs the line, too many
+do, or it runs at import, else those that start processes. All without the walks, as in `make test`.
 
 A mutant is noticed when one of these fails, a test takes more than a minute, or all together more
 than five times as long as without a fault. Results are kept in var/mutants, so that an interrupted
@@ -108,8 +108,8 @@ CHECKS = (
 )
 """What else `make test` runs; a few seconds."""
 SECONDS = 150.0
-"""What the tests of one mutant take together, at most: some lines are run by a thousand. What
-survives these may be noticed by others."""
+"""What the tests of one mutant take together, at most: some lines are run by a thousand. Where that
+leaves some out, the suites are asked as well."""
 
 
 class Trees:
@@ -326,8 +326,9 @@ class Stages:
 
     def suites(self, mutant: Mutant) -> Iterator[Stage]:
         """Yield the suites for its file, each after it has passed without a fault."""
-        # Those that run a line were asked. What runs at import is read by tests that call nothing.
-        asked = bool(self.tests(mutant))
+        # Were all that run the line asked? What runs at import is read by tests that call nothing.
+        tests = self.tests(mutant)
+        asked = 0 < sum(self._covering.seconds[test] for test in tests) <= SECONDS
         if asked and mutant.file.endswith(".py"):
             asked = not covering.runs_at_import((ROOT / mutant.file).read_text(), mutant.line)
         for name in _suites(mutant.file):

@@ -684,6 +684,10 @@ MEANWHILE = {
         inbox.save_progress(claim, "a.b", Progress("retry", 1, reason="failed: E")),
         inbox.release(claim, 0, "handlers wait for their retry"),
     ),
+    "a handler is done, which is told with the end": lambda inbox, claim: (
+        save_progress_at_end(claim, "a.b", Progress("done")),
+        inbox.release(claim, 0, "handlers wait for their retry"),
+    ),
     "it dies and is replayed": lambda inbox, claim: (
         inbox.finish(claim, "dead", outcome="", reason="a.b: failed: its process died"),
         inbox.replay("evt_1"),

@@ -23,6 +23,7 @@ from redis.connection import AbstractConnection
 
 from identity_webhooks.event import Event
 from service import inbox as inbox_package
+from service.connection import TIMEOUT
 from service.inbox import Claim, Inbox, Pipeline, Progress, Reply, keys
 from service.inbox.pipeline import Limits, Memory
 from service.inbox.scripts import Scripts, sources
@@ -339,6 +340,16 @@ def test_and_every_script_is_among_them(redis, pass_time) -> None:
     files = {path.stem for path in LUA.glob("*.lua")}
     # What a process says of itself is written over each time, and nothing hangs on the answer.
     assert asked | {"report"} == set(sources()) == files - {"lib", "once"}
+
+
+def test_an_answer_is_kept_until_it_is_asked_for_again(redis) -> None:
+    """After a reply that did not come in time, on a connection that took as long to come."""
+    inbox = Inbox(redis)
+    inbox.accept(event("a"))
+    (claim,) = inbox.claim()
+    inbox.finish(claim, "done", outcome="verified")
+    kept = [redis.pttl(key) for key in redis.keys("iw:answer:*")]
+    assert min(kept) > 2 * TIMEOUT * 1000
 
 
 def test_a_claim_that_nobody_heard_of_is_that_of_the_next_who_claims(redis, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,6 +17,7 @@ from service import findings
 from service.inbox import AcceptResult, Reply
 from service.limits import ACCEPT_DEADLINE
 from service.redis_errors import UnsafeRedis
+from service.server import redis_link
 from service.server.redis_link import RedisLink
 from service.settings import Settings
 from tests.chaos.proxy import Proxy
@@ -151,6 +153,47 @@ def test_a_server_that_hangs_is_waited_for_once(new_server: Callable[..., Server
         assert await faults(link) == []
 
     with_link(use, own.url)
+
+
+def test_what_a_connection_took_with_it_is_sent_again_in_order(
+    server: Server, redis: Redis
+) -> None:
+    async def use(_: RedisLink, accept: Accept) -> None:
+        assert await accept(1) is AcceptResult.NEW
+        proxy.delay = 1  # before the next ones arrive it is cut
+        sent = [asyncio.create_task(accept(number)) for number in range(2, 6)]
+        await asyncio.sleep(0.05)
+        proxy.delay = 0
+        await asyncio.to_thread(proxy.cut)
+        assert set(await asyncio.gather(*sent)) == {AcceptResult.NEW}
+
+    with Proxy(server.port) as proxy:
+        with_link(use, f"redis://127.0.0.1:{proxy.port}/0")
+    queued = [id_.decode() for id_ in redis.lrange("rq:queue:identity", 0, -1)]
+    assert [id_.rpartition("-")[0] for id_ in queued] == [f"evt_{n}" for n in range(1, 6)]
+
+
+def test_one_connection_is_opened_however_long_that_takes(
+    server: Server, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, open_now = [], threading.Event(), redis_link._Opened.open
+
+    def slowly(*given: Any) -> Any:
+        begun.append(given)
+        assert go_on.wait(120)
+        return open_now(*given)
+
+    async def use(_: RedisLink, accept: Accept) -> None:
+        for number in range(3):  # the first at its deadline, the others at once
+            with pytest.raises(redis_py.RedisError):
+                await accept(number)
+        await asyncio.sleep(2 * redis_link.RETRY_PERIOD)
+        go_on.set()
+        await until(accept, 1, {AcceptResult.NEW, AcceptResult.PENDING})
+        assert len(begun) == 1
+
+    monkeypatch.setattr(redis_link._Opened, "open", slowly)
+    with_link(use, server.url)
 
 
 def test_a_new_connection_gives_no_delivery_more_time(server: Server, redis: Redis) -> None:

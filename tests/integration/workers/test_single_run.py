@@ -127,7 +127,9 @@ def test_it_is_of_one_account_and_of_one_plugin(behave, run, sandbox, tmp_path: 
     of_shop = ("--handler", "shop.grant", "--json")
     env = {"HANDLERS": "shop,other", "STOPPED": str(stopped), "BEHAVE": behave}
     done = run(session.id, *of_shop, "--account", "acct_1Single", **env)
-    assert json.loads(done.stdout)["status"] == ("retry" if behave else "done"), done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["status"] == ("retry" if behave else "done"), done.stderr
+    assert answer["text"].endswith("no account for [personal]" if behave else "")
     assert stopped.read_text() == "shop", "its on_stop is called, however it ended"
     assert "another plugin" not in done.stdout + done.stderr
     stopped.unlink()

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from service.limits import ANSWER_DEADLINE, KEEP_ALIVE, LINGER, READ_DEADLINE, SEND_DEADLINE
+from service.limits import (
+    ANSWER_DEADLINE,
+    KEEP_ALIVE,
+    LINGER,
+    MAX_WAITING_PAGES,
+    READ_DEADLINE,
+    SEND_DEADLINE,
+)
 from service.server.client import Client
 from service.server.http import Exchange, Refusal, Response
 from service.server.worker import _Server
@@ -29,6 +36,7 @@ class World:
         self.asked: list[Exchange] = []
         self.sent = b""
         self.ended = ""
+        self.reads = True
         self.client = Client(self, self)  # type: ignore[arg-type]
         self.client.connection_made(self)  # type: ignore[arg-type]
 
@@ -60,8 +68,13 @@ class World:
         return "127.0.0.1", 1
 
     def relieve(self) -> None: ...
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
     def set_write_buffer_limits(self, high: int) -> None: ...
 
     def receive(self, data: bytes, after: float = 0) -> None:
@@ -189,6 +202,44 @@ def test_requests_of_a_client_are_seen_to_one_after_another_and_none_once_it_lef
     assert len(world.asked) == 3
 
 
+@pytest.mark.parametrize("waiting", [1, 3])
+def test_one_that_reads_slowly_gets_the_next_answer_when_it_has_read_the_one_before(
+    waiting: int,
+) -> None:
+    world = World()
+    world.receive(GET * (1 + waiting))
+    for number in range(waiting):
+        world.client.pause_writing()
+        world.answer()
+        assert (len(world.asked), world.reads) == (1 + number, False)
+        world.client.resume_writing()
+        assert (len(world.asked), world.reads) == (2 + number, number + 1 == waiting)
+
+
+LAST: dict[str, Callable[[World], Any]] = {
+    "its last request is answered": linger,
+    "the server has no more for it": lambda w: (answered(w), w.client.close()),
+    "nothing came": lambda w: w.client.expire(),
+    "it was too slow": lambda w: (w.receive(BEGUN), w.client.expire()),
+    "others waited behind it": lambda w: (
+        w.receive(GET * 3),
+        w.client.retire(),
+        w.answer(),
+    ),
+}
+
+
+@pytest.mark.parametrize("reach", LAST.values(), ids=LAST)
+def test_what_is_still_sent_at_the_end_is_read_and_thrown_away(reach) -> None:
+    """Else the kernel answers it with a reset, and the client loses what it was told."""
+    world = World()
+    reach(world)
+    assert (world.ended, world.reads) == ("closed", True)
+    told = world.sent
+    world.receive(GET)
+    assert (world.sent, world.ended) == (told, "closed")
+
+
 @pytest.mark.parametrize(("clients", "goes"), [(20, 2), (8, 1), (1, 0)])
 def test_of_a_full_house_who_is_silent_longest_goes_and_no_delivery(clients, goes) -> None:
     """Half of them, the longest silent among these, have a delivery under way."""
@@ -237,6 +288,40 @@ def test_one_that_was_full_listens_again_when_it_may(
     with pytest.raises(RuntimeError, match="no running event loop"):  # where it would sleep
         server._keep_house().send(None)
     assert bool(asked) == (not listening and not stopping and not paused)
+
+
+WHO_ANSWERS = {
+    "POST /webhooks/stripe": "delivery",
+    "POST /webhooks%2Fstripe": "delivery",
+    "GET /webhooks/stripe": "page",
+    "GET /readyz": "readiness",
+    "HEAD /readyz": "readiness",
+    "POST /readyz": "page",
+    "GET /healthz": "the loop",
+    "HEAD /healthz": "the loop",
+    "POST /healthz": "page",
+    "GET /metrics": "page",
+    "GET /console/": "page",
+    "POST /nowhere": "page",
+}
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("line", "who"), WHO_ANSWERS.items())
+def test_while_pages_wait_deliveries_and_checks_are_answered(line, who, full) -> None:
+    world, pages, asked = World(), [], []
+    server: Any = object.__new__(_Server)
+    server._web, server._deliveries, server._loop = True, deque(), world
+    server._decide = lambda: asked.append("delivery")
+    server._check_readiness = lambda *_: asked.append("readiness")
+    waiting = MAX_WAITING_PAGES - (not full)
+    server._pages = SimpleNamespace(qsize=lambda: waiting, put=pages.append)
+    world.receive(f"{line} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+    server.dispatch(world.client, world.asked[-1])
+    status = world.sent[9:12].decode()
+    expected = {"page": [] if full else ["page"], "the loop": []}.get(who, [who])
+    assert asked + ["page"] * len(pages) == expected
+    assert status == {"page": "503" if full else "", "the loop": "200"}.get(who, "")
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
