@@ -122,6 +122,17 @@ def test_each_state_has_its_problem_and_no_other(alert, changed, said) -> None:
     assert problem.cure
 
 
+SEEN = [(alert, changed["seen"]) for alert, changed, _ in STATES if "seen" in changed]
+
+
+@pytest.mark.parametrize(("alert", "seen"), SEEN)
+def test_what_was_seen_long_ago_is_no_news_and_hides_none(alert, seen) -> None:
+    before = {name: 1e6 for _, each in SEEN for name in each}
+    assert problems(seen=before) == []
+    (problem,) = problems(seen=before | seen)
+    assert problem.alert == alert
+
+
 def test_what_ends_a_wait_is_said() -> None:
     (paused,) = problems(paused=("by ann", 50.0))
     assert "events resume" in paused.cure
