@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
+from stripe.identity import VerificationSession
 
 from identity_webhooks import REASONS
 from identity_webhooks.testing import conformance, run, verification
@@ -152,6 +153,15 @@ def test_what_is_told_is_what_happened(outcome: str, livemode: bool, receiver: R
         "user_can_retry": again,
         "redacted": outcome == "redacted",
     }
+
+
+def test_a_session_that_was_redacted_since_is_told_as_such(receiver: Receiver) -> None:
+    v = verification("verified")
+    redacted = v.session.to_dict() | {"redaction": {"status": "redacted"}}
+    v = replace(v, session=VerificationSession.construct_from(redacted, None))
+    assert run(forward(receiver.url).send, v).status == "done"
+    (message,) = receiver.verified()
+    assert (message["data"]["outcome"], message["data"]["redacted"]) == ("verified", True)
 
 
 def test_an_event_has_one_id_however_often_and_wherever_it_is_sent(start) -> None:
