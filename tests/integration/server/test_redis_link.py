@@ -230,6 +230,25 @@ def test_a_hang_is_noticed_while_nothing_is_delivered(new_server: Callable[..., 
     with_link(use, own.url)
 
 
+def test_a_connection_that_is_given_up_is_closed(new_server: Callable[..., Server]) -> None:
+    """What it answers later is no answer to what is sent on the next one."""
+    own = new_server()
+
+    async def use(link: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        given_up = link._connection
+        own.freeze()
+        with pytest.raises(redis_py.TimeoutError):
+            await accept(2)
+        assert given_up is not None
+        assert given_up._closed
+        own.thaw()
+        await until(accept, 3, {AcceptResult.NEW, AcceptResult.PENDING})
+        assert await accept(3) is AcceptResult.PENDING
+
+    with_link(use, own.url)
+
+
 def test_a_hang_is_not_explained_by_what_was_wrong_before(
     new_server: Callable[..., Server],
 ) -> None:

@@ -118,6 +118,18 @@ def test_idle_ones_are_closed_but_the_one_in_use(redis, settings, monkeypatch) -
             pool.release(each)  # as many as before may be had
 
 
+def test_the_last_one_used_is_the_next(settings) -> None:
+    """So that those there are too many of are idle, and closed."""
+    with connection.connect(settings, 3) as client:
+        pool = client.connection_pool
+        first, second, third = (pool.get_connection() for _ in range(3))
+        for each in (second, third, first):
+            pool.release(each)
+        assert [pool.get_connection() for _ in range(2)] == [first, third]
+        pool.release(third)
+        assert pool.get_connection() is third
+
+
 def test_a_forked_process_has_connections_of_its_own(settings) -> None:
     with connection.connect(settings, 1) as client:
         mine = client.client_id()

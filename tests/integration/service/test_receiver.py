@@ -102,6 +102,17 @@ def test_what_redis_fails_with(error, reason, receiver, metrics, said) -> None:
     assert metrics.counts() == {f"deliveries|{reason}": 1}
 
 
+@pytest.mark.parametrize("body", [b"", b"{}", b"{", b"\xff", b"[" * 100], ids=repr)
+@pytest.mark.parametrize("proven", [False, True])
+def test_a_body_is_read_when_it_is_proven_whose_it_is(body, proven, receiver, metrics) -> None:
+    now = int(time.time())
+    signed = sign(body, KEY, now=now) if proven else f"t={now},v1={'0' * 64}"
+    reason = "malformed_event" if proven else "signature_mismatch"
+    assert receiver.decide(body, signed).content["error"] == reason
+    verified = {"verified_with|default": 1} if proven else {}
+    assert metrics.counts() == {f"refusals|{reason}": 1} | verified
+
+
 @pytest.mark.parametrize("answer", ["ignored", "other_mode"])
 def test_what_is_not_ours_is_counted_and_a_mode_is_said(answer, receiver, metrics, said) -> None:
     body = {

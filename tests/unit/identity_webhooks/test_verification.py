@@ -13,6 +13,7 @@ import yaml
 from stripe.identity import VerificationSession
 
 from identity_webhooks.event import KINDS, Event
+from identity_webhooks.testing import verification
 from identity_webhooks.verification import SENSITIVE, Need, Outcome, Sensitive, Verification
 
 # Every code of the API's schema (2026-10-28.endive).
@@ -156,6 +157,14 @@ class TestSensitive:
         sensitive = Sensitive({"dob": self.DOB, "id_number": canary})
         assert repr(sensitive) == str(sensitive) == "<Sensitive: dob, id_number>"
         assert repr(Sensitive({})) == "<Sensitive: nothing declared>"
+
+    @pytest.mark.parametrize("shown", [repr, str, "{}".format])
+    def test_neither_does_that_of_a_verification_show_a_person(self, shown, canary) -> None:
+        v = verification("verified", first_name=canary, dob=self.DOB, metadata={"note": canary})
+        assert v.report
+        assert canary in str(v.report.to_dict())
+        assert canary not in shown(v)
+        assert str(self.DOB.year) not in shown(v)
 
     def test_it_can_be_copied(self) -> None:
         sensitive = Sensitive({"dob": self.DOB})

@@ -535,6 +535,8 @@ class TestFaults:
             (f"http://a.example/{MARKER}", "should start with https:// (FORWARD_PRIVATE=1 allows"),
             (f"HTTP://a.example/{MARKER}", "should start with https:// (FORWARD_PRIVATE=1 allows"),
             (f"hTTp://a.example/{MARKER}", "should start with https:// (FORWARD_PRIVATE=1 allows"),
+            (f"https://b.example,http://a.example/{MARKER}", "should start with https:// (FORWARD"),
+            (f"http://a.example/{MARKER},https://b.example", "should start with https:// (FORWARD"),
             (f"https://./{MARKER}", "URL 1 cannot be read: its host is no name"),
             (f"https://{MARKER}..example", "URL 1 cannot be read: its host is no name"),
             (f"https://a.example:0/{MARKER}", "URL 1 cannot be read: its port is no number"),

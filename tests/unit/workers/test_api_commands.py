@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
+from unittest.mock import Mock
+from unittest.mock import call as mock_call
 
 import click
 import pytest
+from click.testing import CliRunner
 from stripe._request_options import RequestOptions
 from stripe.params import identity
 
@@ -72,6 +77,49 @@ def test_what_is_given_is_what_stripe_is_asked() -> None:
         "expand": ["last_verification_report"],
         "verification_flow": "vf_1",
     }
+
+
+ASKED: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "sessions create": ("create_session", [{"type": "document"}], {}),
+    "sessions create --type id_number": ("create_session", [{"type": "id_number"}], {}),
+    "sessions create --verification-flow vf_1": (
+        "create_session",
+        [{"verification_flow": "vf_1"}],
+        {},
+    ),
+    "sessions update vs_1 --metadata a=": ("update_session", ["vs_1", {"metadata": {"a": ""}}], {}),
+    "sessions list --status verified": (
+        "list_sessions",
+        [{"status": "verified", "limit": 10}],
+        {},
+    ),
+    "reports list --session vs_1": (
+        "list_reports",
+        [{"verification_session": "vs_1", "limit": 10}],
+        {},
+    ),
+    "sessions retrieve vs_1 --expand x": ("retrieve_session", ["vs_1"], {"expand": ("x",)}),
+    "sessions cancel vs_1 --expand x": ("cancel_session", ["vs_1"], {"expand": ("x",)}),
+    "sessions redact vs_1 --yes --expand x": ("redact_session", ["vs_1"], {"expand": ("x",)}),
+    "reports retrieve vr_1 --expand x": ("retrieve_report", ["vr_1"], {"expand": ("x",)}),
+}
+
+
+@pytest.mark.parametrize("account", [None, "acct_1"])
+@pytest.mark.parametrize("line", ASKED)
+def test_each_command_makes_one_call_with_what_was_given_and_no_more(
+    line, account, monkeypatch
+) -> None:
+    calls: list[Callable[[Any], Any]] = []
+    monkeypatch.setattr(api_commands, "_ask", calls.append)
+    group, name, *arguments = line.split()
+    more = ["--account", account] if account else []
+    done = CliRunner().invoke(COMMANDS[f"{group} {name}"], arguments + more)
+    assert done.exit_code == 0, done.output
+    (call,), api = calls, Mock()
+    call(api)
+    method, given, named = ASKED[line]
+    assert api.method_calls == [getattr(mock_call, method)(*given, **named, account=account)]
 
 
 def test_times_are_utc_and_what_a_list_expands_is_in_its_data() -> None:

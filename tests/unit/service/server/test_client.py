@@ -14,6 +14,8 @@ from service.limits import (
     ANSWER_DEADLINE,
     KEEP_ALIVE,
     LINGER,
+    MAX_CONNECTIONS,
+    MAX_HELD,
     MAX_WAITING_PAGES,
     READ_DEADLINE,
     SEND_DEADLINE,
@@ -252,6 +254,42 @@ def test_of_a_full_house_who_is_silent_longest_goes_and_no_delivery(clients, goe
     assert server._drop_some() == (goes > 0)
     dropped = [n for n, world in enumerate(worlds) if world.ended == "dropped"]
     assert dropped == [1, 3, 5][:goes]
+
+
+@pytest.mark.parametrize(
+    ("delivers", "gone"), [(0, []), (2, ["most"]), (9, ["most", "some"])], ids=str
+)
+def test_who_holds_most_goes_first_until_half_of_the_memory_is_free(delivers, gone) -> None:
+    """A delivery stays, and so does who holds no more than a share."""
+    held = {"a share": MAX_HELD // MAX_CONNECTIONS, "some": 3 << 20, "most": 5 << 20}
+    held |= {"delivers": delivers << 20}
+    worlds = {name: World() for name in held}
+    server: Any = object.__new__(_Server)
+    server.clients, server.held = {world.client for world in worlds.values()}, sum(held.values())
+    server.held -= held["a share"] * (not delivers)  # then it is half of it
+    for name, world in worlds.items():
+        world.client._server, world.client.held = server, held[name]
+        world.client.delivers = name == "delivers"
+    server.relieve()
+    assert sorted(name for name, world in worlds.items() if world.ended) == gone
+
+
+@pytest.mark.parametrize("parent", [os.getppid(), os.getppid() + 1, 1], ids=["its", "other", "1"])
+def test_one_whose_master_is_gone_ends(parent, monkeypatch) -> None:
+    """Whoever has taken it over: that need not be process 1, and process 1 may be the master."""
+    for master in (os.getppid(), 1):
+        monkeypatch.setattr(os, "getppid", lambda: parent)
+        ended: list[bool] = []
+        server: Any = object.__new__(_Server)
+        server._loop = SimpleNamespace(time=lambda: 100.0)
+        server._stop = SimpleNamespace(is_set=lambda: False)
+        server._worker = SimpleNamespace(notify=lambda: None, ppid=master)
+        server._listening, server._paused_until, server.clients = True, 0.0, set()
+        server._quit = lambda ended=ended: ended.append(True)
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            server._keep_house().send(None)
+        assert bool(ended) == (master != parent)
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("answers", [0, 1, 2])

@@ -46,6 +46,10 @@ WHOLE = {
         b"hello",
     ),
     "in chunks": (chunked(b"hel", b"lo"), b"hello"),
+    "in chunks, in other letters": (
+        POST + b"transfer-encoding: Chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+        b"x",
+    ),
     "in chunks with an extension": (
         POST + b"Transfer-Encoding: chunked\r\n\r\n1;a=b\r\nx\r\n0\r\n\r\n",
         b"x",
@@ -67,6 +71,25 @@ def test_a_request_is_taken_whole(stream: bytes, body: bytes) -> None:
     assert refusal is None
     assert exchange.request.body == body
     assert read(stream[:-1])[0] == [], "and not before its last byte"
+
+
+LAST = {
+    "a client that asks for it": b"Connection: close\r\n",
+    # What follows would be in the protocol that is offered.
+    "one that offers an upgrade": b"Connection: Upgrade\r\nUpgrade: h2c\r\n",
+    "curl --http2": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n",
+}
+
+
+@pytest.mark.parametrize("lines", LAST.values(), ids=LAST)
+def test_a_connection_that_reads_no_more_requests_says_so(lines: bytes) -> None:
+    ends = connection()
+    (exchange,), refusal = ends.receive(GET[:-2] + lines + b"\r\n" + GET)
+    assert refusal is None
+    ends.respond(exchange, Response(200))
+    output = ends.take_output()
+    assert output.count(b"HTTP/1.1 200") == output.count(b"Connection: close") == 1
+    assert ends.finished
 
 
 REFUSED: dict[str, tuple[bytes, int, str]] = {
