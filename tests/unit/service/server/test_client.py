@@ -328,6 +328,25 @@ def test_one_that_was_full_listens_again_when_it_may(
     assert bool(asked) == (not listening and not stopping and not paused)
 
 
+@pytest.mark.parametrize("waiting", [0, 1, 8, 9, 300])
+def test_all_that_wait_to_be_accepted_are_accepted_before_the_listener_ends(waiting) -> None:
+    """The kernel has taken them for us, and would reset them."""
+    said: list[str] = []
+
+    def accept_one(_: object) -> bool:
+        said.append("asked")
+        return len(said) <= waiting
+
+    server: Any = object.__new__(_Server)
+    listener = SimpleNamespace(close=lambda: said.append("closed"))
+    server._web, server._listening, server._loop = None, set(), SimpleNamespace(time=lambda: 1.0)
+    server._worker = SimpleNamespace(sockets=[listener])
+    server.clients, server._opening, server._accept_one = set(), set(), accept_one
+    with pytest.raises(StopIteration):
+        server._drain().send(None)
+    assert said == ["asked"] * (waiting + 1) + ["closed"]
+
+
 WHO_ANSWERS = {
     "POST /webhooks/stripe": "delivery",
     "POST /webhooks%2Fstripe": "delivery",
