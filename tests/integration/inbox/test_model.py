@@ -798,6 +798,8 @@ class InboxMachine(RuleBasedStateMachine):
     @rule(steps=st.integers(2, 12))
     def the_clock_is_set_forward(self, steps: int) -> None:
         """What it was set back before is undone; for the rest, holders get time to renew."""
+        if steps * STEP - self.ahead == STEP:
+            steps += 1  # a millisecond would decide whether the rest is a change of the clock
         self.the_clock_is_set(steps * STEP)
         undone = min(self.ahead, steps * STEP)
         self.ahead -= undone
