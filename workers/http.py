@@ -128,7 +128,7 @@ class PooledClient(stripe.HTTPClient):
         if proxy and there.scheme == "https" and not _is_direct(there.hostname, settings.no_proxy):
             url = proxy.get_secret_value()
             user = parse_url(url).auth
-            # make_headers writes Latin-1: so each byte is sent as it is escaped.
+            # make_headers encodes in Latin-1, so each byte is sent as it is escaped here.
             headers = make_headers(proxy_basic_auth=unquote(user, "latin-1")) if user else None
             self._pool = urllib3.ProxyManager(url, proxy_headers=headers, **options)
         self._pool.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}

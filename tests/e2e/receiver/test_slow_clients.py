@@ -340,7 +340,8 @@ def test_a_whole_crowd_that_has_connected_before_the_end_is_answered(
     os.kill(worker, signal.SIGSTOP)
     receiver.process.terminate()
     with ExitStack() as open_ones:
-        crowd = [open_ones.enter_context(receiver.connect()) for _ in range(3 * CROWD)]
+        # More than it accepts before it knows that it is to end.
+        crowd = [open_ones.enter_context(receiver.connect()) for _ in range(10 * CROWD)]
         for number, connection in enumerate(crowd):
             body = receiver.event(f"evt_{number}")
             length, signed = f"Content-Length: {len(body)}", receiver.sign(body)

@@ -31,7 +31,7 @@ def fill(inbox: Inbox) -> int:
 
 
 def stay_full(client: redis_py.Redis) -> None:
-    """Take a little memory from it: some kB of its clients' buffers it frees as time passes."""
+    """Lower its limit a little: Redis frees some kB of its clients' buffers as time passes."""
     client.config_set("maxmemory", int(0.97 * client.info("memory")["maxmemory"]))
 
 

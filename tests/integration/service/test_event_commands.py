@@ -639,7 +639,7 @@ def test_on_a_full_redis_events_are_listed_and_discarded(new_server, monkeypatch
         die(inbox, accept(inbox, "dead", "vs_dead"), ("p.b", NO_USER))
         with pytest.raises(redis_py.OutOfMemoryError):
             fill(inbox, monkeypatch)
-        # Some kB of its clients' buffers it frees as time passes.
+        # Redis frees some kB of its clients' buffers as time passes.
         client.config_set("maxmemory", int(0.97 * client.info("memory")["maxmemory"]))
         runner = CliRunner(env={"REDIS_URL": server.url})
         listed = runner.invoke(main, ["events", "list", "--state", "dead"])

@@ -16,6 +16,7 @@ from service.processes import FORGOTTEN
 from service.settings import Settings
 from service.survey import survey
 from tests.conftest import wait_until
+from tests.unit.service.test_status import SEEN
 
 COUNTING = """
 import sys
@@ -46,25 +47,14 @@ def total(client, name: str) -> float:
     return sum(each.process.counts.get(name, 0) for each in survey(client).running)
 
 
-# What `status` says by when it was last seen: tests/unit/service/test_status.py.
-LAST_SEEN = [
-    ("deliveries", "ignored"),
-    ("deliveries", "other_mode"),
-    ("refusals", "signature_mismatch"),
-    ("refusals", "signature_expired"),
-    ("refusals", "malformed_header"),
-    ("unknown_paths", "POST"),
-    ("verified_with", "default"),
-    ("reconcile_missed",),
-]
-
-
 def test_when_each_was_last_seen_is_kept_for_those_who_look(redis) -> None:
+    """All that `status` asks for."""
+    series = {"verified_with|default", *(name for _, seen in SEEN for name in seen)}
     metrics = Metrics(redis, "worker")
-    for name, *labels in LAST_SEEN:
-        metrics.count(name, *labels)
+    for each in series:
+        metrics.count(*each.split("|"))
     metrics.end()
-    assert survey(redis).seen.keys() == {"|".join(each) for each in LAST_SEEN}
+    assert survey(redis).seen.keys() == series
 
 
 def test_a_report_costs_one_command_however_much_was_counted(redis, server, metrics) -> None:

@@ -261,12 +261,13 @@ def test_of_a_full_house_who_is_silent_longest_goes_and_no_delivery(clients, goe
 )
 def test_who_holds_most_goes_first_until_half_of_the_memory_is_free(delivers, gone) -> None:
     """A delivery stays, and so does who holds no more than a share."""
-    held = {"a share": MAX_HELD // MAX_CONNECTIONS, "some": 3 << 20, "most": 5 << 20}
-    held |= {"delivers": delivers << 20}
+    share = MAX_HELD // MAX_CONNECTIONS
+    # Without a delivery these hold half of it.
+    held = {"a share": share, "some": 3 << 20, "most": (5 << 20) - share}
+    held["delivers"] = delivers << 20
     worlds = {name: World() for name in held}
     server: Any = object.__new__(_Server)
     server.clients, server.held = {world.client for world in worlds.values()}, sum(held.values())
-    server.held -= held["a share"] * (not delivers)  # then it is half of it
     for name, world in worlds.items():
         world.client._server, world.client.held = server, held[name]
         world.client.delivers = name == "delivers"
@@ -274,22 +275,29 @@ def test_who_holds_most_goes_first_until_half_of_the_memory_is_free(delivers, go
     assert sorted(name for name, world in worlds.items() if world.ended) == gone
 
 
-@pytest.mark.parametrize("parent", [os.getppid(), os.getppid() + 1, 1], ids=["its", "other", "1"])
-def test_one_whose_master_is_gone_ends(parent, monkeypatch) -> None:
+def look_after(
+    *, listening: bool = True, stopping: bool = False, paused: bool = False, master: int = 7
+) -> list[str]:
+    """Have a server of the parent process `master` look after its clients once; what it did."""
+    done: list[str] = []
+    server: Any = object.__new__(_Server)
+    server._loop = SimpleNamespace(time=lambda: 100.0)
+    server._stop = SimpleNamespace(is_set=lambda: stopping)
+    server._worker = SimpleNamespace(notify=lambda: None, ppid=master)
+    server._listening, server._paused_until = listening, 160.0 if paused else 99.0
+    server._listen = lambda: done.append("listen")
+    server._quit = lambda: done.append("quit")
+    server.clients = set()
+    with pytest.raises(RuntimeError, match="no running event loop"):  # where it would sleep
+        server._keep_house().send(None)
+    return done
+
+
+@pytest.mark.parametrize(("master", "parent"), [(7, 7), (7, 8), (7, 1), (1, 1), (1, 8)], ids=str)
+def test_one_whose_master_is_gone_ends(master, parent, monkeypatch) -> None:
     """Whoever has taken it over: that need not be process 1, and process 1 may be the master."""
-    for master in (os.getppid(), 1):
-        monkeypatch.setattr(os, "getppid", lambda: parent)
-        ended: list[bool] = []
-        server: Any = object.__new__(_Server)
-        server._loop = SimpleNamespace(time=lambda: 100.0)
-        server._stop = SimpleNamespace(is_set=lambda: False)
-        server._worker = SimpleNamespace(notify=lambda: None, ppid=master)
-        server._listening, server._paused_until, server.clients = True, 0.0, set()
-        server._quit = lambda ended=ended: ended.append(True)
-        with pytest.raises(RuntimeError, match="no running event loop"):
-            server._keep_house().send(None)
-        assert bool(ended) == (master != parent)
-        monkeypatch.undo()
+    monkeypatch.setattr(os, "getppid", lambda: parent)
+    assert look_after(master=master) == ([] if parent == master else ["quit"])
 
 
 @pytest.mark.parametrize("answers", [0, 1, 2])
@@ -315,17 +323,8 @@ def test_one_that_was_full_listens_again_when_it_may(
     listening: bool, stopping: bool, paused: bool
 ) -> None:
     """Not while it still listens, has no descriptors left, or is about to stop."""
-    asked: list[str] = []
-    server: Any = object.__new__(_Server)
-    server._loop = SimpleNamespace(time=lambda: 100.0)
-    server._stop = SimpleNamespace(is_set=lambda: stopping)
-    server._worker = SimpleNamespace(notify=lambda: None, ppid=os.getppid())
-    server._listening, server._paused_until = listening, 160.0 if paused else 99.0
-    server._listen = lambda: asked.append("listen")
-    server.clients = set()
-    with pytest.raises(RuntimeError, match="no running event loop"):  # where it would sleep
-        server._keep_house().send(None)
-    assert bool(asked) == (not listening and not stopping and not paused)
+    done = look_after(listening=listening, stopping=stopping, paused=paused, master=os.getppid())
+    assert done == ([] if listening or stopping or paused else ["listen"])
 
 
 @pytest.mark.parametrize("waiting", [0, 1, 8, 9, 300])
