@@ -129,6 +129,14 @@ def test_a_second_run_of_the_last_event_says_what_is_known_by_then(database: Dat
     assert rows(database.engine)["vs_1"] == ("user-1", "needs_input", "abandoned")
 
 
+def test_an_earlier_event_that_is_read_later_takes_no_session_back(database: Database) -> None:
+    run(database.save, told("verified", at=30, order=4))
+    run(database.save, told("processing", at=29, order=9))
+    assert rows(database.engine)["vs_1"] == ("user-1", "verified", None)
+    run(database.save, told("canceled", at=31, order=1))
+    assert rows(database.engine)["vs_1"] == ("user-1", "canceled", None)
+
+
 WRITER = """
 import random, sys
 from tests.integration.identity_webhooks.test_database import LIFE, replace

@@ -25,6 +25,7 @@ from sqlalchemy.orm import (
     scoped_session,
     sessionmaker,
 )
+from sqlalchemy.pool import StaticPool
 
 from identity_webhooks import Discard, Retry
 from identity_webhooks.handlers import Misuse
@@ -473,6 +474,100 @@ def test_a_right_that_is_missing_is_no_missing_table(engine, tmp_path) -> None:
     with pytest.raises(Retry, match=said):
         once(weak, "k")(add)
     weak.dispose()
+
+
+class DriverError(Exception):
+    def __init__(self, *args: object, **codes: str) -> None:
+        super().__init__(*args)
+        vars(self).update(codes)
+
+
+NO_TABLE = f"there is no table {TABLE}: identity_webhooks.once.create_table makes it"
+LOCKED = f"the table {TABLE} is locked by another transaction: "
+OTHER = f"the table {TABLE} cannot be written to: look at the database and its rights"
+CODES = {
+    "no table in psycopg": (DriverError("Jenny R", sqlstate="42P01"), f" 42P01: {NO_TABLE}"),
+    "no table in psycopg2": (DriverError("Jenny R", pgcode="42P01"), f" 42P01: {NO_TABLE}"),
+    "no table by sqlstate": (DriverError("Jenny R", sqlstate="42S02"), f" 42S02: {NO_TABLE}"),
+    "no table in MySQL": (DriverError(1146, "Jenny R"), f": {NO_TABLE}"),
+    "no table in SQLite": (DriverError(f"no such table: {TABLE}"), f": {NO_TABLE}"),
+    "another table": (DriverError("no such table: Jenny"), f": {OTHER}"),
+    "locked in psycopg": (DriverError("Jenny R", sqlstate="55P03"), f" 55P03: {LOCKED}"),
+    "locked in MySQL": (DriverError(1205, "Jenny R"), f": {LOCKED}"),
+    "busy": (DriverError(sqlite_errorname="SQLITE_BUSY"), f" SQLITE_BUSY: {LOCKED}"),
+    "locked in SQLite": (
+        DriverError(sqlite_errorname="SQLITE_LOCKED"),
+        f" SQLITE_LOCKED: {LOCKED}",
+    ),
+    "denied in MySQL": (DriverError(1142, "Jenny R"), f": {OTHER}"),
+}
+
+
+@pytest.mark.parametrize("by", ["SQLAlchemy", "Django"])
+@pytest.mark.parametrize(("error", "words"), CODES.values(), ids=CODES)
+def test_what_the_driver_says_is_told_by_its_code_alone(error, words, by) -> None:
+    engine = sqlalchemy.create_engine("sqlite://")
+
+    @sqlalchemy.event.listens_for(engine, "before_cursor_execute")
+    def fail(*_: object) -> None:
+        if by == "SQLAlchemy":
+            raise sqlalchemy.exc.DBAPIError("INSERT", {}, error)
+        raise RuntimeError("Jenny R") from error
+
+    with pytest.raises(Retry) as caught:
+        once(engine, "k")(add)
+    assert str(caught.value).startswith(f"DriverError{words}")
+    assert "Jenny" not in str(caught.value)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
+def test_in_the_words_of_mysql_too(dialect) -> None:
+    """There is no such server here: SQLite does what these words mean."""
+    engine = sqlalchemy.create_engine("sqlite://", poolclass=StaticPool)
+    create_table(engine)
+    engine.dialect.name = dialect
+
+    @sqlalchemy.event.listens_for(engine, "before_cursor_execute", retval=True)
+    def translate(
+        _: object, cursor: object, statement: str, parameters: Any, *more: object
+    ) -> tuple[str, Any]:
+        assert "ON CONFLICT" not in statement
+        return statement.replace("INSERT IGNORE", "INSERT OR IGNORE"), parameters
+
+    assert [once(engine, "k")(effect_of_nothing) for _ in range(2)] == [True, False]
+    engine.dispose()
+
+
+def effect_of_nothing(db: Any) -> None: ...
+
+
+def test_a_database_that_it_does_not_know_is_refused() -> None:
+    engine = sqlalchemy.create_engine("sqlite://", poolclass=StaticPool)
+    create_table(engine)
+    engine.dialect.name = "oracle"
+    with pytest.raises(Misuse, match=r"^v\.once does not know the database oracle$"):
+        once(engine, "k")(effect_of_nothing)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("name", ["", "invoice", "A.b-c_9", "x" * 100])
+def test_a_name_is_letters_digits_dots_and_dashes(name) -> None:
+    assert callable(verification().once(sqlalchemy.create_engine("sqlite://"), name))
+
+
+@pytest.mark.parametrize("name", ["x" * 101, "invoice\n", "my invoice", "a:b", "ä", 5, None, b"x"])
+def test_and_nothing_else(name) -> None:
+    with pytest.raises(Misuse, match=r"^the name of a v\.once is up to 100 letters"):
+        verification().once(sqlalchemy.create_engine("sqlite://"), name)
+
+
+@pytest.mark.parametrize(("key", "name"), [(500, ""), (492, "invoice")])
+def test_a_key_that_no_database_can_hold_is_refused(key, name) -> None:
+    engine = sqlalchemy.create_engine("sqlite://")
+    assert callable(verification(key="k" * key).once(engine, name))
+    with pytest.raises(Misuse, match=r"^the key of a v\.once is longer than 500 characters$"):
+        verification(key="k" * (key + 1)).once(engine, name)
 
 
 NESTED = {

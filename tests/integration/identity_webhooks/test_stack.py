@@ -81,8 +81,13 @@ def test_each_call_returns_the_event_that_it_made_itself(stack: Stack) -> None:
         return next(each["id"] for each in listed if each["data"]["object"]["id"] == session)
 
     stack.start()
-    first, beside = stack.verify("document_expired"), stack.verify("document_expired")
+    first = stack.verify("document_expired", reference="user-7", metadata={"plan": "pro"})
+    beside = stack.verify("document_expired", metadata={"plan": "free"})
     one, two = first["session"], beside["session"]
+    for session, given in ((one, ("user-7", "pro")), (two, (None, "free"))):
+        url = f"{stack.api}/v1/identity/verification_sessions/{session}"
+        shown = requests.get(url, auth=("sk_test_app", ""), timeout=120).json()
+        assert (shown["client_reference_id"], shown["metadata"]["plan"]) == given
     assert [first["id"], beside["id"]] == [newest(one), newest(two)]
     again = stack.submit(one, "document_expired")
     assert again["id"] == newest(one) != first["id"]

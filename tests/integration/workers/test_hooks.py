@@ -191,7 +191,7 @@ class TestDead:
             told.append(dead)
 
         event = desk.accept("verified", desk.sandbox.session("verified"))
-        desk.settle(desk.processor(handler, alarm, *more), event)
+        desk.settle(desk.processor(handler, *more, alarm), event)
         return told
 
     def test_is_told_with_the_reason_and_the_key(self, desk) -> None:
@@ -271,7 +271,7 @@ class TestDead:
                 raise ValueError
             go_on.wait(120)
 
-        assert len(self.settle(desk, failing, bad)) == 1
+        assert len(self.settle(desk, failing, bad)) == 1, "the next one is called all the same"
         go_on.set()
         name = "hook_failed" if behaviour == "raises" else "hook_hangs"
         assert desk.logged(name)[0]["handler"] == "p.bad"
@@ -356,6 +356,31 @@ class TestSignals:
         router.add(type("Plugin", (), {"h": staticmethod(mark)})(), "p")
         hooks.Hooks(router).start()
         assert desk.logged("signals_restored") == []
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_a_stop_that_fails_keeps_no_other_from_being_called(error, desk) -> None:
+    called = []
+
+    @on("verified")
+    def handle(v: Verification) -> None: ...
+
+    @on_stop
+    def first() -> None:
+        called.append("first")
+
+    @on_stop
+    def last() -> None:
+        called.append("last")
+        raise error
+
+    router = Router()
+    members = {each.__name__: staticmethod(each) for each in (handle, first, last)}
+    router.add(type("Plugin", (), members)(), "p")
+    hooks.Hooks(router).stop()
+    assert called == ["last", "first"]
+    (said,) = desk.logged("hook_failed")
+    assert said["handler"] == "p.last"
 
 
 @pytest.mark.parametrize("moment", [on_start, on_stop, on_dead], ids=lambda m: m.__name__)

@@ -659,6 +659,42 @@ class TestSubmodules:
         module = "acme.refunds" if folder else "refunds"
         assert said.startswith(f"HANDLERS {named}: {module} marks a function, and nothing imports")
 
+    def test_a_file_beside_two_modules_is_told_once(self, write, told) -> None:
+        names = ("one", "two", "refunds")
+        write(**{name: self.MARKING.replace("f(v)", f"{name}(v)") for name in names})
+        plugins.load(Settings(audit=False, handlers=("one", "two")))
+        (said,) = told()
+        assert said.startswith("HANDLERS one: refunds marks a function, and nothing imports it")
+
+    def test_files_beside_an_object_of_a_package_are_told_by_their_whole_name(
+        self, write, told
+    ) -> None:
+        crm = "class Crm:\n    @on('*')\n    def g(self, v): ...\ncrm = Crm()\n"
+        write(acme____init__=HEAD + crm, acme__refunds=self.MARKING)
+        plugins.load(Settings(audit=False, handlers=("acme:crm",)))
+        (said,) = told()
+        assert said.startswith("HANDLERS acme:crm: acme.refunds marks a function, and nothing")
+
+    def test_the_line_is_that_of_the_first_mark(self, write) -> None:
+        source = (
+            "from identity_webhooks import on\nclass Crm:\n    @on('*')\n    def f(self, v): ..."
+        )
+        (said,) = self.refused(write, acme__refunds=f"{source}\n@on('*')\ndef g(v): ...")
+        assert said.endswith("/refunds.py:3)")
+
+    def test_folders_that_python_does_not_import_from_are_let_be(
+        self, write, told, tmp_path
+    ) -> None:
+        write(acme____init__=self.MARKING, elsewhere__refunds=self.MARKING)
+        folder = tmp_path / "acme"
+        (folder / "not-a-name").mkdir()
+        (folder / "not-a-name/refunds.py").write_text(self.MARKING)
+        (folder / "refunds.py").mkdir()
+        (folder / "link").symlink_to(tmp_path / "elsewhere")
+        (folder / "itself").symlink_to(folder)
+        assert plugins.load(Settings(audit=False, handlers=("acme",))).handlers
+        assert told() == []
+
     def test_a_file_in_a_zip(self, write, tmp_path, monkeypatch) -> None:
         with zipfile.ZipFile(tmp_path / "acme.zip", "w") as zipped:
             zipped.writestr("acme/__init__.py", self.MARKING)

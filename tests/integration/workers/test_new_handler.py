@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from workers import new_handler
 from workers.new_handler import CannotStart, create
 
 REFUSED = {
@@ -70,11 +71,26 @@ def test_what_is_there_is_not_written_over(what: str, tmp_path: Path) -> None:
     assert list(there.rglob("*")) == []
 
 
+def test_without_the_example_nothing_is_made(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(new_handler, "EXAMPLE", tmp_path / "nowhere")
+    with pytest.raises(CannotStart, match="the example is not here: run this in a checkout"):
+        create("acme-checks", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["acme-identity", "acme", "json-checks", "a1", "kyc", "our-own"])
 def test_a_good_name_makes_a_package_of_python(name: str, tmp_path: Path) -> None:
     written = create(name, tmp_path)
     module = name.replace("-", "_")
-    assert tmp_path / name / module / "__init__.py" in written
+    assert {path.relative_to(tmp_path / name).as_posix() for path in written} == {
+        *(f"{module}/__init__.py", f"tests/test_{module}.py", "pyproject.toml", "README.md"),
+        ".github/workflows/test.yml",
+    }
+    plugin = (tmp_path / name / module / "__init__.py").read_text(encoding="utf-8")
+    short = name.partition("-")[0]
+    assert f"{short}_" in plugin
+    assert f"class {short.capitalize()}(" in plugin
+    assert f"{short.upper()}_DATABASE" in (tmp_path / name / "README.md").read_text()
     for path in written:
         text = path.read_text(encoding="utf-8")
         assert "shop" not in text.lower()

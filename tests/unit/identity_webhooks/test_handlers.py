@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +22,10 @@ class TestAnswers:
 
     def test_no_delay_is_no_delay(self) -> None:
         assert Retry("why").delay is None
+
+    @pytest.mark.parametrize("delay", [None, 0, 0.5, 3 * 86_400, timedelta(0), timedelta(days=3)])
+    def test_a_delay_that_can_be_waited_for_is_no_misuse(self, delay) -> None:
+        assert Retry("why", delay=delay).misuse == ""
 
     def test_a_subclass_need_not_call_init(self) -> None:
         class Closed(Retry):

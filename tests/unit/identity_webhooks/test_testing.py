@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,7 @@ from hypothesis import given, strategies
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.pool import StaticPool
 
-from identity_webhooks import Discard, Retry, Verification, on
+from identity_webhooks import Discard, Retry, Verification, on, on_start
 from identity_webhooks.event import KINDS
 from identity_webhooks.once import TABLE, create_table
 from identity_webhooks.reasons import REASONS
@@ -33,6 +33,7 @@ from identity_webhooks.verification import SENSITIVE, OutcomeKind
 from workers.handlers import audit
 
 DOB = date(1990, 7, 17)
+PARTS = ("document", "id_number", "selfie", "email", "phone")
 
 
 class TestVerification:
@@ -51,6 +52,24 @@ class TestVerification:
         v = verification(reference="u-7", metadata={"plan": "pro"}, first_name="Ada", dob=DOB)
         assert (v.subject, dict(v.metadata), v.sensitive.dob) == ("u-7", {"plan": "pro"}, DOB)
         assert v.session.verified_outputs.first_name == v.report.document.first_name == "Ada"
+
+    @pytest.mark.parametrize(
+        ("outcome", "parts"),
+        [
+            ("verified", {"document": "verified"}),
+            ("document_expired", {"document": "unverified"}),
+            ("selfie_face_mismatch", {"document": "verified", "selfie": "unverified"}),
+            ("id_number_mismatch", {"id_number": "unverified"}),
+            ("email_unverified_other", {"document": "verified", "email": "unverified"}),
+            ("abandoned", {}),
+        ],
+    )
+    def test_its_report_says_which_part_has_failed_and_why(self, outcome, parts) -> None:
+        report = verification(outcome).report.to_dict()
+        found = {name: report[name] for name in PARTS if name in report}
+        assert {name: part["status"] for name, part in found.items()} == parts
+        errors = {name: part["error"]["code"] for name, part in found.items() if part["error"]}
+        assert errors == {name: outcome for name, said in parts.items() if said == "unverified"}
 
     def test_a_redacted_one_has_no_data(self) -> None:
         v = verification("redacted", metadata={"user_id": "u-7"})
@@ -108,11 +127,25 @@ class TestRun:
         assert (result.status, result.reason, result.delay) == (status, reason, delay)
         assert result.error is error
 
+    @pytest.mark.parametrize("end", [Retry("closed"), Discard("gone"), ValueError(), None])
+    def test_what_was_logged_is_there_however_it_ends(self, end) -> None:
+        def log_and_end(v: Verification) -> Any:
+            v.log.warning("begun", subject=v.subject)
+            if end:
+                raise end
+            return False
+
+        result = self.run(log_and_end)
+        assert result.status != "done"
+        assert result.logs == [{"level": "warning", "event": "begun", "subject": "user-1"}]
+
     def test_the_last_attempt_is_dead(self) -> None:
         def fail(_: Verification) -> None:
-            raise Retry("closed")
+            raise Retry("closed", delay=30)
 
-        assert self.run(fail, verification(last_attempt=True)).status == "dead"
+        last = self.run(fail, verification(last_attempt=True))
+        assert (last.status, last.delay) == ("dead", None), "there is no run to wait for"
+        assert self.run(fail, verification(attempt=1), retries=0).status == "dead"
         assert self.run(fail, verification(attempt=3), retries=2).status == "dead"
         assert self.run(fail, verification(attempt=2), retries=2).status == "retry"
 
@@ -134,18 +167,140 @@ class TestRun:
         assert seen == [None, None]
 
     def test_events_it_does_not_ask_for(self) -> None:
-        assert self.run(nothing, verification("canceled")).status == "skipped"
+        other = self.run(nothing, verification("canceled"))
+        assert (other.status, other.reason) == ("skipped", "canceled is none of its events")
         assert self.run(nothing, verification(superseded=True)).status == "superseded"
         handler = on("requires_input", reason="abandoned")(lambda v: None)
-        assert run(handler, verification("document_expired")).status == "skipped"
+        other = run(handler, verification("document_expired"))
+        assert (other.status, other.reason) == (
+            "skipped",
+            "document_expired is none of its reasons",
+        )
         assert run(handler, verification("abandoned")).status == "done"
 
-    def test_a_function_without_a_mark(self) -> None:
-        with pytest.raises(TypeError, match="nothing is not marked with @on"):
-            run(nothing, verification())
+    @pytest.mark.parametrize("mark", [lambda function: function, on_start, on], ids=repr)
+    def test_a_function_that_is_no_handler(self, mark) -> None:
+        def unmarked(v: Verification) -> None: ...
+
+        with pytest.raises(TypeError, match="unmarked is not marked with @on"):
+            run(mark(unmarked), verification())
+        (said,) = conformance(mark(unmarked))
+        assert said.startswith("unmarked is not marked with @on(...)")
 
 
 def nothing(v: Verification) -> None: ...
+
+
+def once_and_then(then: Callable[[Verification], object]) -> Callable[[Verification], Any]:
+    def handle(v: Verification) -> None:
+        v.once(engine)(lambda db: None)
+        then(v)
+
+    return handle
+
+
+def fails_below_once(v: Verification) -> None:
+    def effect(db: Connection) -> None:
+        raise LookupError
+
+    with suppress(LookupError):
+        v.once(engine)(effect)
+    Retry("later")
+
+
+def catches_the_first(v: Verification) -> None:
+    with suppress(Retry):
+        raise Retry("later")
+    Discard("gone")
+
+
+def awaits(v: Verification) -> None:
+    async def wait() -> None:
+        await v.once(engine)  # type: ignore[misc]
+
+    wait().send(None)
+
+
+def misuses_below(v: Verification) -> None:
+    misuses(v)
+
+
+def misuses(v: Verification) -> None:
+    v.once(3)
+
+
+async def numbers() -> Any:
+    yield 1
+
+
+class Awaitable:
+    def __await__(self) -> Any: ...
+
+
+def answering(answer: Callable[[], object]) -> Callable[[Verification], Any]:
+    return lambda v: answer()
+
+
+def raising(error: BaseException) -> Callable[[Verification], Any]:
+    def handle(v: Verification) -> None:
+        raise error
+
+    return handle
+
+
+RAN_NOTHING = ", and nothing of it ran: write a plain function that returns None"
+NO_REASON = 'no reason given: write Retry("why")'
+ANSWERS: dict[str, tuple[Callable[[Verification], Any], str]] = {
+    "an async generator": (answering(numbers), f"failed: returned a async_generator{RAN_NOTHING}"),
+    "what can be awaited": (answering(Awaitable), f"failed: returned a Awaitable{RAN_NOTHING}"),
+    "an exception": (
+        answering(lambda: ValueError("Jenny")),
+        "failed: returned ValueError: write raise ValueError(...)",
+    ),
+    "a class of exceptions": (
+        answering(lambda: KeyError),
+        "failed: returned KeyError: write raise KeyError(...)",
+    ),
+    "a Retry after an effect": (
+        once_and_then(lambda v: Retry("later")),
+        "failed: made Retry(...) and did not raise it: write raise Retry(...)",
+    ),
+    "a Retry after an effect that failed": (
+        fails_below_once,
+        "failed: made Retry(...) and did not raise it: write raise Retry(...)",
+    ),
+    "the second of two": (
+        catches_the_first,
+        "failed: made Discard(...) and did not raise it: write raise Discard(...)",
+    ),
+    "a second once that runs nothing": (
+        once_and_then(lambda v: v.once(engine, "mail")),
+        "failed: v.once(...) has run nothing: write @v.once(engine) above a function that takes a"
+        " connection",
+    ),
+    "a once that is awaited": (awaits, "v.once is no context manager, and tells nothing by itself"),
+    "the line that led to it": (
+        misuses_below,
+        f"failed: test_testing.py:{misuses.__code__.co_firstlineno + 1}: v.once takes an engine",
+    ),
+    # Whatever else is given as the reason may be personal.
+    "a reason that is no text": (raising(Retry(["Jenny"])), f"retry: {NO_REASON}"),  # type: ignore[arg-type]
+    "a number as the reason": (raising(Retry(30)), f"retry: {NO_REASON}"),  # type: ignore[arg-type]
+    "an empty reason": (raising(Retry("")), f"retry: {NO_REASON}"),
+    "an empty Discard": (raising(Discard("")), 'discarded: no reason given: write Discard("why")'),
+    "two reasons": (
+        raising(Discard("gone", "Jenny")),  # type: ignore[call-arg]
+        'discarded: gone (too much was given: write Discard("why"))',
+    ),
+}
+
+
+@pytest.mark.parametrize(("function", "words"), ANSWERS.values(), ids=ANSWERS)
+def test_an_answer_that_would_do_nothing_is_a_failure_in_words(function, words) -> None:
+    result = run(on("verified")(lambda v: function(v)), verification())  # noqa: PLW0108
+    assert words in result.reason
+    assert result.status == ("dead" if words.startswith("discarded") else "retry")
+    assert "Jenny" not in result.reason
 
 
 engine: Engine
@@ -357,6 +512,28 @@ def logs_a_link(v: Verification) -> None:
     v.log.info("created", link=v.session.url)
 
 
+@on("created")
+def logs_a_secret(v: Verification) -> None:
+    v.log.info("created", secret=getattr(v.session, "client_secret", None))
+
+
+@on("requires_input")
+def prints_what_was_not_verified(v: Verification) -> None:
+    for name in ("email", "phone"):
+        print(getattr(getattr(v.report, name, None), name, None))  # noqa: T201
+
+
+class Soon(Retry):
+    delay = "soon"  # type: ignore[assignment]
+
+    def __init__(self) -> None: ...
+
+
+@on("verified")
+def retries_soon(v: Verification) -> None:
+    raise Soon
+
+
 async def later() -> None: ...
 
 
@@ -462,6 +639,17 @@ BAD: dict[str, tuple[Callable[..., Any], str]] = {
     "chain": (raises_from_a_name, "It lets first_name out in the text of what it raises."),
     "address": (prints_an_address, "It lets line1 out by print, logging or a warning."),
     "link": (logs_a_link, "It lets url out by v.log."),
+    "secret": (logs_a_secret, "It lets client_secret out by v.log."),
+    "e-mail": (prints_what_was_not_verified, "It lets email out by print, logging or a warning."),
+    "phone": (prints_what_was_not_verified, "It lets phone out by print, logging or a warning."),
+    "delay of a class": (
+        retries_soon,
+        "It raises Soon wrongly when the event is verified: delay= is a str",
+    ),
+    "line": (
+        fails_at_last,
+        f"It fails with LookupError on line {fails_at_last.__code__.co_firstlineno + 3} when",
+    ),
     "one name": (shares_a_name, "v.once was used before in this run with the same name"),
 }
 
@@ -563,6 +751,14 @@ class TestConformance:
     def test_a_good_one_has_no_findings(self, handler) -> None:
         assert conformance(handler, effects=effects, reset=reset) == []
         assert conformance(handler) == []
+
+    @pytest.mark.parametrize("handler", [good, leaves, raises_a_name])
+    def test_it_leaves_logging_as_it_was(self, handler) -> None:
+        root, out = logging.getLogger(), (sys.stdout, sys.stderr)
+        before = root.level, list(root.handlers)
+        conformance(handler)
+        assert (root.level, root.handlers) == before
+        assert (sys.stdout, sys.stderr) == out
 
     def test_one_without_an_effect_of_its_own(self) -> None:
         assert conformance(audit.log_event) == []

@@ -62,6 +62,23 @@ class TestOutcome:
     def test_any_other_status_is_the_outcome_whatever_failed_before(self, status, error) -> None:
         assert Outcome.of(session(status=status, **error)) == Outcome(status)
 
+    @pytest.mark.parametrize(
+        "other",
+        [
+            Outcome("canceled", "abandoned", user_can_retry=True),
+            Outcome("needs_input", "consent_declined", user_can_retry=True),
+            Outcome("needs_input", None, user_can_retry=True),
+            Outcome("needs_input", "abandoned", user_can_retry=False),
+            None,
+            ("needs_input", "abandoned", True),
+        ],
+        ids=repr,
+    )
+    def test_outcomes_that_differ_in_anything_are_not_equal(self, other) -> None:
+        outcome = Outcome("needs_input", "abandoned", user_can_retry=True)
+        assert outcome != other
+        assert outcome == Outcome("needs_input", "abandoned", user_can_retry=True)
+
     def test_a_status_that_stripe_adds_is_not_final(self) -> None:
         assert Outcome.of(session(status="under_review")) == Outcome("processing")
 

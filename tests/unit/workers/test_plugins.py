@@ -267,10 +267,10 @@ PLAIN = ("ACME_REGION", "URL_OF_CRM", "ACME_PORT", "LANG")
 def test_of_the_environment_secrets_are_not_shown_and_all_else_is(
     name, where, write, monkeypatch
 ) -> None:
-    monkeypatch.setenv(name, "qwzjx")
-    monkeypatch.setenv(f"{name}_OTHER_KEY", "qwzjxlonger")
+    monkeypatch.setenv(name, "qwzj")
+    monkeypatch.setenv(f"{name}_OTHER_KEY", "qwzjlonger")
     monkeypatch.setenv("ACME_SHORT_KEY", "not")  # too short to be one
-    words = "could not use qwzjx nor qwzjxlonger"
+    words = "could not use qwzj nor qwzjlonger"
     raised = {
         "import": f"raise ValueError({words!r})",
         "settings": f"""
@@ -287,13 +287,13 @@ def test_of_the_environment_secrets_are_not_shown_and_all_else_is(
     }
     write(acme=raised[where])
     (said,) = faults("acme")
-    shown = "qwzjx" if name in PLAIN else "***"
+    shown = "qwzj" if name in PLAIN else "***"
     assert f"could not use {shown} nor ***" in said
     assert "longer" not in said
 
 
 def test_of_settings_no_value_that_was_given_is_shown(write, monkeypatch) -> None:
-    given = {"CRM_PORT": "qwzjx1", "CRM_MODE": "qwzjx2", "CRM_PEOPLE": '["qwzjx3", "qwzjx4"]'}
+    given = {"CRM_PORT": "qwzj", "CRM_MODE": "qwzj2", "CRM_PEOPLE": '["qwzj3", "qwzj45"]'}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     write(
@@ -307,15 +307,113 @@ def test_of_settings_no_value_that_was_given_is_shown(write, monkeypatch) -> Non
             port: str
             mode: SecretStr
             people: list[str]
+            flag: bool = True
+            nobody: str | None = None
+            short: str = "is"
 
             @model_validator(mode="after")
             def check(self):
-                raise ValueError(f"{self.port} {self.mode.get_secret_value()} {self.people}")
+                mode = self.mode.get_secret_value()
+                raise ValueError(f"{self.port} {mode} {self.people} is {self.flag}, {self.nobody}")
 
             @on("verified")
             def handle(self, v): ...
         """
     )
     (said,) = faults("acme")
-    assert said.startswith("HANDLERS acme: settings Crm: Value error, *** *** ")
-    assert "qwzjx" not in said
+    expected = "HANDLERS acme: settings Crm: Value error, *** *** ['***', '***'] is True, None ("
+    assert said.startswith(expected)
+
+
+def test_settings_that_a_module_builds_are_named_by_their_variables(write) -> None:
+    """Of several classes of one name the newest with these fields has failed."""
+    write(
+        acme="""
+        from pydantic import AliasChoices, Field
+        from pydantic_settings import BaseSettings
+
+        class Crm(BaseSettings):
+            model_config = {"env_prefix": "old_"}
+            token: str
+
+        class Crm(BaseSettings):
+            model_config = {"env_prefix": "crm_", "title": "Accounts"}
+            token: str
+            url: str = Field(validation_alias="accounts_url")
+            port: int = Field(validation_alias=AliasChoices("accounts_port", "PORT_OF_ACCOUNTS"))
+
+        Crm(tokn="x")
+        """,
+        other="""
+        from pydantic_settings import BaseSettings
+
+        class Crm(BaseSettings):
+            model_config = {"env_prefix": "old_"}
+            token: str
+
+        class Crm(BaseSettings):
+            model_config = {"env_prefix": "Crm_", "case_sensitive": True}
+            token: str
+
+        Crm()
+        """,
+    )
+    missing = "Field required: set it in the environment of the worker"
+    found = [line.rpartition(" (")[0] for line in faults("acme", "other")]
+    assert found == [
+        f"HANDLERS acme: setting CRM_TOKEN: {missing}",
+        f"HANDLERS acme: setting ACCOUNTS_URL: {missing}",
+        f"HANDLERS acme: setting ACCOUNTS_PORT: {missing}",
+        "HANDLERS acme: setting TOKN: Extra inputs are not permitted",
+        f"HANDLERS other: setting Crm_token: {missing}",
+    ]
+
+
+def test_the_place_is_the_plugins_line_and_the_one_it_led_to(write) -> None:
+    folder = write(
+        acme="import between",
+        between="import below",
+        below="# a line\nraise LookupError('no')",
+    )
+    assert faults("acme") == [
+        "HANDLERS acme: cannot be imported: LookupError: no"
+        f" ({folder}/acme.py:1 > {folder}/below.py:2)"
+    ]
+
+
+def test_one_mark_that_is_kept_marks_several_functions(write) -> None:
+    write(
+        acme="""
+        from identity_webhooks import on
+
+        when = on("verified")
+
+        @when
+        def one(v): ...
+
+        @when
+        def two(v): ...
+        """
+    )
+    assert {"acme.one", "acme.two"} <= load("acme").keys()
+
+
+def test_a_mark_that_is_kept_is_reported_where_it_is_used(write) -> None:
+    folder = write(
+        acme="""
+        from identity_webhooks import on
+
+        when = on("verifed")
+
+        @when
+        def one(v): ...
+        """
+    )
+    (said,) = faults("acme")
+    assert said.endswith(f"({folder}/acme.py:6)")
+
+
+def test_a_class_of_pythons_that_is_marked_is_refused_in_words(write) -> None:
+    write(acme='from identity_webhooks import on\n\non("verified")(dict)\n')
+    (said,) = faults("acme")
+    assert said.startswith("HANDLERS acme: dict is a class: write @on(...) above a method of it")

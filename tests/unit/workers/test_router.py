@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from stripe.identity import VerificationSession
 
-from identity_webhooks import Verification, on
+from identity_webhooks import Verification, on, on_start
 from identity_webhooks.event import KINDS
 from identity_webhooks.handlers import RETRY_FOR
 from identity_webhooks.reasons import Reason
@@ -306,6 +307,10 @@ class TestFaults:
         assert faults(module(helper=copy_of(nothing, "helper"))) == holds_none
         assert faults(object()) == holds_none
 
+        def start() -> None: ...
+
+        assert faults(module(start=on_start(start))) == holds_none
+
     def test_a_name_that_is_taken(self, module) -> None:
         router = Router()
         router.add(module(handle=on("verified")(copy_of(nothing, "handle"))), "p")
@@ -315,6 +320,14 @@ class TestFaults:
             " last word of its path in HANDLERS, or by its entry point"
         ]
         assert faults(again, router) == taken
+
+    def test_a_name_that_is_taken_in_one_plugin(self, module) -> None:
+        class Crm(BaseSettings):
+            @on("canceled")
+            def handle(self, v: Verification) -> None: ...
+
+        (taken,) = faults(module(handle=on("verified")(copy_of(nothing, "handle")), Crm=Crm))
+        assert taken.startswith("p.handle: the name is taken by another handler: rename one; ")
 
     def test_a_name_twice_in_one_plugin(self, module) -> None:
         function = on("verified")(copy_of(nothing, "handle"))
@@ -397,6 +410,11 @@ class TestFailedRuns:
         assert min(waits) < 6.4
         assert max(waits) > 57.6
         assert max(backoff(5, cap=10) for _ in range(1000)) <= 10
+
+    def test_the_longest_wait_doubles_up_to_an_hour(self, monkeypatch) -> None:
+        monkeypatch.setattr(random, "uniform", lambda shortest, longest: longest)
+        waits = [backoff(attempt) for attempt in (1, 2, 5, 11, 12, 10**6)]
+        assert waits == [4, 8, 64, 3600, 3600, 3600]
 
     @given(st.floats(0, RETRY_FOR))
     def test_a_handler_may_say_when(self, delay) -> None:
