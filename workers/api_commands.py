@@ -28,7 +28,10 @@ def _pairs(_: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> 
             place = place.setdefault(name, {})
             if not isinstance(place, dict):
                 raise click.UsageError(f"{param.opts[0]} {text}: {name} has a value already")
-        place[last] = value.split(",") if last == "allowed_types" else value
+        if isinstance(place.get(last), dict):
+            raise click.UsageError(f"{param.opts[0]} {text}: {last} has values below it already")
+        is_list = param.name == "options" and last == "allowed_types"
+        place[last] = value.split(",") if is_list else value
     return found
 
 

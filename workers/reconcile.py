@@ -60,6 +60,9 @@ STUCK = DAY
 _OF_EVERY_ACCOUNT = frozenset({"unreachable", "limited", "key"})
 """Kinds of failures that the next account may meet as well."""
 
+_CONNECTED = "connected accounts"
+"""What stands in place of an account where these cannot be listed."""
+
 Item = TypeVar("Item")
 
 log = logs.get(__name__)
@@ -168,11 +171,11 @@ class Reconciler:
             since = started - WIDE if wide or watermark is None else started
             if watermark is not None:  # nothing made since then was compared, however long that is
                 since = min(since, watermark - OVERLAP)
+            if wide:  # also if Redis, or a full inbox, ends the round here
+                self._wide_is_owed.add(account)
             failure = self._try_pass(since, account, found, look_for_stuck=wide or account is None)
             if failure is None:
                 self._wide_is_owed.discard(account)
-            elif wide:
-                self._wide_is_owed.add(account)
             if found.failed_in_a_row > 1:
                 break
         return found
@@ -215,7 +218,7 @@ class Reconciler:
             try:
                 known |= dict.fromkeys(self._paced(self._api.connected_accounts()))
             except StripeFailure as failure:
-                self._report(failure, "connected accounts", found)
+                self._report(failure, _CONNECTED, found)
         # In random order, so that two failing accounts do not always block the same others.
         connected = random.sample(list(known), len(known))
         return [*([] if self._api.is_organization else [None]), *connected]
@@ -289,7 +292,7 @@ class Reconciler:
 
     def _report(self, failure: StripeFailure, account: str | None, found: Pass) -> None:
         reason = _reason(failure)
-        if failure.kind == "account" and account:
+        if failure.kind == "account" and account and account != _CONNECTED:
             found.gone.append(account)
             self._gone_until[account] = time.monotonic() + DAY
             log.warning("account_gone", account=account, reason=reason, hint=failure.rule.then)

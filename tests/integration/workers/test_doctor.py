@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from service.settings import Settings
 from tests.integration.workers.fake_stripe import KEY, RESTRICTED_KEY, Answer, Fault
 from workers import doctor
 from workers.doctor import _of_redis, accepted_in_a_day
+from workers.stripe_api import EVENT_TYPES, StripeApi, WebhookEndpoint
 
 NAME = {KEY: "STRIPE_API_KEY", RESTRICTED_KEY: "STRIPE_RESTRICTED_KEY"}
 READS = {
@@ -66,6 +68,7 @@ def test_each_right_that_is_lacking_is_named_and_nothing_else_is_asked_for(fake)
         *((KEY, READS[each]) for each in ("sessions", "reports", "events")),
         (RESTRICTED_KEY, READS["sessions"]),
     }
+    assert time.time() - fake.since[0] < 600, "not a month of them"
     fake.answer = lambda *_: Answer(403)
     found = of_keys(fake, stripe_connected_accounts=True)
     for what in READS:
@@ -77,6 +80,48 @@ def test_with_an_organizations_key_nothing_is_asked_as_no_account_is_named(fake)
     assert fake.calls == []
 
 
+@pytest.mark.parametrize(("key", "calls"), [(KEY, 2), (RESTRICTED_KEY, 1)])
+def test_each_key_is_asked_with_as_often_as_by_a_worker(key, calls, fake) -> None:
+    fake.fault = fault = Fault("list", key, READS["sessions"], Answer(500))
+    assert of_keys(fake)[NAME[key]].state == "unknown"
+    assert fault.struck == calls
+
+
+def test_without_a_key_it_is_said_that_stripe_was_not_asked() -> None:
+    settings = Settings(stripe_restricted_key=SecretStr(RESTRICTED_KEY))
+    (found,) = doctor._of_keys(settings)
+    assert (found.name, found.state) == ("STRIPE_API_KEY", "unknown")
+    assert found.text == "not set here: Stripe was not asked"
+    assert list(doctor._of_endpoints(settings)) == []
+
+
+@pytest.mark.parametrize("of_live_mode", [False, True])
+@pytest.mark.parametrize("livemode", [False, True])
+def test_endpoints_are_judged_by_the_mode_that_is_processed(
+    livemode, of_live_mode, monkeypatch
+) -> None:
+    url, events = "https://shop.example.com/webhooks/stripe", frozenset(EVENT_TYPES)
+    each = WebhookEndpoint("we_1", "snapshot", url, events, of_live_mode, "enabled")
+    monkeypatch.setattr(StripeApi, "endpoints", lambda _: [each])
+    settings = Settings(stripe_api_key=SecretStr(KEY), stripe_livemode=livemode)
+    (found,) = doctor._of_endpoints(settings)
+    assert found.state == ("good" if livemode == of_live_mode else "bad")
+
+
+def test_of_an_organization_no_endpoint_is_asked_for(fake) -> None:
+    key = SecretStr("sk_org_test_table")
+    settings = Settings(stripe_api_base=fake.url, stripe_api_key=key, stripe_livemode=False)
+    assert list(doctor._of_endpoints(settings)) == []
+    assert fake.calls == []
+
+
+def test_of_a_redis_that_cannot_be_asked_nothing_else_is_said(free_port) -> None:
+    settings = Settings(redis_url=f"redis://127.0.0.1:{free_port()}/0")
+    (found,) = _of_redis(settings)
+    assert (found.name, found.state) == ("redis", "bad")
+    assert found.text.startswith("cannot be asked: nothing listens there")
+
+
 @pytest.mark.usefixtures("within_an_hour")
 def test_what_was_accepted_in_the_last_day_is_counted_and_nothing_before(redis) -> None:
     inbox = Inbox(redis)
@@ -85,6 +130,9 @@ def test_what_was_accepted_in_the_last_day_is_counted_and_nothing_before(redis) 
     now = inbox.now()
     redis.rpush(f"{keys.LOG}{now // keys.HOUR - 24}", "evt_yesterday")
     assert accepted_in_a_day(redis, now) == 3
+    for hours in (1, 12, 23):
+        redis.rpush(f"{keys.LOG}{now // keys.HOUR - hours}", f"evt_{hours}a", f"evt_{hours}b")
+    assert accepted_in_a_day(redis, now) == 3 + 6
 
 
 @pytest.mark.parametrize(("days", "state"), [("", "good"), ("5", "good"), ("400", "bad")])

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any, get_args
 from urllib.parse import quote
@@ -80,8 +80,9 @@ def test_what_is_escaped_in_the_url_of_a_proxy_is_sent_as_it_is(password, monkey
         monkeypatch.setenv("HTTPS_PROXY", f"http://{user}@{there}")
         monkeypatch.setattr(stripe_api, "NETWORK_RETRIES", 0)
         api = StripeApi("sk_test_workers", base="https://stripe.test", retries=0)
-        refused(lambda: api.retrieve_session("vs_1"))
+        failure = refused(lambda: api.retrieve_session("vs_1"))
         thread.join()
+    assert str(failure) == "unreachable PROXY_407"
     sent = re.search(rb"Proxy-Authorization: Basic (\S+)", heads[0], re.IGNORECASE)
     assert sent
     assert b64decode(sent[1]).decode() == f"us@er:{password}"
@@ -137,8 +138,12 @@ def test_the_eight_operations(account, sandbox, canary) -> None:
     other = api.create_session({"type": "id_number"}, account=account)
     assert ids(api.list_sessions({"limit": 2}, account=account)) == [other.id, session.id]
     assert session.id in ids(api.list_sessions({"status": "verified"}, account=account))
-    assert api.cancel_session(other.id, account=account).status == "canceled"
-    assert api.redact_session(session.id, account=account).redaction.status == "processing"
+    more = ["last_verification_report"]
+    canceled = api.cancel_session(other.id, expand=["verified_outputs"], account=account)
+    assert (canceled.status, canceled.verified_outputs) == ("canceled", None)
+    redacted = api.redact_session(session.id, expand=more, account=account)
+    assert redacted.redaction.status == "processing"
+    assert redacted.last_verification_report.id == report_id
 
 
 def test_accounts_do_not_see_each_other(sandbox) -> None:
@@ -290,7 +295,7 @@ def test_how_often_a_call_is_made_again_at_once(retries, calls, fake) -> None:
 
 
 def test_each_call_is_counted_by_what_it_asks_and_not_by_whom_it_concerns(sandbox, redis) -> None:
-    metrics = Metrics(redis)
+    metrics, began = Metrics(redis), time.monotonic()
     api = StripeApi(KEY, base=sandbox.url, metrics=metrics, retries=0)
     nowhere = StripeApi(KEY, base=f"http://127.0.0.1:{free_port()}", metrics=metrics, retries=0)
     session = api.create_session({"type": "document"}, account=CONNECTED).id
@@ -306,7 +311,14 @@ def test_each_call_is_counted_by_what_it_asks_and_not_by_whom_it_concerns(sandbo
     refused(lambda: api.retrieve_report("vr_1Nowhere"))
     refused(lambda: api.retrieve_thin_event("evt_1Nowhere"))
     refused(lambda: nowhere.retrieve_session(session))
+    took = time.monotonic() - began
     metrics.end()
+    sums = [
+        by
+        for name, by in metrics.counts().items()
+        if name.startswith("stripe_seconds|") and name.endswith("|sum")
+    ]
+    assert 0 < sum(sums) < took, "in seconds"
 
     counted: dict[tuple[str, str], float] = {}
     for name, count in metrics.counts().items():
@@ -329,6 +341,161 @@ def test_each_call_is_counted_by_what_it_asks_and_not_by_whom_it_concerns(sandbo
         ("GET /v1/events", "200"): 1,
         ("GET /v2/core/events/*", "404"): 1,
     }
+
+
+LISTS: dict[str, tuple[str, Callable[[StripeApi], Iterator[Any]]]] = {
+    "events": ("/v1/events", lambda api: api.events_since(7)),
+    "sessions": (
+        "/v1/identity/verification_sessions",
+        lambda api: api.sessions_since(7, status="processing"),
+    ),
+    "accounts": ("/v1/accounts", lambda api: api.connected_accounts()),
+    "endpoints": ("/v1/webhook_endpoints", lambda api: api.endpoints()),
+    "destinations": ("/v2/core/event_destinations", lambda api: api.endpoints()),
+}
+
+
+NOTHING = {"object": "list", "url": "/", "has_more": False, "next_page_url": None, "data": []}
+
+
+def of_an_endpoint(number: int, thin: bool, **more: Any) -> dict[str, Any]:
+    """Return an endpoint as Stripe lists it, with no field at its usual value."""
+    url = f"https://shop.example.com/{number}"
+    given: dict[str, Any] = {
+        "id": f"{'ed' if thin else 'we'}_{number}",
+        "object": "v2.core.event_destination" if thin else "webhook_endpoint",
+        "enabled_events": ["charge.failed"],
+        "livemode": True,
+        "status": "disabled",
+    }
+    if thin:
+        return given | {"event_payload": "thin", "webhook_endpoint": {"url": url}} | more
+    return given | {"url": url, "api_version": "2026-10-28.endive"} | more
+
+
+@pytest.mark.parametrize(("where", "walk"), LISTS.values(), ids=LISTS)
+def test_each_list_is_walked_to_its_last_page_in_pages_of_a_hundred(where, walk, fake) -> None:
+    asked: list[dict[str, list[str]]] = []
+
+    def answering(path: str, query: dict[str, list[str]], *_: str) -> Any:
+        if path != where:
+            return NOTHING
+        asked.append(query)
+        first, thin = len(asked) == 1, path.startswith("/v2")
+        one = of_an_endpoint(len(asked), thin=thin)
+        page = {"object": "list", "data": [one]}
+        if thin:
+            return page | {"next_page_url": f"{path}?page=2" if first else None}
+        return page | {"url": path, "has_more": first}
+
+    fake.answer = answering
+    found = list(walk(StripeApi(KEY, base=fake.url)))
+    assert len(found) == len(asked) == 2
+    if where.startswith("/v1"):
+        assert [query["limit"] for query in asked] == [["100"], ["100"]]
+    if where == "/v1/events":
+        kinds = ("created", "processing", "requires_input", "verified", "canceled", "redacted")
+        for query in asked:
+            types = {value for name, values in query.items() if "types" in name for value in values}
+            assert types == {f"identity.verification_session.{kind}" for kind in kinds}
+            assert query["created[gte]"] == ["7"]
+    if "sessions" in where:
+        wanted = (["7"], ["processing"])
+        assert [(query["created[gte]"], query["status"]) for query in asked] == [wanted, wanted]
+
+
+@pytest.mark.parametrize(("where", "walk"), LISTS.values(), ids=LISTS)
+@pytest.mark.parametrize("answer", [{}, {"object": "list", "data": None}, Answer(403)], ids=str)
+def test_whichever_list_fails_it_is_a_failure_of_a_list(answer, where, walk, fake) -> None:
+    def answering(path: str, *_: Any) -> Any:
+        return answer if path == where else NOTHING
+
+    fake.answer = answering
+    failure = refused(lambda: list(walk(StripeApi(KEY, base=fake.url))))
+    assert (failure.call, failure.kind) == (
+        "list",
+        "forbidden" if isinstance(answer, Answer) else "broken",
+    )
+    assert failure.__suppress_context__
+
+
+def test_of_an_endpoint_all_is_told_that_stripe_says_of_it(fake) -> None:
+    def answering(path: str, *_: Any) -> Any:
+        thin = path.startswith("/v2")
+        data = [of_an_endpoint(1, thin=thin)]
+        if thin:
+            data.append(of_an_endpoint(2, thin=True, event_payload="snapshot"))
+        return {"object": "list", "url": path, "has_more": False, "data": data} | (
+            {"next_page_url": None} if thin else {}
+        )
+
+    fake.answer = answering
+    url, events = "https://shop.example.com/1", frozenset({"charge.failed"})
+    assert list(StripeApi(KEY, base=fake.url).endpoints()) == [
+        WebhookEndpoint("we_1", "snapshot", url, events, True, "disabled", "2026-10-28.endive"),
+        WebhookEndpoint("ed_1", "thin", url, events, True, "disabled"),
+    ]
+
+
+@pytest.fixture
+def connects(monkeypatch) -> list[float | None]:
+    """The limits, in seconds, of the connections that are made."""
+    made: list[float | None] = []
+    plain = socket.socket.connect
+
+    def connect(sock: socket.socket, *rest: Any) -> None:
+        made.append(sock.gettimeout())
+        plain(sock, *rest)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    return made
+
+
+def test_a_connection_is_made_within_three_seconds_and_kept(fake, connects) -> None:
+    """Also those of several threads at once."""
+    api, about = StripeApi(KEY, base=fake.url), fake.session(1)
+    together, plain = threading.Barrier(5), fake.answer
+
+    def answering(*given: Any) -> Any:
+        together.wait(60)
+        return plain(*given)
+
+    fake.answer = answering
+    for _ in range(2):
+        threads = [threading.Thread(target=lambda: api.retrieve_session(about)) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+    assert connects == [3.0] * 5
+    assert len(fake.calls) == 10
+
+
+def test_what_fails_in_tls_is_not_asked_again_at_once(fake, connects) -> None:
+    api = StripeApi(KEY, base=fake.url.replace("http:", "https:"), retries=2)
+    assert str(refused(lambda: api.retrieve_session("vs_1"))) == "unreachable TLS"
+    assert len(connects) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_no_redirect_is_followed(status, sandbox, monkeypatch) -> None:
+    asked = []
+
+    def answer() -> None:
+        with closing(server.accept()[0]) as connection:
+            asked.append(connection.recv(65_536))
+            there = f"Location: {sandbox.url}/v1/events\r\n".encode()
+            head = f"HTTP/1.1 {status} Elsewhere\r\nContent-Length: 0\r\n".encode()
+            connection.sendall(head + there + b"\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        thread = threading.Thread(target=answer)
+        thread.start()
+        base = f"http://127.0.0.1:{server.getsockname()[1]}"
+        failure = refused(lambda: StripeApi(KEY, base=base, retries=0).retrieve_session("vs_1"))
+        thread.join()
+    assert (failure.status, failure.kind, len(asked)) == (status, "broken", 1)
 
 
 class TestEndpoints:

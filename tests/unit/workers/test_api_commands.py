@@ -57,6 +57,7 @@ def test_what_is_given_is_what_stripe_is_asked() -> None:
     given = parsed(
         "sessions create",
         *("--reference", "u-1", "--metadata", "a.b=c=d", "--metadata", "empty="),
+        *("--metadata", "allowed_types=passport,id_card"),
         *("--option", "document.require_matching_selfie=true"),
         *("--option", "document.allowed_types=passport,id_card"),
         *("--provided-detail", "email=a@example.com", "--related-person", "person=person_1"),
@@ -65,7 +66,7 @@ def test_what_is_given_is_what_stripe_is_asked() -> None:
     given.pop("account")
     assert api_commands.parameters(given) == {
         "client_reference_id": "u-1",
-        "metadata": {"a.b": "c=d", "empty": ""},
+        "metadata": {"a.b": "c=d", "empty": "", "allowed_types": "passport,id_card"},
         "options": {
             "document": {
                 "require_matching_selfie": "true",
@@ -126,7 +127,8 @@ def test_times_are_utc_and_what_a_list_expands_is_in_its_data() -> None:
     given = parsed(
         "sessions list",
         *("--since", "2026-01-01", "--until", "2026-01-02T00:00:01"),
-        *("--expand", "last_verification_report", "--after", "vs_1"),
+        *("--expand", "last_verification_report", "--expand", "data.verified_outputs"),
+        *("--after", "vs_1"),
     )
     given.pop("account")
     start = int(datetime.fromisoformat("2026-01-01T00:00:00+00:00").timestamp())
@@ -134,7 +136,7 @@ def test_times_are_utc_and_what_a_list_expands_is_in_its_data() -> None:
         "limit": 10,
         "starting_after": "vs_1",
         "created": {"gte": start, "lt": start + 86_401},
-        "expand": ["data.last_verification_report"],
+        "expand": ["data.last_verification_report", "data.verified_outputs"],
     }
 
 
@@ -144,6 +146,7 @@ def test_times_are_utc_and_what_a_list_expands_is_in_its_data() -> None:
         (("--metadata", "novalue"), "--metadata novalue: should be KEY=VALUE"),
         (("--option", "novalue"), "--option novalue: should be KEY=VALUE"),
         (("--option", "document=", "--option", "document.a=b"), "document has a value already"),
+        (("--option", "document.a=b", "--option", "document="), "document has values below it"),
     ],
 )
 def test_what_cannot_be_read_is_refused(arguments, said) -> None:

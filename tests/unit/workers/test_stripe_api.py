@@ -1,4 +1,4 @@
-"""`failure_of`: each answer that is no success, as the SDK raises it, in a word."""
+"""`failure_of`: each answer that is no success, as the SDK raises it, in a word. And the way there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import stripe
 
 from workers.failures import StripeFailure
+from workers.http import _is_direct
 from workers.stripe_api import StripeApi, failure_of
 
 HTML = "<html><body><h1>502 Bad Gateway</h1></body></html>"
@@ -71,6 +72,13 @@ def test_stripes_errors(status, code, kind, api_mode) -> None:
     found = failure(status, code, api_mode=api_mode)
     assert (found.kind, found.status, found.code) == (kind, status, code)
     assert str(found) == " ".join(filter(None, [kind, str(status), code]))
+
+
+@pytest.mark.parametrize("code", [["resource_missing"], {"a": 1}, 7])
+def test_a_code_that_is_no_text_is_none(code) -> None:
+    body = json.dumps({"error": {"type": "invalid_request_error", "code": code}})
+    found = failure_of(raised(404, body, {}, "V1"), "session")
+    assert (found.kind, found.code) == ("missing", None)
 
 
 @pytest.mark.parametrize("status", [400, 409])
@@ -147,3 +155,26 @@ def test_the_sdk_sends_no_telemetry() -> None:
     stripe.enable_telemetry = True
     StripeApi("sk_test_x")
     assert stripe.enable_telemetry is False
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "direct"),
+    [
+        ("", False),
+        (" , ", False),
+        ("api.stripe.com", True),
+        ("stripe.com", True),
+        (".stripe.com", True),
+        ("*.stripe.com", True),
+        ("com", True),
+        ("*", True),
+        ("localhost, API.Stripe.com ", True),
+        ("api.stripe.com,localhost", True),
+        ("tripe.com", False),
+        ("api.stripe", False),
+        ("files.stripe.com", False),
+        ("v1.api.stripe.com", False),
+    ],
+)
+def test_which_hosts_no_proxy_names(no_proxy, direct) -> None:
+    assert _is_direct("api.stripe.com", no_proxy) == direct
