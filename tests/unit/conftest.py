@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.logs import logging_undone  # noqa: F401 (a fixture)
+from tests.logs import logging_undone, said  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(autouse=True)

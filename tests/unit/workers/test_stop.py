@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from workers import stop as stop_module
 from workers.stop import GRACE, Stop, stop_on_signals
 
 
@@ -57,3 +59,24 @@ def test_either_signal_asks_for_it(handlers_kept, number) -> None:
     assert not stop.requested
     signal.raise_signal(number)
     assert stop.requested
+
+
+def test_what_runs_has_nearly_all_of_the_time(stop: Stop) -> None:
+    stop.request()
+    stop.requested_at = time.monotonic() - GRACE + 10
+    assert not stop.overdue
+
+
+@pytest.mark.parametrize("how", ["it comes", "it never comes"])
+def test_a_stop_that_comes_a_moment_later_is_waited_for(stop, how, monkeypatch) -> None:
+    """A signal to all processes reaches this one last."""
+    comes = how == "it comes"
+    monkeypatch.setattr(stop_module, "ARRIVES_WITHIN", 60 if comes else 0.05)
+    later = threading.Timer(0.02, stop.request)
+    if comes:
+        later.start()
+    began = time.monotonic()
+    assert stop.is_coming() == stop.requested == comes
+    assert comes or time.monotonic() - began >= 0.05
+    if comes:
+        later.join()

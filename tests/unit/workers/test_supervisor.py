@@ -1,19 +1,25 @@
-"""When a child counts as stalled: by the time in which the parent ran."""
+"""How a child is started, what its end says, and when it counts as stalled."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
+from tests.conftest import wait_until
+from tests.logs import Said
 from workers import supervisor
 from workers.in_hand import Held, InHand
+from workers.stop import Stop
 from workers.supervisor import (
     LIVED,
     RUNNING_PERIOD,
     STALLED,
     _Child,
+    _ended,
     _kill_stalled,
     _report_death,
 )
@@ -93,3 +99,74 @@ def test_one_that_died_early_is_started_a_second_later_and_another_at_once(
     after = time.monotonic()
     assert child.code == -9
     assert before + waits <= child.not_before <= after + waits
+
+
+def fail() -> None:
+    raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("run", "code", "reported"),
+    [
+        (lambda: None, 0, 0),
+        (fail, os.EX_SOFTWARE, 1),
+        (sys.exit, os.EX_SOFTWARE, 1),
+        (lambda: os._exit(3), 3, 0),
+    ],
+    ids=["returns", "fails", "exits", "is ended"],
+)
+def test_its_exit_code_says_how_it_ended_also_when_it_is_started_again(
+    run: Callable[[], None], code: int, reported: int, said: Said
+) -> None:
+    child, stop = _Child("worker", run, InHand(1)), Stop()
+    for number in (1, 2):
+        child.started = 0
+        before = time.monotonic()
+        child.start(stop)
+        assert child.pid
+        assert stop.parent is None, "this is the child's"
+        ended: list[_Child] = []
+        wait_until(lambda ended=ended: ended.extend(_ended([child])) or ended)
+        assert ended == [child]
+        assert (child.pid, child.code) == (None, code)
+        assert child.not_before >= before + 1, "it died early"
+        failed = [line for line in said() if line["event"] == "worker_failed"]
+        assert len(failed) == reported * number
+
+
+def test_it_knows_its_parent_and_notes_that_it_runs() -> None:
+    stop, (reading, writing) = Stop(), os.pipe()
+
+    def run() -> None:
+        wait_until(child.in_hand.ran_at)
+        os.write(writing, f"{stop.parent} {os.getpid()}".encode())
+
+    child = _Child("worker", run, InHand(1))
+    child.start(stop)
+    pid = child.pid
+    wait_until(lambda: _ended([child]))
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        assert told.read() == f"{os.getpid()} {pid}"
+
+
+@pytest.mark.parametrize("role", ["worker", "periodic"])
+def test_what_it_had_in_hand_is_said_in_its_name(role, said, monkeypatch) -> None:
+    child, killed = _Child(role, lambda: None, InHand(3), pid=77), list[tuple[int, int]]()
+    child.in_hand.note("evt_1", "1", "b.second")
+    child.in_hand.note("evt_2", "1")
+    child.in_hand.note("evt_3", "1", "a.first")
+    monkeypatch.setattr(os, "kill", lambda *what: killed.append(what))
+    _kill_stalled(child)
+    child.pid = None
+    child.ended(-9)
+    _report_death(child)
+    assert killed == [(77, 9)]
+    stalled, died = said()
+    assert (stalled["event"], died["event"]) == (f"{role}_stalled", f"{role}_died")
+    for line in (stalled, died):
+        assert (line["level"], line["role"]) == ("error", role)
+        assert sorted(line["in_hand"]) == ["evt_1", "evt_2", "evt_3"]
+        assert line["running"] == ["a.first", "b.second"]
+    assert (stalled["pid"], stalled["limit"]) == (77, STALLED)
+    assert died["exit_code"] == -9
