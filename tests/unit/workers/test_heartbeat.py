@@ -1,9 +1,11 @@
-"""How often a claim is renewed, by an inbox that answers as the test says."""
+"""What the heartbeat does with claims, by an inbox that answers as the test says."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +15,10 @@ from identity_webhooks.event import Event
 from service.inbox import Claim
 from service.metrics import Metrics
 from tests.conftest import wait_until
+from tests.logs import Said
 from workers import heartbeat
 from workers.heartbeat import Heartbeat
-from workers.in_hand import InHand
+from workers.in_hand import Held, InHand
 from workers.stop import Stop
 
 LEASE = 3.0
@@ -27,14 +30,21 @@ class Renewals:
     def __init__(self) -> None:
         self.at: list[float] = []
         self.answer: Callable[[], bool] = lambda: True
+        self.claims: list[Claim] = []
 
-    def renew(self, _: Claim) -> bool:
+    def renew(self, claim: Claim) -> bool:
         self.at.append(time.monotonic())
+        self.claims.append(claim)
         return self.answer()
 
 
 def away() -> bool:
     raise redis.ConnectionError
+
+
+def claim(token: str) -> Claim:
+    event = Event("evt_1", "verified", "snapshot", "vs_1", 1, livemode=False, account="acct_1")
+    return Claim(event, token, {}, faults=0, lapses=0, now=0, since=0)
 
 
 @pytest.fixture
@@ -45,8 +55,7 @@ def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Renewals]:
     none: Any = None
     metrics: Metrics = none
     beating = Heartbeat(inbox, metrics, Stop(), InHand(1))
-    event = Event("evt_1", "verified", "snapshot", "vs_1", 1, livemode=False)
-    beating.begin(Claim(event, "1", {}, faults=0, lapses=0, now=0, since=0))
+    beating.begin(claim("1"))
     yield inbox
     beating.stop()
 
@@ -61,3 +70,80 @@ def test_a_renewal_that_failed_is_tried_again_at_the_next_tick(inbox: Renewals) 
 def test_one_that_succeeded_is_followed_by_one_a_third_of_a_lease_later(inbox: Renewals) -> None:
     wait_until(lambda: len(inbox.at) > 1)
     assert inbox.at[1] - inbox.at[0] > LEASE / 3
+
+
+def test_one_that_is_lost_is_said_once_and_renewed_no_more(
+    monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    monkeypatch.setattr(heartbeat, "TICK", 0.001)
+    monkeypatch.setattr(heartbeat, "LEASE", 0.003)
+    inbox: Any = Renewals()
+    none: Any = None
+    beating, lost = Heartbeat(inbox, none, Stop(), InHand(1)), claim("1")
+
+    def refuse() -> bool:
+        lost.lost = True
+        return False
+
+    inbox.answer = refuse
+    beating.begin(lost)
+    wait_until(lambda: inbox.at)
+    inbox.answer = lambda: True
+    kept = claim("2")
+    beating.begin(kept)
+    wait_until(lambda: inbox.claims.count(kept) > 3)
+    beating.stop()
+    assert inbox.claims.count(lost) == 1
+    (line,) = said()
+    assert line == {
+        "event": "lease_lost",
+        "level": "warning",
+        "event_id": "evt_1",
+        "session_id": "vs_1",
+        "kind": "verified",
+        "account": "acct_1",
+    }
+
+
+def test_the_end_of_an_earlier_claim_ends_no_later_one_of_its_event() -> None:
+    none: Any = None
+    in_hand = InHand(2)
+    beating = Heartbeat(none, none, Stop(), in_hand)
+    first, second = claim("1"), claim("2")
+    beating.begin(first)
+    beating.begin(second)
+    beating.end(first)
+    assert beating.count() == 1
+    assert in_hand.read() == [Held("acct_1-evt_1", "2")]
+    beating.end(second)
+    assert beating.count() == 0
+    assert in_hand.read() == []
+    beating.stop()
+
+
+@pytest.mark.parametrize("ends", ["returns", "raises"])
+def test_a_handler_is_watched_and_named_no_longer_than_it_runs(
+    ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows its run may take longer than it was allowed."""
+    monkeypatch.setattr(heartbeat, "TICK", 0.001)
+    monkeypatch.setattr(heartbeat, "LEASE", 0.003)
+    left: list[int] = []
+    monkeypatch.setattr(heartbeat.os, "_exit", left.append)
+    inbox: Any = Renewals()
+    none: Any = None
+    in_hand = InHand(1)
+    beating, held = Heartbeat(inbox, none, Stop(), in_hand), claim("1")
+    handler: Any = SimpleNamespace(name="a.quick", timeout=60.0)
+    beating.begin(held)
+    with suppress(KeyError), beating.deadline(held, handler):
+        assert in_hand.read() == [Held("acct_1-evt_1", "1", "a.quick")]
+        if ends == "raises":
+            raise KeyError
+    beating._watched[held.event.key].deadline = 0  # it is over by now
+    assert in_hand.read() == [Held("acct_1-evt_1", "1", "")]
+    renewed = len(inbox.at)
+    wait_until(lambda: len(inbox.at) > renewed + 3)
+    beating.end(held)
+    beating.stop()
+    assert left == []

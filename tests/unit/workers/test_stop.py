@@ -61,9 +61,9 @@ def test_either_signal_asks_for_it(handlers_kept, number) -> None:
     assert stop.requested
 
 
-def test_what_runs_has_nearly_all_of_the_time(stop: Stop) -> None:
+def test_what_runs_has_most_of_the_thirty_seconds_that_platforms_give(stop: Stop) -> None:
     stop.request()
-    stop.requested_at = time.monotonic() - GRACE + 10
+    stop.requested_at = time.monotonic() - 20
     assert not stop.overdue
 
 
