@@ -51,7 +51,7 @@ def test_what_gets_shorter_or_is_removed_is_read_as_it_was_written(memory, monke
 
 def test_a_change_that_fails_changes_nothing_and_holds_nobody_up() -> None:
     ledger = Ledger()
-    with pytest.raises(KeyError), ledger.change() as entries:
+    with pytest.raises(KeyError), ledger.change() as entries:  # noqa: PT012
         entries["n"] = 1
         raise KeyError
     assert ledger.read() == {}

@@ -10,6 +10,7 @@ import json
 import logging
 import logging.config
 import math
+import os
 import queue
 import sys
 import threading
@@ -135,6 +136,23 @@ class TestKeys:
     def test_a_long_text_is_cut_and_on_one_line(self, log, output) -> None:
         log.info("saved", reason="a\r\n\tb " + "x" * 1000)
         assert output.line["reason"] == "a b " + "x" * 196
+
+    @pytest.mark.parametrize(
+        ("text", "end"),
+        [
+            ("Jenny", "[pe"),
+            ("jenny@mail.example.com", "[e-"),
+            ("a://us:Pa55word@host", "a:/"),
+        ],
+    )
+    def test_what_is_masked_is_masked_before_the_cut(self, text, end) -> None:
+        """Of a half nobody could tell what it is the half of."""
+        for length in range(180, 200):
+            with logs.masking(["Jenny"]):
+                shown = logs.redact("." * length + " " + text)
+            assert not {"Je", "je", "us", "Pa"} & {shown[at : at + 2] for at in range(199)}
+        with logs.masking(["Jenny"]):
+            assert logs.redact("." * 196 + " " + text) == "." * 196 + " " + end
 
 
 class TestExceptions:
@@ -431,6 +449,35 @@ class TestFormats:
         logs.get("t").info("saved")
         assert output.line["event"] == "saved"
 
+    @pytest.mark.parametrize(
+        ("log_format", "is_json"), [("auto", False), ("console", False), ("json", True)]
+    )
+    def test_on_a_terminal(self, log_format, is_json, monkeypatch) -> None:
+        terminal = Output()
+        monkeypatch.setattr(terminal, "isatty", lambda: True)
+        logs.configure(Settings(log_format=log_format), terminal)
+        logs.get("t").info("saved")
+        assert terminal.take().startswith("{") == is_json
+
+    @pytest.mark.parametrize("reader", ["slow", "gone"])
+    def test_a_line_is_written_whole_and_nobody_who_reads_is_no_trouble(
+        self, reader, output, monkeypatch
+    ) -> None:
+        reading, writing = os.pipe()
+        with os.fdopen(reading) as read, os.fdopen(writing, "w") as stream:
+            logs.configure(Settings(log_format="json"), stream)
+            if reader == "gone":
+                read.close()
+            write = os.write
+            monkeypatch.setattr(os, "write", lambda to, data: write(to, data[:7]))
+            logs.get("t").info("saved", reason="Käse")
+            monkeypatch.undo()
+            stream.close()
+            logs.get("t").info("closed")
+            if reader == "slow":
+                (line,) = read.read().splitlines()
+                assert json.loads(line)["reason"] == "Käse"
+
     def test_another_stream(self, output) -> None:
         elsewhere = Output()
         logs.configure(Settings(log_format="json"), elsewhere)
@@ -442,6 +489,9 @@ class TestFormats:
         output = configured(log_level="warning")
         logs.get("t").info("unheard")
         logs.get("t").warning("heard")
+        assert output.line["event"] == "heard"
+        logging.getLogger("other").info("unheard")
+        logging.getLogger("other").warning("heard")
         assert output.line["event"] == "heard"
 
 
@@ -518,6 +568,15 @@ class TestWhatPluginsDo:
             ),
             ["the logger shop"],
         ),
+        "a level": (lambda _: logging.getLogger().setLevel("CRITICAL"), ["the root logger"]),
+        "a logger's end": (
+            lambda _: setattr(logging.getLogger("shop"), "disabled", True),
+            ["the logger shop"],
+        ),
+        "a library's own handler of nothing": (
+            lambda _: logging.getLogger("shop").addHandler(logging.NullHandler()),
+            [],
+        ),
         "structlog": (
             lambda stream: structlog.configure(
                 processors=[structlog.processors.JSONRenderer()],
@@ -533,7 +592,8 @@ class TestWhatPluginsDo:
         output, theirs = configured(), io.StringIO()
         logging.getLogger("shop")
         replace(theirs)
-        assert set(changed) <= set(logs.restore())
+        assert set(changed) <= (found := set(logs.restore()))
+        assert changed or not found
         assert logs.restore() == []
         with logs.masking(["Jenny"]):
             logs.get("a").error("hello Jenny")
@@ -554,6 +614,15 @@ class TestWhatPluginsDo:
         restored, said = map(json.loads, output.take().splitlines())
         assert (restored["event"], restored["faults"]) == ("logging_restored", ["the root logger"])
         assert said["event"] == "hello [personal]"
+
+    def test_chatter_that_a_plugin_lets_be_heard_is_stopped(self, output) -> None:
+        logs.restore()
+        for name in logs._QUIET:
+            logging.getLogger(name).setLevel(logging.DEBUG)
+        logs.restore()
+        for name in logs._QUIET:
+            logging.getLogger(name).info("GET /v1/identity/verification_sessions/vs_1")
+        assert output.take() == ""
 
     def test_our_own_loggers_do_not_depend_on_structlogs_configuration(self, configured) -> None:
         output = configured()

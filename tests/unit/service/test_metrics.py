@@ -277,6 +277,8 @@ def test_each_account_has_its_own_last_pass(books) -> None:
         ("restored", [("w", 10, 1, 5), ("w", 3, 1, 5), ("w", 11, 1, 6)]),
         ("one that is gone comes back with a backup", [(None, 0, 0, 0), ("w", 4, 300, 0)]),
         ("one that nobody knows comes back", [("other", 900, 300, 0), ("other", 901, 1, 1)]),
+        ("one that is new was looked at late", [("other", 9, 50, 9), ("other", 10, 1, 10)]),
+        ("one that is gone for longer comes back", [("other", 9, 70, 0)]),
         ("it ended", [("w", 8, 1, 3), ("w", 8, 400, 3), (None, 0, 0, 3)]),
     ],
 )
@@ -302,6 +304,7 @@ def test_without_redis_the_page_tells_what_the_instance_counted(books) -> None:
     books.metrics.count("deliveries", "redis_failed")
     assert books.value("web_deliveries_total", answer="redis_failed") == 1
     assert books.value("redis_up") == 0
+    assert books.value("accepting") == 0
     assert books.value("redriven_total") == 4
     assert not books.families()["identity_webhooks_pending_events"].samples, "unknown, not 0"
 
@@ -318,8 +321,30 @@ def test_gauges_tell_what_is_now(books) -> None:
     assert books.value("processes", role="periodic") == 0
     assert books.value("paused", reason="stripe: key 401") == 1
     assert books.value("reconciled_seconds", account="own") == 7
+    assert books.value("queued_jobs") == 2
+    assert books.value("oldest_event_seconds") == 6.5
+    assert books.value("worker_slots") == 20
+    assert books.value("workers_lacking_handlers") == 0
+    assert books.value("redis_memory_bytes") == 10
+    assert books.value("redis_memory_limit_bytes") == 100
+    assert books.value("clock_ahead_seconds") == 0
     assert books.value("secret_unused_seconds", secret="new") == 2
     assert books.value("secret_unused_seconds", secret="old") == float("inf")
+
+
+def test_what_is_unknown_or_not_the_case_is_told_as_such(books) -> None:
+    books.says("a", {}, handlers=("p.a", "p.b"))
+    books.says("b", {}, handlers=("p.a",))
+    books.says("web", {}, role="web")
+    books.changed = {"memory": None, "memory_limit": None, "paused": None, "clock_ahead": 60.0}
+    families = books.families()
+    for name in ("redis_memory_bytes", "redis_memory_limit_bytes"):
+        assert not families[f"identity_webhooks_{name}"].samples
+    assert books.value("paused", reason="") == 0
+    assert books.value("clock_ahead_seconds") == 60
+    assert books.value("workers_lacking_handlers") == 1
+    assert books.value("processes", role="web") == 1
+    assert books.value("processes", role="worker") == 2
 
 
 @pytest.mark.parametrize(("state", "accepting"), [("good", 1), ("unknown", 0), ("bad", 0)])
