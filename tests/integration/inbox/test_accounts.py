@@ -31,6 +31,14 @@ class TestAccounts:
         assert inbox.accept(event(account="acct_a")) is AcceptResult.FULL
         assert inbox.accounts() == []
 
+    def test_what_is_taken_in_as_done_is_of_an_account_too(self, inbox) -> None:
+        inbox.move_watermark(1_800_000_001, "acct_a")
+        for name, account in (("1", "acct_a"), ("2", "acct_b"), ("3", None)):
+            assert inbox.adopt(event(name, account=account), "ann") == "adopted"
+        assert inbox.accounts() == ["acct_a", "acct_b"]
+        watermarks = [inbox.watermark(each) for each in ("acct_a", "acct_b")]
+        assert watermarks == [1_800_000_001, None], "what was compared stays compared"
+
     def test_each_has_a_watermark_of_its_own(self, inbox) -> None:
         inbox.accept(event(account="acct_a"))
         assert [inbox.watermark(each) for each in (None, "acct_a", "acct_b")] == [None] * 3

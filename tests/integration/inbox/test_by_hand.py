@@ -64,6 +64,19 @@ class TestWaitingForAHandlerThatIsGone:
         assert third.event.id == "evt_3", "it is woken in place of the one that ended"
         assert not redis.exists("iw:waiting::vs_1")
 
+    @pytest.mark.parametrize("account", [None, "acct_1", "acct_1/acct_2"])
+    @pytest.mark.parametrize("act", ["discard", "replay", "retry"])
+    def test_it_leaves_the_line_of_its_own_account(self, inbox, redis, act, account) -> None:
+        for name in "12":
+            inbox.accept(event(name, account=account))
+        claim_next(inbox)
+        assert inbox.claim() == [Refused.BUSY]
+        key = event("2", account=account).key
+        redis.hset(f"iw:evt:{key}", "h:a.one", "retry|1|5||why")
+        ask = {"discard": inbox.discard, "replay": inbox.replay, "retry": inbox.retry}[act]
+        assert ask(key) in {"discarded", "replayed", "retried"}
+        assert redis.keys("iw:waiting:*") == []
+
     def test_a_dead_one_can_be_ended_too(self, inbox, redis) -> None:
         inbox.accept(event())
         inbox.finish(claimed(inbox), "dead", outcome="verified", reason="a.b: no")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from calendar import monthrange
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -18,6 +20,7 @@ from service.inbox import (
     keys,
     save_progress_at_end,
 )
+from service.inbox.scripts import script
 from tests.integration.claims import claim_next, claim_of, claimed, event
 
 
@@ -202,6 +205,20 @@ def test_after_a_pause_of_an_account_was_ended_its_events_wait_a_moment_longer(
     assert isinstance(claim_next(inbox), Claim)
 
 
+@pytest.mark.parametrize("seconds", [20, 3600])
+def test_what_a_pause_of_its_account_holds_is_due_when_that_ends_or_after_a_minute(
+    inbox, redis, seconds
+) -> None:
+    inbox.accept(event(account="acct_1"))
+    before = redis.time()[0]
+    inbox.pause(seconds, "stripe: limited 429", "acct_1")
+    assert claim_next(inbox) is Refused.HELD
+    waits = min(seconds, keys.HORIZON)
+    until = inbox.find("acct_1-evt_1").waits_until.timestamp()
+    assert before + waits <= until <= redis.time()[0] + 1 + waits
+    assert redis.zscore("iw:due", "acct_1-evt_1") == round(until * 1000)
+
+
 def test_a_holder_whose_session_another_event_has_by_now_has_lost_it(inbox, redis) -> None:
     for name in ("1", "2"):
         inbox.accept(event(name))
@@ -229,6 +246,39 @@ def test_all_workers_share_a_rate_of_api_calls(redis, form, events) -> None:
     assert abs(len(taken) - events) <= 1 + 10 * took
     time.sleep(0.25)
     assert isinstance(claim_next(workers[0]), Claim)
+
+
+def test_the_rate_ends_a_claim_of_several_and_takes_none_of_them_away(redis) -> None:
+    inbox = Inbox(redis, api_rate=2)
+    for number in range(5):
+        inbox.accept(event(str(number), session=str(number), form="snapshot"))
+    *claims, last = inbox.claim(5)
+    assert last is Refused.THROTTLED
+    assert [claim.event.id for claim in claims] == [f"evt_{n}" for n in range(len(claims))]
+    assert len(claims) in range(2, 5)
+
+
+@pytest.mark.parametrize(
+    ("what", "calls"), [("new", 2), ("has no other form", 1), ("is in hand", 0), ("is gone", 0)]
+)
+def test_what_a_wake_up_takes_out_of_the_rate_of_calls(redis, what, calls) -> None:
+    inbox = Inbox(redis, api_rate=1)
+    inbox.accept(event())
+    if what == "has no other form":
+        claim = claimed(inbox)
+        inbox.link(claim, "")
+        inbox.release(claim, 0, "worker stopped")
+    elif what == "is in hand":
+        claimed(inbox)
+    elif what == "is gone":
+        redis.delete("iw:evt:evt_1")
+    redis.delete("iw:budget")
+    began = redis.time()
+    claim_of(inbox, "evt_1")
+    until = int(redis.get("iw:budget") or 0)
+    ended = redis.time()
+    earliest, latest = (1000 * (s + calls) + us // 1000 for s, us in (began, ended))
+    assert earliest <= until <= latest if calls else not until
 
 
 def test_without_a_rate_there_is_no_limit(inbox) -> None:
@@ -390,6 +440,18 @@ def test_what_handlers_last_heard_of_a_session_is_found_in_whichever_month(inbox
     assert inbox.last_kind(event(account="acct_1")) is None
     redis.hset(this_month, ":vs_1", "canceled")
     assert inbox.last_kind(event()) == "canceled", "the last one counts"
+
+
+@pytest.mark.parametrize("month", range(1, 13))
+def test_it_is_found_for_as_long_as_it_is_remembered(inbox, redis, monkeypatch, month) -> None:
+    """At any day of the year, and also in the last of the months that it can be from."""
+    now = datetime(2025, month, 1, tzinfo=UTC)
+    monkeypatch.setattr(inbox, "now", lambda: int(now.timestamp()))
+    for days in (0, 100, 200, 300, 400):
+        heard = now - timedelta(days=days)
+        redis.flushdb()
+        redis.hset(f"iw:last:{heard:%Y-%m}:_1", ":vs_1", "verified")
+        assert inbox.last_kind(event()) == "verified", days
 
 
 def test_what_was_overtaken_is_not_what_handlers_heard_last(inbox) -> None:
@@ -640,6 +702,43 @@ def test_times_are_those_of_redis(inbox, redis, monkeypatch) -> None:
     claim = claimed(inbox)
 
     assert abs(claim.now / 1000 - redis.time()[0]) < 5
+
+
+def test_when_a_wake_up_was_queued_is_written_right_on_every_day(redis) -> None:
+    """Also in leap years, and in the first and the last second of a month."""
+    moments = [
+        datetime(year, month, day, hour, minute, second, ms * 1000, tzinfo=UTC)
+        for year in (1999, 2000, 2026, 2027, 2028, 2100)
+        for month in range(1, 13)
+        for day, hour, minute, second, ms in (
+            (1, 0, 0, 0, 0),
+            (28, 13, 7, 9, 45),
+            (monthrange(year, month)[1], 23, 59, 59, 999),
+        )
+    ]
+    ms = [round(moment.timestamp() * 1000) for moment in moments]
+    body = "local found = {}\nfor i, ms in ipairs(ARGV) do found[i] = stamp(tonumber(ms)) end\n"
+    stamps = redis.eval(script(f"{body}return found\n"), 0, "a.1", *ms)
+    assert [datetime.fromisoformat(each.decode()) for each in stamps] == moments
+
+
+def test_how_long_things_last_is_as_the_pages_say() -> None:
+    """The other tests take these from the code."""
+    assert (keys.LEASE, keys.HORIZON, keys.BUSY_DELAY, keys.MAX_LAPSES) == (10, 60, 5, 3)
+    days = [kept / keys.DAY for kept in (keys.KEEP, keys.KEEP_LAST, keys.KEEP_OUTCOMES)]
+    assert (days, keys.DAY) == ([35, 400, 40], 86_400)
+    assert (keys.STEP, keys.CATCH_UP, keys.KEEP_ANSWER) == (5, 0.01, 5)
+    assert (keys.MAX_AUDIT, keys.MAX_ACTS, keys.MAX_TRAIL) == (1000, 5, 5)
+
+
+def test_what_only_waited_is_no_attempt_that_failed(inbox) -> None:
+    """For Stripe, or for its own process, before it was run."""
+    inbox.accept(event())
+    claim = claimed(inbox)
+    for attempts in (0, 1, 2):
+        waits = Progress("retry", attempts, reason="why")
+        inbox.save_progress(claim, "a.b", waits)
+    assert [each.number for each in inbox.find("evt_1").attempts] == [1]
 
 
 @pytest.mark.parametrize("length", range(70, 90))

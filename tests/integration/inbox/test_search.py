@@ -81,6 +81,16 @@ def test_bounds_within_the_hour_of_an_event_are_kept_to(inbox, keys, bound) -> N
             assert found == sorted(r.key for r in records if wanted.matches(r)), wanted
 
 
+def test_the_newest_come_first_also_over_hours_and_months(inbox, pass_time) -> None:
+    for name in ("first", "second", "third"):
+        pass_time(31 * DAY)  # the lists by session are those of 30 days
+        inbox.accept(event(name))
+        inbox.finish(claimed(inbox, f"evt_{name}"), "done", outcome="verified")
+    for wanted in (Filter(), Filter("done"), Filter(session="vs_1")):
+        found = [record.key for record in inbox.search.all(wanted)]
+        assert found == ["evt_third", "evt_second", "evt_first"], wanted
+
+
 @pytest.mark.parametrize("tied", [False, True], ids=["", "all in the same millisecond"])
 @pytest.mark.parametrize("limit", [1, 5])
 def test_pages_one_after_another_are_the_whole_however_few_are_read_at_once(

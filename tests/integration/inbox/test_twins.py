@@ -145,6 +145,9 @@ class TestTwins:
         inbox.accept(event("thin"))
         inbox.link(claimed(inbox, "evt_thin"), "evt_snap")
         redis.delete("iw:evt:evt_thin", "iw:session::vs_1")
+        redis.expire("iw:evt:evt_snap", keys.KEEP)
 
+        assert inbox.find("evt_snap") is None
         assert inbox.accept(event("snap")) is AcceptResult.NEW
-        assert isinstance(claim_of(inbox, "evt_snap"), Claim)
+        assert redis.ttl("iw:evt:evt_snap") == -1
+        assert claimed(inbox, "evt_snap").twin is None

@@ -75,3 +75,26 @@ def test_a_slot_is_used_again_only_when_every_reply_came(
         pipe.discard(f"evt_{number}")
     pipe.set_replies(replies)
     assert (Pipeline(Scripts(sources()), Limits(), memory)._slot is pipe._slot) == is_free
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_repeated"),
+    [
+        (redis.ConnectionError(), True),
+        (redis.TimeoutError(), True),
+        (redis.ResponseError("OOM"), False),
+        ([], False),
+    ],
+    ids=repr,
+)
+def test_a_claim_is_repeated_by_the_next_one_only_when_no_reply_came(
+    reply: object, is_repeated: bool
+) -> None:
+    scripts, memory = Scripts(sources()), Memory()
+    first, second, third = (Pipeline(scripts, Limits(), memory) for _ in range(3))
+    first.claim(2)
+    first.set_replies([reply])
+    second.claim(2)
+    assert (second.pack() == first.pack()) == is_repeated
+    third.claim(2)
+    assert third.pack() not in {first.pack(), second.pack()}, "and by one alone"
