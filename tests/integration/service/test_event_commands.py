@@ -137,7 +137,10 @@ class TestList:
             ("--state dead --reason quarantined", "deadly"),
             ("--handler p.b", "deadly both other dead waiting"),
             ("--reason document_expired", "done"),
+            ("--handler p.a --reason document_expired", "done"),
+            ("--handler p.b --reason document_expired", ""),
             ("--state pending --reason 'failed KeyError'", "waiting"),
+            ("--state pending --handler p.b --reason handlers", "waiting"),
             ("--since 1h", "deadly both other dead done waiting pending"),
             ("--until 1h", ""),
             ("--state dead --since 1h --until 2100-01-01", "deadly both other dead"),
@@ -593,12 +596,17 @@ class TestAudit:
         ]
         assert entries[0]["on"] == {"handler": "p.c", "state": "dead", "handlers": "p.c"}
         assert entries[1]["on"] == {"keys": "evt_dead"}
+        assert entries[3]["on"] == {"seconds": 3600, "account": "acct_1"}
+        assert entries[4]["on"] == {}
         for lines, entry in zip(logged, entries, strict=True):
             said = next(map(json.loads, lines.splitlines()))
             assert (said["event"], said["action"], said["by"]) == (
                 *("person_acted", entry["action"], entry["by"]),
             )
             assert "dropped" not in said
+        *_, ended = map(json.loads, logged[0].splitlines())
+        told = [ended[name] for name in ("event", "action", "by", "counts")]
+        assert told == ["events_repaired", "replay", "bob", {"replayed": 1}]
         assert service("audit").stdout.splitlines()[1].split()[1] == "ann"
 
     def test_the_log_line_has_all_of_it(self, redis, said) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from redis import Redis
 from service import connection, status
 from service import survey as surveys
 from service.__main__ import main
-from service.inbox import Inbox, Progress, keys
+from service.inbox import Claim, Inbox, Progress, keys
 from service.inbox.inbox import PENDING_LIMIT
 from service.processes import Process
 from service.settings import Settings
@@ -112,6 +113,8 @@ def test_each_that_waits_counts_once_by_what_it_waits_for(inbox, redis) -> None:
         if again:
             assert inbox.retry(key) == "retried"
             claimed(inbox, key)
+        for over in ("dead", "skipped", "superseded"):
+            redis.hset(f"{keys.RECORD}{key}", f"h:p.{over}", f"{over}|1|5||no")
     inbox.release(claimed(inbox, accept(inbox, "stripe")), 60, "stripe: unreachable")
     accept(inbox, "new")
     claimed(inbox, accept(inbox, "inhand"))
@@ -165,7 +168,31 @@ def test_what_another_release_says_hides_no_process(inbox, redis, said) -> None:
     live(redis, "one", inbox.now(), slots=5, busy=2)
     redis.hset(keys.PROCESSES, "other", said)
     live(redis, "two", inbox.now(), slots=7)
+    for name, role, ago, ended in (
+        ("a", "web", 0, 0),
+        ("b", "worker", 60, 0),
+        ("c", "worker", 0, 1),
+    ):
+        live(redis, name, inbox.now() - ago, role=role, ended=bool(ended), slots=100, busy=50)
     assert (survey(redis).slots, survey(redis).in_flight) == (12, 2)
+
+
+def test_each_number_is_of_what_it_is_called(new_server: Callable[..., Server]) -> None:
+    with new_server("--maxmemory", "64mb").client() as client:
+        inbox = Inbox(client)
+        for number in range(6):
+            accept(inbox, str(number))
+        claims = [claim for claim in inbox.claim(3) if isinstance(claim, Claim)]
+        inbox.finish(claims[0], "dead", outcome="", reason="stripe: missing 404")
+        inbox.release(claims[1], 600, "stripe: unreachable")
+        live(client, "worker", inbox.now(), slots=5, busy=1)
+        found = survey(client)
+        used = client.info("memory")["used_memory"]
+    assert (found.pending, found.queued, found.dead) == (5, 3, 1)
+    assert (found.slots, found.in_flight, found.waiting) == (5, 1, 1)
+    assert found.memory_limit == 64 << 20
+    assert used / 2 < found.memory < used * 2
+    assert replace(found, queued=9).waiting == 0
 
 
 def test_what_is_in_no_list_is_counted_as_dead_all_the_same(inbox, redis) -> None:
