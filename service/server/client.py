@@ -208,8 +208,11 @@ class Client(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _wait_for_client(self) -> None:
-        """Wait for the rest of a request, or for the next one."""
-        self._begin_waiting(READ_DEADLINE if self._http.reads_request else KEEP_ALIVE)
+        """Wait for the rest of a request, for the next one, or for the client's end."""
+        if self._lingering:
+            self._begin_waiting(LINGER)
+        else:
+            self._begin_waiting(READ_DEADLINE if self._http.reads_request else KEEP_ALIVE)
 
     def _begin_waiting(self, seconds: float) -> None:
         self.since = self._loop.time()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
+import resource
 from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,11 +24,15 @@ from service.limits import (
     READ_DEADLINE,
     SEND_DEADLINE,
 )
+from service.server import client as client_module
+from service.server import worker
 from service.server.client import Client
 from service.server.http import Exchange, Refusal, Response
 from service.server.worker import _Server
+from tests.logs import Said
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST_GET = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 BEGUN = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
 
 
@@ -38,6 +46,7 @@ class World:
         self.asked: list[Exchange] = []
         self.sent = b""
         self.ended = ""
+        self.refusals: list[str] = []
         self.reads = True
         self.client = Client(self, self)  # type: ignore[arg-type]
         self.client.connection_made(self)  # type: ignore[arg-type]
@@ -52,7 +61,7 @@ class World:
         self.asked.append(exchange)
 
     def refused(self, refusal: Refusal) -> None:
-        assert refusal.reason == "request_too_slow"
+        self.refusals.append(refusal.reason)
 
     def write(self, data: bytes) -> None:
         self.sent += data
@@ -63,11 +72,14 @@ class World:
     def write_eof(self) -> None:
         self.ended = "closed"
 
+    def close(self) -> None:
+        self.ended = "closed at once"
+
     def abort(self) -> None:
         self.ended = "dropped"
 
-    def get_extra_info(self, _: str) -> tuple[str, int]:
-        return "127.0.0.1", 1
+    def get_extra_info(self, name: str) -> object:
+        return {"peername": ("192.0.2.7", 50_000), "sockname": ("198.51.100.1", 8000)}[name]
 
     def relieve(self) -> None: ...
 
@@ -94,7 +106,7 @@ def answered(world: World) -> None:
 
 
 def linger(world: World) -> None:
-    world.receive(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    world.receive(LAST_GET)
     world.answer()
 
 
@@ -133,12 +145,32 @@ STATES: dict[str, tuple[Callable[[World], Any], float, str]] = {
         KEEP_ALIVE,
         "closed",
     ),
+    "it is answered while it does not read": (
+        lambda w: (w.receive(GET), w.client.pause_writing(), w.answer(after=1)),
+        SEND_DEADLINE - 1,
+        "dropped",
+    ),
     "all is said": (linger, LINGER, "dropped"),
+    "all is said to one that does not read": (
+        lambda w: (w.receive(LAST_GET), w.client.pause_writing(), w.answer()),
+        SEND_DEADLINE,
+        "dropped",
+    ),
+    "it has read the end at last": (
+        lambda w: (
+            w.receive(LAST_GET),
+            w.client.pause_writing(),
+            w.answer(),
+            w.client.resume_writing(),
+        ),
+        LINGER,
+        "dropped",
+    ),
 }
 
 
 @pytest.mark.parametrize(("reach", "seconds", "end"), STATES.values(), ids=STATES)
-def test_each_state_has_its_deadline(reach, seconds, end) -> None:
+def test_each_state_has_its_deadline(reach, seconds, end, said: Said) -> None:
     world = World()
     reach(world)
     assert world.client.deadline == pytest.approx(world.now + seconds)
@@ -146,7 +178,105 @@ def test_each_state_has_its_deadline(reach, seconds, end) -> None:
     if end == "408":
         assert world.sent.rpartition(b"HTTP/1.1 ")[2].startswith(b"408")
         end = "closed"
+        assert world.refusals == ["request_too_slow"]
     assert world.ended == end
+    # Only where the process owes the answer.
+    lines = [(line["event"], line["level"]) for line in said()]
+    late = ("request_not_answered", "error")
+    assert lines == ([late] if seconds == ANSWER_DEADLINE else [])
+
+
+def test_a_client_has_its_address_and_ours() -> None:
+    client = World().client
+    assert (client.address, client.server_address) == ("192.0.2.7", ("198.51.100.1", 8000))
+
+
+def test_a_client_of_a_unix_socket_has_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "get_extra_info", lambda *_: "")
+    client = World().client
+    assert (client.address, client.server_address) == ("unix", ("unix", 0))
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"\x00", "malformed_request"),
+        (BEGUN.replace(b": 9", b": 999999"), "body_too_large"),
+        (BEGUN, "request_incomplete"),
+    ],
+)
+def test_the_server_is_told_why_a_request_was_refused(sent: bytes, reason: str) -> None:
+    world = World()
+    world.receive(sent)
+    world.client.eof_received()
+    assert world.refusals == [reason]
+
+
+def test_one_that_has_ended_its_part_is_answered_and_then_let_go_at_once() -> None:
+    world = World()
+    world.receive(GET)
+    assert world.client.eof_received(), "the connection stays until it is answered"
+    world.answer()
+    assert world.sent.startswith(b"HTTP/1.1 200 ")
+    assert world.ended == "closed at once"
+
+
+def test_one_that_has_reset_the_connection_is_dropped_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def is_gone(_: World) -> None:
+        raise OSError(errno.ENOTCONN, "gone")
+
+    monkeypatch.setattr(World, "write_eof", is_gone)
+    world = World()
+    linger(world)
+    assert (world.ended, world.clients) == ("dropped", set())
+
+
+@pytest.mark.parametrize("fails", ["dispatch", "answer"])
+def test_what_goes_wrong_with_a_client_is_said_and_ends_its_connection(
+    fails: str, said: Said
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError
+
+    world = World()
+    if fails == "dispatch":
+        world.dispatch = fail  # type: ignore[method-assign]
+    world.receive(GET)
+    if fails == "answer":
+        world.client.respond(world.asked[-1], Response(200, headers=[("A\n", "b")]))
+    assert (world.ended, world.clients, world.held) == ("dropped", set(), 0)
+    assert [line["event"] for line in said()] == ["client_failed"]
+
+
+QUIET: dict[str, Callable[[World], Any]] = {
+    "nothing came": lambda w: None,
+    "all is answered": answered,
+    "a request has begun": lambda w: w.receive(BEGUN),
+    "a request waits": lambda w: w.receive(GET),
+}
+
+
+@pytest.mark.parametrize("after", [0.9, 1.1])
+@pytest.mark.parametrize("state", QUIET)
+def test_at_the_end_one_without_a_request_is_closed_after_a_moment(state, after) -> None:
+    world = World()
+    QUIET[state](world)
+    world.now += after
+    world.client.close_if_quiet(1.0)
+    ends = after > 1 and state in {"nothing came", "all is answered"}
+    assert world.ended == ("closed" if ends else "")
+
+
+def test_each_response_has_the_time_at_which_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(client_module.time, "time", lambda: now)
+    for fraction, second in [(0.0, b"20"), (0.9, b"20"), (1.0, b"21"), (0.0, b"20")]:
+        now = 1_790_000_000 + fraction
+        world = World()
+        answered(world)
+        assert b"\r\nDate: Mon, 21 Sep 2026 14:13:%b GMT\r\n" % second in world.sent
 
 
 def lost(world: World) -> None:
@@ -182,7 +312,6 @@ def test_what_is_held_of_a_client_is_given_back_however_it_ends(sent, end) -> No
     """Else the memory of all would be used up one day, and everybody be dropped."""
     world = World()
     world.held = 1000  # of others
-    world.refused = lambda _: None  # type: ignore[method-assign]
     world.receive(sent)
     assert world.held > 1000
     assert world.clients == {world.client}
@@ -344,6 +473,92 @@ def test_all_that_wait_to_be_accepted_are_accepted_before_the_listener_ends(wait
     with pytest.raises(StopIteration):
         server._drain().send(None)
     assert said == ["asked"] * (waiting + 1) + ["closed"]
+
+
+def test_gunicorn_is_told_again_and_again_that_the_process_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ends one that was silent for 30 s. Clients past their deadline end meanwhile."""
+    now, told = 100.0, []
+    worlds = [World(), World()]
+    worlds[1].client.deadline = 120.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if now > 110:
+            raise asyncio.CancelledError
+
+    server: Any = object.__new__(_Server)
+    server._loop = SimpleNamespace(time=lambda: now)
+    server._stop = SimpleNamespace(is_set=lambda: False)
+    server._worker = SimpleNamespace(notify=lambda: told.append(now), ppid=os.getppid())
+    server._listening, server._paused_until = True, 0.0
+    server.clients = {world.client for world in worlds}
+    monkeypatch.setattr(worker.asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        server._keep_house().send(None)
+    assert told[0] == 100
+    gaps = [later - earlier for earlier, later in pairwise([*told, now])]
+    assert max(gaps) <= 2
+    assert [world.ended for world in worlds] == ["dropped", ""]
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "connections"),
+    [
+        (4096, 4096, None, MAX_CONNECTIONS),
+        (256, 4096, (1100, 4096), MAX_CONNECTIONS),
+        (256, resource.RLIM_INFINITY, (1100, resource.RLIM_INFINITY), MAX_CONNECTIONS),
+        (256, 512, (512, 512), 412),
+        (64, 64, (64, 64), 1),
+    ],
+)
+def test_as_many_connections_are_taken_as_there_are_descriptors(
+    soft: int,
+    hard: int,
+    raised: tuple[int, int] | None,
+    connections: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hundred are kept for all else; the soft limit is raised as far as the hard one allows."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    assert worker._connection_limit() == connections
+    assert asked == ([raised] if raised else [])
+
+
+@pytest.mark.parametrize(
+    ("number", "waits"), [(errno.EMFILE, True), (errno.ENFILE, True), (errno.EAGAIN, False)]
+)
+def test_without_descriptors_clients_are_dropped_and_no_more_are_taken_for_a_moment(
+    number: int, waits: bool, said: Said
+) -> None:
+    def accept() -> object:
+        raise OSError(number, "")
+
+    world = World()
+    server: Any = object.__new__(_Server)
+    server.clients, server._opening, server._capacity = {world.client}, set(), 10
+    server._listening, server._paused_until, server._loop = set(), 0.0, world
+    assert not server._accept_one(SimpleNamespace(accept=accept))
+    assert world.ended == ("dropped" if waits else "")
+    assert (server._paused_until > world.now) == waits
+    codes = [(line["event"], line["code"]) for line in said()]
+    assert codes == ([("connection_not_accepted", errno.errorcode[number])] if waits else [])
+
+
+@pytest.mark.parametrize(("clients", "opening"), [(3, 0), (2, 1), (0, 3)])
+@pytest.mark.parametrize("capacity", [3, 4])
+def test_those_that_are_about_to_be_clients_take_room_too(clients, opening, capacity) -> None:
+    worlds = [World() for _ in range(clients)]
+    server: Any = object.__new__(_Server)
+    server.clients = {world.client for world in worlds}
+    server._opening, server._capacity = set(range(opening)), capacity
+    full = capacity == 3
+    assert server._make_room() == (not full or clients > 0)
+    assert sum(world.ended == "dropped" for world in worlds) == (full and clients > 0)
 
 
 WHO_ANSWERS = {

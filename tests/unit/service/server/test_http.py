@@ -162,6 +162,7 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
         "host_missing_or_repeated",
     ),
     "another version": (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505, "http_version"),
+    "a version before": (b"GET / HTTP/0.9\r\n\r\n", 400, "http_version"),
     "no method": (b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed_request"),
     "a tunnel": (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 405, "unknown_method"),
     "a target that is no URL": (b"GET http://[/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad_target"),
@@ -172,11 +173,21 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
         400,
         "upgrade_with_body",
     ),
+    "an upgrade with chunks": (
+        POST + b"Connection: upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n",
+        400,
+        "upgrade_with_body",
+    ),
     "an empty expectation": (POST + b"Expect:\r\n\r\n", 417, "unknown_expectation"),
     "another expectation": (POST + b"Expect: more\r\n\r\n", 417, "unknown_expectation"),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "malformed_request"),
     "a long target": (b"GET /" + b"x" * (MAX_HEAD + 1) + b" HTTP/1.1\r\n", 431, "head_too_large"),
     "a long header": (POST + b"A: " + b"x" * MAX_HEAD + b"\r\n\r\n", 431, "head_too_large"),
+    "a long trailer": (
+        chunked(b"x", end=b"0\r\nA: " + b"x" * MAX_HEAD + b"\r\n\r\n"),
+        431,
+        "head_too_large",
+    ),
     "a header without end": (POST + b"A: " + b"x" * 2 * MAX_HEAD, 431, "head_too_large"),
     "many headers": (
         POST + b"".join(b"H%d: 1\r\n" % number for number in range(MAX_HEADERS)) + b"\r\n",
@@ -209,8 +220,25 @@ def test_what_is_ambiguous_or_too_much_is_refused_and_ends_it(
     output = one.take_output()
     assert b"HTTP/1.1 %d " % status in output
     assert output.count(b"Connection: close") == 1
+    for line in (b"Cache-Control: no-store", b"X-Content-Type-Options: nosniff"):
+        assert output.rpartition(b"HTTP/1.1 ")[2].count(b"\r\n%b\r\n" % line) == 1
     assert one.finished
     assert one.receive(GET) == ([], None), "nothing after it is read"
+
+
+AS_MUCH_AS_MAY_BE = {
+    "headers": POST + b"".join(b"H%d: 1\r\n" % n for n in range(MAX_HEADERS - 1)) + b"\r\n",
+    "bytes of a head": b"GET / HTTP/1.1\r\nHost: " + b"x" * (MAX_HEAD - 5) + b"\r\n\r\n",
+    "bytes of a body": POST + b"Content-Length: %d\r\n\r\n" % MAX_BODY + b"x" * MAX_BODY,
+    "bytes of a body in chunks": chunked(*[b"x" * (MAX_BODY // 4)] * 4),
+    "chunks": chunked(*[b"x"] * MAX_CHUNKS),
+}
+
+
+@pytest.mark.parametrize("stream", AS_MUCH_AS_MAY_BE.values(), ids=AS_MUCH_AS_MAY_BE)
+def test_as_much_as_may_be_is_taken(stream: bytes) -> None:
+    exchanges, refusal = read(stream)
+    assert (len(exchanges), refusal) == (1, None)
 
 
 def test_of_many_requests_at_once_no_more_are_read_than_may_wait() -> None:
@@ -241,6 +269,8 @@ def test_a_header_that_is_repeated_is_joined() -> None:
     [
         ("/webhooks/stripe?x=/y", "/webhooks/stripe"),
         ("http://x/webhooks/stripe", "/webhooks/stripe"),
+        ("http://x", "/"),
+        ("http://x?y", "/"),
         ("//webhooks/stripe", "//webhooks/stripe"),
         ("*", "*"),
     ],
@@ -250,10 +280,25 @@ def test_the_path_of_a_target(target: str, path: str) -> None:
     assert exchange.request.path == path
 
 
-def test_one_who_asks_before_sending_is_told_to_go_on() -> None:
+@pytest.mark.parametrize(
+    ("stream", "told"),
+    [
+        (POST + b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\n", True),
+        (POST + b"expect: 100-Continue\r\nContent-Length: 1\r\n\r\n", True),
+        (POST + b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n", True),
+        (POST + b"Expect: 100-continue\r\nContent-Length: 0\r\n\r\n", False),
+        (GET[:-2] + b"Expect: 100-continue\r\n\r\n", False),
+        (b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", False),
+        # It would be taken for the response to the first.
+        (GET + POST + b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\n", False),
+    ],
+    ids=repr,
+)
+def test_one_who_asks_before_sending_is_told_to_go_on(stream: bytes, told: bool) -> None:
     one = connection()
-    one.receive(POST + b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\n")
-    assert one.take_output() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    _, refusal = one.receive(stream)
+    assert refusal is None
+    assert one.take_output() == (b"HTTP/1.1 100 Continue\r\n\r\n" if told else b"")
 
 
 def test_a_request_that_is_cut_off_is_refused() -> None:
@@ -278,6 +323,27 @@ def test_an_end_between_requests_is_none_of_ours() -> None:
 def test_a_response_header_with_a_line_break_is_not_sent(name: str) -> None:
     with pytest.raises(ValueError, match="line break"):
         encode(Response(200, headers=[(name, "x")]), date="now", keep=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "line", "body"),
+    [
+        (200, b"HTTP/1.1 200 OK", b"Content-Length: 5\r\n\r\nhello"),
+        (404, b"HTTP/1.1 404 Not Found", b"Content-Length: 5\r\n\r\nhello"),
+        (599, b"HTTP/1.1 599 ", b"Content-Length: 5\r\n\r\nhello"),
+        (204, b"HTTP/1.1 204 No Content", b"\r\n"),
+        (304, b"HTTP/1.1 304 Not Modified", b"\r\n"),
+    ],
+)
+@pytest.mark.parametrize("keep", [True, False])
+def test_how_a_message_is_framed_is_said_by_the_server_alone(status, line, body, keep) -> None:
+    given = [
+        *(("Connection", "upgrade"), ("content-length", "99"), ("Date", "then"), ("Server", "x")),
+        *(("Transfer-Encoding", "chunked"), ("Upgrade", "h2c"), ("X-A", "1"), ("X-A", "2")),
+    ]
+    lines = [line, b"Date: now", b"Connection: " + (b"keep-alive" if keep else b"close")]
+    head = b"\r\n".join([*lines, b"X-A: 1", b"X-A: 2", b""])
+    assert encode(Response(status, b"hello", given), date="now", keep=keep) == head + body
 
 
 def test_a_response_to_head_has_the_length_and_no_body() -> None:

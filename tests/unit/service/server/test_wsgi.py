@@ -9,6 +9,7 @@ import pytest
 
 from service.server import wsgi
 from service.server.http import HttpConnection, Request
+from tests.logs import Said
 
 PEER, SERVER = "192.0.2.7", ("198.51.100.1", 8000)
 
@@ -51,6 +52,30 @@ def test_an_underscore_poses_as_no_dash(name: str) -> None:
     assert not [each for each in told(f"{name}: eve") if each.startswith("HTTP_X")]
     assert told(f"{name}: eve", "X-User: ann")["HTTP_X_USER"] == "ann"
     assert told("X-User: ann", f"{name}: eve")["HTTP_X_USER"] == "ann"
+
+
+def test_what_surrounds_a_value_is_no_part_of_it() -> None:
+    assert told("X-User: \t ann \t ")["HTTP_X_USER"] == "ann"
+
+
+def test_an_application_is_told_all_that_wsgi_asks_for() -> None:
+    found = told(target="/a?b", method="PUT")
+    assert {name: value for name, value in found.items() if name.isupper()} == {
+        "REQUEST_METHOD": "PUT",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/a",
+        "QUERY_STRING": "b",
+        "RAW_URI": "/a?b",
+        "SERVER_NAME": SERVER[0],
+        "SERVER_PORT": "8000",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": PEER,
+        "CONTENT_LENGTH": "0",
+        "HTTP_HOST": "x",
+    }
+    # Whether the body ends by itself: Werkzeug reads no chunks otherwise.
+    names = ("input_terminated", "multithread", "multiprocess", "run_once")
+    assert [found[f"wsgi.{name}"] for name in names] == [True, True, True, False]
 
 
 @pytest.mark.parametrize("again", ["X-User", "x-user", "X-USER"])
@@ -134,10 +159,11 @@ def test_a_response_is_whole_or_an_error_and_is_closed_once(
     assert returned.closed == 1
 
 
-def test_an_application_that_fails_at_once_is_an_error() -> None:
+def test_an_application_that_fails_at_once_is_an_error_that_is_said(said: Said) -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [("X-A", "1")])
         raise KeyError
 
     response = wsgi.run(app, request(), PEER, SERVER)
     assert (response.status, response.body, list(response.headers)) == (500, b"", [])
+    assert [(line["event"], line["level"]) for line in said()] == [("request_failed", "error")]
