@@ -161,6 +161,27 @@ class TestDoor:
         assert answer.location == "/console/events?state=dead"
         assert browser.get("/").status_code == 200
 
+    def test_a_login_that_failed_first_still_leads_to_the_page_that_was_asked_for(
+        self, app, said
+    ) -> None:
+        browser = Browser(app())
+        page = browser.get("/events?state=dead&reason=retry")
+        for password in ("wrong", PASSWORD):
+            text = browser.client.get(page.location).text if page.location else page.text
+            hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', text))
+            fields = {name: unescape(value) for name, value in hidden.items()}
+            page = browser.send("/login", name="ann", password=password, **fields)
+        assert page.location == "/console/events?state=dead&reason=retry"
+        assert browser.get("/login").location == "/console/"
+        browser.post("/logout", "/")
+        browser.log_in("password-typed-as-a-name", "x")
+        assert [(line["event"], line.get("by")) for line in said()] == [
+            ("console_login_refused", "ann"),
+            ("console_login", "ann"),
+            ("console_logout", "ann"),
+            ("console_login_refused", None),
+        ]
+
     @pytest.mark.parametrize(
         "there", ["//evil.example/", "https://evil.example", "/console", "/other", "/console/\\x"]
     )
@@ -217,6 +238,18 @@ class TestDoor:
         for number in range(3):
             browser.log_in(f"nobody-{number}", "x")
         assert redis.keys("iw:console:failed:*") == [b"iw:console:failed:"]
+
+    def test_names_that_nobody_has_are_limited_together(self, app) -> None:
+        browser = Browser(app())
+        statuses = [browser.log_in(f"nobody-{number}", "x").status_code for number in range(11)]
+        assert statuses == [403] * 10 + [429]
+        assert browser.log_in().status_code == 303
+
+    def test_who_may_only_look_may_log_out(self, app) -> None:
+        guest = Browser(app())
+        guest.log_in("guest")
+        assert guest.post("/logout", "/").status_code == 303
+        assert guest.get("/").status_code == 303
 
     def test_a_login_is_known_by_its_hash_alone_and_ends(self, ann, redis) -> None:
         cookie = ann.client.get_cookie("iw_console", path="/console/")
@@ -667,6 +700,7 @@ class TestActions:
         )
         (entry,) = repair.audit(redis, 9)
         assert (entry.by, entry.action, entry.matched) == ("ann", "replay", 1)
+        assert entry.on == {"keys": "evt_1", "handlers": "dead"}
 
     def test_all_that_match_are_done_in_steps_and_no_other(self, ann, inbox, redis) -> None:
         for number in range(250):
@@ -926,7 +960,8 @@ class TestActions:
 
     def test_a_relative_time_is_a_moment_once_an_action_has_begun(self, ann, inbox, redis) -> None:
         die(inbox, accept(inbox, "1"))
-        path = self.begin(ann, action="discard", state="dead", since="2h")
+        path = self.begin(ann, action="discard", state="dead", since="2h", until="1h")
         spec = json.loads(redis.hget(f"iw:bulk:{path.rpartition('/')[2]}", "spec"))
-        since = datetime.fromisoformat(spec[3]["since"])
-        assert 7100 < (datetime.now(UTC) - since).total_seconds() < 7300
+        for name, seconds in (("since", 7200), ("until", 3600)):
+            moment = datetime.fromisoformat(spec[3][name])
+            assert seconds - 100 < (datetime.now(UTC) - moment).total_seconds() < seconds + 100
