@@ -68,6 +68,20 @@ def test_a_session_by_hand(run: Any, api: Api) -> None:
     assert "redaction: redacted" in run("complete", id_).output
 
 
+def test_what_a_command_is_given_is_passed_on(run: Any, api: Api) -> None:
+    assert run("trigger", "requires_input", "--outcome", "document_expired").exit_code == 0
+    (triggered,) = api.world.sessions.values()
+    assert (triggered.last_error or {})["code"] == "document_expired"
+    run("create", "--type", "id_number", "--metadata", "a=b=c", "--metadata", "d=")
+    made = list(api.world.sessions.values())[-1]
+    assert (made.type, made.metadata) == ("id_number", {"a": "b=c"})
+    assert "processing" in run("submit", made.id, "--delay", "90").output
+    run("advance", "89")
+    assert made.status == "processing"
+    run("advance", "1")
+    assert made.status == "verified"
+
+
 def play(run: Any, tmp_path: Path, text: str) -> Result:
     file = tmp_path / "scenario.yaml"
     file.write_text(text)

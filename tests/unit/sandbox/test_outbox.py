@@ -208,6 +208,41 @@ def test_faults_of_the_way(outbox: Outbox) -> None:
     assert outbox.event()
 
 
+@pytest.mark.parametrize(("kind", "seconds"), [("delay", 60), ("reorder", 5)])
+def test_how_long_a_fault_holds_back_what_it_is_given_no_time_for(
+    outbox: Outbox, kind: str, seconds: int
+) -> None:
+    outbox.faults.add({"kind": kind, "next": 1})
+    outbox.emit()
+    assert outbox.pump() == 0
+    outbox.now += seconds - 1
+    assert outbox.pump() == 0
+    outbox.now += 1
+    assert outbox.pump() == 1
+
+
+def test_what_keeps_an_event_back_strikes_in_its_order(outbox: Outbox) -> None:
+    for kind in ("reorder", "delay", "drop"):
+        outbox.faults.add({"kind": kind, "next": 1})
+    for left in (["reorder", "delay"], ["reorder"], []):
+        outbox.emit()
+        assert outbox.pump() == 0
+        assert [fault.kind for fault in outbox.faults.all()] == left
+
+
+def test_a_fault_is_of_the_endpoint_with_this_id(outbox: Outbox) -> None:
+    outbox.faults.add({"kind": "drop", "endpoint": outbox.endpoint.id})
+    outbox.emit()
+    assert outbox.pump() == 0
+
+
+def test_an_endpoint_gets_events_of_its_own_version(outbox: Outbox) -> None:
+    outbox.endpoint.api_version = "2025-08-27.basil"
+    outbox.emit()
+    outbox.pump()
+    assert json.loads(outbox.sent[-1][0])["api_version"] == "2025-08-27.basil"
+
+
 def test_a_failed_duplicate_does_not_undo_a_success(outbox: Outbox) -> None:
     outbox.faults.add({"kind": "duplicate"})
     outbox.answers += [200, 500]

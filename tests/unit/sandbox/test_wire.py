@@ -83,6 +83,16 @@ def test_sensitive_fields_need_a_restricted_key_and_recent_results(api: Api) -> 
         assert api.get(path, key=every).status_code == 200
 
 
+def test_a_key_made_with_no_permission_may_do_nothing(api: Api) -> None:
+    key = api.control("keys", permissions=[]).json["key"]
+    assert api.get(SESSIONS, key=key).status_code == 403
+
+
+def test_the_platform_s_own_account_by_its_name(api: Api) -> None:
+    session = api.create(Stripe_Account="acct_1SandboxPlatform")
+    assert ids(api.get(SESSIONS)) == [session["id"]]
+
+
 def test_what_is_hidden_and_what_is_shown(api: Api) -> None:
     id_ = api.create("type=document&options[document][require_id_number]=true")["id"]
     api.control(f"sessions/{id_}/submit")
@@ -478,7 +488,10 @@ def test_what_is_kept_for_a_key_and_for_how_long(api: Api) -> None:
     bad = api.post(SESSIONS, "type=nonsense", Idempotency_Key="key-1")
     good = api.post(SESSIONS, "type=document", Idempotency_Key="key-1")
     assert (bad.status_code, good.status_code) == (400, 200)
-    api.control("clock", advance=DAY)
+    api.control("clock", advance=DAY - 1)
+    kept = api.post(SESSIONS, "type=document", Idempotency_Key="key-1")
+    assert (kept.data, kept.headers["Idempotent-Replayed"]) == (good.data, "true")
+    api.control("clock", advance=1)
     later = api.post(SESSIONS, "type=document", Idempotency_Key="key-1")
     assert "Idempotent-Replayed" not in later.headers
     assert len(api.world.answers.by_id) == 1, "what has expired is forgotten"
@@ -491,6 +504,14 @@ def test_what_is_kept_for_a_key_and_for_how_long(api: Api) -> None:
     assert refused.status_code == again.status_code == 400
     assert refused.data == again.data
     assert api.post(SESSIONS, "type=document", Idempotency_Key="k" * 256).status_code == 400
+
+
+def test_an_idempotency_key_means_nothing_to_what_only_reads(api: Api) -> None:
+    header = {"Idempotency-Key": "key-1"}
+    assert ids(api.get(SESSIONS, **header)) == []
+    made = api.create()["id"]
+    again = api.get(SESSIONS, **header)
+    assert (ids(again), "Idempotent-Replayed" in again.headers) == ([made], False)
 
 
 def test_a_key_belongs_to_an_account(api: Api) -> None:
@@ -529,7 +550,9 @@ def test_events_are_listed_by_type_time_and_for_thirty_days(api: Api) -> None:
     assert api.get(f"/v1/events?{many}").status_code == 400
 
     newest = ids(api.get("/v1/events"))[0]
-    api.control("clock", advance=30 * DAY)
+    api.control("clock", advance=30 * DAY - 1)
+    assert types("") == ["verified", "processing", "created"]
+    api.control("clock", advance=1)
     assert types("") == []
     assert api.get(f"/v1/events/{newest}").status_code == 404
 
