@@ -57,7 +57,7 @@ class Held:
     def __init__(self) -> None:
         self._signals = Signals()
         self._threads = set(_frames())
-        self._open = set(_open())
+        self._open = {key for key, _ in _open()}
 
     def added(self) -> list[str]:
         """Return what has been started and opened since, and is still there, as faults."""
@@ -68,7 +68,9 @@ class Held:
             (f"starts the thread {names.get(ident, 'without a name')}", _running(ident))
             for ident in threads
         ]
-        found += [(what, "") for _, what in sorted(set(_open()) - self._open)]
+        # One that was there before is not new when it is cut, or connected, meanwhile.
+        now = sorted(_open())
+        found += [(what, "") for key, what in now if what and key not in self._open]
         return [
             *(
                 f"{what} when it is imported, which the process that runs handlers would not have:"
@@ -110,7 +112,7 @@ def _running(ident: int) -> str:
 
 
 def _open() -> Iterator[tuple[str, str]]:
-    """Yield each open file that two processes must not share, and what it is, in words.
+    """Yield each open file, and what it is, in words, if two processes must not share it.
 
     Whatever library opened it, and in C, too. Linux only: elsewhere none is seen.
     """
@@ -126,8 +128,7 @@ def _open() -> Iterator[tuple[str, str]]:
                 what = f"keeps the file {target} open for reading and writing, as a database is,"
             else:
                 what = ""
-            if what:
-                yield f"{target} {number}", what
+            yield f"{target} {number}", what
 
 
 def _socket(number: int) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import concurrent.futures
 import importlib
 import re
+import socket
+import struct
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -29,6 +31,7 @@ from identity_webhooks.testing import verification
 from service.settings import Settings
 from tests.logs import lines_of, logging_to
 from workers import plugins
+from workers.held import Held
 from workers.hooks import Hooks
 from workers.router import Failed
 
@@ -355,6 +358,13 @@ def refusal(*handlers: str) -> list[str]:
     return str(caught.value).splitlines()[1:]
 
 
+def only_refusal(*handlers: str) -> str:
+    """Return the one fault that is told; all are shown where there are more."""
+    said = refusal(*handlers)
+    assert len(said) == 1, said
+    return said[0]
+
+
 @pytest.mark.sample(65)
 @pytest.mark.parametrize(("source", "line", "words"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("beside", ["", '\n@on("verified")\ndef other(v): ...\n'])
@@ -362,8 +372,7 @@ def test_each_is_refused_with_file_and_line(source, line, words, beside, write, 
     if not source and beside:
         pytest.skip("then it is no mistake")
     write(acme=HEAD + source + "\n" + beside)
-    said, *others = refusal("acme")
-    assert not others
+    said = only_refusal("acme")
     assert said.startswith(f"HANDLERS acme: {words}")
     assert said.endswith(f"({tmp_path}/acme.py:{line})") == bool(line)
     assert SECRET not in said
@@ -385,7 +394,7 @@ class TestTwoDoors:
 
     def test_a_function_named_twice(self, write, tmp_path) -> None:
         write(acme=self.ONE)
-        (said,) = refusal("acme", "acme")
+        said = only_refusal("acme", "acme")
         where = f"({tmp_path}/acme.py:4)"
         same = "is the same function as acme.f (HANDLERS acme): name it once"
         assert said == f"HANDLERS acme: acme.f: {same} {where}"
@@ -393,13 +402,13 @@ class TestTwoDoors:
     def test_a_file_under_two_module_names(self, write, tmp_path, monkeypatch) -> None:
         write(shop__acme=self.ONE)
         monkeypatch.syspath_prepend(str(tmp_path / "shop"))
-        (said,) = refusal("shop.acme", "acme")
+        said = only_refusal("shop.acme", "acme")
         assert "is the same function as acme.f (HANDLERS shop.acme)" in said
 
     def test_a_settings_class_and_its_module(self, write) -> None:
         source = 'class Crm(BaseSettings):\n    @on("verified")\n    def f(self, v): ...\n'
         write(acme=HEAD + source)
-        (said,) = refusal("acme", "acme:Crm")
+        said = only_refusal("acme", "acme:Crm")
         assert "Crm.f: is the same function as acme.f (HANDLERS acme)" in said
 
     def test_two_objects_of_one_class_are_two_handlers(self, write) -> None:
@@ -424,7 +433,7 @@ class TestElsewhere:
         write(
             common=TestTwoDoors.ONE, acme=HEAD + 'from common import f\n@on("*")\ndef g(v): ...\n'
         )
-        (said,) = refusal("acme")
+        said = only_refusal("acme")
         assert said == (
             "HANDLERS acme: f belongs to the module common, which no plugin names:"
             f" add common to HANDLERS ({tmp_path}/common.py:4)"
@@ -541,12 +550,13 @@ class TestSubmodules:
             source = source.replace("from .", "from ..")
         compat = "from identity_webhooks import on as when\n"
         again = "from .compat import when as then\n"
-        (said,) = self.refused(
+        said, *others = self.refused(
             write,
             **{f"acme__{module.replace('.', '__')}": source},
             acme__compat=compat,
             acme__again=again,
         )
+        assert not others
         path = f"{tmp_path}/acme/{module.replace('.', '/')}.py"
         said = said.removeprefix(f"HANDLERS acme: acme.{module} ")
         if line:
@@ -679,7 +689,8 @@ class TestSubmodules:
         source = (
             "from identity_webhooks import on\nclass Crm:\n    @on('*')\n    def f(self, v): ..."
         )
-        (said,) = self.refused(write, acme__refunds=f"{source}\n@on('*')\ndef g(v): ...")
+        said, *others = self.refused(write, acme__refunds=f"{source}\n@on('*')\ndef g(v): ...")
+        assert not others
         assert said.endswith("/refunds.py:3)")
 
     def test_folders_that_python_does_not_import_from_are_let_be(
@@ -700,13 +711,13 @@ class TestSubmodules:
             zipped.writestr("acme/__init__.py", self.MARKING)
             zipped.writestr("acme/refunds.py", self.MARKING)
         monkeypatch.syspath_prepend(str(tmp_path / "acme.zip"))
-        (said,) = refusal("acme")
+        said = only_refusal("acme")
         assert said.startswith("HANDLERS acme: acme.refunds marks a function")
         assert said.endswith(f"({tmp_path}/acme.zip/acme/refunds.py:4)")
 
     def test_one_that_cannot_be_imported_says_so_alone(self, write) -> None:
         write(acme____init__=self.MARKING, acme__refunds=self.MARKING + "import nowhere\n")
-        (said,) = refusal("acme", "acme.refunds")
+        said = only_refusal("acme", "acme.refunds")
         assert said.startswith("HANDLERS acme.refunds: cannot be imported: ModuleNotFoundError")
 
     def test_one_that_is_named_itself_is_collected(self, write) -> None:
@@ -816,8 +827,7 @@ class TestOpened:
     def test_is_refused(self, source, words, write_with, request) -> None:
         postgres = request.getfixturevalue("postgres") if "{postgres}" in source else ""
         write_with(source, postgres)
-        said, *others = refusal("acme")
-        assert others == []
+        said = only_refusal("acme")
         assert said.startswith(f"HANDLERS acme: {words.format(**self.names)}")
         assert re.sub(r" \(\S+:\d+\)$", "", said).endswith(
             "when it is imported, which the process that runs handlers would not have: do it in a"
@@ -828,6 +838,22 @@ class TestOpened:
     def test_is_let_be(self, source, write_with) -> None:
         write_with(source)
         assert plugins.load(Settings(audit=False, handlers=("acme",))).handlers
+
+    @pytest.mark.parametrize("meanwhile", ["it is cut", "it is connected"])
+    def test_what_was_there_before_is_none_of_the_plugins(self, meanwhile) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as ours:
+            if meanwhile == "it is connected":
+                held = Held()
+                ours.connect(listening.getsockname())
+            else:
+                ours.connect(listening.getsockname())
+                theirs, _ = listening.accept()
+                held = Held()
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                theirs.close()
+                with pytest.raises(ConnectionResetError):
+                    ours.recv(1)
+            assert held.added() == []
 
 
 # what is left: (how, and what is said)
@@ -966,7 +992,7 @@ class TestSettingsOfOneName:
         crm = "class Crm(BaseSettings):\n    model_config = {{'env_prefix': '{0}'}}\n    {1}: str\n"
         other = HEAD + crm.format("two_", "token")
         write(two=other, one=HEAD + crm.format("one_", "url") + "import two\nCrm()\n")
-        (said,) = refusal("one")
+        said = only_refusal("one")
         assert said.startswith("HANDLERS one: setting ONE_URL: Field required")
         assert said.endswith("one.py:8)"), "where it is built"
 
