@@ -233,7 +233,9 @@ class Storm:
         self._redis = Server(self._processes, traces, folder / "redis")
         self._redis.start()
         self._proxy = stack.enter_context(Proxy(self._redis.port))
-        self._client = stack.enter_context(
+        self._client = stack.enter_context(self._redis.client())
+        # It asks while Redis is killed and frozen, and must not wait for that to end.
+        self._impatient = stack.enter_context(
             self._redis.client(socket_timeout=0.3, socket_connect_timeout=0.3)
         )
         keep_reconciliation_out(self._client)
@@ -407,8 +409,8 @@ class Storm:
     def _pending(self) -> int:
         try:
             if self._plan.plain_rq:
-                return int(self._client.llen("rq:queue:plain"))
-            return int(self._client.zcard("iw:due"))
+                return int(self._impatient.llen("rq:queue:plain"))
+            return int(self._impatient.zcard("iw:due"))
         except redis.RedisError:
             return -1
 

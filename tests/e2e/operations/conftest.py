@@ -40,7 +40,7 @@ def promtool() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [program, *arguments], capture_output=True, text=True, timeout=120, check=False
+            [program, *arguments], capture_output=True, text=True, timeout=500, check=False
         )
 
     return run
