@@ -35,6 +35,7 @@ from workers import (
     stripe_api,
 )
 from workers.failures import StripeFailure
+from workers.in_hand import InHand
 from workers.own_process import NotRun
 from workers.stripe_api import StripeApi
 
@@ -550,6 +551,7 @@ class TestTime:
         assert (record.state, record.outcome) == ("done", "superseded")
         (v,) = seen
         assert (v.superseded, v.outcome.kind) == (True, "verified")
+        assert desk.logged("handler_superseded") == [], "nothing had failed"
 
     def test_a_read_from_before_the_event_is_repeated(self, desk) -> None:
         session = desk.sandbox.session()
@@ -632,7 +634,7 @@ class TestTime:
         assert record.handlers["p.failing"].reason == "retry: mail is down"
         (line,) = desk.logged("handler_superseded")
         assert (line["handler"], line["attempt"], line["event_id"]) == ("p.failing", 1, event.id)
-        assert line["reason"] == "retry: mail is down"
+        assert (line["status"], line["reason"]) == ("superseded", "retry: mail is down")
         assert desk.counts()["handler_runs|p.failing|superseded"] == 1
 
     def test_two_events_of_one_session_never_run_at_once(self, desk) -> None:
@@ -703,13 +705,21 @@ class TestTime:
         assert claim.token != late.token
         assert processor._heartbeat.count() == 1, "or its lease would run out while it is run"
 
-    def test_nor_is_the_result_of_the_last_handler_counted_as_done(self, desk) -> None:
+    @pytest.mark.parametrize("noticed", [False, True])
+    def test_nor_is_the_result_of_the_last_handler_counted_as_done(self, noticed, desk) -> None:
+        """Whether the heartbeat has seen it meanwhile or not."""
+        claims = []
+
         @on("*")
         def slow(v: Verification) -> None:
             desk.redis.hincrby(f"iw:evt:{v.event.key}", "token", 1)
+            if noticed:
+                assert not desk.inbox.renew(claims[0])
 
         event = desk.accept("created", desk.sandbox.session())
-        desk.turn(desk.processor(slow))
+        processor = desk.processor(slow)
+        claims += processor.claim()
+        processor.process(claims[0])
         assert desk.record(event).state == "pending"
         assert [line["handler"] for line in desk.logged("claim_lost")] == ["p.slow"]
         runs = {name: by for name, by in desk.counts().items() if name.startswith("handler_runs")}
@@ -926,6 +936,24 @@ class TestSensitive:
         desk.turn(processor)
         assert order == ["plain", "asked"]
         assert statuses(desk.record(event)) == {"p.plain": ("done", 1), "p.handle": ("retry", 0)}
+
+    @pytest.mark.parametrize("why", ["the worker stops", "the claim is lost"])
+    def test_is_not_asked_for_when_nothing_more_is_started(self, why, desk, monkeypatch) -> None:
+        asked: list[object] = []
+
+        @on("*")
+        def plain(v: Verification) -> None:
+            if why == "the worker stops":
+                desk.stop.request()
+            else:
+                desk.redis.hincrby(f"iw:evt:{v.event.key}", "token", 1)
+
+        restricted = desk.sandbox.api("rk_test_x")
+        monkeypatch.setattr(restricted, "fetch_sensitive", lambda *_: asked.append(1) or {})
+        needy = Seen().handler("*", needs=[DOB])
+        event = desk.accept("verified", desk.sandbox.session("verified"))
+        desk.turn(desk.processor(plain, needy, restricted_api=restricted))
+        assert (asked, desk.record(event).state) == ([], "pending")
 
     def test_is_not_asked_for_when_nobody_will_get_it(self, desk) -> None:
         seen = Seen()
@@ -1195,6 +1223,34 @@ class TestRedisFails:
         processor = desk.processor(Seen().handler("*"), inbox=nobody)
         with pytest.raises(redis_py.ConnectionError):
             processor.claim()
+
+    def test_while_it_is_noted_what_runs_and_what_ran_the_worker_goes_on(
+        self, desk, monkeypatch
+    ) -> None:
+        in_hand = InHand(1)
+        in_hand.note("evt_1", "1", "p.handle")
+        in_hand.bury()
+        nobody = Inbox(redis_py.Redis(port=free_port(), retry=None))
+        processor = desk.processor(Seen().handler("*"), inbox=nobody, in_hand=in_hand)
+        processor.note_death()
+        processor.note_handlers()
+        assert len(desk.logged("death_not_noted")) == len(desk.logged("handlers_not_noted")) == 1
+
+    @pytest.mark.parametrize("error", [redis_py.ConnectionError, ValueError])
+    def test_while_the_next_one_is_claimed_this_one_has_ended(
+        self, error, desk, monkeypatch
+    ) -> None:
+        def unreadable(*_: object) -> None:
+            raise error
+
+        event = desk.accept("created", desk.sandbox.session())
+        processor = desk.processor(Seen().handler("*"))
+        (claim,) = processor.claim()
+        monkeypatch.setattr(processor._claimer, "begin", unreadable)
+        assert processor.process(claim, and_claim=True) is None
+        assert desk.record(event).state == "done"
+        assert processor._heartbeat.count() == 0, "nothing is renewed any more"
+        assert len(desk.logged("record_unreadable")) == (error is ValueError)
 
     def test_while_writing_down_what_a_handler_did(self, desk, monkeypatch) -> None:
         first, last = Seen(), Seen()

@@ -60,7 +60,7 @@ def test_of_an_event_that_is_done(desk) -> None:
         *("accepted_to_claim", "claim_to_handler", "stripe", "handlers", "claim_to_end"),
     }
     assert stages["stripe"] <= stages["claim_to_handler"] <= stages["claim_to_end"]
-    assert stages["accepted_to_claim"] <= line["took_ms"]
+    assert stages["accepted_to_claim"] <= line["took_ms"] == desk.record(event).settled_ms
 
 
 def test_of_an_event_that_died(desk) -> None:
@@ -96,16 +96,23 @@ def test_of_the_form_that_is_not_worked_on(desk) -> None:
 
 
 def test_of_an_event_that_killed_its_workers(desk) -> None:
-    event = desk.accept("verified", desk.sandbox.session("verified"))
+    event = desk.accept("verified", "vs_1", account="acct_1")
     processor = desk.processor(good)
     for _ in range(MAX_LAPSES):
-        assert desk.inbox.claim()
+        (claim,) = desk.inbox.claim()
+        assert desk.inbox.note_death(event.key, claim.token, "p.good")
         desk.redis.hset(f"iw:evt:{event.key}", "lease", 1)
         desk.wake(event.key)
     assert processor.claim() == []
     line = only(desk)
     assert line["level"] == "error"
     assert (line["state"], line["reason"], line["event_id"]) == ("dead", "quarantined", event.id)
+    (alarm,) = desk.logged("event_quarantined")
+    names = ("level", "event_id", "event_key", "session_id", "kind", "account", "handler")
+    said = ("error", event.id, event.key, "vs_1", "verified", "acct_1", "p.good")
+    assert tuple(alarm[name] for name in names) == said
+    counts = desk.counts()
+    assert (counts["claims|quarantined"], counts["settled|dead|quarantined"]) == (1, 1)
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500])
@@ -147,6 +154,7 @@ def test_what_is_given_back_says_why_and_whose_it_is(
     named = ("level", "reason", "event_id", "session_id", "kind", "account")
     expected = (level, reason, event.id, event.session, "verified", "acct_1")
     assert tuple(line[name] for name in named) == expected
+    assert 0 < line["delay_s"] <= 0.1, "seconds"
 
 
 def test_what_is_replayed_is_as_fast_as_it_was_then(desk) -> None:

@@ -142,3 +142,46 @@ def test_a_check_ends_with_0_only_when_all_is_known_to_be_good(
         else [line.split()[0] for line in done.stdout.splitlines()]
     )
     assert (done.exit_code, said) == (code, states)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("connect", [False, True])
+@pytest.mark.parametrize("form", get_args(Form))
+def test_one_is_made_as_it_is_asked_for_and_its_secret_is_shown(
+    form, connect, as_json, monkeypatch
+) -> None:
+    asked: list[tuple[str, str, bool]] = []
+
+    def create(_: StripeApi, url: str, *, form: Form, connect: bool) -> WebhookEndpoint:
+        asked.append((url, form, connect))
+        return endpoint(form, secret="whsec_shown_once")
+
+    monkeypatch.setattr(StripeApi, "create_endpoint", create)
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_workers")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9/0")
+    given = {"--thin": form == "thin", "--connect": connect, "--json": as_json}
+    options = [option for option, is_given in given.items() if is_given]
+    done = CliRunner().invoke(commands, ["create", URL, *options])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert asked == [(URL, form, connect)]
+    if as_json:
+        made = json.loads(done.stdout)
+        assert (made["id"], made["form"], made["url"]) == ("we_1", form, URL)
+        assert (made["secret"], len(made["events"])) == ("whsec_shown_once", 6)
+    else:
+        assert done.stdout.splitlines() == [
+            f"we_1 sends {form} events to {URL}",
+            "STRIPE_WEBHOOK_SECRET=whsec_shown_once",
+        ]
+
+
+def test_one_that_stripe_refuses_to_make_is_said_on_stderr(monkeypatch) -> None:
+    def create(*_: object, **__: object) -> WebhookEndpoint:
+        raise StripeFailure("forbidden", status=403, request_id="req_1")
+
+    monkeypatch.setattr(StripeApi, "create_endpoint", create)
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_workers")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9/0")
+    done = CliRunner().invoke(commands, ["create", URL])
+    said = "STRIPE_API_KEY may not write webhook endpoints: forbidden 403 (req_1)\n"
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", said)
