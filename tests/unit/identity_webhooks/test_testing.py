@@ -178,7 +178,9 @@ class TestRun:
         )
         assert run(handler, verification("abandoned")).status == "done"
 
-    @pytest.mark.parametrize("mark", [lambda function: function, on_start, on], ids=repr)
+    @pytest.mark.parametrize(
+        "mark", [lambda function: function, on_start, on], ids=["nothing", "on_start", "on"]
+    )
     def test_a_function_that_is_no_handler(self, mark) -> None:
         def unmarked(v: Verification) -> None: ...
 

@@ -1,4 +1,4 @@
-"""`failure_of`: each answer that is no success, as the SDK raises it, in a word. And the way there."""
+"""`failure_of`: each answer that is no success, as the SDK raises it, in a word."""
 
 from __future__ import annotations
 
