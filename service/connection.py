@@ -20,6 +20,7 @@ from redis.retry import Retry
 
 from service import redis_url
 from service.inbox import Inbox
+from service.inbox.keys import LEASE
 from service.settings import Settings
 
 TIMEOUT = 0.9
@@ -30,6 +31,10 @@ costs the receiver less than 2 s; redis-py's own defaults cost 59.6 s (measured)
 WAIT = 0.9
 """Seconds to wait for a free connection of the pool. A round trip takes a millisecond, so a longer
 wait means that Redis is in trouble."""
+
+WORKER_WAIT = LEASE / 2
+"""The same in a worker. Its threads are many and a machine may be busy, while a result that is not
+written makes its handler run again; a claim is renewed in time none the less."""
 
 KEPT_IDLE = 20.0
 """Seconds after which a connection that nobody used is closed, when another comes back."""
@@ -65,7 +70,12 @@ class Pool(redis.ConnectionPool):
 
     redis-py's own pools cost more than a round trip (measured on 8.1): they look whether a
     connection is still good, which one retry makes needless, and record unused metrics.
+
+    Attributes:
+        wait: seconds to wait for one that gets free.
     """
+
+    wait = WAIT
 
     def reset(self) -> None:
         """Drop all connections: at the start, and after a fork."""
@@ -79,13 +89,13 @@ class Pool(redis.ConnectionPool):
         """Return a connection, which may have to connect first.
 
         Raises:
-            redis.exceptions.MaxConnectionsError: none got free within `WAIT` seconds.
+            redis.exceptions.MaxConnectionsError: none got free within `wait` seconds.
         """
         self._checkpid()
-        if not self._turns.acquire(timeout=WAIT):
+        if not self._turns.acquire(timeout=self.wait):
             raise MaxConnectionsError(
                 f"none of this process's {self.max_connections} connections to Redis got free"
-                f" within {WAIT} s: is Redis slow, or far away?"
+                f" within {self.wait:g} s: is Redis slow, or far away?"
             )
         with suppress(IndexError):
             return self._idle.pop()[1]
@@ -116,11 +126,13 @@ class Pool(redis.ConnectionPool):
                 self._idle.pop()[1].disconnect()
 
 
-def connect(settings: Settings, connections: int = TOOL, **options: Any) -> redis.Redis:
+def connect(
+    settings: Settings, connections: int = TOOL, *, wait: float = WAIT, **options: Any
+) -> redis.Redis:
     """Return a client with explicit timeouts and one retry, for the Redis of the settings.
 
-    It has so many `connections` at most. Whoever needs one more waits, and gets a
-    `MaxConnectionsError`, which is a `redis.RedisError`, when none gets free.
+    It has so many `connections` at most. Whoever needs one more waits for `wait` seconds, and gets
+    a `MaxConnectionsError`, which is a `redis.RedisError`, when none gets free.
     One retry, since a pooled connection may be stale; every script of the inbox may be asked twice.
     """
     there = redis_url.parse(settings.redis_url.get_secret_value())
@@ -141,6 +153,7 @@ def connect(settings: Settings, connections: int = TOOL, **options: Any) -> redi
             **options,
         },
     )
+    pool.wait = wait
     return redis.Redis.from_pool(pool)
 
 

@@ -36,6 +36,7 @@ class _Watched:
     renewed: float = field(default_factory=time.monotonic)
     handler: Handler | None = None
     deadline: float = 0
+    was_refused: bool = False
 
     @property
     def running(self) -> str | None:
@@ -107,7 +108,11 @@ class Heartbeat:
                 watched = list(self._watched.values())
             now = time.monotonic()
             for each in watched:
-                if now > each.renewed + LEASE / 3 and not each.claim.lost:
+                if each.was_refused:
+                    # Not at once: its event may just have been settled, and leave this list.
+                    log.warning("lease_lost", handler=each.running, **_names(each.claim))
+                    each.was_refused = False
+                elif now > each.renewed + LEASE / 3 and not each.claim.lost:
                     self._renew(each)
                 if each.handler is not None and now > each.deadline:
                     self._end_hung(each)
@@ -116,8 +121,7 @@ class Heartbeat:
 
     def _renew(self, watched: _Watched) -> None:
         try:
-            if not self._inbox.renew(watched.claim):
-                log.warning("lease_lost", handler=watched.running, **_names(watched.claim))
+            watched.was_refused = not self._inbox.renew(watched.claim)
             watched.renewed = time.monotonic()
         except redis.RedisError:
             # Tried again at the next tick; should the lease run out, the token decides.

@@ -83,7 +83,9 @@ class Processor:
     ) -> Processor:
         """Wire it up."""
         client = connection.connect(
-            settings, connection.worker_connections(settings.worker_concurrency)
+            settings,
+            connection.worker_connections(settings.worker_concurrency),
+            wait=connection.WORKER_WAIT,
         )
         metrics = Metrics(client)
         restricted = settings.stripe_restricted_key

@@ -20,6 +20,7 @@ import redis as redis_py
 
 from identity_webhooks import Discard, Retry, Verification, on
 from identity_webhooks.event import Event, Kind
+from identity_webhooks.verification import Sensitive
 from service.inbox import AcceptResult, Inbox, Pipeline, Refused
 from tests.conftest import CANARY, free_port, wait_until
 from workers import (
@@ -941,6 +942,10 @@ class TestSensitive:
     def test_is_not_asked_for_when_nothing_more_is_started(self, why, desk, monkeypatch) -> None:
         asked: list[object] = []
 
+        def ask(*_: object) -> Sensitive:
+            asked.append(1)
+            return Sensitive({})
+
         @on("*")
         def plain(v: Verification) -> None:
             if why == "the worker stops":
@@ -949,7 +954,7 @@ class TestSensitive:
                 desk.redis.hincrby(f"iw:evt:{v.event.key}", "token", 1)
 
         restricted = desk.sandbox.api("rk_test_x")
-        monkeypatch.setattr(restricted, "fetch_sensitive", lambda *_: asked.append(1) or {})
+        monkeypatch.setattr(restricted, "fetch_sensitive", ask)
         needy = Seen().handler("*", needs=[DOB])
         event = desk.accept("verified", desk.sandbox.session("verified"))
         desk.turn(desk.processor(plain, needy, restricted_api=restricted))
@@ -1224,9 +1229,7 @@ class TestRedisFails:
         with pytest.raises(redis_py.ConnectionError):
             processor.claim()
 
-    def test_while_it_is_noted_what_runs_and_what_ran_the_worker_goes_on(
-        self, desk, monkeypatch
-    ) -> None:
+    def test_while_it_is_noted_what_runs_and_what_ran_the_worker_goes_on(self, desk) -> None:
         in_hand = InHand(1)
         in_hand.note("evt_1", "1", "p.handle")
         in_hand.bury()

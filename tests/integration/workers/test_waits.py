@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 import redis as redis_py
 
 from identity_webhooks import Verification, on
+from service import connection
+from service.settings import Settings
 from workers import dispatch, failures, jobs
 from workers.failures import StripeFailure
 from workers.own_process import NotRun, OwnProcess
-from workers.router import backoff
+from workers.router import Router, backoff
+from workers.stop import Stop
 
 NEEDED = "verified_outputs.dob"
 
@@ -101,3 +105,19 @@ def test_who_waits_for_its_process_looks_again_after_half_its_age(desk, monkeypa
         monkeypatch.setattr(random, "uniform", lambda *range_, least=least: range_[least])
         claim.since = claim.now - 30_000
         assert dispatch.busy_wait(claim) == most
+
+
+def test_a_worker_waits_longer_for_a_free_connection(server) -> None:
+    """Else, on a busy machine, a result is not written, and its handler runs again."""
+    settings = Settings(redis_url=server.url, stripe_api_key="sk_test_workers")
+    processor = jobs.Processor.from_settings(settings, Stop(), Router())
+    pool = processor._inbox._connections._client.connection_pool
+    taken = [pool.get_connection() for _ in range(pool.max_connections)]
+    free = threading.Timer(1.3 * connection.WAIT, lambda: [pool.release(each) for each in taken])
+    free.start()
+    try:
+        assert processor.claim() == []
+    finally:
+        free.join()
+        processor.end()
+        pool.disconnect()

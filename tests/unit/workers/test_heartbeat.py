@@ -105,6 +105,31 @@ def test_one_that_is_lost_is_said_once_and_renewed_no_more(
     }
 
 
+def test_one_that_is_settled_while_it_is_renewed_is_not_called_lost(
+    monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    monkeypatch.setattr(heartbeat, "TICK", 0.001)
+    monkeypatch.setattr(heartbeat, "LEASE", 0.003)
+    inbox: Any = Renewals()
+    none: Any = None
+    beating, settled = Heartbeat(inbox, none, Stop(), InHand(1)), claim("1")
+
+    def refuse() -> bool:
+        settled.lost = True
+        beating.end(settled)
+        return False
+
+    inbox.answer = refuse
+    beating.begin(settled)
+    wait_until(lambda: inbox.at)
+    inbox.answer = lambda: True
+    kept = claim("2")
+    beating.begin(kept)
+    wait_until(lambda: inbox.claims.count(kept) > 3)
+    beating.stop()
+    assert said() == []
+
+
 def test_the_end_of_an_earlier_claim_ends_no_later_one_of_its_event() -> None:
     none: Any = None
     in_hand = InHand(2)
