@@ -91,8 +91,9 @@ def read(fields: dict[Any, Any], now: float) -> list[Seen]:
     for id_, value in fields.items():
         at, _, text = text_of(value).partition(" ")
         try:
+            age = max(0.0, (now - int(at)) / 1000)
             process = msgspec.json.decode(text, type=Process)
-        except msgspec.DecodeError:
+        except (ValueError, msgspec.DecodeError):
             continue
-        found.append(Seen(text_of(id_), max(0.0, (now - int(at)) / 1000), process))
+        found.append(Seen(text_of(id_), age, process))
     return sorted(found, key=lambda each: each.age)

@@ -458,12 +458,12 @@ class Settings(BaseModel):
     @field_validator("forward_secret")
     @classmethod
     def _check_forward_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        _, prefix, text = value.get_secret_value().rpartition("whsec_") if value else ("", "x", "")
+        before, prefix, text = (value.get_secret_value() if value else "").rpartition("whsec_")
         try:
             size = len(base64.b64decode(text, validate=True))
         except ValueError:
             size = 0
-        if value and not (prefix and 24 <= size <= 64):
+        if value and (before or not prefix or not 24 <= size <= 64):
             raise ValueError("should be whsec_ and the base64 of 24 to 64 random bytes")
         return value
 

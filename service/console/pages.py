@@ -260,7 +260,7 @@ class Pages:
         names = sorted({*known, *filter(None, deaths)})
         return render_template(
             "console/handlers.html",
-            since=min((now - each.started / 1000 for each in alive), default=None),
+            since=max((now - each.started / 1000 for each in alive), default=None),
             handlers=[
                 Handler(
                     name,

@@ -618,8 +618,9 @@ class TestPages:
         inbox.note_handlers(["p.a", "p.ab"])
         now = inbox.now() * 1000
 
-        def live(name: str, role: Any, age: float, **counts: float) -> None:
-            process = Process(role=role, pid=1, started=now, counts=counts)
+        def live(name: str, role: Any, age: float, hours: int = 0, **counts: float) -> None:
+            started = now - hours * 3_600_000
+            process = Process(role=role, pid=1, started=started, counts=counts)
             redis.hset(keys.PROCESSES, name, f"{now - round(age * 1000)} {process.encoded()}")
 
         one = {
@@ -629,11 +630,12 @@ class TestPages:
         }
         slow = {"handler_seconds|p.a|0.1": 19, "handler_seconds|p.a|10": 1}
         others = {"handler_seconds|p.ab|300": 99, "handler_seconds|p.a|sum": 500}
-        live("one", "worker", 1, **one, **slow, **others)
-        live("two", "worker", 1, **one)
-        live("gone", "worker", 600, **one)
-        live("web", "web", 1, **one)
+        live("one", "worker", 1, 3, **one, **slow, **others)
+        live("two", "worker", 1, 2, **one)
+        live("gone", "worker", 600, 5, **one)
+        live("web", "web", 1, 6, **one)
         text = " ".join(re.sub(r"<[^>]+>", " ", ann.get("/handlers").text).split())
+        assert "of the workers that live, the first since 3 h" in text
         assert "p.a Runs 4 done, 8 retry Half of them within 0.1 s 95 of 100 within 0.1 s" in text
         assert "p.ab Runs 60 done Half of them within 300 s" in text
 

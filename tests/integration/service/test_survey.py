@@ -163,7 +163,13 @@ def test_each_account_has_its_own_last_pass(inbox, redis) -> None:
     }
 
 
-@pytest.mark.parametrize("said", ["", "x", "5 {}", '5 {"role":"robot","pid":1,"started":1}', "5 {"])
+WORKER = '{"role":"worker","pid":1,"started":1}'
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "x", "5 {}", '5 {"role":"robot","pid":1,"started":1}', "5 {", f"x {WORKER}", WORKER],
+)
 def test_what_another_release_says_hides_no_process(inbox, redis, said) -> None:
     live(redis, "one", inbox.now(), slots=5, busy=2)
     redis.hset(keys.PROCESSES, "other", said)

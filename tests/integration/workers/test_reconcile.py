@@ -21,6 +21,7 @@ from tests.integration.claims import claim_of
 from tests.integration.workers.conftest import KEY
 from tests.integration.workers.fake_stripe import Answer, Fault
 from workers import reconcile, stripe_api
+from workers.failures import StripeFailure
 from workers.reconcile import InboxFull, Pass, Reconciler, Taking
 from workers.stop import Stop
 from workers.stripe_api import StripeApi
@@ -377,6 +378,18 @@ class TestPeriodically:
         sandbox.control("faults", "DELETE")
         assert reconciler.round().failed == {}
         assert inbox.watermark() is not None
+
+    def test_connected_accounts_that_cannot_be_listed_are_no_account_that_is_gone(
+        self, fake, inbox, monkeypatch
+    ) -> None:
+        def refuse(_: StripeApi) -> None:
+            raise StripeFailure("account", status=403, request_id="req_1", call="list")
+
+        monkeypatch.setattr(StripeApi, "connected_accounts", refuse)
+        api = StripeApi(KEY, base=fake.url)
+        found = Reconciler(api, inbox, livemode=False, list_accounts=True).round()
+        assert found.gone == []
+        assert found.failed == {"connected accounts": "list: account 403 (req_1)"}
 
     def test_an_account_that_is_gone_is_asked_again_a_day_later(
         self, fake, inbox, monkeypatch

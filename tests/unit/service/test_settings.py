@@ -581,7 +581,11 @@ class TestFaults:
         assert line.startswith("HTTPS_PROXY: is not the URL of a proxy: http://host:port")
 
     @pytest.mark.parametrize(
-        "value", ["whsec_short", "whsec_%%%", "whsec_", FORWARD_SECRET[6:], MARKER]
+        "value",
+        [
+            *("whsec_short", "whsec_%%%", "whsec_", FORWARD_SECRET[6:], MARKER),
+            *(f"old{FORWARD_SECRET}", f"whsec_{FORWARD_SECRET}"),
+        ],
     )
     def test_secrets_to_forward_with(self, faults: Faults, value: str) -> None:
         given = {"FORWARD_TO": "https://a.example", "FORWARD_SECRET": value}
