@@ -33,8 +33,8 @@ WAIT = 0.9
 wait means that Redis is in trouble."""
 
 WORKER_WAIT = LEASE / 2
-"""The same in a worker. Its threads are many and a machine may be busy, while a result that is not
-written makes its handler run again; a claim is renewed in time none the less."""
+"""The same in a worker, half of a lease. On a busy machine its many threads wait longer for each
+other, and a handler whose result is not written runs again."""
 
 KEPT_IDLE = 20.0
 """Seconds after which a connection that nobody used is closed, when another comes back."""

@@ -60,9 +60,6 @@ STUCK = DAY
 _OF_EVERY_ACCOUNT = frozenset({"unreachable", "limited", "key"})
 """Kinds of failures that the next account may meet as well."""
 
-_CONNECTED = "connected accounts"
-"""What stands in place of an account where these cannot be listed."""
-
 Item = TypeVar("Item")
 
 log = logs.get(__name__)
@@ -218,7 +215,7 @@ class Reconciler:
             try:
                 known |= dict.fromkeys(self._paced(self._api.connected_accounts()))
             except StripeFailure as failure:
-                self._report(failure, _CONNECTED, found)
+                self._fail(failure, "connected accounts", found)
         # In random order, so that two failing accounts do not always block the same others.
         connected = random.sample(list(known), len(known))
         return [*([] if self._api.is_organization else [None]), *connected]
@@ -291,12 +288,16 @@ class Reconciler:
         return None
 
     def _report(self, failure: StripeFailure, account: str | None, found: Pass) -> None:
-        reason = _reason(failure)
-        if failure.kind == "account" and account and account != _CONNECTED:
+        if failure.kind == "account" and account:
             found.gone.append(account)
             self._gone_until[account] = time.monotonic() + DAY
-            log.warning("account_gone", account=account, reason=reason, hint=failure.rule.then)
-            return
+            hint = failure.rule.then
+            log.warning("account_gone", account=account, reason=_reason(failure), hint=hint)
+        else:
+            self._fail(failure, account, found)
+
+    def _fail(self, failure: StripeFailure, account: str | None, found: Pass) -> None:
+        reason = _reason(failure)
         found.failed[account or "own"] = reason
         log.warning("reconcile_failed", account=account, reason=reason, hint=failure.rule.then)
         if failure.rule.alarm:

@@ -72,30 +72,33 @@ def test_one_that_succeeded_is_followed_by_one_a_third_of_a_lease_later(inbox: R
     assert inbox.at[1] - inbox.at[0] > LEASE / 3
 
 
-def test_one_that_is_lost_is_said_once_and_renewed_no_more(
-    monkeypatch: pytest.MonkeyPatch, said: Said
+@pytest.mark.parametrize("settled", [False, True])
+def test_one_that_is_refused_is_lost_unless_it_was_settled_meanwhile(
+    settled: bool, monkeypatch: pytest.MonkeyPatch, said: Said
 ) -> None:
+    """That is said once, and it is renewed no more."""
     monkeypatch.setattr(heartbeat, "TICK", 0.001)
     monkeypatch.setattr(heartbeat, "LEASE", 0.003)
     inbox: Any = Renewals()
     none: Any = None
-    beating, lost = Heartbeat(inbox, none, Stop(), InHand(1)), claim("1")
+    beating, refused = Heartbeat(inbox, none, Stop(), InHand(1)), claim("1")
 
     def refuse() -> bool:
-        lost.lost = True
+        refused.lost = True
+        if settled:
+            beating.end(refused)
         return False
 
     inbox.answer = refuse
-    beating.begin(lost)
+    beating.begin(refused)
     wait_until(lambda: inbox.at)
     inbox.answer = lambda: True
     kept = claim("2")
     beating.begin(kept)
     wait_until(lambda: inbox.claims.count(kept) > 3)
     beating.stop()
-    assert inbox.claims.count(lost) == 1
-    (line,) = said()
-    assert line == {
+    assert inbox.claims.count(refused) == 1
+    line = {
         "event": "lease_lost",
         "level": "warning",
         "event_id": "evt_1",
@@ -103,31 +106,7 @@ def test_one_that_is_lost_is_said_once_and_renewed_no_more(
         "kind": "verified",
         "account": "acct_1",
     }
-
-
-def test_one_that_is_settled_while_it_is_renewed_is_not_called_lost(
-    monkeypatch: pytest.MonkeyPatch, said: Said
-) -> None:
-    monkeypatch.setattr(heartbeat, "TICK", 0.001)
-    monkeypatch.setattr(heartbeat, "LEASE", 0.003)
-    inbox: Any = Renewals()
-    none: Any = None
-    beating, settled = Heartbeat(inbox, none, Stop(), InHand(1)), claim("1")
-
-    def refuse() -> bool:
-        settled.lost = True
-        beating.end(settled)
-        return False
-
-    inbox.answer = refuse
-    beating.begin(settled)
-    wait_until(lambda: inbox.at)
-    inbox.answer = lambda: True
-    kept = claim("2")
-    beating.begin(kept)
-    wait_until(lambda: inbox.claims.count(kept) > 3)
-    beating.stop()
-    assert said() == []
+    assert said() == ([] if settled else [line])
 
 
 def test_the_end_of_an_earlier_claim_ends_no_later_one_of_its_event() -> None:
