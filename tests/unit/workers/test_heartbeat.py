@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
+from identity_webhooks import Verification, on
 from identity_webhooks.event import Event
-from service.inbox import Claim
+from service.inbox import Claim, Progress
 from service.metrics import Metrics
 from tests.conftest import wait_until
 from tests.logs import Said
 from workers import heartbeat
 from workers.heartbeat import Heartbeat
 from workers.in_hand import Held, InHand
-from workers.stop import Stop
+from workers.router import Handler, Router
+from workers.stop import GRACE, Stop
 
 LEASE = 3.0
 
@@ -47,6 +51,17 @@ def claim(token: str) -> Claim:
     return Claim(event, token, {}, faults=0, lapses=0, now=0, since=0)
 
 
+def one(mark: Callable[..., Any]) -> Handler:
+    """Return a handler with this mark."""
+
+    def handle(_: Verification) -> None:
+        """Never run."""
+
+    router = Router()
+    router.add(type("Plugin", (), {"handle": staticmethod(mark(handle))})(), "p")
+    return router.handlers[0]
+
+
 @pytest.fixture
 def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Renewals]:
     monkeypatch.setattr(heartbeat, "TICK", 0.01)
@@ -60,11 +75,14 @@ def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Renewals]:
     beating.stop()
 
 
-def test_a_renewal_that_failed_is_tried_again_at_the_next_tick(inbox: Renewals) -> None:
+def test_a_renewal_that_failed_is_tried_again_at_the_next_tick(inbox: Renewals, said: Said) -> None:
     inbox.answer = away
     wait_until(lambda: len(inbox.at) > 5)
     between = [later - sooner for sooner, later in zip(inbox.at, inbox.at[1:], strict=False)]
     assert min(between) < LEASE / 6, "not a third of a lease later"
+    names = {"event_id": "evt_1", "session_id": "vs_1", "kind": "verified", "account": "acct_1"}
+    line = {"event": "lease_not_renewed", "level": "warning", **names}
+    assert said()[0] == line
 
 
 def test_one_that_succeeded_is_followed_by_one_a_third_of_a_lease_later(inbox: Renewals) -> None:
@@ -151,3 +169,108 @@ def test_a_handler_is_watched_and_named_no_longer_than_it_runs(
     beating.end(held)
     beating.stop()
     assert left == []
+
+
+class Leaving:
+    """An inbox that takes back what a process gives back, but for one event of which it fails."""
+
+    def __init__(self) -> None:
+        self.released: list[tuple[str, float, str]] = []
+        self.saved: list[tuple[str, Progress, float]] = []
+        self.is_away = False
+
+    def renew(self, _: Claim) -> bool:
+        return True
+
+    def release(self, claim: Claim, delay: float, reason: str) -> None:
+        if claim.event.id == "evt_1":
+            raise redis.ConnectionError
+        self.released.append((claim.event.id, delay, reason))
+
+    def save_progress(self, _: Claim, handler: str, progress: Progress, delay: float) -> None:
+        if self.is_away:
+            raise redis.ConnectionError
+        self.saved.append((handler, progress, delay))
+
+
+class Counts:
+    """Takes what is counted, until its end."""
+
+    def __init__(self) -> None:
+        self.counted: list[tuple[object, ...]] = []
+        self.ended = False
+
+    def count(self, *what: object) -> None:
+        assert not self.ended, "it would not be reported"
+        self.counted.append(what)
+
+    def observe(self, what: str, seconds: float, *labels: str) -> None:
+        self.count(what, seconds, *labels)
+
+    def end(self) -> None:
+        self.ended = True
+
+
+@pytest.mark.parametrize("why", ["grace_period_over", "handler_timeout"])
+@pytest.mark.parametrize("is_away", [False, True])
+def test_a_process_that_leaves_gives_everything_back_whatever_fails(
+    why: str, is_away: bool, monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    left: list[int] = []
+
+    def leave(code: int) -> None:
+        left.append(code)
+        beating._stopped.set()  # here its thread goes on
+
+    monkeypatch.setattr(heartbeat, "TICK", 0.001)
+    monkeypatch.setattr(heartbeat.os, "_exit", leave)
+    inbox, metrics, stop = Leaving(), Counts(), Stop()
+    inbox.is_away = is_away
+    given: Any = (inbox, metrics)
+    beating = Heartbeat(*given, stop, InHand(3))
+    claims = [claim("1"), claim("2"), claim("3")]
+    for number, each in enumerate(claims, 1):
+        each.event = replace(each.event, id=f"evt_{number}")
+        beating.begin(each)
+    handler = one(on("*", timeout=0.001, retries=0))
+    timed_out = why == "handler_timeout"
+    if timed_out:
+        with beating.deadline(claims[1], handler):
+            wait_until(lambda: left)
+    else:
+        stop.requested_at = time.monotonic() - GRACE - 1
+        wait_until(lambda: left)
+
+    assert left == [os.EX_TEMPFAIL]
+    assert metrics.ended
+    assert inbox.released == [("evt_2", 0, "worker stopped"), ("evt_3", 0, "worker stopped")]
+    names = {"session_id": "vs_1", "kind": "verified", "account": "acct_1"}
+    *before, not_released, leaves = said()
+    assert not_released == {
+        "event": "claim_not_released",
+        "level": "warning",
+        "event_id": "evt_1",
+        **names,
+    }
+    assert leaves == {"event": "worker_leaves", "level": "warning", "reason": why, "count": 3}
+    if not timed_out:
+        assert before == metrics.counted == inbox.saved == []
+        return
+    assert before[0] == {
+        "event": "handler_timeout",
+        "level": "error",
+        "event_id": "evt_2",
+        "handler": "p.handle",
+        "attempt": 1,
+        "status": "dead",
+        "limit": 0.001,
+        **names,
+    }
+    lost = {"event": "timeout_not_recorded", "level": "warning", "event_id": "evt_2", **names}
+    assert before[1:] == ([lost | {"handler": "p.handle"}] if is_away else [])
+    dead = Progress("dead", 1, reason="timeout")
+    assert inbox.saved == ([] if is_away else [("p.handle", dead, 0)])
+    assert metrics.counted == [
+        ("handler_runs", "p.handle", "dead"),
+        ("handler_seconds", 0.001, "p.handle"),
+    ]

@@ -6,12 +6,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import redis
 
+from service.redis_errors import UnsafeRedis
+from tests.logs import Said
 from workers import stop as stop_module
-from workers.stop import GRACE, Stop, stop_on_signals
+from workers.stop import GRACE, Stop, stop_on_signals, wait_for_redis
 
 
 @pytest.fixture
@@ -80,3 +86,88 @@ def test_a_stop_that_comes_a_moment_later_is_waited_for(stop, how, monkeypatch) 
     assert comes or time.monotonic() - began >= 0.05
     if comes:
         later.join()
+
+
+Waiting = Callable[..., bool]
+
+
+@pytest.fixture
+def slept() -> list[float]:
+    """How long it waited between two looks."""
+    return []
+
+
+@pytest.fixture
+def beats() -> list[int]:
+    return []
+
+
+@pytest.fixture
+def wait(stop: Stop, slept, beats, monkeypatch: pytest.MonkeyPatch) -> Waiting:
+    """Wait for a Redis that fails with these errors, one after another, and then answers."""
+
+    def wait(
+        *errors: Exception, vouched: tuple[str, ...] = (), then: Callable[[], None] = int
+    ) -> bool:
+        left = list(errors)
+
+        def connect(_: object) -> Any:
+            if left:
+                raise left.pop(0)
+            return nullcontext()
+
+        def look(*_: object, for_workers: bool) -> Any:
+            assert for_workers, "they need more of Redis than a receiver"
+            return SimpleNamespace(found=[])
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            then()
+
+        monkeypatch.setattr(stop_module.connection, "connect", connect)
+        monkeypatch.setattr(stop_module, "asking", lambda _: None)
+        monkeypatch.setattr(stop_module.findings, "look", look)
+        monkeypatch.setattr(stop_module.findings, "warnings", lambda *_: list(vouched))
+        monkeypatch.setattr(stop_module.beat, "beat", lambda: beats.append(1))
+        still = {**vars(time), "sleep": sleep}
+        monkeypatch.setattr(stop_module, "time", SimpleNamespace(**still))
+        settings: Any = None
+        return wait_for_redis(settings, stop)
+
+    return wait
+
+
+def test_redis_is_waited_for_longer_each_time_up_to_five_seconds(
+    wait: Waiting, slept, beats, said: Said
+) -> None:
+    """The process is well meanwhile, and says so."""
+    assert wait(*[redis.ConnectionError("redis://:secret@host")] * 6)
+    assert slept == [0.5, 1, 2, 4, 5, 5]
+    assert len(beats) == 7
+    lines = said()
+    assert {(line["event"], line["level"]) for line in lines} == {("redis_unreachable", "warning")}
+    assert [line["delay_s"] for line in lines] == slept
+    assert "secret" not in str(lines)
+
+
+def test_whoever_is_asked_to_stop_waits_for_redis_no_longer(
+    wait: Waiting, stop: Stop, slept
+) -> None:
+    assert not wait(*[redis.ConnectionError()] * 6, then=stop.request)
+    assert slept == [0.5]
+
+
+def test_a_redis_that_is_not_fit_is_refused_at_once(wait: Waiting, slept) -> None:
+    """It is an error of Redis, too, and would be waited for."""
+    with pytest.raises(UnsafeRedis):
+        wait(redis.ConnectionError(), UnsafeRedis("it evicts keys"))
+    assert slept == [0.5]
+
+
+@pytest.mark.parametrize("vouched", [(), ("persistence",)])
+def test_what_an_operator_vouches_for_is_said_at_the_start(
+    wait: Waiting, said: Said, vouched
+) -> None:
+    assert wait(vouched=vouched)
+    lines = [{"event": "redis_vouched_for", "level": "warning", "faults": [*vouched]}]
+    assert said() == (lines if vouched else [])

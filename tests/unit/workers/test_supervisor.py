@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import redis
 
+from identity_webhooks.handlers import MARKS
+from service import redis_url
+from service.settings import Settings
 from tests.conftest import wait_until
 from tests.logs import Said
-from workers import supervisor
+from workers import beat, supervisor
 from workers.in_hand import Held, InHand
+from workers.pool import CLAIM_AT_ONCE
+from workers.router import Router
 from workers.stop import Stop
 from workers.supervisor import (
     LIVED,
@@ -22,6 +33,7 @@ from workers.supervisor import (
     _ended,
     _kill_stalled,
     _report_death,
+    work,
 )
 
 LOOKS = int(STALLED / RUNNING_PERIOD)
@@ -170,3 +182,143 @@ def test_what_it_had_in_hand_is_said_in_its_name(role, said, monkeypatch) -> Non
         assert line["running"] == ["a.first", "b.second"]
     assert (stalled["pid"], stalled["limit"]) == (77, STALLED)
     assert died["exit_code"] == -9
+
+
+CONCURRENCY = 3
+
+
+@pytest.fixture
+def undone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Leave this process as it was when it has been the parent of a worker."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(supervisor.process, "keep_memory_private", lambda: None)
+    monkeypatch.setattr(supervisor.gc, "freeze", lambda: None)
+    monkeypatch.setattr(supervisor.plugins, "load", lambda _: Router())
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("number", "periodic"), [(signal.SIGTERM, True), (signal.SIGINT, False)], ids=str
+)
+def test_it_starts_its_children_and_ends_after_them(
+    undone: None,
+    number: int,
+    periodic: bool,
+    said: Said,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The first to run events dies with all it can have in hand; the next one asks for the end."""
+    died = tmp_path / "died"
+    roles = ["worker", "periodic"] if periodic else ["worker"]
+
+    def end(role: str, stop: Stop) -> None:
+        supervisor.log.info("child_begun", role=role)
+        if role == "worker":
+            wait_until(lambda: len(begun(said)) > len(roles))
+            os.kill(os.getppid(), number)
+        wait_until(lambda: stop.requested)
+        supervisor.log.info("child_ended", role=role, state=health())
+
+    def run_events(settings: Settings, _: Router, stop: Stop, in_hand: InHand) -> None:
+        if not died.exists():
+            died.touch()
+            supervisor.log.info("child_begun", role="worker")
+            for each in range(settings.worker_concurrency + CLAIM_AT_ONCE):
+                in_hand.note(f"evt_{each}", "1")
+            os._exit(3)
+        end("worker", stop)
+        os._exit(os.EX_TEMPFAIL)  # as one does that is not through in time
+
+    monkeypatch.setattr(supervisor, "LIVED", -1)
+    monkeypatch.setattr(supervisor, "wait_for_redis", lambda *_: True)
+    monkeypatch.setattr(supervisor, "_run_events", run_events)
+    monkeypatch.setattr(supervisor, "sweep_until", lambda stop, _: end("periodic", stop))
+    settings = Settings(
+        redis_url="redis://user:secret@host.test:7/1", worker_concurrency=CONCURRENCY
+    )
+    code = work(settings) if periodic else work(settings, periodic=False)
+
+    assert code == 0
+    assert beat.age() is None, "it leaves nothing behind"
+    first, *lines, last = [line for line in said() if line["event"] != "child_begun"]
+    assert (first["event"], first["pid"]) == ("worker_started", os.getpid())
+    assert first["redis"] == redis_url.place("redis://user:secret@host.test:7/1")
+    assert last == {"event": "worker_stopped", "level": "info", "pid": os.getpid()}
+    death, *ends = lines
+    assert (death["event"], death["exit_code"]) == ("worker_died", 3)
+    assert len(death["in_hand"]) == CONCURRENCY + CLAIM_AT_ONCE
+    assert sorted(line["role"] for line in ends) == sorted(roles)
+    assert {line["event"] for line in ends} == {"child_ended"}, "and no death is reported then"
+    assert {line["state"] for line in ends} == {"healthy"}, "what still runs has its time"
+
+
+def health() -> str:
+    return "not healthy" if beat.age() is None else "healthy"
+
+
+def begun(said: Said) -> list[dict[str, Any]]:
+    return [line for line in said() if line["event"] == "child_begun"]
+
+
+def test_a_worker_that_is_stopped_while_it_waits_for_redis_starts_nothing(
+    undone: None, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "wait_for_redis", lambda *_: False)
+    assert work(Settings(redis_url="redis://host.test")) == 0
+    assert said() == []
+
+
+class Steps:
+    """Notes what is done with it."""
+
+    def __init__(self, name: str, steps: list[str]) -> None:
+        self._name, self._steps = name, steps
+
+    def __getattr__(self, what: str) -> Callable[..., None]:
+        return lambda *_: self._steps.append(f"{self._name}: {what}")
+
+
+def test_what_runs_has_all_it_needs_from_the_first_event_to_the_end_of_the_last(
+    said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leases are renewed while the last ones run; hooks come before the first and after the last.
+    Whatever ends RQ's loop, Redis or itself, another one is begun.
+    """
+    steps, stop = list[str](), Stop()
+    ends: list[Callable[[], None]] = [redis_away, lambda: None, stop.request]
+
+    class Loop:
+        def work(self, **_: object) -> None:
+            assert MARKS.closed, "what is marked from here on would be lost silently"
+            steps.append("RQ's loop")
+            ends.pop(0)()
+
+    still = {**vars(time), "sleep": lambda _: None}
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(**still))
+    monkeypatch.setattr(MARKS, "closed", False)
+    processor: Any = Steps("processor", steps)
+    monkeypatch.setattr(supervisor.Processor, "from_settings", lambda *_: processor)
+    monkeypatch.setattr(supervisor, "Hooks", lambda _: Steps("hooks", steps))
+    monkeypatch.setattr(supervisor, "Threads", lambda *_: Steps("threads", steps))
+    monkeypatch.setattr(supervisor, "rq_worker", lambda *_: Loop())
+    supervisor._run_events(Settings(redis_url="redis://host.test"), Router(), stop, InHand(1))
+    assert steps == [
+        "processor: note_death",
+        "hooks: start",
+        "processor: note_handlers",
+        *3 * ["RQ's loop"],
+        "threads: drain",
+        "processor: end",
+        "hooks: stop",
+    ]
+    ready, away = said()
+    assert ready == {"event": "worker_ready", "level": "info", "pid": os.getpid()}
+    assert (away["event"], away["level"]) == ("redis_unreachable", "error")
+
+
+def redis_away() -> None:
+    raise redis.ConnectionError
