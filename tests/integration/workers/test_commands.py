@@ -287,6 +287,47 @@ class TestReconcile:
         ] * 2
         assert not redis.exists("iw:audit")
 
+    @pytest.mark.parametrize("form", ["text", "json"])
+    @pytest.mark.parametrize("stripe", ["answers", "fails"])
+    def test_what_it_found_is_said_in_either_form(self, form, stripe, fake, server, redis) -> None:
+        fake.session(1)
+        plain = fake.answer
+        stuck = fake.sessions["vs_1"] | {"id": "vs_stuck", "created": 1, "status": "processing"}
+
+        def answering(path: str, query: Any, key: str, account: str) -> Any:
+            if query.get("status") == ["processing"]:
+                return {"object": "list", "url": path, "has_more": False, "data": [stuck]}
+            return plain(path, query, key, account)
+
+        fake.answer = answering
+        if stripe == "fails":
+            fake.fault = Fault("list", KEY, "/v1/events", Answer(403))
+        env = {"REDIS_URL": server.url, "STRIPE_API_KEY": KEY, "STRIPE_API_BASE": fake.url}
+        with configuration_undone():
+            options = ["--json"] if form == "json" else []
+            done = CliRunner(env=env).invoke(workers_main, ["reconcile", *options])
+        answers = stripe == "answers"
+        assert done.exit_code == (0 if answers else 1)
+        missed = ["evt_created1", "evt_verified1"] if answers else []
+        reason = "list: forbidden 403 (req_fake)"
+        if form == "json":
+            assert json.loads(done.stdout) == {
+                "seen": len(missed),
+                "counts": {"new": 2} if answers else {},
+                "missed": missed,
+                "stuck": ["vs_stuck"] if answers else [],
+                "gone": [],
+                "failed": {} if answers else {"own": reason},
+                "failed_in_a_row": 0,
+            }
+            return
+        assert done.stdout.splitlines() == [
+            f"{len(missed)} events looked at, {len(missed)} missed and taken in",
+            *(f"  {key}" for key in missed),
+            *(["in processing for more than a day: vs_stuck"] if answers else []),
+        ]
+        assert (f"Stripe, asked for own: {reason}" in done.stderr) != answers
+
     def test_of_a_full_inbox_it_is_said_what_was_taken_in_before(self, fake, server, redis) -> None:
         fake.session(1)
         env = {"REDIS_URL": server.url, "STRIPE_API_KEY": KEY, "STRIPE_API_BASE": fake.url}

@@ -552,6 +552,36 @@ class TestSensitive:
         assert handlers["numbered"] == ("retry" if answer.status == 403 else "dead", 0)
         assert state == ("pending" if answer.status == 403 else "dead")
 
+    @pytest.mark.parametrize("status", [401, 500])
+    def test_what_is_refused_to_all_is_waited_for_by_each_that_needs_something(
+        self, status, desk, fake
+    ) -> None:
+        @on("*", needs=["verified_outputs.sex"])
+        def other(v: Verification) -> None:
+            assert v.sensitive.sex is None
+
+        bench = Bench(desk, fake, "sensitive", more=[other])
+        fake.fault = Fault("sensitive", RESTRICTED_KEY, bench.about, Answer(status))
+        bench.turn()
+        waiting = {"plain": ("done", 1), "needy": ("retry", 0), "other": ("retry", 0)}
+        assert bench.state() == ("pending", waiting)
+        reasons = {p.reason for p in desk.record(bench.event).handlers.values() if not p.over}
+        assert len(reasons) == 1
+        named = [line["handler"] for line in bench.alarms()]
+        assert named == (["p.needy, p.other"] if status == 401 else [])
+        fake.fault = None
+        bench.pass_time(1)
+        assert bench.state() == ("done", BOTH_DONE | {"other": ("done", 1)})
+
+    @pytest.mark.parametrize(("hours", "state"), [(47, "pending"), (49, "dead")])
+    def test_or_from_the_event_where_there_is_no_report(self, hours, state, desk, fake) -> None:
+        bench = Bench(desk, fake, "session")
+        fake.fault = Fault("sensitive", RESTRICTED_KEY, bench.about, Answer(403))
+        created = int(time.time()) - hours * 3600
+        assert desk.redis.hset(f"iw:evt:{bench.event.key}", "created", created) == 0, "it has one"
+        bench.turn()
+        assert bench.state()[0] == state
+
     def test_the_48_hours_count_from_the_result(self, desk, fake) -> None:
         bench = Bench(desk, fake, "sensitive")
         fake.fault = Fault("sensitive", RESTRICTED_KEY, bench.about, Answer(403))

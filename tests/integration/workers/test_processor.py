@@ -37,7 +37,7 @@ from workers import (
 )
 from workers.failures import StripeFailure
 from workers.in_hand import InHand
-from workers.own_process import NotRun
+from workers.own_process import NotRun, OwnProcess
 from workers.stripe_api import StripeApi
 
 DOB = "verified_outputs.dob"
@@ -175,15 +175,24 @@ class TestOneEvent:
             "settle_seconds": 1,
         }, "of two claims, the second of which waited for a retry"
 
-    @pytest.mark.parametrize("again", ["Stripe fails", "a retry"])
-    def test_how_long_it_waited_for_a_worker_is_observed_once(self, again, desk) -> None:
+    @pytest.mark.parametrize("again", ["Stripe fails", "a retry", "its worker dies"])
+    def test_how_long_it_waited_for_a_worker_is_observed_once(
+        self, again, desk, monkeypatch
+    ) -> None:
         """At the first claim: what it waits for after that is no want of workers."""
         event = desk.accept("verified", desk.sandbox.session("verified"))
         first = raising(lambda v: Retry("", delay=0)) if again == "a retry" else Seen().handler("*")
         processor = desk.processor(first)
         if again == "Stripe fails":
             desk.sandbox.fault("error", status=500)
-        desk.turn(processor)
+        if again == "its worker dies":
+            monkeypatch.setattr(OwnProcess, "run", lambda *_: None)
+            (claim,) = processor.claim()
+            processor._heartbeat.end(claim)
+            desk.redis.hset(f"iw:evt:{event.key}", "lease", 1)
+            desk.wake(event.key)
+        else:
+            desk.turn(processor)
         desk.settle(desk.processor(Seen().handler("*", name=first.__name__)), event)
         waits = {
             name: by
@@ -726,6 +735,33 @@ class TestTime:
         runs = {name: by for name, by in desk.counts().items() if name.startswith("handler_runs")}
         assert runs == {"handler_runs|p.slow|lost": 1}
 
+    @pytest.mark.parametrize("when", ["it is released", "it is dead", "its other form is known"])
+    def test_what_is_lost_before_a_handler_runs_ends_for_nobody(
+        self, when, desk, monkeypatch
+    ) -> None:
+        """Another worker has the event, and says how it went."""
+        form = "thin" if when == "its other form is known" else "snapshot"
+        event = desk.accept("created", desk.sandbox.session(), form=form)
+        before = desk.fields(event).get(b"token", b"0")
+        api = desk.sandbox.api()
+
+        def lose(*_: object) -> None:
+            desk.redis.hincrby(f"iw:evt:{event.key}", "token", 1)
+            if form == "snapshot":
+                raise StripeFailure("broken" if when == "it is released" else "invalid")
+
+        monkeypatch.setattr(api, "snapshot_of" if form == "thin" else "fetch", lose)
+        seen = Seen()
+        desk.turn(desk.processor(seen.handler("*"), api=api))
+        record = desk.record(event)
+        assert (record.state, record.reason, record.handlers, seen) == ("pending", "", {}, [])
+        assert int(desk.fields(event)[b"token"]) == int(before) + 2, "of the other's claim"
+        (line,) = desk.logged("claim_lost")
+        assert (line.get("handler"), line["event_id"]) == (None, event.id)
+        assert desk.logged("event_settled") == []
+        ends = ("settled|", "settle_seconds|", "handler_runs|")
+        assert not any(name.startswith(ends) for name in desk.counts())
+
 
 class TestStripeFails:
     """No failure of Stripe's is the handler's: it spends no attempt."""
@@ -1238,6 +1274,19 @@ class TestRedisFails:
         processor.note_death()
         processor.note_handlers()
         assert len(desk.logged("death_not_noted")) == len(desk.logged("handlers_not_noted")) == 1
+
+    def test_all_that_ran_when_a_process_died_is_noted_of_its_event(self, desk) -> None:
+        """And nothing of an event that waited for a thread: it killed nobody."""
+        ran = ["p.first", "", "p.second"]
+        events = [desk.accept("created", "vs_1" + name) for name in ran]
+        claims = {claim.event.key: claim for claim in desk.inbox.claim(3)}
+        in_hand = InHand(3)
+        for event, name in zip(events, ran, strict=True):
+            in_hand.note(event.key, claims[event.key].token, name)
+        in_hand.bury()
+        desk.processor(Seen().handler("*"), in_hand=in_hand).note_death()
+        noted = [desk.fields(event).get(b"ran") for event in events]
+        assert noted == [b"p.first", None, b"p.second"]
 
     @pytest.mark.parametrize("error", [redis_py.ConnectionError, ValueError])
     def test_while_the_next_one_is_claimed_this_one_has_ended(

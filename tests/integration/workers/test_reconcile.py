@@ -19,7 +19,8 @@ from service.survey import survey
 from tests.conftest import free_port, wait_until
 from tests.integration.claims import claim_of
 from tests.integration.workers.conftest import KEY
-from tests.integration.workers.fake_stripe import Answer, Fault
+from tests.integration.workers.fake_stripe import Answer, FakeStripe, Fault
+from tests.logs import Said
 from workers import reconcile, stripe_api
 from workers.failures import StripeFailure
 from workers.reconcile import InboxFull, Pass, Reconciler, Taking
@@ -642,3 +643,104 @@ def test_a_round_leaves_out_nothing_behind_the_watermark(days, asked_since, inbo
     inbox.move_watermark(inbox.now() - days * 86_400)
     Reconciler(api, inbox, livemode=False).round()
     assert asked[0] <= inbox.now() - max(days * 86_400, reconcile.WIDE)
+
+
+def test_the_next_pass_begins_where_this_one_began(fake, redis, inbox, monkeypatch) -> None:
+    """What is made while Stripe is asked may not have been listed yet."""
+    began = inbox.now()
+    clock, plain = [began], fake.answer
+
+    def answering(*asked: Any) -> Any:
+        clock[0] += 100
+        return plain(*asked)
+
+    fake.answer = answering
+    monkeypatch.setattr(inbox, "now", lambda: clock[0])
+    reconciler = Reconciler(StripeApi(KEY, base=fake.url), inbox, livemode=False)
+    reconciler.run(began - reconcile.WIDE)
+    assert inbox.watermark() == began
+    assert survey(redis).reconciled[""].at == clock[0] > began, "when it ended"
+
+
+@pytest.mark.parametrize("how", ["as done", "dry"])
+def test_what_was_made_at_the_very_end_is_left_out(how, fake, inbox) -> None:
+    until = int(time.time()) - 100
+    for number, created in enumerate([until - 1, until, until + 1]):
+        fake.session(number)
+        for event in fake.events[-2:]:
+            event["created"] = created
+    reconciler = Reconciler(StripeApi(KEY, base=fake.url), inbox, livemode=False)
+    taking = Taking(dry_run=how == "dry", as_done_by="ann", until=until)
+    found = reconciler.run(until - 1000, how=taking)
+    assert (found.seen, found.missed) == (2, ["evt_created0", "evt_verified0"])
+    assert inbox.find("evt_created1") is inbox.find("evt_created2") is None
+
+
+def listing_in_processing(fake: FakeStripe, **ages: int) -> None:
+    """Have Stripe list sessions in processing, by their ids made so many seconds ago."""
+    plain = fake.answer
+    for number, (name, age) in enumerate(ages.items(), 100):
+        session = fake.sessions.pop(fake.session(number))
+        fake.sessions[name] = session | {
+            "id": name,
+            "status": "processing",
+            "created": int(time.time()) - age,
+        }
+        del fake.events[-2:]
+
+    def answering(path: str, query: Any, key: str, account: str) -> Any:
+        if query.get("status") == ["processing"]:
+            data = [fake.sessions[name] for name in ages]
+            return {"object": "list", "url": path, "has_more": False, "data": data}
+        return plain(path, query, key, account)
+
+    fake.answer = answering  # type: ignore[method-assign]
+
+
+def test_a_session_is_reported_that_is_in_processing_for_more_than_a_day(fake, inbox) -> None:
+    listing_in_processing(fake, vs_young=86_400 - LATE, vs_old=86_400 + LATE, vs_new=0)
+    reconciler = Reconciler(StripeApi(KEY, base=fake.url), inbox, livemode=False)
+    assert reconciler.run(int(time.time())).stuck == ["vs_old"]
+
+
+@pytest.mark.parametrize(
+    ("found", "level"), [("nothing", "info"), ("an event", "warning"), ("a session", "warning")]
+)
+def test_every_five_minutes_one_process_makes_a_round_and_says_what_it_found(
+    found, level, fake, redis, inbox, said: Said
+) -> None:
+    if found == "an event":
+        fake.session(1)
+    if found == "a session":
+        listing_in_processing(fake, vs_old=2 * reconcile.DAY)
+    metrics, stop = Metrics(redis), Stop()
+    reconciler = Reconciler(StripeApi(KEY, base=fake.url), inbox, livemode=False)
+    args = (reconciler, inbox, stop, metrics)
+    thread = threading.Thread(target=reconcile.reconcile_for_ever, args=args)
+    thread.start()
+    try:
+        wait_until(lambda: any(line["event"] == "reconciled" for line in said()))
+    finally:
+        stop.request()
+        thread.join(120)
+        metrics.end()
+    (line,) = said()
+    assert line == {
+        "event": "reconciled",
+        "level": level,
+        "count": 2 * (found == "an event"),
+        "counts": {"new": 2} if found == "an event" else {},
+        "stuck": int(found == "a session"),
+    }
+    assert not inbox.try_acquire("reconcile", 1), "this period has had its round"
+    (left,) = [redis.pttl(key) for key in redis.keys("*reconcile") if redis.type(key) == b"string"]
+    assert 200_000 < left <= 300_000
+
+
+def test_ones_own_account_is_never_gone_for_a_day(fake, inbox) -> None:
+    """Whose key it is, is asked in each round: it may have been put right."""
+    fake.fault = Fault("list", KEY, "/v1/events", Answer(403, "account_invalid"))
+    reconciler = Reconciler(StripeApi(KEY, base=fake.url), inbox, livemode=False)
+    for struck in (1, 2):
+        found = reconciler.round()
+        assert (found.gone, [*found.failed], fake.fault.struck) == ([], ["own"], struck)

@@ -7,11 +7,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from identity_webhooks import Retry, Verification, on
+from service.settings import Settings
 from tests.conftest import ROOT
+from tests.integration.workers.fake_stripe import KEY, RESTRICTED_KEY, FakeStripe
+from workers import single_run
+from workers.router import Router
+from workers.single_run import RunResult
 
 PLUGIN = """
 import os, threading
@@ -202,3 +212,62 @@ def test_what_is_not_there(run) -> None:
     done = run("vs_none", "--handler", "shop.grant")
     assert done.returncode == 1
     assert done.stderr.startswith("Stripe: ")
+
+
+@pytest.mark.parametrize("needs", [[], ["verified_outputs.dob"]], ids=["plain", "needy"])
+@pytest.mark.parametrize("account", [None, "acct_1"])
+def test_it_gets_what_a_worker_would_give_it_under_a_key_of_its_own(
+    needs, account, fake: FakeStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Verification] = []
+
+    @on("verified", needs=needs, retries=0 if needs else None)
+    def handle(v: Verification) -> None:
+        given.append(v)
+
+    clock = iter([1.0, 3.5])
+    monkeypatch.setattr(single_run, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    name = fake.session(1, account, livemode=True, created=77, client_reference_id="u-1")
+    result = single_run.run(*among(handle, fake), name, account=account)
+    assert result == RunResult("done", "verified", "verified", None, "u-1", took_ms=2500)
+    (v,) = given
+    event = ("verified", "snapshot", name, 77, True, account)
+    assert (v.event.kind, v.event.form, v.event.session, v.event.created) == event[:4]
+    assert (v.event.livemode, v.event.account) == event[4:]
+    assert v.idempotency_key == f"run-{name}:p.handle"
+    assert (v.attempt, v.superseded, v.last_attempt) == (1, False, bool(needs))
+    assert (v.outcome.kind, v.report.id) == ("verified", "vr_1")
+    if needs:
+        assert v.sensitive.dob == date(1990, 7, 17)
+    asked = [(call, key) for call, key, _ in fake.calls]
+    assert asked == [("report", KEY), *([("sensitive", RESTRICTED_KEY)] if needs else [])]
+    assert {headers.get("Stripe-Account") for headers in fake.headers} == {account}
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_how_it_went_is_told_without_what_is_personal(dry_run, fake: FakeStripe) -> None:
+    @on("requires_input")
+    def handle(v: Verification) -> None:
+        raise Retry(f"{v.subject} is early", delay=0)
+
+    failed: dict[str, Any] = {"status": "requires_input", "last_error": {"code": "abandoned"}}
+    name = fake.session(1, client_reference_id="ann@example.com", **failed)
+    result = single_run.run(*among(handle, fake), name, dry_run=dry_run)
+    assert result.subject
+    assert "ann@" not in result.subject + result.text
+    status, delay = ("ready", None) if dry_run else ("retry", 0)
+    expected = RunResult(status, "requires_input", "needs_input", "abandoned", None, delay=delay)
+    assert replace(result, subject=None, text="", took_ms=0) == expected
+
+
+def among(handle: Callable[..., Any], fake: FakeStripe) -> tuple[Settings, Router, Any]:
+    """Return settings, and a router with this handler, and the handler."""
+    router = Router()
+    router.add(type("Plugin", (), {"handle": staticmethod(handle)})(), "p")
+    settings = Settings(
+        redis_url="redis://127.0.0.1:9/0",  # nothing listens there
+        stripe_api_key=KEY,
+        stripe_restricted_key=RESTRICTED_KEY,
+        stripe_api_base=fake.url,
+    )
+    return settings, router, router.handlers[0]

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from redis import Redis, RedisError
+from redis import OutOfMemoryError, Redis, RedisError
 
 from identity_webhooks import Verification, on
 from identity_webhooks.event import Event
 from service.inbox import Claim
 from service.inbox.keys import QUEUE
+from service.settings import Settings
 from tests.conftest import wait_until
+from workers import rq_worker
 from workers.dispatch import BUSY
 from workers.jobs import Processor
 from workers.own_process import OwnProcess
 from workers.pool import Threads
 from workers.router import Failed
 from workers.rq_worker import wait_for_wakeup
+from workers.stop import Stop
 
 
 class Seen:
@@ -115,6 +121,39 @@ def test_what_may_have_killed_a_worker_runs_in_a_process_beside_it(
     wait_until(all_are_done)
     assert sorted(beside) == sorted(each.session for each in suspects)
     assert set(seen.threads) == {each.session for each in others}
+
+
+@pytest.mark.parametrize("also", ["", "one with its own process"])
+def test_a_suspect_waits_for_another_one_and_a_third_comes_again(
+    also, desk, accept, monkeypatch
+) -> None:
+    """Also where only some of its handlers run in the process that all suspects share."""
+    ran: list[str] = []
+
+    @on("verified")
+    def shared(_: Verification) -> None:
+        """Run elsewhere."""
+
+    @on("verified", own_process=True)
+    def alone(_: Verification) -> None:
+        """Run elsewhere."""
+
+    processor = desk.processor(*([alone, shared] if also else [shared]))
+    monkeypatch.setattr(OwnProcess, "run", lambda _self, handler, *_: ran.append(handler.name))
+    events = [accept(suspect=True) for _ in range(2)]
+    second, third = processor.claim(2)
+    with processor._dispatcher._for_suspects.turn():
+        waiting = threading.Thread(target=processor.process, args=(second,))
+        waiting.start()
+        wait_until(lambda: processor._dispatcher._for_suspects.is_busy or ran)
+        processor.process(third)
+        record = desk.record(third.event)
+        assert (record.state, record.reason, record.handlers) == ("pending", BUSY, {})
+        assert ran == []
+    waiting.join()
+    assert desk.record(second.event).state == "done"
+    assert set(ran) == ({"p.alone", "p.shared"} if also else {"p.shared"})
+    wait_until(lambda: desk.turn(processor) or all(is_done(desk, each) for each in events))
 
 
 def test_a_handler_that_killed_its_process_has_one_again(
@@ -253,3 +292,57 @@ def test_looking_for_a_wake_up_takes_none_and_changes_no_order(redis: Redis) -> 
     for _ in range(2):
         assert wait_for_wakeup(redis, queue, 1)
         assert redis.lrange(queue, 0, -1) == waiting
+
+
+class Full:
+    """A Redis that is full, with so many wake-ups."""
+
+    def __init__(self, waiting: int) -> None:
+        self._waiting = waiting
+
+    def blmove(self, *_: object) -> None:
+        raise OutOfMemoryError
+
+    def llen(self, _: str) -> int:
+        return self._waiting
+
+
+@pytest.mark.parametrize("waiting", [0, 2])
+def test_on_a_full_redis_a_wake_up_is_looked_for_without_a_write(waiting, monkeypatch) -> None:
+    """What is worked on frees its memory. With nothing to do it waits as long as else."""
+    slept: list[float] = []
+    monkeypatch.setattr(rq_worker, "time", SimpleNamespace(sleep=slept.append))
+    full: Any = Full(waiting)
+    assert wait_for_wakeup(full, QUEUE, 7) == bool(waiting)
+    assert slept == ([] if waiting else [7])
+
+
+@pytest.mark.parametrize("hindrance", ["", "suspended", "full"])
+def test_nothing_in_redis_keeps_a_worker_from_its_events(hindrance, redis: Redis, server) -> None:
+    """`rq suspend` stops none, a full Redis is emptied by those that start, no command is heard,
+    and RQ sets no signal handler of its own.
+    """
+    stop, heard = Stop(), []
+
+    class Idle:
+        """Threads that have nothing to do, and are asked to stop."""
+
+        def run_next(self, _: float) -> bool:
+            heard.append((redis.pubsub_channels(), handlers()))
+            stop.request()
+            return True
+
+    def handlers() -> list[object]:
+        return [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+
+    before, threads = handlers(), Idle()
+    idle: Any = threads
+    if hindrance == "suspended":
+        redis.set("rq:suspended", 1)
+    try:
+        redis.config_set("maxmemory", 1 if hindrance == "full" else 0)
+        worker = rq_worker.rq_worker(Settings(redis_url=server.url), idle, stop)
+        worker.work(logging_level="WARNING")
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert heard == [([], before)]
