@@ -328,7 +328,8 @@ def test_nothing_in_redis_keeps_a_worker_from_its_events(hindrance, redis: Redis
         """Threads that have nothing to do, and are asked to stop."""
 
         def run_next(self, _: float) -> bool:
-            heard.append((redis.pubsub_channels(), handlers()))
+            is_suspended = bool(redis.exists("rq:suspended"))
+            heard.append((redis.pubsub_channels(), handlers(), is_suspended))
             stop.request()
             return True
 
@@ -338,11 +339,11 @@ def test_nothing_in_redis_keeps_a_worker_from_its_events(hindrance, redis: Redis
     before, threads = handlers(), Idle()
     idle: Any = threads
     if hindrance == "suspended":
-        redis.set("rq:suspended", 1)
+        redis.set("rq:suspended", 1, ex=60)  # a worker that heeds it waits for as long
     try:
         redis.config_set("maxmemory", 1 if hindrance == "full" else 0)
         worker = rq_worker.rq_worker(Settings(redis_url=server.url), idle, stop)
         worker.work(logging_level="WARNING")
     finally:
         redis.config_set("maxmemory", 0)
-    assert heard == [([], before)]
+    assert heard == [([], before, hindrance == "suspended")]
