@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -27,6 +28,31 @@ def test_the_roles_are_the_same_everywhere():
     assert set(ROLES) == set(OURS) == set(app["formation"])
     assert set(OURS) < set(COMPOSE["services"])
     assert set(ROLES) < set(procfile(ROOT / "Procfile.dev"))
+
+
+@pytest.mark.parametrize(
+    ("failing", "asked", "code"),
+    [
+        ("none", "service workers", 0),
+        ("service", "service", 78),
+        ("workers", "service workers", 78),
+    ],
+)
+def test_a_release_is_stopped_by_the_first_check_that_fails(failing, asked, code, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$2"\n[ "$2" != {failing} ] || exit 78\n')
+    python.chmod(0o700)
+
+    release = subprocess.run(
+        ["/bin/sh", "-c", PROCFILE["release"]],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert (release.stdout.split(), release.returncode) == (asked.split(), code)
 
 
 @pytest.mark.parametrize("role", OURS)
