@@ -228,6 +228,10 @@ def test_of_an_event(call, answer, expected, desk, fake) -> None:
         assert len(reason.split()) > 8, "words that a person can act on"
         assert str(answer.status) in reason
         assert desk.inbox.replay(bench.event.key) == "replayed"
+        bench.turn()
+        again = {"shown": ("dead", ended), **first}  # what a result is old enough for stays so
+        assert bench.state() == again.get(word, ("pending", waiting)), "it has its time again"
+        desk.inbox.replay(bench.event.key)
 
     fake.fault = None
     bench.pass_time(1)
