@@ -53,6 +53,50 @@ class TestVerification:
         assert (v.subject, dict(v.metadata), v.sensitive.dob) == ("u-7", {"plan": "pro"}, DOB)
         assert v.session.verified_outputs.first_name == v.report.document.first_name == "Ada"
 
+    def test_whatever_is_said_of_the_event_and_the_run_is_there(self) -> None:
+        v = verification(
+            "abandoned",
+            attempt=3,
+            last_attempt=True,
+            superseded=True,
+            account="acct_1",
+            kind="processing",
+            key="k-1",
+            order=7,
+        )
+        assert (v.attempt, v.last_attempt, v.superseded) == (3, True, True)
+        assert (v.event.account, v.event.kind) == ("acct_1", "processing")
+        assert (v.idempotency_key, v.order) == ("k-1", 7)
+
+    def test_what_is_not_said_is_that_of_a_first_run_of_ones_own_event(self) -> None:
+        v = verification()
+        assert (v.attempt, v.last_attempt, v.superseded, v.order) == (1, False, False, 0)
+        assert (v.event.account, v.event.form, v.event.livemode) == (None, "snapshot", False)
+        assert v.idempotency_key.startswith(f"{v.event.key}:")
+        assert verification(account="acct_1").idempotency_key.startswith("acct_1-")
+        assert v.event.session == v.session.id == v.report.verification_session
+
+    @pytest.mark.parametrize("outcome", [*get_args(OutcomeKind), *REASONS])
+    def test_session_and_report_tell_of_one_verification(self, outcome) -> None:
+        v = verification(outcome, reference="u-7", first_name="Ada", last_name="Byron")
+        session, report = v.session.to_dict(), v.report.to_dict() if v.report else None
+        assert session["last_verification_report"] == report
+        assert session["client_reference_id"] == "u-7"
+        assert report is None or report["client_reference_id"] == "u-7"
+        assert (report is None) == (outcome in {"created", "processing", "canceled"})
+        is_open = session["status"] == "requires_input"
+        assert [bool(session[name]) for name in ("url", "client_secret")] == [is_open] * 2
+        names = {"first_name": "Ada", "last_name": "Byron"}
+        if outcome == "redacted":
+            names = dict.fromkeys(names)
+        parts = [report[name] for name in PARTS if name in (report or {})]
+        for holder in filter(None, [session["verified_outputs"], *parts]):
+            if "first_name" in holder:
+                assert {name: holder[name] for name in names} == names
+            if address := holder.get("address"):
+                assert (address["line1"] is None) == (outcome == "redacted")
+        assert bool(session["verified_outputs"]) == (outcome in {"verified", "redacted"})
+
     @pytest.mark.parametrize(
         ("outcome", "parts"),
         [
@@ -736,6 +780,22 @@ class TestLeaks:
 
         assert conformance(handle) == ["It lets dob out by print, logging or a warning."]
 
+    def test_every_field_that_holds_personal_data_is_found(self) -> None:
+        @on("*", needs=list(SENSITIVE))
+        def handle(v: Verification) -> None:
+            v.log.info("seen", fields=v.sensitive.values())
+            print(v.session.to_dict(), v.report and v.report.to_dict())  # noqa: T201
+
+        found = set(conformance(handle))
+        short = {"sex", "unparsed_sex", "document_sex", "document_unparsed_sex"}
+        names = set(SENSITIVE.values()) - short
+        assert {f"It lets {name} out by v.log." for name in names} <= found
+        names = {"first_name", "last_name", "line1", "email", "phone", "url", "client_secret"}
+        for name in names:
+            assert f"It lets {name} out by print, logging or a warning." in found
+        nobodys = ("status", "type", "country", "issuing_country", "files", "id_number_type", "id")
+        assert not [said for said in found if any(f" {name} out " in said for name in nobodys)]
+
     @given(text=strategies.text(max_size=200), value=strategies.text("Zyx7", min_size=9))
     def test_what_is_not_there_is_not_found(self, text, value) -> None:
         found = list(leaked(text, {"value": value, "day": DOB}))
@@ -810,6 +870,37 @@ class TestConformance:
     def test_half_of_what_it_needs_is_refused(self, given) -> None:
         with pytest.raises(TypeError, match="both effects= and reset="):
             conformance(good, **given)
+
+    def test_what_comes_is_what_a_worker_would_give(self) -> None:
+        seen: list[Verification] = []
+        assert conformance(on("verified")(lambda v: seen.append(v))) == []  # noqa: PLW0108
+        assert [v.superseded for v in seen] == [False] * 4, "it does not ask for any other"
+        assert [(v.attempt, v.last_attempt) for v in seen if v.attempt > 1] == [(9, True)]
+        assert {v.event.account for v in seen} == {None, "acct_1Connected"}
+        (bare,) = [v for v in seen if v.report is None]
+        assert (bare.outcome.kind, bare.subject, dict(bare.metadata)) == ("verified", None, {})
+        assert bare.session.verified_outputs.to_dict() == {}
+        assert {v.subject for v in seen if v is not bare} == {"user-1"}
+
+    def test_the_same_event_comes_a_second_time_as_another_attempt(self) -> None:
+        seen: list[tuple[str, int]] = []
+
+        @on("verified")
+        def handle(v: Verification) -> None:
+            seen.append((v.idempotency_key, v.attempt))
+            good(v)
+
+        assert conformance(handle, effects=effects, reset=reset) == []
+        assert len({key for key, _ in seen}) == 2, "one's own and that of a connected account"
+        assert {attempt for _, attempt in seen} == {1, 2, 9, 10}
+
+    def test_only_late_states_are_superseded(self) -> None:
+        seen: list[Verification] = []
+        conformance(on("processing", superseded=True)(lambda v: seen.append(v)))  # noqa: PLW0108
+        late = [v.outcome.kind for v in seen if v.superseded]
+        # The redacted one is verified, and nothing but its own event calls a session created.
+        assert sorted(late) == ["canceled", *["needs_input"] * 2, *["verified"] * 2]
+        assert all(v.event.kind == "processing" for v in seen)
 
     def test_every_kind_of_event_is_tried(self) -> None:
         seen = []
