@@ -742,6 +742,26 @@ def test_wherever_a_run_fails_each_effect_is_had_once_or_refused_in_every_run(
     assert effects(engine) == [f"{key} {n}" for key in ("one", "two") for n in range(shared)]
 
 
+def test_an_effect_that_failed_may_be_tried_again_in_the_same_run(engine) -> None:
+    def fail(db: Connection) -> None:
+        add(db)
+        raise LookupError
+
+    v = verification()
+    with pytest.raises(LookupError):
+        v.once(engine, "mail")(fail)
+    assert v.once(engine, "mail")(add) is True
+    assert effects(engine) == ["granted"]
+
+
+@pytest.mark.parametrize("effect", [None, "add", 3], ids=repr)
+def test_what_cannot_be_called_is_no_effect(engine, effect: Any) -> None:
+    said = f"v.once was given a {type(effect).__name__} to run: write @v.once"
+    with pytest.raises(Misuse, match=said):
+        once(engine, "k")(effect)
+    assert once(engine, "k")(add) is True
+
+
 def test_a_coroutine_is_no_effect(engine) -> None:
     async def later(db: Connection) -> None: ...
 
