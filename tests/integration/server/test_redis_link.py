@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,7 @@ from identity_webhooks.event import Event
 from service import findings
 from service.inbox import AcceptResult, Reply
 from service.limits import ACCEPT_DEADLINE
-from service.redis_errors import UnsafeRedis
+from service.redis_errors import CAUSES, UnsafeRedis
 from service.server import redis_link
 from service.server.redis_link import RedisLink
 from service.settings import Settings
@@ -279,14 +280,43 @@ def test_a_server_that_stays_away_and_comes_back(
         await asyncio.to_thread(own.stop)
         with pytest.raises(redis_py.RedisError):
             await accept(2)
+        for _ in range(2):
+            await tried_again(link)
         await asyncio.to_thread(own.start)
         await until(accept, 2, {AcceptResult.NEW})
         assert await faults(link) == []
 
     with_link(use, own.url)
-    *away, back = [line["event"] for line in said() if line["level"] != "debug"]
-    assert set(away) == {"redis_connection_lost", "redis_unreachable"}
-    assert back == "redis_reached"
+    lost, *away, back = [line for line in said() if line["level"] != "debug"]
+    assert (lost["event"], lost["level"]) == ("redis_connection_lost", "warning")
+    assert {(line["event"], line["level"]) for line in away} == {("redis_unreachable", "error")}
+    for line in (lost, *away):
+        assert line["hint"] == CAUSES[line["code"]].hint
+        assert line["error"]
+    assert away == [line for line, _ in itertools.groupby(away)], "each cause is said once"
+    assert back == {"event": "redis_reached", "level": "info"}
+
+
+async def tried_again(link: RedisLink) -> None:
+    """Wait until it has tried in vain once more to connect."""
+    before, ends = link._not_connected, time.monotonic() + 120
+    while link._not_connected is before:
+        assert time.monotonic() < ends
+        await asyncio.sleep(0.01)
+
+
+def test_one_that_breaks_at_once_is_opened_anew_after_a_pause(
+    server: Server, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(_: RedisLink, accept: Accept) -> None:
+        assert await accept() is AcceptResult.NEW
+        monkeypatch.setattr(redis_link, "RETRY_PERIOD", 10_000)
+        await asyncio.to_thread(proxy.cut)
+        with pytest.raises(redis_py.TimeoutError):
+            await accept()
+
+    with Proxy(server.port) as proxy:
+        with_link(use, f"redis://127.0.0.1:{proxy.port}/0")
 
 
 def test_a_primary_that_became_a_replica_gets_nothing_more(
