@@ -278,6 +278,106 @@ def test_redaction_puts_placeholders_everywhere(api: Api) -> None:
     assert "SECRETDATA" not in everything
 
 
+def test_what_a_redaction_masks_and_what_it_keeps(api: Api) -> None:
+    """In every part of a report, in what is proven, and in the snapshots of events."""
+    flow = api.create("verification_flow=vf_1&provided_details[email]=a@b.c")["id"]
+    number = api.create("type=document&options[document][require_id_number]=true")["id"]
+    selfie = api.create("type=document&options[document][require_matching_selfie]=true")["id"]
+    api.control(f"sessions/{selfie}/submit", outcome="selfie_face_mismatch")
+    for id_ in (flow, number, selfie):
+        api.control(f"sessions/{id_}/submit")
+    before = {report.id: report.parts for report in api.world.reports.by_id.values()}
+    for id_ in (flow, number, selfie):
+        api.control(f"sessions/{id_}/redact")
+        api.control(f"sessions/{id_}/complete")
+    kept = {
+        "status",
+        "error",
+        "type",
+        "issuing_country",
+        "id_number_type",
+        "files",
+        "document",
+        "selfie",
+    }
+    masks: dict[str, dict[str, Any]] = {
+        "address": {
+            "line1": "[redacted]",
+            "line2": "[redacted]",
+            "city": "[redacted]",
+            "state": "[redacted]",
+            "postal_code": "[redacted]",
+            "country": "US",
+        }
+    }
+    for name in ("dob", "issued_date", "expiration_date"):
+        masks[name] = {"day": 1, "month": 1, "year": 1}
+    for report in api.world.reports.by_id.values():
+        for part, found in report.parts.items():
+            for name, value in found.items():
+                old = before[report.id][part][name]
+                expected = old if name in kept else masks.get(name, "[redacted]")
+                assert value == expected, (part, name)
+    assert {part for parts in before.values() for part in parts} == set(PARTS)
+    shown = api.get(f"{SESSIONS}/{flow}?expand[]=verified_outputs").json
+    assert (shown["verified_outputs"]["email"], shown["verified_outputs"]["phone"]) == (
+        "[redacted]",
+        "[redacted]",
+    )
+    assert shown["provided_details"] == {"email": "[redacted]"}
+    for event in api.world.events.by_id.values():
+        assert "a@b.c" not in str(event.snapshot)
+
+
+def test_what_an_address_lacks_stays_missing_when_it_is_redacted() -> None:
+    world = World(clock=lambda: 1_795_000_000.0)
+    with world.step():
+        session = world.create({"type": "document"})
+        world.submit(session, "verified")
+        world.redact(session, delay=0.0)
+    (report,) = world.reports.by_id.values()
+    address = report.parts["document"]["address"]
+    assert (address["line1"], address["line2"]) == ("[redacted]", None)
+    assert report.parts["document"]["error"] is None
+
+
+def test_what_falls_due_on_a_leap_of_the_clock_has_its_own_time(api: Api) -> None:
+    late, early = (in_status(api, "requires_input") for _ in range(2))
+    api.control(f"sessions/{late}/submit", delay=90)
+    api.control(f"sessions/{early}/submit", delay=60, outcome="document_expired")
+    api.control("clock", advance=1000)
+    last = list(api.world.events.by_id.values())[-2:]
+    assert [(event.session, event.created - 1_795_000_000) for event in last] == [
+        (early, 60),
+        (late, 90),
+    ]
+    assert [report.created - 1_795_000_000 for report in api.world.reports.by_id.values()] == [
+        60,
+        90,
+    ]
+    assert [api.world.sessions[id_].processed for id_ in (early, late)] == [
+        1_795_000_060,
+        1_795_000_090,
+    ]
+    api.control(f"sessions/{late}/redact")
+    api.control("clock", advance=5 * DAY)
+    redacted = list(api.world.events.by_id.values())[-1]
+    assert redacted.created == 1_795_001_000 + 4 * DAY
+
+
+def test_what_ended_by_hand_does_not_end_again_by_the_clock(api: Api) -> None:
+    id_ = in_status(api, "requires_input")
+    api.control(f"sessions/{id_}/submit", delay=60)
+    api.control(f"sessions/{id_}/complete", outcome="document_expired")
+    api.control(f"sessions/{id_}/submit", delay=600)
+    api.control("clock", advance=599)
+    assert api.get(f"{SESSIONS}/{id_}").json["status"] == "processing"
+    api.control("clock", advance=1)
+    assert api.get(f"{SESSIONS}/{id_}").json["status"] == "verified", "the error is not kept"
+    events = [event.type.rpartition(".")[2] for event in api.world.events.by_id.values()]
+    assert events == ["created", "processing", "requires_input", "processing", "verified"]
+
+
 def replay_body(_: Any) -> str:
     return (
         "type=document&options[document][require_matching_selfie]=true&metadata[a]=SECRETDATA"

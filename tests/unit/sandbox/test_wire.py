@@ -1,11 +1,15 @@
 """Keys, parameters, errors, expansion, pages and idempotency, as domain facts have them."""
 
 import base64
+import re
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+
+from stripe_identity_sandbox.operations import OPERATIONS
+from stripe_identity_sandbox.operations.base import PERMISSIONS
 
 from .conftest import DESTINATIONS, REPORTS, SESSIONS, Api
 
@@ -81,6 +85,87 @@ def test_sensitive_fields_need_a_restricted_key_and_recent_results(api: Api) -> 
     for path in paths:
         assert api.get(path, key="rk_test_x").status_code == 403
         assert api.get(path, key=every).status_code == 200
+
+
+RIGHTS = {
+    "verification_session_read": [
+        f"GET {SESSIONS}",
+        f"GET {SESSIONS}/<session>",
+        f"GET {REPORTS}",
+        f"GET {REPORTS}/<report>",
+    ],
+    "verification_session_write": [
+        f"POST {SESSIONS}",
+        f"POST {SESSIONS}/<session>",
+        f"POST {SESSIONS}/<session>/cancel",
+        f"POST {SESSIONS}/<session>/redact",
+        "POST /v1/test_helpers/identity/verification_sessions/<session>/verify",
+        "POST /v1/test_helpers/identity/verification_sessions/<session>/require_input",
+    ],
+    "event_read": [
+        "GET /v1/events",
+        "GET /v1/events/<id>",
+        "GET /v2/core/events",
+        "GET /v2/core/events/<id>",
+    ],
+    "webhook_read": [
+        "GET /v1/webhook_endpoints",
+        "GET /v1/webhook_endpoints/<id>",
+        f"GET {DESTINATIONS}",
+        f"GET {DESTINATIONS}/<id>",
+    ],
+    "webhook_write": [
+        "POST /v1/webhook_endpoints",
+        "POST /v1/webhook_endpoints/<id>",
+        "DELETE /v1/webhook_endpoints/<id>",
+        f"POST {DESTINATIONS}",
+        f"POST {DESTINATIONS}/<id>",
+        f"POST {DESTINATIONS}/<id>/disable",
+        f"POST {DESTINATIONS}/<id>/enable",
+        f"DELETE {DESTINATIONS}/<id>",
+    ],
+}
+
+
+def test_every_operation_takes_one_right_and_no_other_will_do(api: Api) -> None:
+    assert sorted(route for routes in RIGHTS.values() for route in routes) == sorted(
+        f"{op.method} {op.path}" for op in OPERATIONS
+    )
+    for right, routes in RIGHTS.items():
+        only = api.control("keys", permissions=[right]).json["key"]
+        others = api.control("keys", permissions=[each for each in PERMISSIONS if each != right])
+        for route in routes:
+            method, path = route.split(" ")
+            for key, allowed in ((only, True), (others.json["key"], False)):
+                answer = api.client.open(
+                    re.sub("<.*?>", "x", path),
+                    method=method,
+                    headers={"Authorization": f"Bearer {key}"},
+                )
+                assert (answer.status_code != 403) == allowed, (route, right)
+                assert (f"Having the 'rak_{right}' permission" in answer.text) != allowed
+
+
+def test_results_are_recent_for_two_days_and_those_redacted_are_no_secret(api: Api) -> None:
+    """Whatever the kind of the key, a right to all results needs no other one beside it."""
+    id_ = api.create()["id"]
+    api.control(f"sessions/{id_}/submit")
+    path = f"{SESSIONS}/{id_}?expand[]=verified_outputs.dob"
+    every = api.control(
+        "keys", permissions=["verification_session_read", "sensitive_verification_results_all"]
+    ).json["key"]
+    neither = api.control("keys", permissions=["verification_session_read"]).json["key"]
+    for hours, statuses in (
+        (2 * DAY - 1, {"rk_test_x": 200, every: 200, neither: 403}),
+        (1, {"rk_test_x": 403, every: 200, neither: 403}),
+    ):
+        api.control("clock", advance=hours)
+        assert {key: api.get(path, key=key).status_code for key in statuses} == statuses
+    api.control(f"sessions/{id_}/redact")
+    assert api.get(path, key="rk_test_x").status_code == 403, "its redaction has only begun"
+    api.control(f"sessions/{id_}/complete")
+    assert api.get(path, key="rk_test_x").status_code == 200
+    assert api.get(path, key=neither).status_code == 403
 
 
 def test_a_key_made_with_no_permission_may_do_nothing(api: Api) -> None:
@@ -454,6 +539,63 @@ def test_filters_combine(api: Api) -> None:
     assert found("related_customer_account=acct_9") == []
 
 
+def test_reports_are_filtered_and_come_in_pages(api: Api) -> None:
+    now = 1_795_000_000
+
+    def report(body: str, **headers: str) -> tuple[str, str]:
+        session = api.create(body, **headers)["id"]
+        made = api.control(f"sessions/{session}/submit").json["last_verification_report"]
+        api.control("clock", advance=10)
+        return session, made
+
+    session, first = report("type=document&client_reference_id=a")
+    _, second = report("type=id_number&client_reference_id=a")
+    _, third = report("type=document&client_reference_id=b")
+    of_flow = report("verification_flow=vf_1")[1]
+    foreign = report("type=document", Stripe_Account="acct_9")[1]
+    every = [of_flow, third, second, first]
+
+    def found(query: str) -> list[str]:
+        return ids(api.get(f"{REPORTS}?{query}"))
+
+    assert found("") == every
+    assert ids(api.get(REPORTS, **{"Stripe-Account": "acct_9"})) == [foreign]
+    assert api.get(f"{REPORTS}/{foreign}").status_code == 404
+    assert found(f"starting_after={third}&limit=1") == [second]
+    assert found(f"ending_before={first}&limit=1") == [second]
+    assert api.get(f"{REPORTS}?limit=3").json["has_more"]
+    assert not api.get(f"{REPORTS}?limit=4").json["has_more"]
+    unknown = api.get(f"{REPORTS}?starting_after={foreign}")
+    assert (unknown.status_code, api.error(unknown)["param"]) == (400, "starting_after")
+    assert found("client_reference_id=a") == [second, first]
+    assert found("client_reference_id=a&type=document") == [first]
+    assert found("type=id_number") == [second]
+    assert found(f"verification_session={session}") == [first]
+    assert found(f"verification_session={session}&type=id_number") == []
+    assert found("verification_session=vs_none") == []
+    assert found(f"created={now + 10}") == [second]
+    assert found(f"created[gte]={now + 10}&created[lt]={now + 30}") == [third, second]
+    flow = api.get(f"{REPORTS}/{of_flow}").json
+    assert (flow["verification_flow"], flow["client_reference_id"]) == ("vf_1", None)
+    assert "verification_flow" not in api.get(f"{REPORTS}/{first}").json
+
+
+def test_each_filter_of_sessions_holds_alone(api: Api) -> None:
+    fields = ("client_reference_id", "related_customer", "related_customer_account")
+    api.create()
+    for field in fields:
+        made = api.create(f"type=document&{field}=x")
+        assert ids(api.get(f"{SESSIONS}?{field}=x")) == [made["id"]]
+        assert [name for name in fields if made[name]] == [field]
+    canceled, verified = api.create()["id"], api.create()["id"]
+    api.post(f"{SESSIONS}/{canceled}/cancel")
+    api.control(f"sessions/{verified}/submit")
+    for status, id_ in (("canceled", canceled), ("verified", verified)):
+        assert ids(api.get(f"{SESSIONS}?status={status}")) == [id_]
+    assert ids(api.get(f"{SESSIONS}?status=processing")) == []
+    assert len(ids(api.get(f"{SESSIONS}?status=requires_input"))) == 4
+
+
 # -- idempotency -------------------------------------------------------------------------------
 
 
@@ -555,6 +697,42 @@ def test_events_are_listed_by_type_time_and_for_thirty_days(api: Api) -> None:
     api.control("clock", advance=1)
     assert types("") == []
     assert api.get(f"/v1/events/{newest}").status_code == 404
+
+
+def test_events_are_chosen_by_how_they_were_delivered_and_come_in_pages(api: Api) -> None:
+    world = api.world
+    api.post("/v1/webhook_endpoints", "url=http://x.example&enabled_events[]=*")
+    made = [api.create()["id"] for _ in range(3)]
+    newest = list(world.events.by_id)[::-1]
+    for delivery in world.outbox.by_id.values():
+        if delivery.event == newest[1]:
+            delivery.state = "delivered"
+    everywhere = {True: [newest[1]], False: [newest[0], newest[2]]}
+    for success, expected in everywhere.items():
+        assert ids(api.get(f"/v1/events?delivery_success={str(success).lower()}")) == expected
+    assert ids(api.get("/v1/events?limit=1")) == newest[:1]
+    assert ids(api.get(f"/v1/events?limit=1&starting_after={newest[0]}")) == [newest[1]]
+    assert ids(api.get(f"/v1/events?limit=1&ending_before={newest[2]}")) == [newest[1]]
+    refused = api.get("/v1/events?starting_after=evt_none")
+    assert (refused.status_code, api.error(refused)["param"]) == (400, "starting_after")
+    waiting = api.get(f"/v1/events/{newest[0]}").json
+    assert (waiting["pending_webhooks"], waiting["data"]["object"]["id"]) == (1, made[-1])
+    assert api.get(f"/v1/events/{newest[1]}").json["pending_webhooks"] == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/events/<id>", "/v2/core/events/<thin>"])
+def test_an_event_is_shown_to_its_own_account(api: Api, path: str) -> None:
+    api.create(Stripe_Account="acct_9")
+    api.create()
+    foreign, own = api.world.events.by_id.values()
+    for event, account in ((foreign, "acct_9"), (own, "")):
+        there = path.replace("<id>", event.id).replace("<thin>", event.thin_id)
+        for name in ("acct_9", "acct_8", ""):
+            answer = api.get(there, **{"Stripe-Account": name})
+            assert answer.status_code == (200 if name == account else 404)
+            if name == account:
+                shown = answer.json
+                assert shown.get("context", shown.get("account")) == (account or None)
 
 
 def test_both_forms_of_one_event(api: Api) -> None:
