@@ -85,10 +85,10 @@ def check(role: Role | None, as_json: bool) -> None:
         click.echo("settings     complete")
         for finding in found:
             click.echo(_in_words(finding))
-        for line in findings.warnings(found, settings):
-            click.echo(line, err=True)
-        if settings.given_up:
-            click.echo(settings.given_up, err=True)
+    for line in findings.warnings(found, settings):
+        click.echo(line, err=True)
+    if settings.given_up:
+        click.echo(settings.given_up, err=True)
     try:
         findings.require(found)
     except UnsafeRedis as error:

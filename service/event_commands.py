@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, NoReturn, TypeVar
 
 import click
@@ -314,6 +314,8 @@ def discard(room: Room, /, keys: tuple[str, ...], **given: Any) -> None:
     python -m service events discard --handler mail.gone
     """
     asked = given.pop("state")
+    if keys and asked:
+        raise click.UsageError(_NOT_BOTH)
     state = asked or "dead"
     found = dict(_chosen(room, keys, given, (state,), explicit=asked == "dead"))
     _act(room, "discard", dict.fromkeys(found, ""), found, keys, given, {"state": state})
@@ -361,7 +363,7 @@ def resume(room: Room, account: str | None, by: str | None, as_json: bool) -> No
 
 def _say_pause(room: Room, account: str | None, as_json: bool) -> None:
     paused = room.inbox.paused(account or "")
-    until = _iso(datetime.fromtimestamp(paused[0]).astimezone()) if paused else None
+    until = _iso(datetime.fromtimestamp(paused[0], UTC)) if paused else None
     why = paused[1] if paused else None
     if as_json:
         click.echo(json.dumps({"account": account, "paused_until": until, "why": why}, indent=2))
@@ -446,7 +448,7 @@ def _chosen(
     if keys:
         handler = first.handler if may_name_handler else None
         if explicit or first != Filter(state=first.state, handler=handler):
-            raise click.UsageError("give event keys, or options that describe events; not both")
+            raise click.UsageError(_NOT_BOTH)
         return [(key, room.inbox.find(key)) for key in keys]
     if not first.is_narrow and not (explicit and first.state in {"dead", "pending"}):
         raise click.UsageError(
@@ -531,6 +533,7 @@ def _expected(
     return f"would {action}"
 
 
+_NOT_BOTH = "give event keys, or options that describe events; not both"
 _FILTER = ("session", "account", "handler", "reason", "since", "until")
 
 

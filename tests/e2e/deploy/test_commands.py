@@ -203,9 +203,10 @@ class TestCheck:
         assert vouched.returncode == 0
         assert "append-only  vouched for: Redis writes no append-only file" in vouched.stdout
 
-    def test_the_setting_that_dropped_all_checks(self, run, new_server) -> None:
+    @pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
+    def test_the_setting_that_dropped_all_checks(self, run, new_server, form) -> None:
         url = new_server("--appendonly", "no").url
-        done = run("service", "check", REDIS_URL=url, ACCEPT_REDIS_LOSS="1", **COMPLETE)
+        done = run("service", "check", *form, REDIS_URL=url, ACCEPT_REDIS_LOSS="1", **COMPLETE)
         assert done.returncode == 0
         assert "ACCEPT_REDIS_LOSS is deprecated" in done.stderr
         assert "write REDIS_VOUCH_FOR=append-only in its place" in done.stderr

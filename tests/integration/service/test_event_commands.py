@@ -516,6 +516,8 @@ class TestPause:
         paused = ask("pause", "--minutes", "5")
         assert paused["why"] == "by ann"
         assert 240 < inbox.paused()[0] - time.time() < 305
+        ends = datetime.fromtimestamp(inbox.paused()[0], UTC)
+        assert paused["paused_until"] == ends.isoformat(timespec="seconds")
         assert [answer.value for answer in inbox.claim()] == ["paused"]
         inbox.pause(60, "stripe: key 401")
         assert inbox.paused()[1] == "by ann", "a shorter one does not end it early"
@@ -528,7 +530,8 @@ class TestPause:
         assert service("replay", filled["other"]).exit_code == 0
         assert service("retry-now", "evt_pending").exit_code == 0
         done = service("pause", "--account", "acct_1")
-        assert done.stdout.startswith("events of acct_1: paused until 20")
+        ends = datetime.fromtimestamp(inbox.paused("acct_1")[0], UTC).isoformat(timespec="seconds")
+        assert done.stdout == f"events of acct_1: paused until {ends} (by ann)\n"
         held, other = inbox.claim(2)
         assert (held.value, other.event.key) == ("held", "evt_pending")
         assert 30 < (inbox.find(filled["other"]).waits_until.timestamp() - time.time()) < 61
@@ -777,6 +780,9 @@ class TestWrongUse:
             ("replay evt_1 --session vs_1", "not both", 2),
             ("discard evt_1 --handler p.a", "not both", 2),
             ("retry-now evt_1 --handler p.a", "not both", 2),
+            ("replay evt_1 --state done", "not both", 2),
+            ("discard evt_1 --state dead", "not both", 2),
+            ("discard evt_1 --state pending", "not both", 2),
             ("replay --dead --state done", "not both", 2),
             ("replay --dead --handler p.a --all-handlers", "not both", 2),
             ("replay --dead --to p.a", "--to needs --handler", 2),
