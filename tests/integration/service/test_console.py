@@ -290,6 +290,8 @@ class TestDoor:
         assert ("Secure" in cookie) == secure
         assert "HttpOnly" in cookie
         assert "SameSite=Lax" in cookie
+        assert "Path=/console/" in cookie
+        assert "Max-Age=43200" in cookie
 
     @pytest.mark.parametrize("path", [*PAGES, "/login", "/static/console.css", "/events/evt_none"])
     def test_every_answer_has_the_strict_policy(self, ann, inbox, path) -> None:
@@ -403,7 +405,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize(("password", "code"), [(PASSWORD, 0), ("short", 2)])
+@pytest.mark.parametrize(("password", "code"), [("x" * 12, 0), ("x" * 11, 2), ("short", 2)])
 def test_the_command_asks_for_a_long_password(load, password, code) -> None:
     done = CliRunner().invoke(main, ["console", "hash", "ann"], input=f"{password}\n")
     assert done.exit_code == code, done.output
@@ -433,6 +435,12 @@ class TestForms:
     def test_one_that_another_site_sends_is_refused(self, ann, site) -> None:
         ann.options["headers"] = {"Sec-Fetch-Site": site}
         assert ann.post("/pause", "/", do="pause").status_code == 403
+
+    @pytest.mark.parametrize("site", ["same-origin", "none"])
+    def test_one_that_this_site_or_the_user_sends_is_taken(self, ann, redis, site) -> None:
+        ann.options["headers"] = {"Sec-Fetch-Site": site}
+        assert ann.post("/pause", "/", do="pause").status_code == 303
+        assert [entry.action for entry in repair.audit(redis, 9)] == ["pause"]
 
     def test_a_login_form_needs_its_proof_too(self, app) -> None:
         browser = Browser(app())
@@ -658,6 +666,22 @@ class TestPages:
         assert redis.ttl(f"iw:outcomes:{today}") > 30 * 86_400
         text = ann.get("/outcomes").text
         assert "Of 4 checks that came to an end, 50 of 100 verified." in text
+
+    @pytest.mark.usefixtures("within_an_hour")
+    def test_the_table_of_outcomes_is_of_today_of_a_week_and_of_thirty_days(
+        self, ann, inbox, redis
+    ) -> None:
+        today = inbox.now() // 86_400
+        for ago, count in ((0, 1), (6, 10), (7, 100), (29, 1000), (30, 10_000)):
+            redis.hset(f"iw:outcomes:{today - ago}", "verified|verified|", count)
+        redis.hset(f"iw:outcomes:{today}", "requires_input|needs_input|document_expired", 5)
+        redis.hset(f"iw:outcomes:{today}", "canceled|canceled|", 2)
+        text = " ".join(re.sub(r"<[^>]+>", " ", ann.get("/outcomes").text).split())
+        assert "verified 1 11 1111" in text
+        assert "needs_input document_expired 5 5 5" in text
+        assert text.index("verified 1 11") < text.index("document_expired 5") < text.index("ed 2 2")
+        assert "verified (1111) not verified (5) canceled (2)" in text
+        assert "Of 1116 checks that came to an end, 100 of 100 verified." in text
 
     def test_a_redis_that_cannot_be_asked_is_said(self, app, new_server) -> None:
         server = new_server()

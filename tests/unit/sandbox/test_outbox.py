@@ -12,8 +12,8 @@ import stripe
 from stripe_identity_sandbox.delivery import Deliverer
 from stripe_identity_sandbox.endpoints import all_events
 from stripe_identity_sandbox.faults import Faults
-from stripe_identity_sandbox.lifetimes import RETRIES
-from stripe_identity_sandbox.objects import Attempt, Delivery, Endpoint, Record
+from stripe_identity_sandbox.lifetimes import REDACTION, RETRIES
+from stripe_identity_sandbox.objects import Answer, Attempt, Delivery, Endpoint, Key, Record
 from stripe_identity_sandbox.settings import Settings
 from stripe_identity_sandbox.state import World
 from stripe_identity_sandbox.store import Store
@@ -312,6 +312,45 @@ def test_a_try_that_was_cut_off_is_made_again_after_a_restart() -> None:
     ]
     again.load([*records, *outbox.world.events.by_id.values(), taken])
     assert [d.id for d in again.outbox.take_due()] == [taken.id]
+
+
+def test_keys_links_and_answers_are_known_after_a_restart() -> None:
+    """But for an answer that was being made: its key can be used again."""
+    outbox = Outbox()
+    with outbox.world.step() as world:
+        session = world.create({"type": "document"})
+        redacting = world.create({"type": "document"})
+        world.redact(redacting)
+        world.set_key(Key("rk_test_gone", revoked=True))
+    made = Answer("a/made", "/v1", "x", "req_1", outbox.now, 200, "{}", session.id)
+    cut_off = Answer("a/cut_off", "/v1", "x", "req_2", outbox.now)
+    again = World(Settings(), clock=lambda: outbox.now)
+    stored = (world.sessions, world.events.by_id, world.keys)
+    again.load([record for kind in stored for record in kind.values()] + [made, cut_off])
+    assert again.keys["rk_test_gone"].revoked
+    assert again.links.session(next(iter(session.links))) is session
+    assert (again.answers.find("a/made"), again.answers.find("a/cut_off")) == (made, None)
+    with again.step():
+        again.advance(REDACTION)
+    assert again.sessions[redacting.id].redaction == "redacted"
+
+
+def test_what_is_changed_at_one_endpoint_leaves_the_other_as_it_was(outbox: Outbox) -> None:
+    with outbox.world.step() as world:
+        other = world.endpoints.add(URL, enabled_events=["*"])
+    outbox.emit()
+    with outbox.world.step() as world:
+        for endpoint in (outbox.endpoint, other):
+            world.outbox.change_endpoint(endpoint, status="disabled")
+    outbox.pump()
+    first, second = outbox.world.outbox.by_id.values()
+    assert [(each.state, each.due) for each in (first, second)] == [("pending", None)] * 2
+    with outbox.world.step() as world:
+        world.outbox.change_endpoint(other, status="enabled")
+    assert [each.due for each in (first, second)] == [None, outbox.now]
+    with outbox.world.step() as world:
+        world.outbox.drop_endpoint(outbox.endpoint)
+    assert [each.state for each in (first, second)] == ["canceled", "pending"]
 
 
 def test_a_step_is_stored_as_one() -> None:
