@@ -55,7 +55,7 @@ def test_threads_share_as_many_as_there_may_be(redis, settings, monkeypatch) -> 
 
 
 def test_whoever_finds_none_waits_and_gets_one_that_gets_free(settings) -> None:
-    with connection.connect(settings, 1) as client:
+    with connection.connect(settings, 1, wait=60) as client:
         taken = client.connection_pool.get_connection()
         threading.Timer(0.2, client.connection_pool.release, [taken]).start()
         assert client.ping()
