@@ -411,7 +411,11 @@ def _report(results: list[Result]) -> int:
 def _changed_lines(since: str) -> dict[str, set[int]]:
     changed: dict[str, set[int]] = {}
     file = ""
-    for line in _lines("git", "diff", "-U0", since, "--", "*.py", "*.lua"):
+    try:
+        lines = _lines("git", "diff", "-U0", since, "--", "*.py", "*.lua")
+    except subprocess.CalledProcessError as error:
+        raise click.BadParameter(error.stderr.strip(), param_hint="--since") from error
+    for line in lines:
         if line.startswith("+++ "):
             file = line[6:]
         elif line.startswith("@@"):
