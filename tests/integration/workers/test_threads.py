@@ -309,7 +309,7 @@ class Full:
 
 @pytest.mark.parametrize("waiting", [0, 2])
 def test_on_a_full_redis_a_wake_up_is_looked_for_without_a_write(waiting, monkeypatch) -> None:
-    """What is worked on frees its memory. With nothing to do it waits as long as else."""
+    """What is worked on frees its memory. Without one it waits as long as for any wake-up."""
     slept: list[float] = []
     monkeypatch.setattr(rq_worker, "time", SimpleNamespace(sleep=slept.append))
     full: Any = Full(waiting)
@@ -319,8 +319,8 @@ def test_on_a_full_redis_a_wake_up_is_looked_for_without_a_write(waiting, monkey
 
 @pytest.mark.parametrize("hindrance", ["", "suspended", "full"])
 def test_nothing_in_redis_keeps_a_worker_from_its_events(hindrance, redis: Redis, server) -> None:
-    """`rq suspend` stops none, a full Redis is emptied by those that start, no command is heard,
-    and RQ sets no signal handler of its own.
+    """A worker heeds no `rq suspend`, starts on a full Redis, and listens for no command of RQ.
+    Its signal handlers stay those of the service.
     """
     stop, heard = Stop(), []
 

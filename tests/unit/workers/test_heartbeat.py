@@ -19,7 +19,7 @@ from service.inbox import Claim, Progress
 from service.metrics import Metrics
 from tests.conftest import wait_until
 from tests.logs import Said
-from workers import heartbeat
+from workers import heartbeat, router
 from workers.heartbeat import Heartbeat
 from workers.in_hand import Held, InHand
 from workers.router import Handler, Router
@@ -57,9 +57,9 @@ def one(mark: Callable[..., Any]) -> Handler:
     def handle(_: Verification) -> None:
         """Never run."""
 
-    router = Router()
-    router.add(type("Plugin", (), {"handle": staticmethod(mark(handle))})(), "p")
-    return router.handlers[0]
+    handlers = Router()
+    handlers.add(type("Plugin", (), {"handle": staticmethod(mark(handle))})(), "p")
+    return handlers.handlers[0]
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ class Leaving:
 
     def __init__(self) -> None:
         self.released: list[tuple[str, float, str]] = []
-        self.saved: list[tuple[str, Progress, float]] = []
+        self.saved: list[tuple[str, Progress, float | None]] = []
         self.is_away = False
 
     def renew(self, _: Claim) -> bool:
@@ -187,7 +187,9 @@ class Leaving:
             raise redis.ConnectionError
         self.released.append((claim.event.id, delay, reason))
 
-    def save_progress(self, _: Claim, handler: str, progress: Progress, delay: float) -> None:
+    def save_progress(
+        self, _: Claim, handler: str, progress: Progress, delay: float | None = None
+    ) -> None:
         if self.is_away:
             raise redis.ConnectionError
         self.saved.append((handler, progress, delay))
@@ -211,10 +213,12 @@ class Counts:
         self.ended = True
 
 
-@pytest.mark.parametrize("why", ["grace_period_over", "handler_timeout"])
+@pytest.mark.parametrize(
+    ("why", "retries"), [("grace_period_over", 0), ("handler_timeout", 0), ("handler_timeout", 5)]
+)
 @pytest.mark.parametrize("is_away", [False, True])
 def test_a_process_that_leaves_gives_everything_back_whatever_fails(
-    why: str, is_away: bool, monkeypatch: pytest.MonkeyPatch, said: Said
+    why: str, retries: int, is_away: bool, monkeypatch: pytest.MonkeyPatch, said: Said
 ) -> None:
     left: list[int] = []
 
@@ -232,7 +236,8 @@ def test_a_process_that_leaves_gives_everything_back_whatever_fails(
     for number, each in enumerate(claims, 1):
         each.event = replace(each.event, id=f"evt_{number}")
         beating.begin(each)
-    handler = one(on("*", timeout=0.001, retries=0))
+    monkeypatch.setattr(router, "backoff", lambda _: 7.0)
+    handler = one(on("*", timeout=0.001, retries=retries))
     timed_out = why == "handler_timeout"
     if timed_out:
         with beating.deadline(claims[1], handler):
@@ -256,21 +261,22 @@ def test_a_process_that_leaves_gives_everything_back_whatever_fails(
     if not timed_out:
         assert before == metrics.counted == inbox.saved == []
         return
+    status, delay = ("retry", 7.0) if retries else ("dead", 0)
     assert before[0] == {
         "event": "handler_timeout",
         "level": "error",
         "event_id": "evt_2",
         "handler": "p.handle",
         "attempt": 1,
-        "status": "dead",
+        "status": status,
         "limit": 0.001,
         **names,
     }
     lost = {"event": "timeout_not_recorded", "level": "warning", "event_id": "evt_2", **names}
     assert before[1:] == ([lost | {"handler": "p.handle"}] if is_away else [])
-    dead = Progress("dead", 1, reason="timeout")
-    assert inbox.saved == ([] if is_away else [("p.handle", dead, 0)])
+    failed = Progress(status, 1, reason="timeout")
+    assert inbox.saved == ([] if is_away else [("p.handle", failed, delay)])
     assert metrics.counted == [
-        ("handler_runs", "p.handle", "dead"),
+        ("handler_runs", "p.handle", status),
         ("handler_seconds", 0.001, "p.handle"),
     ]

@@ -189,7 +189,7 @@ CONCURRENCY = 3
 
 @pytest.fixture
 def undone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Leave this process as it was when it has been the parent of a worker."""
+    """Undo what this process changes of itself when it becomes the parent of a worker."""
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(supervisor.process, "keep_memory_private", lambda: None)
