@@ -33,11 +33,10 @@ def connected(redis) -> set[str]:
     return {client["id"] for client in redis.client_list()}
 
 
-def test_threads_share_as_many_as_there_may_be(redis, settings, monkeypatch) -> None:
+def test_threads_share_as_many_as_there_may_be(redis, settings) -> None:
     # They ask without a pause, and whoever waits is not served in turn.
-    monkeypatch.setattr(connection, "WAIT", 30)
     before, most = connected(redis), 0
-    with connection.connect(settings, 3) as client:
+    with connection.connect(settings, 3, wait=60) as client:
         inbox = Inbox(client)
 
         def ask(number: int) -> None:
