@@ -7,8 +7,9 @@ A mutant gets the tests that run its line, or call a script with its line, in th
 do, or it runs at import, else those that start processes. All without the walks, as in `make test`.
 
 A mutant is noticed when one of these fails, a test takes more than a minute, or all together more
-than five times as long as without a fault. Results are kept in var/mutants, so that an interrupted
-run goes on where it was. Those that survived are tested again: a test may have been written since.
+than five times as long as without a fault; how many took too long is said. Results are kept in
+var/mutants, so that an interrupted run goes on where it was. Tested again are those that survived,
+as a test may have been written since, and those whose test has changed since it noticed them.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 
 import click
+import pytest
 
-from tests.mutants import covering, mutate_lua
+from tests.mutants import covering, mutate_lua, selecting
+from tests.mutants.processes import Processes
 from tests.mutants.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +78,12 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a mutant. `by` is the test that noticed it, empty when none did."""
+    """What became of a mutant.
+
+    Attributes:
+        by: the test or the check that noticed it, or what took too long; empty when none did.
+        test: the hash of that test's file.
+    """
 
     name: str
     file: str
@@ -84,20 +91,42 @@ class Result:
     diff: str
     by: str
     seconds: float
+    test: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it was noticed, by a test that is still the same."""
+        return bool(self.by) and self.test == _hash_of_test(self.by)
+
+
+def _hash_of_test(by: str) -> str:
+    path = ROOT / by.partition("::")[0]
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else ""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Tests or a check, and after how many seconds they take too long."""
+    """Tests or a check, and after how many seconds they take too long.
+
+    Attributes:
+        selected: the ids of the tests to run; all that the command finds, if there are none.
+    """
 
     name: str
     command: tuple[str, ...]
     limit: float
+    selected: tuple[str, ...] = ()
 
     @classmethod
     def of_tests(cls, name: str, tests: Iterable[str], limit: float) -> Stage:
-        """Return one of files, folders or ids of tests."""
+        """Return one of files or folders of tests."""
         return cls(name, (*PYTEST, *tests), limit)
+
+    @classmethod
+    def of_ids(cls, name: str, ids: list[str], limit: float) -> Stage:
+        """Return one of single tests, file by file."""
+        files = dict.fromkeys(each.partition("::")[0] for each in ids)
+        return cls(name, (*PYTEST, "-p", "tests.mutants.selecting", *files), limit, tuple(ids))
 
 
 _REPOSITORY = sorted(str(each.relative_to(ROOT)) for each in ROOT.glob("tests/unit/test_*.py"))
@@ -107,6 +136,8 @@ CHECKS = (
     Stage("ruff", (sys.executable, "-m", "ruff", "check"), 300),
 )
 """What else `make test` runs; a few seconds."""
+TOO_LONG = "more than"
+"""How the name of what was not at its end in time begins."""
 SECONDS = 150.0
 """What the tests of one mutant take together, at most: some lines are run by a thousand. Where that
 leaves some out, the suites are asked as well."""
@@ -117,8 +148,7 @@ class Trees:
 
     def __init__(self, jobs: int) -> None:
         self._free: SimpleQueue[Path] = SimpleQueue()
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self.is_stopped = False
+        self.processes = Processes()
         self.first = CACHE / "tree-0"
         tracked = _lines("git", "ls-files")
         for number in range(jobs):
@@ -145,47 +175,34 @@ class Trees:
             self._free.put(tree)
 
     def _failing(self, tree: Path, stage: Stage) -> str:
-        """Run a stage in a tree, and return what fails; what it started ends with it."""
-        if self.is_stopped:
-            return "stopped"
-        environment = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tree / ".hypothesis")}
+        """Run a stage in a tree, and return what fails."""
+        (tree / "selected.txt").write_text("\n".join(stage.selected))
+        environment = {
+            **os.environ,
+            "HYPOTHESIS_STORAGE_DIRECTORY": str(tree / ".hypothesis"),
+            selecting.FILE: str(tree / "selected.txt"),
+        }
         log_path = tree / "stage.log"
         with log_path.open("wb") as log:
-            child = subprocess.Popen(
-                stage.command,
-                cwd=tree,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+            code = self.processes.run(
+                stage.command, limit=stage.limit, cwd=tree, env=environment, stdout=log, stderr=log
             )
-            self._running.add(child)
-            try:
-                if child.wait(stage.limit) == 0:
-                    return ""
-                said = log_path.read_text(errors="replace")
-                failed = re.search(r"^(?:FAILED|ERROR) (tests/.*?)(?: - |$)", said, re.MULTILINE)
-                return failed[1] if failed else stage.name
-            except subprocess.TimeoutExpired:
-                child.send_signal(signal.SIGINT)  # fixtures stop what they started
-                with suppress(subprocess.TimeoutExpired):
-                    child.wait(30)
-                return f"more than {stage.limit:.0f} s: {stage.name}"
-            finally:
-                self._running.discard(child)
-                with suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-
-    def stop(self) -> None:
-        """End what runs, as Ctrl-C would; what it answers then says nothing."""
-        self.is_stopped = True
-        for child in list(self._running):
-            child.send_signal(signal.SIGINT)
+        if code is None:
+            return f"{TOO_LONG} {stage.limit:.0f} s: {stage.name}"
+        if code == 0 or (stage.selected and code == pytest.ExitCode.NO_TESTS_COLLECTED):
+            return ""
+        said = log_path.read_text(errors="replace")
+        failed = re.search(r"^(?:FAILED|ERROR) (tests/.*?)(?: - |$)", said, re.MULTILINE)
+        return failed[1] if failed else stage.name
 
 
 @click.command()
-@click.option("--count", default=300, show_default=True, help="How many mutants are drawn.")
+@click.option(
+    "--count",
+    default=300,
+    show_default=True,
+    help="How many mutants are drawn: of each file its share, and at least one.",
+)
 @click.option("--seed", default=1, show_default=True, help="Which ones.")
 @click.option("--jobs", default=4, show_default=True, help="How many are tested at a time.")
 @click.option("--file", "pattern", default="*", help="Only files of this pattern.")
@@ -198,6 +215,7 @@ def main(
 
     Exit code 1: a mutant survived that tests/mutants/equivalent.toml does not explain.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     CACHE.mkdir(parents=True, exist_ok=True)
     drawn = _draw(count, seed, pattern, since)
     if only_list:
@@ -301,7 +319,7 @@ class Stages:
         if failed := trees.notice(None, CHECKS):
             raise click.ClickException(f"without any fault this fails: {failed}")
         try:
-            self._covering = covering.measure(trees.first, CACHE / "covering.json")
+            self._covering = covering.measure(trees.first, CACHE / "covering.json", trees.processes)
         except RuntimeError as error:
             raise click.ClickException(str(error)) from None
 
@@ -322,7 +340,7 @@ class Stages:
                 break
             chosen.append(known.tests[test])
         names = chosen or [known.tests[tests[0]]]
-        return [Stage.of_tests("those that run it", names, 30 + 5 * SECONDS), *CHECKS]
+        return [Stage.of_ids("those that run it", names, 30 + 5 * SECONDS), *CHECKS]
 
     def suites(self, mutant: Mutant) -> Iterator[Stage]:
         """Yield the suites for its file, each after it has passed without a fault."""
@@ -356,7 +374,7 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
     known = {}
     if kept.exists():
         results = (Result(**json.loads(line)) for line in kept.read_text().splitlines())
-        known = {result.name: result for result in results if result.by}
+        known = {result.name: result for result in results if result.holds}
     todo = [mutant for mutant in mutants if mutant.name not in known]
     if todo:
         trees = Trees(jobs)
@@ -371,10 +389,13 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
                 # One call for each: measuring the next suite takes a tree, too.
                 found = (trees.notice(mutant, [suite]) for suite in stages.suites(mutant))
                 by = next(filter(None, found), "")
-            if trees.is_stopped:
+            if trees.processes.is_stopped:
                 return
             took = time.monotonic() - start
-            result = Result(mutant.name, mutant.file, mutant.line, mutant.diff, by, round(took, 1))
+            result = Result(
+                *(mutant.name, mutant.file, mutant.line, mutant.diff),
+                *(by, round(took, 1), _hash_of_test(by)),
+            )
             with lock, kept.open("a") as file:
                 known[mutant.name] = result
                 file.write(json.dumps(asdict(result)) + "\n")
@@ -390,7 +411,7 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
                 list(pool.map(test, todo))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                trees.stop()
+                trees.processes.stop()
                 raise
     return [known[mutant.name] for mutant in mutants]
 
@@ -404,7 +425,10 @@ def _report(results: list[Result]) -> int:
     for file, count in sorted(tested.items()):
         click.echo(f"{noticed[file]:4} of {count:4}  {file}")
     share = 100 * noticed.total() / max(1, len(results))
-    click.echo(f"{noticed.total()} of {len(results)} noticed ({share:.1f} %)")
+    late = sum(result.by.startswith(TOO_LONG) for result in results)
+    click.echo(
+        f"{noticed.total()} of {len(results)} noticed ({share:.1f} %), {late} as they took too long"
+    )
     return 1 if survived else 0
 
 

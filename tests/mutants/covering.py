@@ -10,17 +10,18 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import coverage
 import pytest
 
 from service.inbox.scripts import sources
+from tests.mutants.processes import Processes
 
 SUITES = (
     *("tests/unit/service", "tests/unit/workers", "tests/unit/identity_webhooks"),
@@ -101,7 +102,7 @@ class Covering:
         return sorted(order, key=order.__getitem__)
 
 
-def measure(tree: Path, kept: Path) -> Covering:
+def measure(tree: Path, kept: Path, processes: Processes) -> Covering:
     """Run the suites in a copy of the repository, or take what was measured of the same files.
 
     A test that fails without a fault tells nothing of mutants, and is left out: so it is said what
@@ -112,6 +113,7 @@ def measure(tree: Path, kept: Path) -> Covering:
         state.update(f"{path.relative_to(tree)}\n".encode() + path.read_bytes())
     if kept.exists() and (found := json.loads(kept.read_text()))["state"] == state.hexdigest():
         return Covering(found["lines"], found["tests"], found["seconds"])
+    click.echo(f"measuring which tests run which line, which is kept once all are through: {kept}")
     seconds, data = tree / "covering.json", tree / ".coverage"
     # Only this core sees a line again in the next test.
     environment = {**os.environ, _SECONDS: str(seconds), "COVERAGE_CORE": "ctrace"}
@@ -119,8 +121,8 @@ def measure(tree: Path, kept: Path) -> Covering:
     suite = ("-m", "pytest", "-q", "--no-header", "-n", "6", "-m", "not walk", *plugin, *SUITES)
     for arguments in (("erase",), ("run", *suite), ("combine", "-q")):
         command = [sys.executable, "-m", "coverage", *arguments]
-        code = subprocess.run(command, check=False, cwd=tree, env=environment).returncode
-        if code and not (arguments[0] == "run" and code == pytest.ExitCode.TESTS_FAILED):
+        code = processes.run(command, cwd=tree, env=environment)
+        if code != 0 and not (arguments[0] == "run" and code == pytest.ExitCode.TESTS_FAILED):
             raise RuntimeError(f"without any fault this fails: {' '.join(command)}")
     took: dict[str, float] = json.loads(seconds.read_text())
     tests = list(took)
