@@ -517,7 +517,11 @@ class Settings(BaseModel):
     def _count_cores(cls, value: object) -> object:
         if not isinstance(value, str) or value.lower() != "auto":
             return value
-        return min(len(os.sched_getaffinity(0)), 64) if sys.platform == "linux" else os.cpu_count()
+        if sys.platform == "linux":
+            cores = len(os.sched_getaffinity(0))
+        else:
+            cores = os.cpu_count() or 1
+        return min(cores, 64)
 
     @field_validator("stripe_api_key", "stripe_restricted_key")
     @classmethod

@@ -201,6 +201,14 @@ class TestWebConcurrency:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
         assert load("web", **WEB, WEB_CONCURRENCY='"AUTO"').web_concurrency == expected
 
+    @pytest.mark.parametrize(("cores", "expected"), [(None, 1), (3, 3), (65, 64)])
+    def test_auto_where_no_process_is_bound_to_cores(
+        self, load: Load, monkeypatch: pytest.MonkeyPatch, cores: int | None, expected: int
+    ) -> None:
+        monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.setattr(os, "cpu_count", lambda: cores)
+        assert load("web", **WEB, WEB_CONCURRENCY="auto").web_concurrency == expected
+
     @pytest.mark.parametrize("value", ["0", "-1", "65", "many", "2.5", "2 3"])
     def test_what_would_serve_nobody_is_refused(self, faults: Faults, value: str) -> None:
         (line,) = faults("web", **WEB, WEB_CONCURRENCY=value)
@@ -425,25 +433,101 @@ WRONG = {
     "STRIPE_API_KEY": f"pk_live_{MARKER}",
     "STRIPE_RESTRICTED_KEY": f"sk_live_{MARKER}",
     "STRIPE_LIVEMODE": f"{MARKER}",
+    "STRIPE_CONNECTED_ACCOUNTS": MARKER,
+    "STRIPE_API_BASE": f"http://:{MARKER}@127.0.0.1:1",
+    "HTTPS_PROXY": MARKER,
+    "STRIPE_CA_BUNDLE": f"/{MARKER}",
+    "STRIPE_API_RATE": MARKER,
     "STRIPE_WEBHOOK_TOLERANCE": "0",
+    "DRAIN_SECONDS": MARKER,
     "REDIS_URL": f"http://:{MARKER}@127.0.0.1/0",
     "REDIS_TLS_VERIFY": MARKER,
+    "REDIS_VOUCH_FOR": f"primary,{MARKER}",
     "ACCEPT_REDIS_LOSS": MARKER,
     "INBOX_LIMIT": "0",
+    "RETENTION_DAYS": MARKER,
     "REOPEN_DEAD_ON_REDELIVERY": MARKER,
+    "AUDIT": MARKER,
     "IDENTITY_DATABASE": f"mysql://:{MARKER}@db/shop",
     "FORWARD_TO": f"ftp://{MARKER}",
     "FORWARD_SECRET": f"whsec_{MARKER}",
     "FORWARD_PRIVATE": MARKER,
+    "WORKER_CONCURRENCY": MARKER,
+    "CONSOLE_PASSWORD_HASH": f"ann={MARKER}",
+    "CONSOLE_USER_HEADER": f"X {MARKER}",
+    "CONSOLE_PROXIES": f"10.0.0.1,{MARKER}",
     "WEB_CONCURRENCY": MARKER,
     "PORT": MARKER,
     "LOG_LEVEL": MARKER,
     "LOG_FORMAT": MARKER,
     "STRIPE_LOG": "debug",
 }
+# Of these, any text is one: who reads it says what is wrong with it.
+TEXTS = {
+    *("NO_PROXY", "CONSOLE_OPERATORS", "HANDLERS", "OTEL_EXPORTER_OTLP_ENDPOINT", "SENTRY_DSN"),
+}
+# The least and the most, and what is beyond them; None where there is no most.
+LIMITS = {
+    "STRIPE_API_RATE": (("-1", "0"), None),
+    "STRIPE_WEBHOOK_TOLERANCE": (("0", "1"), ("3600", "3601")),
+    "DRAIN_SECONDS": (("-0.1", "0"), ("10", "10.1")),
+    "INBOX_LIMIT": (("0", "1"), None),
+    "RETENTION_DAYS": (("3", "4"), ("400", "401")),
+    "WORKER_CONCURRENCY": (("0", "1"), ("200", "201")),
+    "PORT": (("0", "1"), ("65535", "65536")),
+    "WEB_CONCURRENCY": (("0", "1"), ("64", "65")),
+}
+DEFAULTS = {
+    "stripe_webhook_secret": (),
+    "stripe_api_key": None,
+    "stripe_restricted_key": None,
+    "stripe_livemode": None,
+    "stripe_connected_accounts": False,
+    "stripe_api_base": "https://api.stripe.com",
+    "https_proxy": None,
+    "no_proxy": "",
+    "stripe_ca_bundle": None,
+    "stripe_api_rate": None,
+    "stripe_webhook_tolerance": 300,
+    "drain_seconds": 5,
+    "redis_url": SecretStr("redis://127.0.0.1:6379/0"),
+    "redis_tls_verify": True,
+    "redis_vouch_for": (),
+    "accept_redis_loss": False,
+    "inbox_limit": None,
+    "retention_days": 35,
+    "reopen_dead_on_redelivery": False,
+    "audit": True,
+    "identity_database": None,
+    "forward_to": (),
+    "forward_secret": None,
+    "forward_private": False,
+    "handlers": (),
+    "worker_concurrency": 20,
+    "console_password_hash": (),
+    "console_user_header": "",
+    "console_proxies": (),
+    "console_operators": (),
+    "port": None,
+    "web_concurrency": 2,
+    "log_level": "info",
+    "log_format": "auto",
+    "otel_exporter_otlp_endpoint": "",
+    "sentry_dsn": None,
+    "stripe_log": "",
+}
+
+
+def test_the_defaults(load: Load) -> None:
+    assert dict(load("tool")) == DEFAULTS
 
 
 class TestFaults:
+    def test_the_table_is_whole(self) -> None:
+        assert {name.lower() for name in WRONG.keys() | TEXTS} == set(Settings.model_fields)
+        numbers = {name for name, (_, value) in VALUES.items() if type(value) in (int, float)}
+        assert set(LIMITS) == numbers
+
     def test_nothing_set(self, faults: Faults) -> None:
         assert [line.partition(":")[0] for line in faults("web")] == [
             "STRIPE_WEBHOOK_SECRET",
@@ -487,12 +571,18 @@ class TestFaults:
         assert line.startswith("REDIS_URL: ")
         assert MARKER not in line
 
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [("STRIPE_WEBHOOK_TOLERANCE", "3601"), ("STRIPE_WEBHOOK_TOLERANCE", "nan")],
-    )
-    def test_limits(self, faults: Faults, name: str, value: str) -> None:
-        assert faults("web", **WEB, **{name: value})[0].startswith(f"{name}: ")
+    @pytest.mark.parametrize("name", LIMITS)
+    def test_limits(self, load: Load, faults: Faults, name: str) -> None:
+        (below, least), upper = LIMITS[name]
+        beyond, within = [below, "nan"], [least]
+        if upper:
+            within.append(upper[0])
+            beyond.append(upper[1])
+        for value in within:
+            assert getattr(load("web", **WEB, **{name: value}), name.lower()) == float(value)
+        for value in beyond:
+            (line,) = faults("web", **WEB, **{name: value})
+            assert line.startswith(f"{name}: Input should be ")
 
     @pytest.mark.parametrize(
         ("url", "fault"),
