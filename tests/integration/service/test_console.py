@@ -196,12 +196,17 @@ class TestDoor:
         assert "Name and password do not fit." in answer.text
         assert browser.get("/").status_code == 303
 
-    def test_after_ten_tries_the_right_password_has_to_wait_too(self, app, redis) -> None:
+    def test_after_ten_tries_the_right_password_has_to_wait_too(self, app, redis, said) -> None:
         browser = Browser(app())
         for _ in range(10):
             assert browser.log_in("ann", "wrong").status_code == 403
         answer = browser.log_in()
         assert (answer.status_code, answer.headers["Retry-After"]) == (429, "600")
+        *refused, limited = said()
+        assert [(line["event"], line["count"]) for line in refused] == [
+            ("console_login_refused", tries) for tries in range(1, 11)
+        ]
+        assert limited == {"event": "console_login_limited", "level": "warning", "by": "ann"}
         assert 0 < redis.ttl("iw:console:failed:ann") <= 600
         assert browser.log_in("guest").status_code == 303, "of others nobody has tried"
 
@@ -239,10 +244,11 @@ class TestDoor:
             browser.log_in(f"nobody-{number}", "x")
         assert redis.keys("iw:console:failed:*") == [b"iw:console:failed:"]
 
-    def test_names_that_nobody_has_are_limited_together(self, app) -> None:
+    def test_names_that_nobody_has_are_limited_together(self, app, said) -> None:
         browser = Browser(app())
         statuses = [browser.log_in(f"nobody-{number}", "x").status_code for number in range(11)]
         assert statuses == [403] * 10 + [429]
+        assert (said()[-1]["event"], said()[-1].get("by")) == ("console_login_limited", None)
         assert browser.log_in().status_code == 303
 
     def test_who_may_only_look_may_log_out(self, app) -> None:
@@ -684,7 +690,7 @@ class TestPages:
         assert "verified (1111) not verified (5) canceled (2)" in text
         assert "Of 1116 checks that came to an end, 100 of 100 verified." in text
 
-    def test_a_redis_that_cannot_be_asked_is_said(self, app, new_server) -> None:
+    def test_a_redis_that_cannot_be_asked_is_said(self, app, new_server, said) -> None:
         server = new_server()
         browser = Browser(app(CONSOLE_PASSWORD_HASH=PEOPLE, REDIS_URL=server.url))
         browser.log_in()
@@ -692,6 +698,9 @@ class TestPages:
         answer = browser.get("/")
         assert answer.status_code == 503
         assert "Redis cannot be asked" in answer.text
+        (line,) = [line for line in said() if line["event"] == "console_failed"]
+        assert line["level"] == "warning"
+        assert line["code"] == "ECONNREFUSED"
 
 
 class TestActions:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 import redis as redis_py
@@ -27,16 +29,17 @@ from workers.stop import Stop
 @pytest.fixture
 def running(
     server: Server, fake: FakeStripe, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], AbstractContextManager[None]]:
-    """Run it for a while."""
+) -> Callable[..., AbstractContextManager[None]]:
+    """Run it for a while, with more settings."""
     monkeypatch.setattr(periodic, "SWEEP_PERIOD", 0.01)
     monkeypatch.setattr(beat, "beat", lambda: None)
     given = {"redis_url": server.url, "stripe_api_key": KEY, "stripe_api_base": fake.url}
 
     @contextmanager
-    def running() -> Iterator[None]:
+    def running(**more: Any) -> Iterator[None]:
         stop = Stop()
-        thread = threading.Thread(target=periodic.sweep_until, args=(stop, Settings(**given)))
+        settings = Settings(**given, **more)
+        thread = threading.Thread(target=periodic.sweep_until, args=(stop, settings))
         thread.start()
         try:
             yield
@@ -105,6 +108,22 @@ def test_while_redis_refuses_it_goes_on(
         wait_until(lambda: not left and redis.llen("rq:queue:identity"))
     assert len([line for line in said() if line["event"] == "sweep_failed"]) == 2
     assert {2, 1} <= set(beats), "Redis is away, and the process well"
+
+
+@pytest.mark.parametrize(("days", "is_said"), [(30, True), (31, False)])
+def test_start_and_end_are_said_and_what_a_setting_gives_up(
+    running, said: Said, days, is_said
+) -> None:
+    with running(retention_days=days):
+        wait_until(lambda: any(line["event"] == "periodic_started" for line in said()))
+    lines = said()
+    assert (lines[0]["event"], lines[0]["pid"]) == ("periodic_started", os.getpid())
+    assert (lines[-1]["event"], lines[-1]["pid"]) == ("periodic_stopped", os.getpid())
+    warned = [line for line in lines if line["event"] == "retention_short"]
+    assert len(warned) == is_said
+    if is_said:
+        assert (lines[1], lines[1]["level"]) == (warned[0], "warning")
+        assert warned[0]["hint"].startswith("RETENTION_DAYS is 30: ")
 
 
 def test_it_is_shown_as_alive_at_once_and_as_ended_at_its_end(running, redis: Redis) -> None:
