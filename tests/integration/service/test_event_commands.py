@@ -659,6 +659,7 @@ def test_on_a_full_redis_events_are_listed_and_discarded(new_server, monkeypatch
         done = runner.invoke(main, ["events", "discard", "--handler", "p.b"])
         assert (done.exit_code, done.stdout) == (0, "evt_dead discarded\n")
         assert "audit_not_kept" in done.stderr
+        assert "Redis is full: this log line is all there is of it" in done.stderr
 
 
 def fill(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,8 +111,11 @@ def test_start_and_stop_are_called_in_the_process_that_runs_handlers(
     process.terminate()
     assert process.wait(120) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    loaded = {line["plugin"]: line["running"] for line in lines if line["event"] == "plugin_loaded"}
-    assert loaded == {"audit": ["log_event"], "living": ["handle", "start", "stop"]}
+    loaded = [line for line in lines if line["event"] == "plugin_loaded"]
+    assert [(line["plugin"], line["origin"], line["running"]) for line in loaded] == [
+        ("audit", "file workers.handlers.audit", ["log_event"]),
+        ("living", "HANDLERS living", ["handle", "start", "stop"]),
+    ]
     words = [word for word, _ in life()]
     assert words[0] == "imported"
     assert sorted(words[1:3]) == ["start", "thread"]

@@ -63,6 +63,22 @@ def test_of_an_event_that_is_done(desk) -> None:
     assert stages["accepted_to_claim"] <= line["took_ms"] == desk.record(event).settled_ms
 
 
+def test_each_run_that_failed_is_said_with_its_wait(desk) -> None:
+    @on("*", retries=2)
+    def asks(v: Verification) -> None:
+        raise Retry("not yet", delay=0.05)
+
+    event = desk.accept("verified", desk.sandbox.session("verified"))
+    desk.settle(desk.processor(asks), event)
+    lines = desk.logged("handler_failed")
+    names = ("level", "handler", "attempt", "status", "reason", "delay_s")
+    assert [tuple(line[name] for name in names) for line in lines] == [
+        ("warning", "p.asks", 1, "retry", "retry: not yet", 0.05),
+        ("warning", "p.asks", 2, "retry", "retry: not yet", 0.05),
+        ("warning", "p.asks", 3, "dead", "retry: not yet", 0),
+    ]
+
+
 def test_of_an_event_that_died(desk) -> None:
     event = desk.accept("verified", desk.sandbox.session("verified"))
     desk.settle(desk.processor(good, bad), event)
@@ -111,6 +127,7 @@ def test_of_an_event_that_killed_its_workers(desk) -> None:
     names = ("level", "event_id", "event_key", "session_id", "kind", "account", "handler")
     said = ("error", event.id, event.key, "vs_1", "verified", "acct_1", "p.good")
     assert tuple(alarm[name] for name in names) == said
+    assert alarm["hint"] == "its workers died three times in a row: see worker_died for what ran"
     counts = desk.counts()
     assert (counts["claims|quarantined"], counts["settled|dead|quarantined"]) == (1, 1)
 
