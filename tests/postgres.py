@@ -41,6 +41,7 @@ def postgres() -> Iterator[str]:
             *(Path(initdb).with_name("postgres"), "-D", data, "-p", str(port)),
             *("-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"),
             *("-c", "fsync=off", "-c", "deadlock_timeout=200ms"),
+            *("-c", "autovacuum=off"),  # it would hold on to rows that a test has vacuumed
             *("-c", "wal_recycle=off"),  # old files of its log are removed, not used again
         ],
         user=user,

@@ -46,6 +46,9 @@ STARTED_WITHIN = 60.0
 """Seconds until the process has imported all plugins, or begins with a handler. That is not the
 handler's time."""
 
+STOPPED_WITHIN = 5.0
+"""Seconds that the functions marked `on_stop` have once the worker is gone."""
+
 _STOPS = {signal.SIGTERM, signal.SIGINT}
 
 
@@ -200,7 +203,8 @@ def serve(names: str, descriptor: str, idle: str, parent: str) -> None:
     for each in _STOPS:
         signal.signal(each, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-    threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
+    is_free = threading.Event()  # nothing runs that the end of the worker is to end
+    threading.Thread(target=_end_with, args=(int(parent), is_free), daemon=True).start()
     settings = Settings.load("worker")
     logs.configure(settings)
     process.hook_exceptions()
@@ -211,11 +215,12 @@ def serve(names: str, descriptor: str, idle: str, parent: str) -> None:
     hooks.start()
     # Until it is idle, or the worker is gone.
     with suppress(EOFError, OSError), socket.socket(fileno=int(descriptor)) as worker:
-        _send(worker, "ready")
+        is_free.set()
+        _send(worker, "ready")  # to one that has something for it to do
         while True:
-            worker.settimeout(float(idle) if idle else None)
             name, verification, personal = _receive(worker)
             worker.settimeout(None)
+            is_free.clear()
             handler = handlers[name]
             own = dataclasses.replace(
                 verification, log=handler.log(verification.event, verification.attempt)
@@ -225,13 +230,17 @@ def serve(names: str, descriptor: str, idle: str, parent: str) -> None:
                 _send(worker, "begun")
                 answer = _answer(handler, own)
                 process.end_with_parent(at_once=False)
+                is_free.set()
                 _send(worker, answer)
+            worker.settimeout(float(idle) if idle else None)
     hooks.stop()
 
 
-def _end_with(parent: int) -> None:
+def _end_with(parent: int, is_free: threading.Event) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
+    if is_free.is_set():
+        time.sleep(STOPPED_WITHIN)
     os._exit(os.EX_TEMPFAIL)  # whatever the handler is at: another worker has the event
 
 

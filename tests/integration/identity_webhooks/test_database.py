@@ -155,8 +155,10 @@ for session, v in runs:
 def test_two_processes_in_orders_of_their_own_come_to_the_same_end(database: Database) -> None:
     """They create the table together, too."""
     SESSIONS.metadata.drop_all(database.engine)
-    url = database.engine.url.render_as_string(hide_password=False)
-    command = [sys.executable, "-c", WRITER, url]
+    url = database.engine.url
+    if url.get_backend_name() == "sqlite":
+        url = url.update_query_dict({"timeout": "120"})  # whoever waits is not served in turn
+    command = [sys.executable, "-c", WRITER, url.render_as_string(hide_password=False)]
     writers = [
         subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]

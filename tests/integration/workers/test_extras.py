@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,12 +139,21 @@ class TestTraces:
         (span,) = named(spans.get_finished_spans(), "event")
         assert span.parent is None
 
-    def test_end_within_seconds_where_nobody_takes_them(self, provider, monkeypatch) -> None:
-        monkeypatch.setattr(otel, "END_SECONDS", 0.1)
+    def test_are_sent_at_the_end(self, provider, monkeypatch) -> None:
+        monkeypatch.setattr(otel, "END_SECONDS", 60)
         asked: list[bool] = []
         monkeypatch.setattr(provider, "force_flush", lambda: asked.append(True))
         otel.Tracing(provider).end()
         assert asked == [True]
+
+    def test_end_within_seconds_where_nobody_takes_them(self, provider, monkeypatch) -> None:
+        monkeypatch.setattr(otel, "END_SECONDS", 0.1)
+        ended = threading.Event()
+        monkeypatch.setattr(provider, "force_flush", lambda: ended.wait(120))
+        began = time.monotonic()
+        otel.Tracing(provider).end()
+        assert time.monotonic() - began < 60
+        ended.set()
 
 
 def named(found: tuple[ReadableSpan, ...], name: str) -> list[Any]:

@@ -42,7 +42,9 @@ def quoting(v: Verification) -> None:
     thread = threading.Thread(target=lambda: logging.getLogger("thread").error(f"saved {name}"))
     thread.start()
     thread.join()
-    threading.Thread(target=fail, args=[name]).start()
+    thread = threading.Thread(target=fail, args=[name])
+    thread.start()
+    thread.join()
     Finalized(name)
     warnings.warn(f"no umlaut in {name}")
     raise ValueError(name)
@@ -117,8 +119,9 @@ def lines(log: Path) -> list[dict[str, Any]]:
 
 def test_of_a_worker(server, redis, sandbox, processes, tmp_path, canary) -> None:
     (tmp_path / "quoting.py").write_text(PLUGIN)
+    # The periodic process would take in the sandbox's own events of the session, too.
     process, log = processes.python(
-        *("-m", "workers"),
+        *("-m", "workers", "--no-periodic"),
         env={
             "REDIS_URL": server.url,
             "STRIPE_API_KEY": "sk_test_workers",

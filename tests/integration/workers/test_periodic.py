@@ -33,6 +33,7 @@ def running(
     """Run it for a while, with more settings."""
     monkeypatch.setattr(periodic, "SWEEP_PERIOD", 0.01)
     monkeypatch.setattr(beat, "beat", lambda: None)
+    monkeypatch.setattr(periodic, "reconcile_for_ever", lambda *_: None)
     given = {"redis_url": server.url, "stripe_api_key": KEY, "stripe_api_base": fake.url}
 
     @contextmanager

@@ -221,7 +221,8 @@ def test_a_slow_handler_with_its_own_process_holds_two_threads(
 def test_a_handler_with_its_own_process_looks_again_when_it_is_its_turn(
     desk, threads, accept, monkeypatch
 ) -> None:
-    ran: list[str] = []
+    ran: list[OwnProcess] = []
+    go_on = threading.Event()
 
     @on("verified", own_process=True)
     def alone(_: Verification) -> None:
@@ -229,11 +230,9 @@ def test_a_handler_with_its_own_process_looks_again_when_it_is_its_turn(
 
     processor = desk.processor(alone)
 
-    def run(
-        _self: OwnProcess, _handler: object, verification: Verification, _personal: object
-    ) -> None:
-        ran.append(verification.session.id)
-        time.sleep(0.3)
+    def run(own: OwnProcess, *_: object) -> None:
+        ran.append(own)
+        assert go_on.wait(120)
 
     monkeypatch.setattr(OwnProcess, "run", run)
     first, second = accept(), accept()
@@ -241,8 +240,9 @@ def test_a_handler_with_its_own_process_looks_again_when_it_is_its_turn(
     both = [threading.Thread(target=partial(processor.process, claim)) for claim in claims]
     for each in both:
         each.start()
-    wait_until(lambda: bool(ran))
+    wait_until(lambda: bool(ran) and ran[0].is_busy)
     desk.stop.request()
+    go_on.set()
     for each in both:
         each.join()
     assert len(ran) == 1
