@@ -215,7 +215,8 @@ def main(
 
     Exit code 1: a mutant survived that tests/mutants/equivalent.toml does not explain.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for each in (signal.SIGTERM, signal.SIGINT):  # a shell's background ignores the latter
+        signal.signal(each, signal.default_int_handler)
     CACHE.mkdir(parents=True, exist_ok=True)
     drawn = _draw(count, seed, pattern, since)
     if only_list:
@@ -411,7 +412,7 @@ def _run(mutants: list[Mutant], jobs: int) -> list[Result]:
                 list(pool.map(test, todo))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                trees.processes.stop()
+                trees.processes.is_stopped = True
                 raise
     return [known[mutant.name] for mutant in mutants]
 

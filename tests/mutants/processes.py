@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -14,42 +16,30 @@ class Processes:
     """Those that run now, in any thread.
 
     Attributes:
-        is_stopped: no more are started.
+        is_stopped: none is started any more, and each that runs ends within seconds.
     """
 
-    def __init__(self) -> None:
-        self.is_stopped = False
-        self._running: set[subprocess.Popen[bytes]] = set()
+    is_stopped = False
 
-    def run(
-        self, command: Sequence[str], *, limit: float | None = None, **options: Any
-    ) -> int | None:
+    def run(self, command: Sequence[str], *, limit: float = math.inf, **options: Any) -> int | None:
         """Run a command with `options` of Popen, and return its exit code.
 
-        None: it took more than `limit` seconds, or `stop` was called.
+        None: it took more than `limit` seconds, or was stopped.
         """
+        until = time.monotonic() + limit
         if self.is_stopped:
             return None
         child = subprocess.Popen(command, start_new_session=True, **options)
-        self._running.add(child)
         try:
-            code = child.wait(limit)
-        except subprocess.TimeoutExpired:
+            while not self.is_stopped and (left := until - time.monotonic()) > 0:
+                with suppress(subprocess.TimeoutExpired):
+                    return child.wait(min(left, 1))
             return None
-        else:
-            return None if self.is_stopped else code
         finally:
             if child.poll() is None:
                 child.send_signal(signal.SIGINT)  # fixtures stop what they started
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(30)
-            self._running.discard(child)
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-
-    def stop(self) -> None:
-        """End what runs, as Ctrl-C would."""
-        self.is_stopped = True
-        for child in list(self._running):
-            child.send_signal(signal.SIGINT)

