@@ -6,8 +6,9 @@
 -- every minute.
 --
 -- Before that it sees whether the clock of Redis was set. Back: the clock of the inbox goes on from
--- where it was, and gradually approaches that of Redis. Forward: leases seem to have run out, also
--- those whose holders live; nothing is claimed for a lease, in which they renew them.
+-- where it was, and gradually approaches that of Redis. Leases seem to have run out whose holders
+-- live: forward all of them, back those that were written since the clock was set. So nothing is
+-- claimed for a lease, in which they renew them.
 -- ARGV   how many at most; what time it was at this caller's last sweep, and the ms since by the
 --        caller's own clock, which nobody sets (both '' at the first)
 -- Answers woken, postponed, stale, now, by how many ms the clock was found to be set
@@ -16,19 +17,20 @@ local clock = redis.call('GET', CLOCK)
 if clock then seen = tonumber(string.match(clock, ' (%d+)$')) end
 local expected = tonumber(ARGV[2])
 if expected then expected = expected + ARGV[3] else expected = math.max(now, seen or now) end
-local step, before = now - expected, ahead
+local step, before, run_out = now - expected, ahead, false
 if step < -STEP then
-  ahead = ahead - step
+  ahead, run_out = ahead - step, true
 elseif step > STEP then
   ahead = ahead - math.min(ahead, step)
-  if step - (before - ahead) > STEP then
-    redis.call('SET', PAUSE, int(now + ahead - before + LEASE) .. ' clock set', 'PX', LEASE, 'NX')
-  end
+  run_out = step - (before - ahead) > STEP
 else
   step = 0
   ahead = ahead - math.min(ahead, CATCH_UP)
 end
 now = now + ahead - before
+if run_out then
+  redis.call('SET', PAUSE, int(now + LEASE) .. ' clock set', 'PX', LEASE, 'NX')
+end
 if ahead ~= before or now - (seen or 0) > STEP then
   redis.call('SET', CLOCK, int(ahead) .. ' ' .. int(now))
 end

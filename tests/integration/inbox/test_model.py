@@ -793,6 +793,7 @@ class InboxMachine(RuleBasedStateMachine):
             if self.lock(session):
                 key, token, until = self.locks[session]
                 self.locks[session] = key, token, until + steps * STEP
+        self.holders_get_time_to_renew()
         self.check_sweep(-steps * STEP)
 
     @rule(steps=st.integers(2, 12))
@@ -809,9 +810,13 @@ class InboxMachine(RuleBasedStateMachine):
             key, token, until = self.locks[session]
             self.locks[session] = key, token, until - undone
         self.move_to(self.now + steps * STEP - undone)
-        if steps * STEP - undone > STEP + NEAR and self.pause_kept_until <= self.now:
-            self.paused_until = self.pause_kept_until = self.now + LEASE
+        if steps * STEP - undone > STEP + NEAR:
+            self.holders_get_time_to_renew()
         self.check_sweep(steps * STEP)
+
+    def holders_get_time_to_renew(self) -> None:
+        if self.pause_kept_until <= self.now:
+            self.paused_until = self.pause_kept_until = self.now + LEASE
 
     def the_clock_is_set(self, seconds: float) -> None:
         self.lose_reply = False
