@@ -290,11 +290,13 @@ class Server:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
-        # Later options override. The file stays readable text: no RDB in front, no rewriting.
+        # Later options override. The file stays readable text: no RDB in front, no rewriting. It
+        # is not flushed: a server waits for a busy disk then, and all its clients with it.
         self._options = [
             *("--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(folder)),
             *("--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction"),
             *("--aof-use-rdb-preamble", "no", "--auto-aof-rewrite-percentage", "0"),
+            *("--appendfsync", "no"),
             *options,
         ]
         traces.watch(self._contents)

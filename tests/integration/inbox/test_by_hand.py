@@ -123,9 +123,9 @@ def works(inbox, pass_time) -> None:
 
 def works_on(inbox, pass_time) -> None:
     claim = claimed(inbox, ACCOUNT)
-    pass_time(LEASE - 1)
+    pass_time(0.6 * LEASE)
     assert inbox.renew(claim)
-    pass_time(LEASE - 1)
+    pass_time(0.6 * LEASE)
 
 
 def died(inbox, pass_time) -> None:

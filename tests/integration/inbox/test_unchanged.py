@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
-from service.inbox import Inbox, Progress
+from service.inbox import Inbox, Progress, keys
 from tests.integration.claims import claimed, event
 
 
@@ -58,6 +58,7 @@ def test_what_does_nothing_writes_nothing(way: str, redis: Redis) -> None:
     inbox.pause(60, "why")
     while not has_to_wait(paced):
         pass
+    redis.set(keys.BUDGET, (redis.time()[0] + 3600) * 1000)  # used up for longer than a moment
     before = {key: redis.dump(key) for key in redis.keys("*")}
     act, expected = WAYS[way]
     assert act(paced) == expected

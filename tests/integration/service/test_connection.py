@@ -36,7 +36,7 @@ def connected(redis) -> set[str]:
 def test_threads_share_as_many_as_there_may_be(redis, settings) -> None:
     # They ask without a pause, and whoever waits is not served in turn.
     before, most = connected(redis), 0
-    with connection.connect(settings, 3, wait=60) as client:
+    with connection.connect(settings, 3, wait=60, socket_timeout=60) as client:
         inbox = Inbox(client)
 
         def ask(number: int) -> None:
@@ -83,7 +83,7 @@ def test_one_that_was_closed_meanwhile_is_no_trouble(redis, settings) -> None:
 
 
 def test_a_server_that_says_nothing_is_asked_twice_and_no_more(monkeypatch) -> None:
-    monkeypatch.setattr(connection, "TIMEOUT", 0.05)
+    monkeypatch.setattr(connection, "TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(0)
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
@@ -101,7 +101,6 @@ def test_a_server_that_says_nothing_is_asked_twice_and_no_more(monkeypatch) -> N
 
 
 def test_idle_ones_are_closed_but_the_one_in_use(redis, settings, monkeypatch) -> None:
-    monkeypatch.setattr(connection, "KEPT_IDLE", 0.1)
     before = connected(redis)
     with connection.connect(settings, 4) as client:
         pool = client.connection_pool
@@ -109,6 +108,7 @@ def test_idle_ones_are_closed_but_the_one_in_use(redis, settings, monkeypatch) -
             each.connect()
             pool.release(each)
         assert len(connected(redis) - before) == 4
+        monkeypatch.setattr(connection, "KEPT_IDLE", 0.1)
         time.sleep(0.15)
         in_use = client.client_id()
         wait_until(lambda: len(connected(redis) - before) == 1)

@@ -383,6 +383,8 @@ class TestReplay:
         inbox.finish(claim, "done", outcome="twin")
         more = (leased, nothing_ran, cut_short, as_done.key, twin.key, "evt_none")
         service("list")  # what an older release left is listed at the first look
+        for key in redis.keys("*"):
+            redis.persist(key)
         before = {key: redis.dump(key) for key in redis.keys("*")}
         for key in [*filled.values(), *more]:
             told = service(*command.split(), key, "--dry-run")
