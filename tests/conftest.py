@@ -131,12 +131,17 @@ def clock(process: subprocess.Popen[Any]) -> float:
     That is while a thread of the process, of its children or of our own is ready to run and has no
     processor (proc(5), schedstat). For upper bounds: of threads that wait together each counts.
     """
-    waited = 0
+    # Also of those that have ended since: without them the clock would jump ahead.
+    waited = _WAITED.setdefault(process.pid, {})
     for pid in [os.getpid(), process.pid, *children(process.pid)]:
         for each in Path(f"/proc/{pid}/task").glob("*/schedstat"):
             with suppress(OSError):  # the thread has ended meanwhile
-                waited += int(each.read_text().split()[1])
-    return time.monotonic() - waited / 1e9
+                waited[each] = int(each.read_text().split()[1])
+    return time.monotonic() - sum(list(waited.values())) / 1e9
+
+
+_WAITED: dict[int, dict[Path, int]] = {}
+"""Nanoseconds that each thread has waited for a processor, as `clock` last saw it."""
 
 
 def state(pid: int) -> str:
