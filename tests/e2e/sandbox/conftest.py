@@ -113,18 +113,12 @@ class Sandbox:
         return time.monotonic() - began
 
 
-def start_one(*options: str) -> Sandbox:
+MODULE = ("-m", "stripe_identity_sandbox")
+
+
+def start_one(*options: str, program: tuple[str, ...] = MODULE) -> Sandbox:
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "stripe_identity_sandbox",
-            "serve",
-            "--port",
-            "0",
-            "--json",
-            *options,
-        ],
+        [sys.executable, *program, "serve", "--port", "0", "--json", *options],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -141,11 +135,11 @@ def start() -> Callable[..., Sandbox]:
 
 @pytest.fixture
 def run() -> Iterator[Callable[..., Sandbox]]:
-    """Start sandboxes that stop when the test ends."""
+    """Start sandboxes that stop when the test ends; `program` is what python runs instead."""
     started: list[Sandbox] = []
 
-    def run_one(*options: str) -> Sandbox:
-        started.append(start_one(*options))
+    def run_one(*options: str, program: tuple[str, ...] = MODULE) -> Sandbox:
+        started.append(start_one(*options, program=program))
         return started[-1]
 
     yield run_one
