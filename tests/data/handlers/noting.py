@@ -35,6 +35,9 @@ def misbehave(v: Verification, behaviour: str) -> None:  # noqa: PLR0912  # one 
     match behaviour:
         case "slow":
             time.sleep(3)
+        case "wait":
+            while not EFFECTS.with_suffix(".go").exists():
+                time.sleep(0.01)
         case "hang":
             while True:
                 try:

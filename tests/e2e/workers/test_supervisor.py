@@ -157,12 +157,14 @@ sys.meta_path.insert(0, Finder())
 @pytest.mark.walk
 def test_a_stop_while_plugins_are_loaded_is_heeded(system, tmp_path) -> None:
     running = system()
-    marker = tmp_path / "loading"
+    marker, go = tmp_path / "loading", tmp_path / "go"
     (tmp_path / "slow_to_load.py").write_text(f"""
 import time
+from pathlib import Path
 from identity_webhooks import on
-open({str(marker)!r}, "w").close()
-time.sleep(2)
+Path({str(marker)!r}).touch()
+while not Path({str(go)!r}).exists():
+    time.sleep(0.01)
 @on("*")
 def handle(v): ...
 """)
@@ -171,6 +173,7 @@ def handle(v): ...
     process, log = running.processes.python("-c", DEAF, env=environment)
     running.wait_until(marker.exists)
     process.terminate()
+    go.touch()
     assert process.wait(120) == 0
     assert "worker_started" not in log.read_text()
 

@@ -11,6 +11,7 @@ from service import connection, limits
 from service.server import worker
 from service.settings import Settings
 from tests.conftest import ROOT
+from workers import stop, supervisor
 
 KILLED = 30
 """Seconds after SIGTERM at which platforms kill a process."""
@@ -38,6 +39,10 @@ def test_what_is_under_way_at_the_end_has_the_time_it_may_take(gunicorn: dict[st
     assert limits.READ_DEADLINE + limits.ACCEPT_DEADLINE < worker.LAST_SECONDS
     assert limits.KEEP_ALIVE > worker.LAST_WORD
     assert drain + worker.LAST_SECONDS < gunicorn["graceful_timeout"] < KILLED
+
+
+def test_a_worker_gives_back_what_runs_before_it_is_killed() -> None:
+    assert stop.GRACE + 2 < supervisor.KILL_AFTER < KILLED
 
 
 def test_a_process_that_lives_is_not_taken_for_one_that_hangs(gunicorn: dict[str, Any]) -> None:
