@@ -81,5 +81,5 @@ def test_a_crash_leaves_nothing_behind(system) -> None:
     child = system.worker_child()
     os.kill(child, signal.SIGSEGV)
     system.settle(session)
-    assert "worker_died" in system.log("worker")
+    system.wait_until(lambda: "worker_died" in system.log("worker"))
     assert not [path for path in set(Path.cwd().iterdir()) - before if "core" in path.name]
