@@ -47,7 +47,7 @@ def promtool() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 class Prometheus:
-    """A Prometheus without a past, which scrapes one web process every half a second.
+    """A Prometheus without a past, which scrapes one web process every second.
 
     Its rules are the shipped ones, without the time that a state has to last (`for:`), which
     promtool tests.
@@ -58,7 +58,7 @@ class Prometheus:
         rules = re.sub(r"^ *for: .*\n", "", RULES.read_text(), flags=re.MULTILINE)
         (folder / "alerts.yml").write_text(rules)
         (folder / "prometheus.yml").write_text(
-            "global: {scrape_interval: 500ms, evaluation_interval: 500ms}\n"
+            "global: {scrape_interval: 1s, evaluation_interval: 500ms}\n"
             "rule_files: [alerts.yml]\n"
             "scrape_configs:\n"
             "  - job_name: identity-webhooks\n"

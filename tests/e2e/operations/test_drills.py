@@ -66,7 +66,7 @@ def test_every_panel_of_the_dashboard_shows_something(service, prometheus, wait_
         """Work on, and return the queries that show nothing."""
         service.deliver_verified(service.verified())
         time.sleep(0.3)
-        return [q for q in queries if not watching.value(q.replace("$__rate_interval", "20s"))]
+        return [q for q in queries if not watching.value(q.replace("$__rate_interval", "60s"))]
 
     wait_until(lambda: not silent())
 
