@@ -258,7 +258,7 @@ class Storm:
         deliveries = self._sandbox.changes(-(-plan.events // 3), within=300)
         parts = {n: Part(self._processes, a, e) for n, (a, e) in self._parts.items()}
         self._parts = parts
-        wait_until(lambda: _listens(self._port), within=30)
+        wait_until(lambda: _listens(self._port))
         self._plan_faults()
         producer = Producer(deliveries, plan, self._port)
         self._began = time.monotonic()

@@ -72,17 +72,21 @@ def test_nothing_is_lost_doubled_or_counted_against_a_handler(
 ) -> None:
     nth, who = STEPS[step]
     ledger, fired = tmp_path / "ledger", tmp_path / "fired"
+    allowed = FAULTS[fault] if who == "worker" else 0
+    # On a busy machine a short one runs out by itself, which is a repeat.
+    lease_times = TIMES if allowed else 1.0
     redis = new_server()
     env = environment(
         redis.url,
         sandbox.url,
         ledger,
         KILLPOINT_TIMES=str(TIMES),
+        KILLPOINT_LEASE_TIMES=str(lease_times),
         KILLPOINT_FIRED=str(fired),
         KILLPOINT_STOPPED_FOR=str(STOPPED_FOR),
         LEDGER_FLAKY="1",
         # For a renewal a handler must take longer than a third of the lease.
-        LEDGER_SLOW=str(keys.LEASE * TIMES / 2 if step == "renew" else 0.5),
+        LEDGER_SLOW=str(keys.LEASE * lease_times / 2 if step == "renew" else 0.5),
     )
     armed = env | {"KILLPOINT": f"{step}:{when}:{nth}:{fault}"}
     events = sandbox.changes(sessions=2)
@@ -108,7 +112,7 @@ def test_nothing_is_lost_doubled_or_counted_against_a_handler(
         counted = {handler: tally(changes, effects, handler) for handler in HANDLERS}
         assert all(each.kept for each in counted.values()), counted
         repeats = sum(each.repeats for each in counted.values())
-        assert repeats <= (FAULTS[fault] if who == "worker" else 0), counted
+        assert repeats <= allowed, counted
         # No event is struck twice.
         assert max(Counter(effect.change for effect in effects).values()) <= len(HANDLERS) + 1
         records = list(Inbox(client).records("all", 1000))

@@ -9,7 +9,8 @@ KILLPOINT is `<step>:<before|after>:<nth>:<fault>`: at the n-th call of the step
   again); after it, the step has happened and its caller is told that the connection broke.
 
 It happens once: the file KILLPOINT_FIRED is made, which holds the pid, and whoever finds it there
-goes on. KILLPOINT_TIMES shortens lease, horizon and the wait for a busy session by a factor.
+goes on. KILLPOINT_TIMES shortens lease, horizon and the wait for a busy session by a factor; the
+lease by KILLPOINT_LEASE_TIMES where that is given.
 """
 
 from __future__ import annotations
@@ -178,13 +179,15 @@ def claimed(pipe: Pipeline) -> bool:
     )
 
 
-def shorten(factor: float) -> None:
-    # Before any other module reads them.
-    for name in ("LEASE", "HORIZON", "BUSY_DELAY"):
-        setattr(keys, name, getattr(keys, name) * factor)
+def shorten(name: str, factor: str) -> None:
+    # Before any other module reads it.
+    setattr(keys, name, getattr(keys, name) * float(factor))
 
 
-shorten(float(os.environ.get("KILLPOINT_TIMES", "1")))
+times = os.environ.get("KILLPOINT_TIMES", "1")
+shorten("HORIZON", times)
+shorten("BUSY_DELAY", times)
+shorten("LEASE", os.environ.get("KILLPOINT_LEASE_TIMES", times))
 if point := os.environ.get("KILLPOINT"):
     named_step, named_when, number, named_fault = point.split(":")
     for spoiled_method in ("connect", "send_packed_command", "read_response"):

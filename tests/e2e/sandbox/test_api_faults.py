@@ -106,7 +106,7 @@ def test_an_answer_that_does_not_come(sandbox: Any) -> None:
 
 
 def test_a_slow_answer_and_a_second_request_with_its_key(sandbox: Any, wait_until: Any) -> None:
-    fault(sandbox, "slow", seconds=3, next=1)
+    fault(sandbox, "slow", seconds=6, next=1)
     slow: list[requests.Response] = []
     thread = threading.Thread(target=lambda: slow.append(post(sandbox, "slow")))
     thread.start()
