@@ -111,7 +111,8 @@ def _ports() -> Iterator[int]:
     It is listened on only later, or never, and runs side by side have ranges of their own.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    ports = range(10_000 + 2_000 * worker, 12_000 + 2_000 * worker)
+    # Six of them end below those of `identity_webhooks.testing.stack`.
+    ports = range(10_000 + 1_600 * worker, 11_600 + 1_600 * worker)
     first = random.SystemRandom().randrange(len(ports))
     return itertools.cycle([*ports[first:], *ports[:first]])
 
@@ -302,6 +303,8 @@ class Server:
             *("--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction"),
             *("--aof-use-rdb-preamble", "no", "--auto-aof-rewrite-percentage", "0"),
             *("--appendfsync", "no"),
+            # Ten thousand above its port lie those of other test processes.
+            *(("--cluster-port", str(free_port())) if "--cluster-enabled" in options else ()),
             *options,
         ]
         traces.watch(self._contents)

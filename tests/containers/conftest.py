@@ -40,7 +40,7 @@ class Engine:
     folder: Path
     local: bool
 
-    def run(self, *command: str | Path, within: float = 60) -> str:
+    def run(self, *command: str | Path, within: float = 300) -> str:
         """Run a command in the copy; its output. Fails with all it printed."""
         done = subprocess.run(
             [str(part) for part in command],
@@ -55,7 +55,7 @@ class Engine:
             pytest.fail(f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def compose(self, *arguments: str, within: float = 60) -> str:
+    def compose(self, *arguments: str, within: float = 300) -> str:
         return self.run("docker", "compose", "-f", "deploy/compose.yaml", *arguments, within=within)
 
     def python(self, service: str, code: str) -> str:
@@ -160,7 +160,7 @@ def _build(engine: Engine) -> None:
 def up(engine: Engine, wait_until: Callable[..., None]) -> Engine:
     """The service, brought up as README.md says, without a Stripe."""
     engine.follow("README.md", "compose")
-    wait_until(lambda: status("http://127.0.0.1:8000/readyz") == 200, within=60)
+    wait_until(lambda: status("http://127.0.0.1:8000/readyz") == 200, within=300)
     return engine
 
 

@@ -170,7 +170,8 @@ def test_what_make_sbom_writes(engine) -> None:
 def test_every_role_says_that_it_is_healthy(up, wait_until) -> None:
     for role in ROLES:
         wait_until(
-            lambda role=role: up.container(role, "{{.State.Health.Status}}") == "healthy", within=90
+            lambda role=role: up.container(role, "{{.State.Health.Status}}") == "healthy",
+            within=300,
         )
 
 

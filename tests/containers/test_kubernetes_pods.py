@@ -147,7 +147,7 @@ def pods(engine, tmp_path_factory):
 def test_every_probe_passes(pods, wait_until) -> None:
     for name in pods.named("Deployment"):
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            wait_until(lambda n=name, p=probe: pods.passes(n, p), within=60)
+            wait_until(lambda n=name, p=probe: pods.passes(n, p), within=300)
 
 
 def test_events_come_through(pods, wait_until) -> None:
@@ -161,7 +161,7 @@ def test_events_come_through(pods, wait_until) -> None:
         said = pods.engine.run("docker", "exec", "pod-redis", "valkey-cli", "--scan")
         return said.count("iw:done:") == 3
 
-    wait_until(done, within=60)
+    wait_until(done, within=300)
 
 
 def test_without_redis_nobody_is_restarted(pods, wait_until) -> None:

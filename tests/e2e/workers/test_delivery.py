@@ -125,12 +125,12 @@ def test_sigterm_gives_back_what_does_not_finish_in_time(system) -> None:
     assert "effects.second" not in statuses(event), "no attempt was spent"
 
 
-def test_a_worker_leaves_also_while_redis_is_away(system) -> None:
+def test_a_worker_leaves_also_while_redis_is_away(system, wait_until) -> None:
     running = system()
     worker, log = running.workers[0]
     running.settled(running.verify())
     running.redis.stop()
-    time.sleep(3)
+    wait_until(lambda: "could not connect" in log.read_text())
     worker.terminate()
 
     assert worker.wait(20) == 0, "sooner than a handler's 25 s"

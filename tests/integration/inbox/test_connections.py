@@ -55,10 +55,11 @@ def asker(redis: Redis) -> Asker:
 
 @pytest.fixture
 def proxied(server: Server, redis: Redis) -> Iterator[tuple[Asker, Proxy]]:
-    """A connection that can be cut, with the timeouts and the retry of the service."""
+    """A connection that can be cut, with the retry of the service, and time for the proxy."""
     with Proxy(server.port) as proxy:
         settings = Settings(redis_url=f"redis://127.0.0.1:{proxy.port}/0")
-        yield Asker(connection.connect(settings)), proxy
+        patient = {"socket_timeout": 30, "socket_connect_timeout": 30}
+        yield Asker(connection.connect(settings, **patient)), proxy
 
 
 @pytest.mark.parametrize("text", ["", "a b\r\n$3\r\n", "é" * 3, "x" * 100_000])

@@ -73,11 +73,12 @@ def test_no_wait_is_longer_than_is_said(hindrance, days, desk, monkeypatch) -> N
 
     desk.restricted = desk.sandbox.api("rk_test_x")
     processor = desk.processor(handle, restricted_api=desk.restricted)
-    event = desk.accept("verified", desk.sandbox.session("verified"))
+    session = desk.sandbox.session("verified")
+    began = desk.now()
+    event = desk.accept("verified", session)
     desk.redis.hincrby(f"iw:evt:{event.key}", "accepted", -days * 86_400_000)
     with monkeypatch.context() as patch:
         hinder(desk, patch)
-        began = desk.now()
         desk.turn(processor)
         ended = desk.now()
     assert desk.record(event).state == "pending"
