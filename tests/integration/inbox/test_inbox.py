@@ -641,6 +641,13 @@ def test_progress_ends_the_count_of_lapses(inbox, pass_time) -> None:
 
 
 class TestSweep:
+    @pytest.mark.parametrize(("ahead", "left"), [(3_600_000, [3_599_990, 3_599_980]), (15, [5, 0])])
+    def test_each_brings_the_clock_nearer_to_that_of_redis(self, inbox, redis, ahead, left) -> None:
+        redis.set("iw:clock", f"{ahead} 0")
+        for expected in left:
+            inbox.sweep()
+            assert int(redis.get("iw:clock").split()[0]) == expected
+
     def test_nothing_is_woken_before_its_time(self, inbox) -> None:
         inbox.accept(event())
         assert inbox.sweep() == Swept()
