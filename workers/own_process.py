@@ -216,7 +216,7 @@ def serve(names: str, descriptor: str, idle: str, parent: str) -> None:
     # Until it is idle, or the worker is gone.
     with suppress(EOFError, OSError), socket.socket(fileno=int(descriptor)) as worker:
         is_free.set()
-        _send(worker, "ready")  # to one that has something for it to do
+        _send(worker, "ready")  # whoever started it asks next, so it is not idle yet
         while True:
             name, verification, personal = _receive(worker)
             worker.settimeout(None)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.conftest import state, wait_until
 from tests.mutants import __main__ as mutants
 from tests.mutants import selecting
 from tests.mutants.__main__ import Result, main
@@ -105,24 +105,14 @@ def test_a_result_holds_while_its_test_is_the_same(tmp_path, monkeypatch) -> Non
     assert not noticed.holds
 
 
-def is_gone(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat")
-    try:
-        return status.read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-@pytest.mark.skipif(not Path("/proc").exists(), reason="asks /proc who runs")
 @pytest.mark.parametrize("end", ["end", "limit", "stop"])
 def test_what_a_process_started_ends_with_it(tmp_path, end) -> None:
     processes, log = Processes(), tmp_path / "log"
     command = ["sh", "-c", f"sleep 600 & echo $!; exec sleep {0 if end == 'end' else 600}"]
 
     def started() -> int:
-        while not (said := log.read_text() if log.exists() else "").endswith("\n"):
-            time.sleep(0.01)
-        return int(said)
+        wait_until(lambda: log.exists() and log.read_text().endswith("\n"))
+        return int(log.read_text())
 
     if end == "stop":
         threading.Thread(target=lambda: (started(), setattr(processes, "is_stopped", True))).start()
@@ -130,11 +120,8 @@ def test_what_a_process_started_ends_with_it(tmp_path, end) -> None:
     with log.open("wb") as output:
         code = processes.run(command, limit=limit, stdout=output, stderr=output)
     assert code == (0 if end == "end" else None)
-    pid = int(log.read_text().splitlines()[0])
-    deadline = time.monotonic() + 60
-    while not is_gone(pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert is_gone(pid)
+    pid = started()
+    wait_until(lambda: state(pid) == "Z")
     if end == "stop":
         assert processes.run(command) is None
 
